@@ -1,0 +1,154 @@
+"""The words that every part of the project shares: pixels in, pixels out.
+
+    Video = (B, T, C, H, W) float32 in [-1, 1]     the only layout outside a model family
+
+Tokens of any kind stay private to the family that makes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+from torch import Tensor, nn
+
+Video = Tensor  # (B, T, C, H, W) float32 in [-1, 1]
+
+MAX_SEED = 2**31 - 1  # exact in a browser's number field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What a network is made of; travels as JSON inside its checkpoint."""
+
+    image_size: int = 64
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}, must be 1 (gray) or 3 (colour)")
+        if self.image_size < 8:
+            raise ValueError(f"image_size is {self.image_size}, must be at least 8")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Builds a config from JSON values; lists become tuples, nested dicts nested configs."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise ValueError(f"{cls.__name__} does not know {unknown}; it knows {sorted(fields)}")
+        nested = cls.nested()
+        kwargs = {}
+        for name, value in values.items():
+            if name in nested and isinstance(value, dict):
+                value = nested[name].from_dict(value)
+            kwargs[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**kwargs)
+
+    @classmethod
+    def nested(cls) -> dict[str, type[Config]]:
+        """Fields that hold another config, e.g. the frozen tokenizer's."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(Config):
+    """What the app and `rollout` need to know of every predictor."""
+
+    context_frames: int = 20  # most past frames that a prediction sees
+    chunk_frames: int = 1  # frames that one step returns
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("context_frames", "chunk_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How futures are drawn. A predictor's `knobs` names the fields that it honours."""
+
+    temperature: float = 1.0  # 0 is deterministic
+    top_k: int = 0  # 0 keeps every code
+    top_p: float = 1.0  # 1 keeps every code
+    steps: int = 1  # refinement passes a frame
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
+            raise ValueError(f"temperature is {self.temperature}, must be between 0 and 2")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}, must be 0 (keep all) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}, must be at least 1")
+
+
+class Loss(NamedTuple):
+    total: Tensor  # scalar to differentiate
+    parts: dict[str, Tensor]  # detached scalars for the log
+
+
+class Codes(NamedTuple):
+    ids: Tensor  # (..., G) int64, one index per code group
+    latents: Tensor  # (..., D) what the ids stand for; straight-through gradient
+    loss: Tensor  # scalar commitment loss (zero where there is none)
+
+
+class Noise(Protocol):
+    """Source of randomness with one independent stream per future."""
+
+    futures: int
+
+    def normal(self, *shape: int) -> Tensor:
+        """(futures, *shape) standard normal."""
+        ...
+
+    def gumbel(self, *shape: int) -> Tensor:
+        """(futures, *shape) standard Gumbel."""
+        ...
+
+
+class Tokenizer(nn.Module, ABC):
+    """Frames <-> codes. `encode` and `decode` are inverse up to the reconstruction error."""
+
+    config: Config
+
+    @abstractmethod
+    def encode(self, video: Video) -> Codes: ...
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Video: ...
+
+    @abstractmethod
+    def loss(self, video: Video) -> Loss: ...
+
+
+class Predictor(nn.Module, ABC):
+    """A system that continues a clip. Randomness enters only as `noise`, never from global state."""
+
+    family: ClassVar[str]
+    knobs: ClassVar[frozenset[str]]  # Sampling fields that change the result
+    config: PredictorConfig
+
+    @abstractmethod
+    def loss(self, video: Video) -> Loss:
+        """Training loss of clips (B, T >= 2, C, H, W); draws training noise from torch's global generator."""
+
+    @abstractmethod
+    def start(self, context: Video) -> Any:
+        """Encodes prompts (B, T >= 1, C, H, W) once; the state feeds `step`."""
+
+    @abstractmethod
+    def step(self, state: Any, sampling: Sampling, noise: Noise) -> tuple[Video, Any]:
+        """Next chunk (B, chunk_frames, C, H, W) and the state after it; `state` is left as it was.
+
+        B is `noise.futures`; a state of batch 1 serves any number of futures.
+        """

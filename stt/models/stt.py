@@ -1,0 +1,191 @@
+"""STT: a Spatial-Temporal Transformer over the latents of single frames.
+
+After NITHISHM2410/spatial-temporal-transformer (Flax). Where we differ, under the objective `stt`: Gaussian
+layers have a learned prior and, in training, a posterior that saw the next frame (as in SVG, arXiv
+1802.07687), and the network predicts a distribution over codes. The objective `stt_ancestor` keeps the
+original's: regression of the next latents with a KL of weight 1e-6 to N(0, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
+from stt.layers import ConvMLP
+from stt.tokenizer import FrameVQ, FrameVQConfig
+from stt.transformer import Cache, Gaussian, Normal, SpaceTimeConfig, SpaceTimeTransformer
+
+OBJECTIVES = ("stt", "stt_ancestor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class STTConfig(PredictorConfig):
+    tokenizer: FrameVQConfig = field(default_factory=FrameVQConfig)
+    objective: str = "stt"
+    dim: int = 128
+    depth: int = 4
+    heads: int = 4
+    mlp_ratio: int = 4
+    gaussian_grid: tuple[int, ...] = (1, 2, 4, 0)  # cells per side of each block's Gaussian layer; 0 for none
+    gaussian_dim: int = 8
+    kl_weight: float = 1.0  # 1 makes the loss a bound on the likelihood of the codes
+    free_nats: float = 0.5  # KL per layer and frame that costs nothing, against collapse
+    jitter: float = 0.3  # largest std of the noise on the past's latents in training, against drift
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
+        for name in ("image_size", "channels"):
+            if getattr(self, name) != getattr(self.tokenizer, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}"
+                )
+
+    @classmethod
+    def nested(cls) -> dict[str, type[Config]]:
+        return {"tokenizer": FrameVQConfig}
+
+
+class STTState(NamedTuple):
+    recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
+    cache: Cache | None  # of all frames before the last
+
+
+class STT(Predictor):
+    family: ClassVar[str] = "stt"
+    knobs: ClassVar[frozenset[str]] = frozenset({"temperature"})
+
+    def __init__(self, config: STTConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
+        latent_dim = c.tokenizer.latent_dim
+        self.embed = nn.Conv2d(2 * latent_dim, c.dim, 3, padding=1)
+        self.network = SpaceTimeTransformer(
+            SpaceTimeConfig(
+                grid=c.tokenizer.grid, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
+                window=c.context_frames, gaussian_grid=c.gaussian_grid, gaussian_dim=c.gaussian_dim,
+                posterior=c.objective == "stt",
+            )
+        )  # fmt: skip
+        if c.objective == "stt":
+            self.target = nn.Sequential(nn.LayerNorm(c.dim), ConvMLP(c.dim, 2))
+            sizes = self.tokenizer.quantizer.sizes
+            self.head = nn.Linear(c.dim, len(sizes) * max(sizes))
+            exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
+            self.register_buffer("code_exists", exists, persistent=False)
+        else:
+            self.head = nn.Linear(c.dim, latent_dim)
+
+    def train(self, mode: bool = True) -> STT:
+        super().train(mode)
+        self.tokenizer.eval()  # frozen: its codebook must not follow this network's data
+        return self
+
+    # ---- network -------------------------------------------------------------------------------------
+
+    def _embed(self, latents: Tensor, before: Tensor) -> Tensor:
+        """Latents (B, T, h, w, D) and the frame before the first (B, 1, h, w, D) -> (B, T, h, w, dim).
+
+        Each frame is embedded together with its predecessor, so that motion is visible at once.
+        """
+        pairs = torch.cat([latents, torch.cat([before, latents[:, :-1]], dim=1)], dim=-1)
+        h = self.embed(rearrange(pairs, "b t h w d -> (b t) d h w"))
+        return rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., dim) -> (..., G, K) code logits; -inf where a group has fewer than K codes."""
+        groups, codes = self.code_exists.shape
+        logits = self.head(hidden).float().unflatten(-1, (groups, codes))
+        return logits.masked_fill(~self.code_exists, -torch.inf)
+
+    # ---- training ------------------------------------------------------------------------------------
+
+    def loss(self, video: Video) -> Loss:
+        if video.shape[1] < 2:
+            raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
+        with torch.no_grad():
+            codes = self.tokenizer.encode(video)
+            past = self._jitter(codes.latents)
+        embedded = self._embed(past[:, :-1], past[:, :1])
+        if self.config.objective == "stt_ancestor":
+            return self._ancestor_loss(embedded, codes.latents[:, 1:])
+        seen = self._embed(codes.latents, codes.latents[:, :1])[:, 1:]
+        out = self.network(embedded, draw_posterior, target=self.target_features(seen))
+        logits = self.logits(out.hidden)  # (B, T-1, h, w, G, K)
+        ids = codes.ids[:, 1:]
+        ce = F.cross_entropy(logits.flatten(0, -2), ids.flatten())
+        return self._elbo(ce, out.gaussians, ids, logits)
+
+    def target_features(self, embedded: Tensor) -> Tensor:
+        """Features of the next frames for the posterior, (B, T, h, w, dim) -> same."""
+        h = self.target(rearrange(embedded, "b t h w d -> (b t) h w d"))
+        return rearrange(h, "(b t) h w d -> b t h w d", b=embedded.shape[0])
+
+    def _jitter(self, latents: Tensor) -> Tensor:
+        """Noise of a random strength per clip: at sampling time the past is imperfect as well."""
+        scale = self.config.jitter * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
+        return latents + scale * torch.randn_like(latents)
+
+    def _elbo(self, ce: Tensor, gaussians: list[Gaussian], ids: Tensor, logits: Tensor) -> Loss:
+        frame_codes = ids[0, 0].numel()
+        kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in gaussians]  # nats per frame
+        paid = sum(kl.clamp(min=self.config.free_nats) for kl in kls) / frame_codes
+        parts = {f"kl_{i}": kl.detach() for i, kl in enumerate(kls)}
+        parts |= {"ce": ce.detach(), "accuracy": (logits.detach().argmax(-1) == ids).float().mean()}
+        return Loss(ce + self.config.kl_weight * paid, parts)
+
+    def _ancestor_loss(self, embedded: Tensor, target: Tensor) -> Loss:
+        out = self.network(embedded, draw_prior_in_training)
+        mse = F.mse_loss(self.head(out.hidden).float(), target)
+        standard = [Normal(torch.zeros_like(g.prior.mean), torch.zeros_like(g.prior.logvar)) for g in out.gaussians]
+        kl = torch.stack([g.prior.kl(s).mean() for g, s in zip(out.gaussians, standard, strict=True)]).mean()
+        return Loss(mse + 1e-6 * kl, {"latent_mse": mse.detach(), "kl": kl.detach()})
+
+    # ---- prediction ----------------------------------------------------------------------------------
+
+    def start(self, context: Video) -> STTState:
+        latents = self.tokenizer.encode(context).latents
+        cache = None
+        if latents.shape[1] > 1:  # what followed each frame but the last is known, so chance has no part in it
+            embedded = self._embed(latents, latents[:, :1])
+            target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
+            cache = self.network(embedded[:, :-1], draw_mean, target=target).cache
+        recent = latents[:, -2:]
+        return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache)
+
+    def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
+        futures = noise.futures
+        before, last = state.recent.expand(futures, *state.recent.shape[1:]).split(1, dim=1)
+        cache = state.cache.expand(futures) if state.cache else None
+
+        def draw(prior: Normal, _: Normal | None) -> Tensor:
+            if sampling.temperature == 0:
+                return prior.mean
+            return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
+
+        out = self.network(self._embed(last, before), draw, cache=cache)
+        if self.config.objective == "stt_ancestor":
+            latents = self.head(out.hidden)
+        else:
+            latents = self.tokenizer.quantizer.embed(self.logits(out.hidden).argmax(dim=-1))
+        return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache)
+
+
+def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
+    return posterior.sample(torch.randn_like(posterior.mean))
+
+
+def draw_prior_in_training(prior: Normal, _: Normal | None) -> Tensor:
+    return prior.sample(torch.randn_like(prior.mean))
+
+
+def draw_mean(prior: Normal, posterior: Normal | None) -> Tensor:
+    return (posterior or prior).mean

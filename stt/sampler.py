@@ -1,0 +1,118 @@
+"""Drawing futures: free functions over any predictor, with one noise stream per future."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from stt.api import MAX_SEED, Predictor, Sampling, Video
+
+
+class SeededNoise:
+    """One CPU generator per future, so that future k depends on seed k alone.
+
+    Neither the number of futures in the batch nor the device changes what a future receives.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        if not seeds:
+            raise ValueError("seeds is empty, at least one is needed")
+        for seed in seeds:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+                raise ValueError(f"seed is {seed!r}, must be a whole number from 0 to {MAX_SEED}")
+        self.device = device
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @property
+    def futures(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        draws = [torch.randn(shape, generator=g) for g in self.generators]
+        return torch.stack(draws).to(self.device)
+
+    def gumbel(self, *shape: int) -> Tensor:
+        draws = [torch.rand(shape, generator=g) for g in self.generators]
+        uniform = torch.stack(draws).clamp(1e-9, 1 - 1e-7)
+        return (-torch.log(-torch.log(uniform))).to(self.device)
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Sets all but the `top_k` likeliest and the `top_p` nucleus (arXiv 1904.09751) to -inf. (..., K)."""
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ranked, order = logits.sort(dim=-1, descending=True)
+        probs = ranked.softmax(dim=-1)
+        before = probs.cumsum(dim=-1) - probs  # mass ahead of each code; the first is always kept
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    return logits
+
+
+def sample_logits(logits: Tensor, sampling: Sampling, gumbel: Tensor) -> Tensor:
+    """Draws one index from (..., K) logits by the Gumbel-max trick; returns (...) int64.
+
+    Temperature divides the *logits*; at temperature 0 it is the argmax and `gumbel` is ignored.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = filter_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+    return (logits + gumbel).argmax(dim=-1)
+
+
+def fit_context(model: Predictor, context: Video) -> Video:
+    """Checks a prompt (B, T, C, H, W) and keeps its last `context_frames` frames."""
+    c = model.config
+    if context.ndim != 5:
+        raise ValueError(f"context has {context.ndim} axes, must be (B, T, C, H, W)")
+    size = (c.channels, c.image_size, c.image_size)
+    if tuple(context.shape[2:]) != size:
+        raise ValueError(f"context frames are {tuple(context.shape[2:])}, the model takes {size}")
+    if context.shape[1] < 1:
+        raise ValueError("context has 0 frames, at least 1 is needed")
+    if not context.isfinite().all() or context.abs().max() > 1.001:
+        raise ValueError("context values must be finite and lie in [-1, 1]")
+    return context[:, -c.context_frames :]
+
+
+@torch.inference_mode()
+def rollout(
+    model: Predictor,
+    context: Tensor,
+    frames: int,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] = (0,),
+) -> Iterator[Tensor]:
+    """Continues one clip (T, C, H, W) in [-1, 1]; yields `frames` tensors (len(seeds), C, H, W).
+
+    The prompt is encoded once and shared; every yielded tensor is one time step of all futures.
+    """
+    if frames < 1:
+        raise ValueError(f"frames is {frames}, must be at least 1")
+    if context.ndim != 4:
+        raise ValueError(f"context has {context.ndim} axes, must be (T, C, H, W)")
+    device = next(model.parameters()).device
+    noise = SeededNoise(seeds, device)
+    sampling = sampling or Sampling()
+    state = model.start(fit_context(model, context.to(device, torch.float32)[None]))
+    done = 0
+    while done < frames:
+        chunk, state = model.step(state, sampling, noise)
+        for t in range(min(chunk.shape[1], frames - done)):
+            yield chunk[:, t].clamp(-1, 1)
+            done += 1
+
+
+def predict(
+    model: Predictor,
+    context: Tensor,
+    frames: int,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] = (0,),
+) -> Video:
+    """All of `rollout` at once: (len(seeds), frames, C, H, W)."""
+    return torch.stack(list(rollout(model, context, frames, sampling, seeds)), dim=1)

@@ -1,0 +1,59 @@
+"""Tiny models that behave like the real ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stt.models.stt import STT, STTConfig
+from stt.tokenizer import FrameVQConfig
+
+TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
+TINY = STTConfig(
+    image_size=16, tokenizer=TINY_TOKENIZER, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
+    gaussian_grid=(1, 2), gaussian_dim=4,
+)  # fmt: skip
+TINY_CONFIGS = {
+    "stt": TINY,
+    "stt, vector-quantized": STTConfig.from_dict(
+        TINY.to_dict() | {"tokenizer": TINY_TOKENIZER.to_dict() | {"levels": (), "codebook_size": 16, "code_dim": 8}}
+    ),
+    "stt_ancestor": STTConfig.from_dict(TINY.to_dict() | {"objective": "stt_ancestor", "gaussian_grid": (4, 4)}),
+    "stt, colour": STTConfig.from_dict(
+        TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
+    ),
+}
+
+
+def lively(model: torch.nn.Module) -> torch.nn.Module:
+    """Random weights large enough that chance and context show in the frames."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 / parameter[0].numel() ** 0.5)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_fixed_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=sorted(TINY_CONFIGS))
+def predictor(request):
+    """Every family and objective, tiny, in eval mode."""
+    return lively(STT(TINY_CONFIGS[request.param])).eval()
+
+
+@pytest.fixture
+def tiny():
+    return lively(STT(TINY)).eval()
+
+
+def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor:
+    """Random videos (B, T, C, H, W) in [-1, 1] of the model's size."""
+    c = model.config
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1

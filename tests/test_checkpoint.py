@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import stt
+from stt.checkpoint import CheckpointError, load_any, read_header
+from stt.tokenizer import FrameVQ
+from tests.conftest import TINY_TOKENIZER, clips
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    path = tmp_path / "model.safetensors"
+    stt.save(tiny, path, card={"minutes": 3})
+    return path
+
+
+def test_the_header_says_what_the_file_is(saved):
+    header = read_header(saved)
+    assert header["family"] == "stt" and header["config"]["dim"] == 32 and header["card"] == {"minutes": 3}
+
+
+def test_a_runs_folder_is_as_good_as_its_file(saved):
+    assert stt.load(saved.parent).config == stt.load(saved).config
+
+
+def test_a_hub_repository_is_fetched_by_name_and_revision(saved, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((a, k)) or str(saved))
+    stt.load("owner/repo")
+    stt.load("owner/repo@abc123")
+    assert asked == [
+        (("owner/repo", "model.safetensors"), {"revision": None}),
+        (("owner/repo", "model.safetensors"), {"revision": "abc123"}),
+    ]
+
+
+def test_half_precision_halves_the_file_and_hardly_moves_the_frames(tiny, saved, tmp_path):
+    stt.save(tiny, tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * saved.stat().st_size
+    loaded = stt.load(tmp_path / "half.safetensors")
+    assert all(t.dtype != torch.float16 for t in loaded.state_dict().values())
+
+
+def test_a_tokenizer_is_saved_the_same_way_but_is_no_predictor(tmp_path):
+    model = FrameVQ(TINY_TOKENIZER)
+    stt.save(model, tmp_path / "tok.safetensors")
+    assert load_any(tmp_path / "tok.safetensors").config == TINY_TOKENIZER
+    with pytest.raises(CheckpointError, match="FrameVQ, which predicts nothing"):
+        stt.load(tmp_path / "tok.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(tiny, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stt.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        stt.save(tiny, saved)
+    assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
+
+
+def test_a_missing_file_is_named_together_with_what_would_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give a .safetensors file, a run's folder or owner/repo"):
+        stt.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"not safetensors at all" * 50, b"\x80\x04pickle"])
+def test_a_file_that_is_no_safetensors_is_refused_in_one_sentence(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable safetensors file") as caught:
+        stt.load(path)
+    assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+
+
+def test_a_truncated_file_is_refused(saved):
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(CheckpointError):
+        stt.load(saved)
+
+
+def rewrite(path, change_header=None, change_tensors=None):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        header, tensors = dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header |= change_header or {}
+    save_file((change_tensors or (lambda t: t))(tensors), path, metadata=header)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "gpt"}, "family 'gpt'"),
+        ({"format": "99"}, "format 99, this version reads 1"),
+        ({"config": "{"}, "not a readable"),
+        ({"config": json.dumps({"dims": 3})}, r"does not know \['dims'\]"),
+        ({"config": json.dumps({"objective": "guess"})}, "objective is 'guess'"),
+    ],
+)
+def test_a_header_that_lies_is_refused_with_the_reason(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises(CheckpointError, match=message):
+        stt.load(saved)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="no model of this project"):
+        stt.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {n: v for n, v in t.items() if n != "head.weight"},
+        lambda t: t | {"extra": torch.zeros(1)},
+        lambda t: t | {"head.weight": t["head.weight"][:1].contiguous()},
+    ],
+)
+def test_missing_extra_and_misshapen_weights_are_refused(saved, change):
+    rewrite(saved, change_tensors=change)
+    with pytest.raises(CheckpointError, match="does not fit its own config"):
+        stt.load(saved)
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    rewrite(saved, change_tensors=lambda t: t | {"head.bias": t["head.bias"] * torch.nan})
+    with pytest.raises(CheckpointError, match="not finite, first in 'head.bias'"):
+        stt.load(saved)
+
+
+def test_the_loaded_model_predicts_as_the_saved_one(tiny, saved):
+    context = clips(tiny)[0]
+    assert torch.equal(stt.predict(tiny, context, 3), stt.predict(stt.load(saved), context, 3))

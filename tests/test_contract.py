@@ -1,0 +1,145 @@
+"""What every predictor promises, whatever it is made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import stt
+from stt.api import Sampling
+from tests.conftest import clips
+
+
+def test_every_trainable_parameter_gets_a_gradient(predictor):
+    predictor.train().loss(clips(predictor)).total.backward()
+    without = [n for n, p in predictor.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not without
+
+
+def test_the_frozen_tokenizer_gets_no_gradient_and_does_not_move_in_training(predictor):
+    before = {name: t.clone() for name, t in predictor.tokenizer.state_dict().items()}
+    predictor.train().loss(clips(predictor)).total.backward()
+    assert all(p.grad is None for p in predictor.tokenizer.parameters())
+    assert all(torch.equal(before[name], t) for name, t in predictor.tokenizer.state_dict().items())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_any_batch_size_trains_and_inputs_are_left_untouched(predictor, batch):
+    video = clips(predictor, batch)
+    before = video.clone()
+    loss = predictor.train().loss(video)
+    assert loss.total.isfinite() and loss.total.ndim == 0
+    assert all(part.isfinite() and not part.requires_grad for part in loss.parts.values())
+    assert torch.equal(video, before)
+
+
+def test_frames_have_the_shape_type_and_range_of_video(predictor):
+    context = clips(predictor)[0]
+    frames = list(stt.rollout(predictor, context, frames=3, seeds=[0, 1]))
+    assert len(frames) == 3
+    for frame in frames:
+        assert frame.shape == (2, *context.shape[1:]) and frame.dtype == torch.float32
+        assert frame.isfinite().all() and frame.abs().max() <= 1
+
+
+def test_the_prompt_is_left_untouched_by_a_rollout(predictor):
+    context = clips(predictor)[0]
+    before = context.clone()
+    stt.predict(predictor, context, 2)
+    assert torch.equal(context, before)
+
+
+def test_the_same_seed_gives_the_same_future_twice(predictor):
+    context = clips(predictor)[0]
+    assert torch.equal(stt.predict(predictor, context, 4, seeds=[7]), stt.predict(predictor, context, 4, seeds=[7]))
+
+
+def test_four_seeds_give_four_futures(predictor):
+    futures = stt.predict(predictor, clips(predictor)[0], 4, seeds=[0, 1, 2, 3])
+    for i in range(4):
+        for j in range(i):
+            assert not torch.equal(futures[i], futures[j])
+
+
+def test_temperature_zero_ignores_the_seed(predictor):
+    futures = stt.predict(predictor, clips(predictor)[0], 4, Sampling(temperature=0), seeds=[0, 99])
+    torch.testing.assert_close(futures[0], futures[1])
+
+
+def test_a_future_alone_equals_the_same_future_in_a_batch(predictor):
+    context = clips(predictor)[0]
+    together = stt.predict(predictor, context, 4, seeds=[3, 11, 4])
+    alone = stt.predict(predictor, context, 4, seeds=[11])
+    torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_short_rollout_is_the_beginning_of_a_longer_one(predictor):
+    context = clips(predictor)[0]
+    longer = stt.predict(predictor, context, 9, seeds=[5])
+    torch.testing.assert_close(longer[:, :3], stt.predict(predictor, context, 3, seeds=[5]))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 6, 11])
+def test_a_prompt_of_any_length_from_one_frame_up_works(predictor, frames):
+    context = clips(predictor, frames=frames)[0]
+    assert stt.predict(predictor, context, 2).isfinite().all()
+
+
+def test_a_longer_prompt_is_cut_to_its_last_frames(predictor):
+    context = clips(predictor, frames=predictor.config.context_frames + 5)[0]
+    cut = context[-predictor.config.context_frames :]
+    assert torch.equal(stt.predict(predictor, context, 2), stt.predict(predictor, cut, 2))
+
+
+def test_horizons_beyond_the_window_slide_it(predictor):
+    horizon = 3 * predictor.config.context_frames
+    assert stt.predict(predictor, clips(predictor)[0], horizon).shape[1] == horizon
+
+
+def test_batch_items_of_a_prompt_are_independent(predictor):
+    video = clips(predictor, batch=2)
+    both, second = predictor.start(video), predictor.start(video[1:])
+    sampling, noise = Sampling(temperature=0), stt.sampler.SeededNoise([0, 0])
+    with torch.inference_mode():
+        together, _ = predictor.step(both, sampling, noise)
+        alone, _ = predictor.step(second, sampling, stt.sampler.SeededNoise([0]))
+    torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_leaves_its_state_as_it_was(predictor):
+    with torch.inference_mode():
+        state = predictor.start(clips(predictor, batch=1))
+        first, _ = predictor.step(state, Sampling(), stt.sampler.SeededNoise([4]))
+        again, _ = predictor.step(state, Sampling(), stt.sampler.SeededNoise([4]))
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_saved_model_comes_back_bit_for_bit(predictor, mode, tmp_path):
+    stt.save(predictor, tmp_path / "model.safetensors")
+    loaded = stt.load(tmp_path / "model.safetensors")
+    assert loaded.config == predictor.config and not loaded.training
+    for name, tensor in predictor.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    video = clips(predictor)
+    losses = []
+    for model in (predictor, loaded):
+        getattr(model, mode)()
+        torch.manual_seed(3)
+        losses.append(model.loss(video).total)
+    assert torch.equal(*losses)
+
+
+def test_it_overfits_one_clip(predictor):
+    """The latents are the target that training has; a frozen random tokenizer cannot give pixels."""
+    predictor.train()
+    video = clips(predictor, batch=1, frames=4)
+    optimizer = torch.optim.AdamW([p for p in predictor.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(120):
+        loss = predictor.loss(video).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) / 5 < 0.5 * sum(losses[:5]) / 5

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stt.layers import Attention, AttentionBlock, ConvMLP, patchify, rotary, rotate, unpatchify
+from stt.tokenizer import FrameVQ, FrameVQConfig
+from tests.conftest import TINY_TOKENIZER
+
+
+def test_unpatchify_is_the_inverse_of_patchify():
+    video = torch.randn(2, 3, 3, 16, 24)
+    assert torch.equal(unpatchify(patchify(video, 4), 4), video)
+
+
+def test_a_patch_is_a_square_of_its_frame():
+    video = torch.zeros(1, 1, 8, 8)
+    video[..., 4:, :4] = 1
+    patches = patchify(video, 4)
+    assert patches[0, :, 1, 0].eq(1).all() and patches.sum() == 16
+
+
+def test_frames_that_no_patch_divides_are_refused_with_the_numbers():
+    with pytest.raises(ValueError, match=r"\(9, 8\) is not a multiple of patch 4"):
+        patchify(torch.zeros(1, 1, 9, 8), 4)
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 8), torch.randn(1, 8)
+
+    def score(a: int, b: int) -> torch.Tensor:
+        at = [rotary(torch.tensor([p]), 8, longest=32.0) for p in (a, b)]
+        return (rotate(q, *at[0]) * rotate(k, *at[1])).sum()
+
+    torch.testing.assert_close(score(3, 1), score(103, 101))
+    assert not torch.isclose(score(3, 1), score(4, 1))
+
+
+def test_attention_blocks_keep_the_shape_and_mix_positions():
+    block = AttentionBlock(16)
+    x = torch.randn(1, 16, 4, 4)
+    other = x.clone()
+    other[..., 0, 0] += 1
+    changed = (block(x) - block(other)).abs().amax(dim=1)[0]
+    assert block(x).shape == x.shape and (changed > 0).all()
+
+
+def test_the_mlp_reaches_one_position_far():
+    mlp = ConvMLP(8, 2)
+    x = torch.randn(1, 5, 5, 8)
+    other = x.clone()
+    other[0, 2, 2] += 1
+    changed = (mlp(x) - mlp(other)).abs().amax(dim=-1)[0] > 0
+    assert changed[1:4, 1:4].all() and changed.sum() == 9
+
+
+def test_heads_that_do_not_divide_the_width_are_refused_with_the_numbers():
+    with pytest.raises(ValueError, match="dim 20 is not a multiple of 4 x 2 heads"):
+        Attention(20, 2)
+
+
+@pytest.mark.parametrize("levels", [(5, 5, 4), ()])
+def test_a_tokenizer_gives_a_grid_of_codes_and_frames_back(levels):
+    config = FrameVQConfig.from_dict(TINY_TOKENIZER.to_dict() | {"levels": levels, "codebook_size": 16})
+    model = FrameVQ(config).eval()
+    video = torch.rand(2, 3, 1, 16, 16) * 2 - 1
+    codes = model.encode(video)
+    assert codes.ids.shape == (2, 3, 4, 4, len(levels) or 1)
+    assert model.decode(codes.latents).shape == video.shape
+    torch.testing.assert_close(model.quantizer.embed(codes.ids), codes.latents, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [(8, 8, 8), ()])
+def test_a_tokenizer_learns_to_reconstruct(levels):
+    config = FrameVQConfig.from_dict(TINY_TOKENIZER.to_dict() | {"levels": levels, "codebook_size": 32, "code_dim": 8})
+    model = FrameVQ(config).train()
+    frames = torch.zeros(16, 1, 1, 16, 16) - 1
+    for i in range(16):
+        frames[i, :, :, i // 4 * 4 : i // 4 * 4 + 4, i % 4 * 4 : i % 4 * 4 + 4] = 1
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        loss = model.loss(frames)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(float(loss.parts["mse"]))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_tokenizer_frames_do_not_see_each_other():
+    model = FrameVQ(TINY_TOKENIZER).eval()
+    video = torch.rand(1, 3, 1, 16, 16) * 2 - 1
+    torch.testing.assert_close(model.encode(video).latents[:, 1:2], model.encode(video[:, 1:2]).latents)
+
+
+def test_a_size_that_downsampling_does_not_divide_is_refused_with_the_numbers():
+    with pytest.raises(ValueError, match="image_size 20 is not a multiple of downsampling 8"):
+        FrameVQConfig(image_size=20)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import stt
+from stt.api import MAX_SEED, Sampling
+from stt.sampler import SeededNoise, filter_logits, sample_logits
+from tests.conftest import clips
+
+
+def test_noise_of_a_future_depends_on_its_seed_alone():
+    together, alone = SeededNoise([1, 2, 3]), SeededNoise([2])
+    for _ in range(3):
+        assert torch.equal(together.normal(4, 5)[1], alone.normal(4, 5)[0])
+        assert torch.equal(together.gumbel(6)[1], alone.gumbel(6)[0])
+
+
+def test_noise_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    SeededNoise([5]).normal(10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_has_the_right_distribution():
+    noise = SeededNoise([0])
+    normal, gumbel = noise.normal(200_000), noise.gumbel(200_000)
+    assert abs(float(normal.mean())) < 0.01 and abs(float(normal.std()) - 1) < 0.01
+    assert abs(float(gumbel.mean()) - 0.5772) < 0.01 and abs(float(gumbel.std()) - math.pi / 6**0.5) < 0.01
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 1.5, True, "3", None])
+def test_a_seed_that_is_no_seed_is_refused_with_the_range(seed):
+    with pytest.raises(ValueError, match=f"must be a whole number from 0 to {MAX_SEED}"):
+        SeededNoise([seed])
+
+
+def test_no_seed_at_all_is_refused():
+    with pytest.raises(ValueError, match="seeds is empty"):
+        SeededNoise([])
+
+
+def test_sampled_frequencies_follow_the_softmax():
+    logits = torch.tensor([2.0, 1.0, 0.0])
+    drawn = sample_logits(logits.expand(100_000, 3), Sampling(temperature=1.5), SeededNoise([0]).gumbel(100_000, 3)[0])
+    frequencies = torch.bincount(drawn, minlength=3) / 100_000
+    torch.testing.assert_close(frequencies, (logits / 1.5).softmax(-1), atol=0.01, rtol=0)
+
+
+def test_temperature_changes_the_entropy_and_zero_is_the_argmax():
+    logits = torch.randn(8).expand(20_000, 8)
+    gumbel = SeededNoise([0]).gumbel(20_000, 8)[0]
+    used = [len(sample_logits(logits, Sampling(temperature=t), gumbel).unique()) for t in (0, 0.1, 2)]
+    assert used[0] == 1 and used[0] <= used[1] < used[2]
+
+
+def test_top_k_keeps_the_k_likeliest():
+    kept = filter_logits(torch.tensor([0.1, 3.0, 2.0, -1.0]), top_k=2).isfinite()
+    assert kept.tolist() == [False, True, True, False]
+
+
+def test_top_p_keeps_the_smallest_nucleus_and_at_least_one():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    assert filter_logits(logits, top_p=0.7).isfinite().tolist() == [True, True, False, False]
+    assert filter_logits(logits, top_p=1e-6).isfinite().tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -0.1}, "temperature is -0.1, must be between 0 and 2"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 2.1}, "temperature is 2.1"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_impossible_settings_are_refused_with_the_number(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**fields)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 1, 8, 16), r"context frames are \(1, 8, 16\), the model takes \(1, 16, 16\)"),
+        ((5, 3, 16, 16), r"context frames are \(3, 16, 16\)"),
+        ((0, 1, 16, 16), "context has 0 frames"),
+        ((1, 5, 1, 16, 16), "context has 5 axes"),
+    ],
+)
+def test_a_prompt_of_the_wrong_shape_is_refused_with_the_numbers(tiny, shape, message):
+    with pytest.raises(ValueError, match=message):
+        stt.predict(tiny, torch.zeros(shape), 1)
+
+
+@pytest.mark.parametrize("value", [255.0, float("nan")])
+def test_a_prompt_out_of_range_is_refused(tiny, value):
+    with pytest.raises(ValueError, match=r"finite and lie in \[-1, 1\]"):
+        stt.predict(tiny, torch.full((2, 1, 16, 16), value), 1)
+
+
+def test_zero_frames_are_refused(tiny):
+    with pytest.raises(ValueError, match="frames is 0, must be at least 1"):
+        stt.predict(tiny, clips(tiny)[0], 0)
+
+
+def test_a_rollout_yields_frame_by_frame(tiny, monkeypatch):
+    steps = []
+    real = type(tiny).step
+    monkeypatch.setattr(type(tiny), "step", lambda self, *args: steps.append(1) or real(self, *args))
+    frames = stt.rollout(tiny, clips(tiny)[0], frames=40)
+    next(frames), next(frames)
+    assert len(steps) == 2
+
+
+def test_the_prompt_is_encoded_once_and_every_frame_costs_one_forward_of_one_frame(tiny, monkeypatch):
+    seen = []
+    real = type(tiny.network).forward
+    monkeypatch.setattr(
+        type(tiny.network), "forward", lambda self, x, *a, **k: seen.append(tuple(x.shape[:2])) or real(self, x, *a, **k)
+    )
+    stt.predict(tiny, clips(tiny)[0], 4, seeds=[0, 1, 2])
+    assert seen == [(1, 4)] + [(3, 1)] * 4

@@ -1,0 +1,1 @@
+"""Scripts that produce the weights; `stt` never imports from here."""

@@ -1,0 +1,253 @@
+"""The training loop that tokenizers and predictors share: one process or many, resumable exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, set_seed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from stt import checkpoint
+from stt.api import Loss, Video
+
+Batches = Callable[[int, int], Video]  # (clips, index) -> Video on the training device
+Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long and how fast. The schedule ends at `steps` or after `minutes`, whichever is set."""
+
+    minutes: float = 0.0  # wall time to train; 0 means by steps
+    steps: int = 0  # optimizer steps to train; 0 means by minutes
+    batch: int = 16  # clips a step and process
+    lr: float = 1e-3
+    warmup: float = 0.03  # fraction of the schedule
+    final_lr: float = 0.02  # fraction of lr at the end
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999  # decay of the averaged weights, which are what is saved
+    seed: int = 0
+    log_every: int = 20  # steps
+    save_every: float = 5.0  # minutes
+    sheet_every: float = 10.0  # minutes
+    compile: bool = False
+    precision: str = "auto"  # "no", "bf16", or "auto": bf16 where the hardware multiplies it fast
+
+    def __post_init__(self) -> None:
+        if (self.minutes > 0) == (self.steps > 0):
+            raise ValueError(f"set either minutes ({self.minutes}) or steps ({self.steps}), and not both")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}, must be at least 1")
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Fraction of the schedule that is over, from optimizer steps and seconds."""
+        return step / self.steps if self.steps else elapsed / (60 * self.minutes)
+
+    def rate(self, progress: float) -> float:
+        """Learning rate: linear warm-up, then half a cosine."""
+        if progress < self.warmup:
+            return self.lr * max(progress, 1e-3) / self.warmup
+        along = min(1.0, (progress - self.warmup) / (1 - self.warmup))
+        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+class LossModule(nn.Module):
+    """Gives `loss` the name that data-parallel wrappers call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, video: Video) -> Loss:
+        return self.model.loss(video)
+
+
+def warmed_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Exponential moving average whose decay grows from 0 to `decay`, so that the first weights are soon forgotten."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+
+
+def accelerator_for(precision: str, device: str | None) -> Accelerator:
+    use_cpu = device == "cpu" or not torch.cuda.is_available()
+    if device == "cuda" and use_cpu:
+        raise SystemExit("--device cuda was asked for, but torch sees no CUDA device")
+    kind = torch.device("cpu" if use_cpu else "cuda")
+    return Accelerator(cpu=use_cpu, mixed_precision=resolve_precision(precision, kind))
+
+
+def write_whole(path: Path, write: Callable[[Any], None]) -> None:
+    """Writes a file under a temporary name, syncs it and renames it, so that it exists whole or not at all."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Run:
+    """One training run: its folder, its state, its log."""
+
+    def __init__(
+        self, model: nn.Module, config: LoopConfig, out: Path, accelerator: Accelerator, card: dict[str, Any]
+    ) -> None:
+        self.config, self.out, self.accelerator, self.card = config, out, accelerator, card
+        self.raw = model.to(accelerator.device, memory_format=torch.channels_last)  # faster convolutions
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        decay = [p for p in trainable if p.ndim >= 2]
+        rest = [p for p in trainable if p.ndim < 2]
+        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        fused = accelerator.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=fused)
+        self.average = AveragedModel(self.raw, multi_avg_fn=warmed_average(config.ema))
+        module = LossModule(self.raw)
+        self.module, self.optimizer = accelerator.prepare(module, self.optimizer)
+        self.call = torch.compile(self.module) if config.compile else self.module
+        self.step = 0
+        self.elapsed = 0.0
+
+    @property
+    def state_path(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Checkpoint to resume from, and the averaged weights as a runnable model."""
+        if not self.accelerator.is_main_process:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "model": self.raw.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        write_whole(self.state_path, lambda file: torch.save(state, file))
+        card = self.card | {"steps": self.step, "minutes": round(self.elapsed / 60, 1), "clips": self.clips}
+        checkpoint.save(self.average.module, self.out / checkpoint.FILE_NAME, card=card)
+
+    def resume(self) -> None:
+        state = torch.load(self.state_path, map_location=self.accelerator.device, weights_only=True)
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.raw.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    @property
+    def clips(self) -> int:
+        return self.step * self.config.batch * self.accelerator.num_processes
+
+    def train_step(self, batches: Batches) -> Loss:
+        """One optimizer step; data and noise depend on (seed, step, process) alone."""
+        c, acc = self.config, self.accelerator
+        index = self.step * acc.num_processes + acc.process_index
+        video = batches(c.batch, index)
+        set_seed((c.seed * 1_000_003 + index) % 2**31)
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.rate(c.progress(self.step, self.elapsed))
+        with acc.autocast():
+            loss = self.call(video)
+        acc.backward(loss.total)
+        norm = acc.clip_grad_norm_(self.module.parameters(), c.clip)
+        if not math.isfinite(float(norm)):
+            raise FloatingPointError(f"gradient norm is {float(norm)} at step {self.step}: stopped before the update")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.raw)
+        self.step += 1
+        return loss
+
+    def log(self, loss: Loss, rate: float) -> dict[str, float]:
+        row = {"step": self.step, "clips": self.clips, "minutes": self.elapsed / 60, "clips_per_s": rate}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "loss": float(loss.total.detach())}
+        row |= {name: float(value) for name, value in loss.parts.items()}
+        row = {name: round(value, 6) for name, value in row.items()}
+        if self.accelerator.is_main_process:
+            with open(self.out / "log.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+        return row
+
+
+def fit(run: Run, batches: Batches, sheet: Sheet | None = None) -> None:
+    """Trains until the schedule ends, saving and drawing as it goes."""
+    c, acc = run.config, run.accelerator
+    run.out.mkdir(parents=True, exist_ok=True)
+    run.raw.train()
+    bar = tqdm(total=1.0, initial=min(1.0, c.progress(run.step, run.elapsed)), disable=not acc.is_main_process,
+               bar_format="{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}")  # fmt: skip
+    begun = time.monotonic() - run.elapsed
+    saved = sheeted = run.elapsed
+    mark_step, mark_time = run.step, run.elapsed
+    while c.progress(run.step, run.elapsed) < 1:
+        loss = run.train_step(batches)
+        seconds = torch.tensor(time.monotonic() - begun, device=acc.device, dtype=torch.float64)
+        run.elapsed = float(broadcast(seconds))  # all processes leave the loop at the same step
+        if run.step % c.log_every == 0:
+            rate = (run.step - mark_step) * c.batch * acc.num_processes / max(run.elapsed - mark_time, 1e-9)
+            row = run.log(loss, rate)
+            mark_step, mark_time = run.step, run.elapsed
+            bar.set_postfix_str(f"step {run.step} loss {row['loss']:.4f} {rate:.1f} clips/s")
+        bar.update(min(1.0, c.progress(run.step, run.elapsed)) - bar.n)
+        if run.elapsed - saved > 60 * c.save_every:
+            saved = run.elapsed
+            run.save()
+        if sheet and run.elapsed - sheeted > 60 * c.sheet_every:
+            sheeted = run.elapsed
+            draw(run, sheet)
+    run.save()
+    if sheet:
+        draw(run, sheet)
+    bar.close()
+
+
+def draw(run: Run, sheet: Sheet) -> None:
+    """Writes the picture of how the averaged weights do at this step."""
+    if not run.accelerator.is_main_process:
+        return
+    model: Any = run.average.module
+    model.eval()
+    with torch.inference_mode():
+        picture = sheet(model)
+    folder = run.out / "sheets"
+    folder.mkdir(exist_ok=True)
+    iio.imwrite(folder / f"{run.step:07d}.png", picture)
+
+
+def rows_of_frames(rows: list[Tensor]) -> np.ndarray:
+    """Clips (T, C, H, W) in [-1, 1] as rows of a picture (rows*H, T*W, 3) uint8; shorter rows are padded in gray."""
+    longest = max(len(row) for row in rows)
+    height, width = rows[0].shape[-2:]
+    picture = np.full((len(rows) * (height + 2), longest * (width + 2), 3), 90, dtype=np.uint8)
+    for i, row in enumerate(rows):
+        frames = ((row.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+        for t, frame in enumerate(frames):
+            y, x = i * (height + 2), t * (width + 2)
+            picture[y : y + height, x : x + width] = frame.transpose(1, 2, 0)
+    return picture

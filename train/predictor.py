@@ -1,0 +1,58 @@
+"""Trains a predictor: python -m train.predictor --preset one_digit_stt --tokenizer runs/tok --mnist DIR --out runs/stt"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from stt.checkpoint import build, load_any
+from stt.sampler import predict
+from train.data import DigitVideos
+from train.loop import Run, accelerator_for, fit, rows_of_frames
+from train.presets import arguments, chosen
+
+
+def future_sheet(videos: DigitVideos, clips: int = 4, context: int = 5):
+    """Rows of truth, reconstruction and three futures, clip after clip; futures begin after `context` frames."""
+    held_out = videos.batch(clips, seed=1, index=0)
+
+    def sheet(model: nn.Module) -> np.ndarray:
+        rows = []
+        for clip in held_out:
+            codes = model.tokenizer.encode(clip[None])
+            futures = predict(model, clip[:context], len(clip) - context, seeds=[0, 1, 2])
+            rows += [clip, model.tokenizer.decode(codes.latents)[0]]
+            rows += [torch.cat([clip[:context], future]) for future in futures]
+        return rows_of_frames(rows)
+
+    return sheet
+
+
+def main() -> None:
+    parser = arguments(__doc__.split(":")[0])
+    parser.add_argument("--tokenizer", required=True, help="file or run folder of the frozen tokenizer")
+    parser.add_argument("--start-from", help="file or run folder of a predictor whose weights to begin with")
+    args = parser.parse_args()
+    preset = chosen(args)
+    accelerator = accelerator_for(preset.loop.precision, args.device)
+    tokenizer = load_any(args.tokenizer)
+    model = build("stt", replace(preset.model, tokenizer=tokenizer.config))
+    model.tokenizer.load_state_dict(tokenizer.state_dict())
+    if args.start_from:
+        model.load_state_dict(load_any(args.start_from).state_dict())
+    train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
+    test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
+    card = {"preset": args.preset, "world": vars(preset.world), "command": shlex.join(["python", "-m", "train.predictor", *sys.argv[1:]])}
+    run = Run(model, preset.loop, args.out, accelerator, card)
+    if args.resume:
+        run.resume()
+    fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), future_sheet(test))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What is trained: the network, its world and its schedule, by name."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stt.api import Config
+from stt.models.stt import STTConfig
+from stt.tokenizer import FrameVQConfig
+from train.data import World
+from train.loop import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model's config, the world that it learns, and how; `summary` states what it is for."""
+
+    summary: str
+    model: Config
+    world: World
+    loop: LoopConfig
+
+
+_two_digits = World(kind="stochastic", digits=2)
+_one_digit = World(kind="stochastic", digits=1)
+
+_cpu_tokenizer = FrameVQConfig()
+_gpu_tokenizer = FrameVQConfig(widths=(128, 256), blocks=2)
+_cpu_stt = STTConfig(tokenizer=_cpu_tokenizer)
+_gpu_stt = STTConfig(
+    tokenizer=_gpu_tokenizer, dim=256, depth=8, heads=8, gaussian_grid=(1, 2, 4, 8, 1, 2, 4, 0), gaussian_dim=8
+)
+
+_tokenizer_loop = LoopConfig(minutes=10, batch=4, lr=2e-3)
+_predictor_loop = LoopConfig(minutes=60, batch=8, lr=1.5e-3, ema=0.998)
+_gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
+
+PRESETS: dict[str, Preset] = {
+    "digits_tokenizer": Preset(
+        summary="FrameVQ for two digits, sized for a GPU",
+        model=_gpu_tokenizer, world=_two_digits, loop=replace(_gpu_loop, minutes=4, batch=64),
+    ),
+    "digits_stt": Preset(
+        summary="STT on Stochastic Moving MNIST with two digits, about 8M parameters, sized for a GPU",
+        model=_gpu_stt, world=_two_digits, loop=_gpu_loop,
+    ),
+    "digits_stt_ancestor": Preset(
+        summary="the ancestor's objective at the size and training of digits_stt",
+        model=replace(_gpu_stt, objective="stt_ancestor", gaussian_grid=(8,) * 8), world=_two_digits, loop=_gpu_loop,
+    ),
+    "one_digit_tokenizer": Preset(
+        summary="FrameVQ for one or two digits, sized for two CPU cores",
+        model=_cpu_tokenizer, world=_two_digits, loop=_tokenizer_loop,
+    ),
+    "one_digit_stt": Preset(
+        summary="STT on Stochastic Moving MNIST with one digit, sized for two CPU cores",
+        model=_cpu_stt, world=_one_digit, loop=_predictor_loop,
+    ),
+    "one_digit_stt_ancestor": Preset(
+        summary="the ancestor's objective at the size and training of one_digit_stt",
+        model=replace(_cpu_stt, objective="stt_ancestor", gaussian_grid=(8,) * 4), world=_one_digit,
+        loop=_predictor_loop,
+    ),
+}  # fmt: skip
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The flags that all training commands share; those of the schedule come from LoopConfig."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--preset", required=True, choices=sorted(PRESETS), help="what to train")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
+    parser.add_argument("--strokes", type=float, help="share of drawn digits; 1 needs no MNIST")
+    parser.add_argument("--digits", type=int, help="digits per clip")
+    parser.add_argument("--frames", type=int, help="frames per clip")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a model field")
+    for f in dataclasses.fields(LoopConfig):
+        kind = type(f.default)
+        if kind is bool:
+            parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, default=None)
+        else:
+            parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, help=f"default {f.default} or the preset's")
+    return parser
+
+
+def chosen(args: argparse.Namespace) -> Preset:
+    """The preset with the command line's overrides."""
+    preset = PRESETS[args.preset]
+    loop = {f.name: getattr(args, f.name) for f in dataclasses.fields(LoopConfig)}
+    loop = {name: value for name, value in loop.items() if value is not None}
+    if "steps" in loop:
+        loop.setdefault("minutes", 0.0)
+    world = {name: getattr(args, name) for name in ("strokes", "digits", "frames")}
+    world = {name: value for name, value in world.items() if value is not None}
+    fields = dict(item.split("=", 1) for item in args.set)
+    model = preset.model.from_dict(preset.model.to_dict() | {k: ast.literal_eval(v) for k, v in fields.items()})
+    return replace(preset, model=model, world=replace(preset.world, **world), loop=replace(preset.loop, **loop))

@@ -1,0 +1,43 @@
+"""Trains a tokenizer: python -m train.tokenizer --preset one_digit_tokenizer --mnist DIR --out runs/tok"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import numpy as np
+from torch import nn
+
+from stt.checkpoint import build
+from train.data import DigitVideos
+from train.loop import Run, accelerator_for, fit, rows_of_frames
+from train.presets import arguments, chosen
+
+
+def reconstruction_sheet(videos: DigitVideos, clips: int = 4, frames: int = 10):
+    """Rows of truth and reconstruction, in turn."""
+    held_out = videos.batch(clips, seed=1, index=0)[:, :frames]
+
+    def sheet(model: nn.Module) -> np.ndarray:
+        decoded = model.decode(model.encode(held_out).latents)
+        return rows_of_frames([row for pair in zip(held_out, decoded, strict=True) for row in pair])
+
+    return sheet
+
+
+def main() -> None:
+    args = arguments(__doc__.split(":")[0]).parse_args()
+    preset = chosen(args)
+    accelerator = accelerator_for(preset.loop.precision, args.device)
+    model = build("frame_vq", preset.model)
+    train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
+    test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
+    card = {"preset": args.preset, "world": vars(preset.world), "command": shlex.join(["python", "-m", "train.tokenizer", *sys.argv[1:]])}
+    run = Run(model, preset.loop, args.out, accelerator, card)
+    if args.resume:
+        run.resume()
+    fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), reconstruction_sheet(test))
+
+
+if __name__ == "__main__":
+    main()
