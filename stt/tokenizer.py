@@ -52,7 +52,9 @@ class FrameVQ(Tokenizer):
         super().__init__()
         self.config = c = config
         self.encoder = self._encoder(c)
-        self.quantizer = FSQ(c.levels) if c.levels else VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
+        self.quantizer = (
+            FSQ(c.levels) if c.levels else VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
+        )
         self.decoder = self._decoder(c)
 
     @staticmethod

@@ -145,8 +145,10 @@ class Block(nn.Module):
         angles = rotary(torch.arange(start, start + t, device=x.device), dim // self.time.heads, longest=32.0)
         q, k = rotate(q, *angles), rotate(k, *angles)
         if past is not None:
-            k, v = (torch.cat([rearrange(old, "b n h t d -> (b n) h t d"), new], dim=2)
-                    for old, new in zip(past, (k, v), strict=True))
+            k, v = (
+                torch.cat([rearrange(old, "b n h t d -> (b n) h t d"), new], dim=2)
+                for old, new in zip(past, (k, v), strict=True)
+            )
         ahead = torch.arange(k.shape[2], device=x.device) - (k.shape[2] - t)  # key time minus first query time
         offset = torch.arange(t, device=x.device)[:, None] - ahead  # (queries, keys): frames back
         mask = None if t == 1 and k.shape[2] <= self.window else (offset >= 0) & (offset < self.window)
@@ -196,6 +198,4 @@ class SpaceTimeTransformer(nn.Module):
             values.append(v)
             if gaussian is not None:
                 gaussians.append(gaussian)
-        return SpaceTimeOutput(
-            self.norm(x), gaussians, Cache(tuple(keys), tuple(values), start + x.shape[1])
-        )
+        return SpaceTimeOutput(self.norm(x), gaussians, Cache(tuple(keys), tuple(values), start + x.shape[1]))

@@ -122,7 +122,9 @@ def test_the_prompt_is_encoded_once_and_every_frame_costs_one_forward_of_one_fra
     seen = []
     real = type(tiny.network).forward
     monkeypatch.setattr(
-        type(tiny.network), "forward", lambda self, x, *a, **k: seen.append(tuple(x.shape[:2])) or real(self, x, *a, **k)
+        type(tiny.network),
+        "forward",
+        lambda self, x, *a, **k: seen.append(tuple(x.shape[:2])) or real(self, x, *a, **k),
     )
     stt.predict(tiny, clips(tiny)[0], 4, seeds=[0, 1, 2])
     assert seen == [(1, 4)] + [(3, 1)] * 4

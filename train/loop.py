@@ -99,7 +99,11 @@ def accelerator_for(precision: str, device: str | None) -> Accelerator:
     if device == "cuda" and use_cpu:
         raise SystemExit("--device cuda was asked for, but torch sees no CUDA device")
     kind = torch.device("cpu" if use_cpu else "cuda")
-    return Accelerator(cpu=use_cpu, mixed_precision=resolve_precision(precision, kind))
+    threads = torch.get_num_threads()
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision=resolve_precision(precision, kind))
+    if accelerator.num_processes == 1:
+        torch.set_num_threads(threads)  # the library lowers it to the physical cores that it can see
+    return accelerator
 
 
 def write_whole(path: Path, write: Callable[[Any], None]) -> None:

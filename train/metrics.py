@@ -15,7 +15,7 @@ def unit(video: Video) -> Tensor:
 
 
 def frame_mse(predicted: Tensor, true: Tensor) -> Tensor:
-    """Squared error *summed* over a frame's pixels and channels, as Moving MNIST reports it. (..., C, H, W) -> (...)."""
+    """Squared error *summed* over a frame, as Moving MNIST reports it. (..., C, H, W) -> (...)."""
     return (predicted - true).square().sum(dim=(-3, -2, -1))
 
 

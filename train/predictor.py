@@ -1,4 +1,4 @@
-"""Trains a predictor: python -m train.predictor --preset one_digit_stt --tokenizer runs/tok --mnist DIR --out runs/stt"""
+"""Trains a predictor: python -m train.predictor --preset digits_stt --tokenizer runs/tok --mnist DIR --out runs/stt"""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def future_sheet(videos: DigitVideos, clips: int = 4, context: int = 5):
 def main() -> None:
     parser = arguments(__doc__.split(":")[0])
     parser.add_argument("--tokenizer", required=True, help="file or run folder of the frozen tokenizer")
-    parser.add_argument("--start-from", help="file or run folder of a predictor whose weights to begin with")
     args = parser.parse_args()
     preset = chosen(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
@@ -47,7 +46,11 @@ def main() -> None:
         model.load_state_dict(load_any(args.start_from).state_dict())
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
     test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
-    card = {"preset": args.preset, "world": vars(preset.world), "command": shlex.join(["python", "-m", "train.predictor", *sys.argv[1:]])}
+    card = {
+        "preset": args.preset,
+        "world": vars(preset.world),
+        "command": shlex.join(["python", "-m", "train.predictor", *sys.argv[1:]]),
+    }
     run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()

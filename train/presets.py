@@ -25,36 +25,40 @@ class Preset:
     loop: LoopConfig
 
 
+def _ancestor_of(config: STTConfig) -> STTConfig:
+    """The original's objective: a normal per position after every block, and clean teacher forcing."""
+    cells = (config.tokenizer.grid,) * config.depth
+    return replace(config, objective="stt_ancestor", gaussian_grid=cells, jitter=0.0, own_past=0.0)
+
+
 _two_digits = World(kind="stochastic", digits=2)
 _one_digit = World(kind="stochastic", digits=1)
 
 _cpu_tokenizer = FrameVQConfig()
-_gpu_tokenizer = FrameVQConfig(widths=(128, 256), blocks=2)
+_gpu_tokenizer = FrameVQConfig(blocks=2)
 _cpu_stt = STTConfig(tokenizer=_cpu_tokenizer)
-_gpu_stt = STTConfig(
-    tokenizer=_gpu_tokenizer, dim=256, depth=8, heads=8, gaussian_grid=(1, 2, 4, 8, 1, 2, 4, 0), gaussian_dim=8
-)
+_gpu_stt = STTConfig(tokenizer=_gpu_tokenizer, dim=192, depth=8, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4, 0))
 
-_tokenizer_loop = LoopConfig(minutes=10, batch=4, lr=2e-3)
+_tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
 _predictor_loop = LoopConfig(minutes=60, batch=8, lr=1.5e-3, ema=0.998)
 _gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 
 PRESETS: dict[str, Preset] = {
     "digits_tokenizer": Preset(
         summary="FrameVQ for two digits, sized for a GPU",
-        model=_gpu_tokenizer, world=_two_digits, loop=replace(_gpu_loop, minutes=4, batch=64),
+        model=_gpu_tokenizer, world=replace(_two_digits, frames=4), loop=replace(_gpu_loop, minutes=4, batch=256),
     ),
     "digits_stt": Preset(
-        summary="STT on Stochastic Moving MNIST with two digits, about 8M parameters, sized for a GPU",
+        summary="STT on Stochastic Moving MNIST with two digits, 8.1M parameters, sized for a GPU",
         model=_gpu_stt, world=_two_digits, loop=_gpu_loop,
     ),
     "digits_stt_ancestor": Preset(
         summary="the ancestor's objective at the size and training of digits_stt",
-        model=replace(_gpu_stt, objective="stt_ancestor", gaussian_grid=(8,) * 8), world=_two_digits, loop=_gpu_loop,
+        model=_ancestor_of(_gpu_stt), world=_two_digits, loop=_gpu_loop,
     ),
     "one_digit_tokenizer": Preset(
         summary="FrameVQ for one or two digits, sized for two CPU cores",
-        model=_cpu_tokenizer, world=_two_digits, loop=_tokenizer_loop,
+        model=_cpu_tokenizer, world=replace(_two_digits, frames=2), loop=_tokenizer_loop,
     ),
     "one_digit_stt": Preset(
         summary="STT on Stochastic Moving MNIST with one digit, sized for two CPU cores",
@@ -62,7 +66,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "one_digit_stt_ancestor": Preset(
         summary="the ancestor's objective at the size and training of one_digit_stt",
-        model=replace(_cpu_stt, objective="stt_ancestor", gaussian_grid=(8,) * 4), world=_one_digit,
+        model=_ancestor_of(_cpu_stt), world=_one_digit,
         loop=_predictor_loop,
     ),
 }  # fmt: skip
@@ -78,6 +82,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--digits", type=int, help="digits per clip")
     parser.add_argument("--frames", type=int, help="frames per clip")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--start-from", help="file or run folder of a model whose weights to begin with")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a model field")
     for f in dataclasses.fields(LoopConfig):

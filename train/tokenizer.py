@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from torch import nn
 
-from stt.checkpoint import build
+from stt.checkpoint import build, load_any
 from train.data import DigitVideos
 from train.loop import Run, accelerator_for, fit, rows_of_frames
 from train.presets import arguments, chosen
@@ -30,9 +30,15 @@ def main() -> None:
     preset = chosen(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     model = build("frame_vq", preset.model)
+    if args.start_from:
+        model.load_state_dict(load_any(args.start_from).state_dict())
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
     test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
-    card = {"preset": args.preset, "world": vars(preset.world), "command": shlex.join(["python", "-m", "train.tokenizer", *sys.argv[1:]])}
+    card = {
+        "preset": args.preset,
+        "world": vars(preset.world),
+        "command": shlex.join(["python", "-m", "train.tokenizer", *sys.argv[1:]]),
+    }
     run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layers import ConvMLP
 from stt.tokenizer import FrameVQ, FrameVQConfig
-from stt.transformer import Cache, Gaussian, Normal, SpaceTimeConfig, SpaceTimeTransformer
+from stt.transformer import Cache, Normal, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
 
 OBJECTIVES = ("stt", "stt_ancestor")
 
@@ -36,7 +36,8 @@ class STTConfig(PredictorConfig):
     gaussian_dim: int = 8
     kl_weight: float = 1.0  # 1 makes the loss a bound on the likelihood of the codes
     free_nats: float = 0.5  # KL per layer and frame that costs nothing, against collapse
-    jitter: float = 0.3  # largest std of the noise on the past's latents in training, against drift
+    jitter: float = 0.2  # largest std of the noise on the past's latents in training, against drift
+    own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,9 +45,7 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}"
-                )
+                raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
 
     @classmethod
     def nested(cls) -> dict[str, type[Config]]:
@@ -114,15 +113,37 @@ class STT(Predictor):
         with torch.no_grad():
             codes = self.tokenizer.encode(video)
             past = self._jitter(codes.latents)
-        embedded = self._embed(past[:, :-1], past[:, :1])
+        target = None
+        if self.config.objective == "stt":
+            seen = self._embed(codes.latents, codes.latents[:, :1])[:, 1:]
+            target = self.target_features(seen)
+        if torch.rand(()) < self.config.own_past:
+            past = self._own_past(past, target)
+        out = self._forward_training(past, target)
         if self.config.objective == "stt_ancestor":
-            return self._ancestor_loss(embedded, codes.latents[:, 1:])
-        seen = self._embed(codes.latents, codes.latents[:, :1])[:, 1:]
-        out = self.network(embedded, draw_posterior, target=self.target_features(seen))
-        logits = self.logits(out.hidden)  # (B, T-1, h, w, G, K)
-        ids = codes.ids[:, 1:]
-        ce = F.cross_entropy(logits.flatten(0, -2), ids.flatten())
-        return self._elbo(ce, out.gaussians, ids, logits)
+            return self._ancestor_loss(out, codes.latents[:, 1:])
+        return self._elbo(out, codes.ids[:, 1:])
+
+    def _forward_training(self, past: Tensor, target: Tensor | None) -> SpaceTimeOutput:
+        """All steps of clips at once: latents (B, T, h, w, D) -> features for frames 1 ... T-1."""
+        draw = draw_sample if target is None else draw_posterior
+        return self.network(self._embed(past[:, :-1], past[:, :1]), draw, target=target)
+
+    @torch.no_grad()
+    def _own_past(self, past: Tensor, target: Tensor | None) -> Tensor:
+        """Puts the network's own predictions in the place of the past, each frame with even chances.
+
+        The posterior saw the truth, so the predictions are of this clip's future and the targets stay valid.
+        """
+        predicted = self._decide(self._forward_training(past, target).hidden)
+        keep = torch.rand(*predicted.shape[:2], 1, 1, 1, device=past.device) < 0.5
+        return torch.cat([past[:, :1], torch.where(keep, past[:, 1:], predicted)], dim=1)
+
+    def _decide(self, hidden: Tensor) -> Tensor:
+        """Features (..., dim) -> next latents (..., D): the likeliest codes, or the regressed latents."""
+        if self.config.objective == "stt_ancestor":
+            return self.head(hidden).float()
+        return self.tokenizer.quantizer.embed(self.logits(hidden).argmax(dim=-1))
 
     def target_features(self, embedded: Tensor) -> Tensor:
         """Features of the next frames for the posterior, (B, T, h, w, dim) -> same."""
@@ -134,19 +155,18 @@ class STT(Predictor):
         scale = self.config.jitter * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
         return latents + scale * torch.randn_like(latents)
 
-    def _elbo(self, ce: Tensor, gaussians: list[Gaussian], ids: Tensor, logits: Tensor) -> Loss:
-        frame_codes = ids[0, 0].numel()
-        kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in gaussians]  # nats per frame
-        paid = sum(kl.clamp(min=self.config.free_nats) for kl in kls) / frame_codes
+    def _elbo(self, out: SpaceTimeOutput, ids: Tensor) -> Loss:
+        logits = self.logits(out.hidden)  # (B, T-1, h, w, G, K)
+        ce = F.cross_entropy(logits.flatten(0, -2), ids.flatten())  # nats per code
+        kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians]  # nats per frame
+        paid = sum(kl.clamp(min=self.config.free_nats) for kl in kls) / ids[0, 0].numel()
         parts = {f"kl_{i}": kl.detach() for i, kl in enumerate(kls)}
         parts |= {"ce": ce.detach(), "accuracy": (logits.detach().argmax(-1) == ids).float().mean()}
         return Loss(ce + self.config.kl_weight * paid, parts)
 
-    def _ancestor_loss(self, embedded: Tensor, target: Tensor) -> Loss:
-        out = self.network(embedded, draw_prior_in_training)
+    def _ancestor_loss(self, out: SpaceTimeOutput, target: Tensor) -> Loss:
         mse = F.mse_loss(self.head(out.hidden).float(), target)
-        standard = [Normal(torch.zeros_like(g.prior.mean), torch.zeros_like(g.prior.logvar)) for g in out.gaussians]
-        kl = torch.stack([g.prior.kl(s).mean() for g, s in zip(out.gaussians, standard, strict=True)]).mean()
+        kl = torch.stack([g.prior.kl(standard_like(g.prior)).mean() for g in out.gaussians]).mean()
         return Loss(mse + 1e-6 * kl, {"latent_mse": mse.detach(), "kl": kl.detach()})
 
     # ---- prediction ----------------------------------------------------------------------------------
@@ -172,10 +192,7 @@ class STT(Predictor):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         out = self.network(self._embed(last, before), draw, cache=cache)
-        if self.config.objective == "stt_ancestor":
-            latents = self.head(out.hidden)
-        else:
-            latents = self.tokenizer.quantizer.embed(self.logits(out.hidden).argmax(dim=-1))
+        latents = self._decide(out.hidden)
         return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache)
 
 
@@ -183,9 +200,13 @@ def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
     return posterior.sample(torch.randn_like(posterior.mean))
 
 
-def draw_prior_in_training(prior: Normal, _: Normal | None) -> Tensor:
+def draw_sample(prior: Normal, _: Normal | None) -> Tensor:
     return prior.sample(torch.randn_like(prior.mean))
 
 
 def draw_mean(prior: Normal, posterior: Normal | None) -> Tensor:
     return (posterior or prior).mean
+
+
+def standard_like(normal: Normal) -> Normal:
+    return Normal(torch.zeros_like(normal.mean), torch.zeros_like(normal.logvar))

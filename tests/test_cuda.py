@@ -1,0 +1,39 @@
+"""The same promises on a CUDA device; skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import stt
+from stt.api import Sampling
+from tests.conftest import clips
+from train.loop import LoopConfig, Run, accelerator_for
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def test_the_same_seed_gives_the_same_future_on_both_devices_within_40_db(tiny):
+    context = clips(tiny)[0]
+    on_cpu = stt.predict(tiny, context, 3, seeds=[0, 1])
+    on_cuda = stt.predict(tiny.cuda(), context, 3, seeds=[0, 1]).cpu()
+    assert float((on_cpu - on_cuda).square().mean()) < 4e-4  # of a range of 2: 40 dB
+
+
+def test_temperature_zero_and_future_k_hold_on_cuda(tiny):
+    tiny.cuda()
+    context = clips(tiny)[0]
+    still = stt.predict(tiny, context, 3, Sampling(temperature=0), seeds=[0, 9])
+    torch.testing.assert_close(still[0], still[1], atol=1e-3, rtol=1e-3)
+    together = stt.predict(tiny, context, 3, seeds=[3, 11])
+    torch.testing.assert_close(together[1], stt.predict(tiny, context, 3, seeds=[11])[0], atol=1e-3, rtol=1e-3)
+
+
+def test_a_training_step_runs_in_bf16(tiny, tmp_path):
+    run = Run(tiny, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
+    run.raw.train()
+    loss = run.train_step(lambda size, index: clips(tiny, size, seed=index).cuda())
+    assert loss.total.isfinite()
