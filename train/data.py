@@ -55,25 +55,27 @@ def mnist(directory: Path | None, split: Split, md5: Mapping[str, str] = MNIST_M
     ConnectionError where it cannot be downloaded.
     """
     names = f"{PREFIX[split]}-images-idx3-ubyte.gz", f"{PREFIX[split]}-labels-idx1-ubyte.gz"
-    packed = [_checked(Path(directory) / name if directory else _cached(name), md5[name]) for name in names]
+    paths = [Path(directory) / name if directory else _cached(name, md5[name]) for name in names]
+    packed = [_read(path, md5[path.name]) for path in paths]
     images, labels = (_idx(gzip.decompress(data), name) for data, name in zip(packed, names, strict=True))
     return Mnist(torch.from_numpy(images), torch.from_numpy(labels).long())
 
 
-def _checked(path: Path, md5: str) -> bytes:
+def _read(path: Path, md5: str) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; put the four MNIST .gz files there, or give no folder to download"
-        )
-    data = path.read_bytes()
+        raise FileNotFoundError(f"{path} is missing; put the four MNIST .gz files there, or give no folder to download")
+    return _checked(path.read_bytes(), md5, path)
+
+
+def _checked(data: bytes, md5: str, source: Path | str) -> bytes:
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise ValueError(f"{path} has md5 {found}, expected {md5}; delete it and fetch it again")
+        raise ValueError(f"{source} has md5 {found}, expected {md5}; fetch it again")
     return data
 
 
-def _cached(name: str) -> Path:
-    """Where the downloaded file lies; fetches it if it is not there yet."""
+def _cached(name: str, md5: str) -> Path:
+    """Where the downloaded file lies; fetches it if it is not there yet, and keeps it only if it is right."""
     folder = Path(os.environ.get("STT_CACHE") or Path.home() / ".cache" / "stt") / "mnist"
     path = folder / name
     if path.is_file():
@@ -81,7 +83,7 @@ def _cached(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with urllib.request.urlopen(MNIST_MIRROR + name, timeout=60) as reply:
-            data = reply.read()
+            data = _checked(reply.read(), md5, MNIST_MIRROR + name)
     except (urllib.error.URLError, TimeoutError) as error:
         raise ConnectionError(
             f"cannot download {MNIST_MIRROR}{name} ({error}); put the file into {folder}, "
@@ -188,8 +190,8 @@ class World:
             raise ValueError(f"digits is {self.digits} and frames {self.frames}, both must be at least 1")
         if not 0 <= self.strokes <= 1:
             raise ValueError(f"strokes is {self.strokes}, must be between 0 and 1")
-        if self.image_size < self.digit_size + 2:
-            raise ValueError(f"image_size is {self.image_size}, too small for digits of {self.digit_size}")
+        if self.image_size < 8:
+            raise ValueError(f"image_size is {self.image_size}, must be at least 8")
 
     @property
     def digit_size(self) -> int:
@@ -211,7 +213,7 @@ class DigitClip(NamedTuple):
 
 
 class DigitVideos:
-    """Endless clips of one world and split. What is drawn depends on (split, seed, index) alone.
+    """Endless clips of one world and split; a batch depends on (split, size, seed, index) alone.
 
     Motion is simulated on the CPU (a few numbers a clip) and pixels are rendered on `device`, so that the
     same clips, held-out ones above all, appear on every machine. A held-out set is a seed and a count.
@@ -228,9 +230,7 @@ class DigitVideos:
         md5: Mapping[str, str] = MNIST_MD5,
     ) -> None:
         self.world, self.split, self.device = world, split, torch.device(device)
-        self.bank = digit_bank(
-            mnist_dir, split, world.strokes, world.digit_size, count_strokes, device=device, md5=md5
-        )
+        self.bank = digit_bank(mnist_dir, split, world.strokes, world.digit_size, count_strokes, device=device, md5=md5)
 
     def batch(self, size: int, seed: int, index: int) -> Video:
         """Clips (size, T, 1, H, W)."""
@@ -255,9 +255,7 @@ class DigitVideos:
         last frame already has its new velocity, but nobody has seen it, so that frame's chance is redrawn.
         """
         if not 2 <= at_frame <= self.world.frames:
-            raise ValueError(
-                f"at_frame is {at_frame}, must be 2 to {self.world.frames}: one frame shows no velocity"
-            )
+            raise ValueError(f"at_frame is {at_frame}, must be 2 to {self.world.frames}: one frame shows no velocity")
         generator = generator_for("futures", self.split, seed, at_frame)
         moves = self._moves(clip.states.at(at_frame - 1).repeated(count), frames + 1, generator)
         video = self._render(clip.glyphs.repeat_interleave(count, dim=0), moves.positions[:, 1:])
@@ -270,6 +268,4 @@ class DigitVideos:
         return deterministic_moves(start, frames, w.image_size, w.digit_size)
 
     def _render(self, ids: Tensor, positions: Tensor) -> Video:
-        return render(
-            self.bank.pictures(ids), positions.to(self.device), self.world.image_size, self.world.overlap
-        )
+        return render(self.bank.pictures(ids), positions.to(self.device), self.world.image_size, self.world.overlap)

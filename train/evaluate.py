@@ -105,8 +105,7 @@ def sheet(model: Predictor, clips: Video, context: int) -> Any:
     return rows_of_frames(rows)
 
 
-@torch.inference_mode()
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
@@ -119,8 +118,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of the first 8 clips (PNG)")
-    args = parser.parse_args()
+    return parser
 
+
+@torch.inference_mode()
+def main() -> None:
+    args = parser().parse_args()
     card = read_header(find(args.model))["card"]
     fields = card.get("world", {}) | {"frames": args.context + args.horizon}
     fields |= {name: getattr(args, name) for name in ("strokes", "digits") if getattr(args, name) is not None}

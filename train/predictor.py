@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from dataclasses import replace
@@ -33,10 +34,14 @@ def future_sheet(videos: DigitVideos, clips: int = 4, context: int = 5):
     return sheet
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__.split(":")[0])
     parser.add_argument("--tokenizer", required=True, help="file or run folder of the frozen tokenizer")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     preset = chosen(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     tokenizer = load_any(args.tokenizer)

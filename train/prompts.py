@@ -44,9 +44,7 @@ def draw(prompt: Prompt, pair: bool = False) -> Video:
     movers = [prompt.mover, *([prompt.companion] if pair and prompt.companion else [])]
     generator = generator_for("prompt", prompt.name)
     labels, places, velocities = (torch.tensor([part]) for part in zip(*movers, strict=True))  # (1, D, ...)
-    glyphs = torch.stack(
-        [draw_digits(label, generator, size=32) for label in labels.T], dim=1
-    )  # (1, D, 32, 32)
+    glyphs = torch.stack([draw_digits(label, generator, size=32) for label in labels.T], dim=1)  # (1, D, 32, 32)
     moves = stochastic_moves(BounceState(places, velocities), prompt.frames, generator)
     return render(glyphs, moves.positions)
 

@@ -11,13 +11,17 @@ from stt.checkpoint import find, load_any, read_header, save
 LARGEST = 16 * 2**20  # bytes of a shipped file
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--model", required=True, help="run folder or file")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--hardware", help="what it was trained on, for the card")
     parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, whose means go into the card")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     card = read_header(find(args.model))["card"]
     if args.hardware:
         card["hardware"] = args.hardware

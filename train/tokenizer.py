@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 
@@ -25,8 +26,12 @@ def reconstruction_sheet(videos: DigitVideos, clips: int = 4, frames: int = 10):
     return sheet
 
 
+def parser() -> argparse.ArgumentParser:
+    return arguments(__doc__.split(":")[0])
+
+
 def main() -> None:
-    args = arguments(__doc__.split(":")[0]).parse_args()
+    args = parser().parse_args()
     preset = chosen(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     model = build("frame_vq", preset.model)
