@@ -1,4 +1,4 @@
-"""Makes a run into a file to ship: python -m train.publish --model runs/stt --out assets/models/digits-stt.safetensors"""
+"""Makes a run into a file to ship: python -m train.publish --model runs/stt --out assets/models/NAME.safetensors"""
 
 from __future__ import annotations
 

@@ -134,10 +134,9 @@ def render(glyphs: Tensor, positions: Tensor, size: int = 64, overlap: Literal["
         windows = padded.unfold(1, size, 1).unfold(2, size, 1)  # (B, ..., ..., size, size), a view
         y, x = positions[:, :, d].unbind(dim=-1)  # (B, T)
         layer = windows[clip, margin_y - y, margin_x - x]  # (B, T, size, size)
-        if canvas is None:
-            canvas = layer
-        else:
-            canvas = canvas.add_(layer) if overlap == "add" else torch.maximum(canvas, layer)
+        if canvas is not None:
+            layer = canvas.add_(layer) if overlap == "add" else torch.maximum(canvas, layer)
+        canvas = layer
     video = canvas.clamp_(max=1).mul_(2).sub_(1)
     return rearrange(video, "b t h w -> b t 1 h w")
 
