@@ -1,0 +1,41 @@
+"""The app: `python app.py [--models SOURCE ...]`. A Hugging Face Space runs this file as it is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Watch a clip's possible futures in the browser.")
+    parser.add_argument(
+        "--models", nargs="+", default=[str(HERE / "assets/models")], metavar="SOURCE",
+        help="model files, folders of them, or owner/repo on the Hub (default: assets/models)",
+    )  # fmt: skip
+    parser.add_argument("--host", help="address to listen on (default: this machine; 0.0.0.0: everywhere)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    parser.add_argument("--share", action="store_true", help="also open a temporary public address")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    import torch
+
+    from stt.ui.server import load_models, serve
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        models = load_models(options.models, device)
+    except ValueError as error:
+        sys.exit(f"app: {error}")
+    examples = sorted((HERE / "assets/prompts").glob("*.mp4"))
+    serve(models, examples, host=options.host, port=options.port, share=options.share)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The Gradio app, and the only place that imports gradio."""

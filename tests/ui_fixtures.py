@@ -1,0 +1,66 @@
+"""A running app with tiny random models, and clips to give it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stt.models.stt import STT
+from stt.ui.server import serve
+from stt.video import write_mp4
+from tests.conftest import TINY, lively
+
+SECONDS_PER_STEP = 0.25
+
+
+class Slow(STT):
+    """Takes its time, so that a test can stop it half-way."""
+
+    def step(self, *arguments):
+        time.sleep(SECONDS_PER_STEP)
+        return super().step(*arguments)
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    folder: Path  # the app's temporary folder
+    examples: list[Path]
+
+    def run_folders(self) -> list[Path]:
+        return list(self.folder.rglob("run-*"))
+
+
+def moving_dot(path: Path, frames: int = 5, width: int = 32, height: int = 32, start: int = 0) -> Path:
+    """A white square on its way to the right."""
+    video = np.zeros((frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        x = (start + 3 * t) % (width - 8)
+        video[t, 10:18, x : x + 8] = 255
+    write_mp4(path, video, 10)
+    return path
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Served]:
+    """Everything that the app writes lands in `folder`."""
+    examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(3)]
+    before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
+    app = serve(models, examples, host="127.0.0.1", block=False)
+    try:
+        yield Served(app.local_url, folder, examples)
+    finally:
+        app.close(verbose=False)
+        os.environ.pop("GRADIO_TEMP_DIR")
+        if before[0] is not None:
+            os.environ["GRADIO_TEMP_DIR"] = before[0]
+        tempfile.tempdir = before[1]
