@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from stt.api import MAX_SEED, Predictor, Sampling, Video
+
+
+def checked_seed(seed: int) -> int:
+    """The seed as an int, of any integer type but bool; raises ValueError unless it lies in 0 ... 2^31-1."""
+    whole = isinstance(seed, SupportsIndex) and not isinstance(seed, bool)
+    if not (whole and 0 <= operator.index(seed) <= MAX_SEED):
+        raise ValueError(f"seed is {seed!r}, must be a whole number from 0 to {MAX_SEED}")
+    return operator.index(seed)
 
 
 class SeededNoise:
@@ -17,13 +27,10 @@ class SeededNoise:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
-        if not seeds:
+        if len(seeds) == 0:
             raise ValueError("seeds is empty, at least one is needed")
-        for seed in seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-                raise ValueError(f"seed is {seed!r}, must be a whole number from 0 to {MAX_SEED}")
         self.device = device
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(checked_seed(seed)) for seed in seeds]
 
     @property
     def futures(self) -> int:

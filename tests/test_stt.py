@@ -1,0 +1,104 @@
+"""What is particular to STT."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import stt
+from stt.api import Sampling
+from stt.models.stt import STT, STTConfig
+from stt.sampler import SeededNoise
+from tests.conftest import TINY, TINY_CONFIGS, clips, lively
+
+
+def test_futures_lie_further_apart_at_a_higher_temperature(predictor):
+    context = clips(predictor)[0]
+    spreads = []
+    for temperature in (0.0, 0.5, 1.0, 2.0):
+        futures = stt.predict(predictor, context, 1, Sampling(temperature=temperature), seeds=list(range(8)))
+        spreads.append(float(futures.std(dim=0).mean()))
+    assert spreads[0] < 1e-6
+    assert spreads[0] < spreads[1] < spreads[-1]
+
+
+def test_a_group_with_fewer_codes_never_names_one_that_does_not_exist(tiny):
+    logits = tiny.logits(torch.randn(50, TINY.dim))
+    assert logits.shape == (50, 3, 5)  # FSQ levels 5, 5, 4
+    assert logits[:, 2, 4].eq(-torch.inf).all()
+    assert logits[:, :2].isfinite().all()
+
+
+def test_the_prompts_cache_holds_all_frames_but_the_last(tiny):
+    for frames in (1, 2, 5):
+        state = tiny.start(clips(tiny, 1, frames))
+        assert (state.cache.time if state.cache else 0) == frames - 1
+
+
+def test_the_first_frame_is_embedded_as_if_it_had_stood_still(tiny):
+    frame = clips(tiny, 1, 1)
+    once = stt.predict(tiny, frame[0], 2, seeds=[3])
+    state = tiny.start(frame)
+    assert torch.equal(state.recent[:, 0], state.recent[:, 1])
+    assert once.isfinite().all()
+
+
+def test_the_own_past_keeps_the_first_frame_and_puts_predictions_in_place_of_some_others(tiny):
+    latents = tiny.tokenizer.encode(clips(tiny, 8, 6)).latents
+    changed = (tiny._own_past(latents, None) != latents).flatten(2).any(dim=-1)  # (B, T)
+    assert not changed[:, 0].any()
+    assert 0.2 < changed[:, 1:].float().mean() < 0.8
+
+
+def test_noise_on_the_past_is_bounded_by_its_setting():
+    still = STT(STTConfig.from_dict(TINY.to_dict() | {"jitter": 0.0}))
+    latents = torch.randn(64, 3, 4, 4, 3)
+    assert torch.equal(still._jitter(latents), latents)
+    noisy = STT(STTConfig.from_dict(TINY.to_dict() | {"jitter": 0.3}))._jitter(latents) - latents
+    stds = noisy.flatten(1).std(dim=1)
+    assert 0 < stds.min() < stds.max() < 0.45
+
+
+def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing():
+    generous = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"free_nats": 1e6, "kl_weight": 1.0}))).train()
+    free = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"free_nats": 1e6, "kl_weight": 0.0}))).train()
+    free.load_state_dict(generous.state_dict())
+    gradients = []
+    for model in (generous, free):
+        torch.manual_seed(0)
+        model.loss(clips(model)).total.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_posterior_tells_the_loss_what_the_prior_cannot_know():
+    """With a fair coin deciding the future, a trained model's codes are explained by the chance it drew."""
+    torch.manual_seed(0)
+    model = STT(STTConfig.from_dict(TINY.to_dict() | {"jitter": 0.0, "own_past": 0.0, "free_nats": 0.0}))
+    model.train()
+    first, left, right = clips(model, 3, 1, seed=5)[:, 0]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(150):
+        coin = torch.rand(16) < 0.5
+        video = torch.stack([first.expand(16, -1, -1, -1), torch.where(coin[:, None, None, None], left, right)], dim=1)
+        loss = model.loss(video)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    kl = sum(float(value) for name, value in loss.parts.items() if name.startswith("kl"))
+    assert 0.3 < kl < 2.0  # one bit is 0.69 nats
+    model.eval()
+    futures = stt.predict(model, first[None], 1, seeds=list(range(32)))[:, 0]
+    decoded = model.tokenizer.decode(model.tokenizer.encode(torch.stack([left, right])[None]).latents)[0].clamp(-1, 1)
+    distance = (futures[:, None] - decoded).square().mean(dim=(2, 3, 4))  # (32, 2)
+    assert 6 <= int((distance.argmin(dim=1) == 0).sum()) <= 26  # both happen
+
+
+@pytest.mark.parametrize("name", ["stt", "stt_ancestor"])
+def test_a_step_draws_the_same_noise_whatever_the_device_or_batch(name):
+    model = lively(STT(TINY_CONFIGS[name])).eval()
+    state = model.start(clips(model, 1, 3))
+    with torch.inference_mode():
+        three, _ = model.step(state, Sampling(), SeededNoise([1, 2, 3]))
+        one, _ = model.step(state, Sampling(), SeededNoise([3]))
+    torch.testing.assert_close(three[2:], one, atol=1e-4, rtol=1e-4)
