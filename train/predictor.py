@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +13,7 @@ from stt.checkpoint import build, load_any
 from stt.sampler import predict
 from train.data import DigitVideos
 from train.loop import Run, accelerator_for, fit, rows_of_frames
-from train.presets import arguments, chosen
+from train.presets import arguments, card_of, chosen
 
 
 def future_sheet(videos: DigitVideos, clips: int = 4, context: int = 5):
@@ -51,12 +49,7 @@ def main() -> None:
         model.load_state_dict(load_any(args.start_from).state_dict())
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
     test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
-    card = {
-        "preset": args.preset,
-        "world": vars(preset.world),
-        "command": shlex.join(["python", "-m", "train.predictor", *sys.argv[1:]]),
-    }
-    run = Run(model, preset.loop, args.out, accelerator, card)
+    run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))
     if args.resume:
         run.resume()
     fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), future_sheet(test))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from stt.api import Config
+from stt.checkpoint import find, read_header
 from stt.models.stt import STTConfig
 from stt.tokenizer import FrameVQConfig
 from train.data import World
@@ -92,6 +96,25 @@ def arguments(description: str) -> argparse.ArgumentParser:
         else:
             parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, help=f"default {f.default} or the preset's")
     return parser
+
+
+def card_of(module: str, args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
+    """How a run came about, for its checkpoint's header; the cards of what it builds on are nested in it."""
+    card = {
+        "preset": args.preset,
+        "world": dataclasses.asdict(preset.world),
+        "command": without_folders(["python", "-m", module, *sys.argv[1:]]),
+    }
+    for name in ("tokenizer", "start_from"):
+        if source := getattr(args, name, None):
+            card[name] = read_header(find(source))["card"]
+            card[name]["command"] = without_folders(shlex.split(card[name].get("command", "")))
+    return card
+
+
+def without_folders(words: list[str]) -> str:
+    """A command line whose absolute paths are cut to their last part: a card travels, this machine's folders do not."""
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
 
 
 def chosen(args: argparse.Namespace) -> Preset:
