@@ -108,13 +108,12 @@ def card_of(module: str, args: argparse.Namespace, preset: Preset) -> dict[str, 
     for name in ("tokenizer", "start_from"):
         if source := getattr(args, name, None):
             card[name] = read_header(find(source))["card"]
-            card[name]["command"] = without_folders(shlex.split(card[name].get("command", "")))
     return card
 
 
 def without_folders(words: list[str]) -> str:
-    """A command line whose absolute paths are cut to their last part: a card travels, this machine's folders do not."""
-    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    """A command line whose paths to elsewhere are cut to their last part: a card travels, folders do not."""
+    return shlex.join(Path(word).name if word.startswith(("/", "..", "~")) else word for word in words)
 
 
 def chosen(args: argparse.Namespace) -> Preset:
