@@ -19,9 +19,9 @@ from stt.ui.guard import Guard
 from stt.ui.janitor import Janitor, own_folder
 from stt.ui.layout import build
 from stt.ui.theme import theme
+from stt.video import LIMITS
 
 WAITING = 16  # requests in the queue, before visitors are told to come back
-CLIP_BYTES = 25_000_000
 
 
 def load_models(sources: Sequence[str], device: torch.device | str) -> dict[str, Predictor]:
@@ -83,7 +83,7 @@ def _options() -> dict[str, Any]:
         "css_paths": [Path(__file__).with_name("style.css")],
         "footer_links": ["api", "settings"],
         "run_history": False,
-        "max_file_size": CLIP_BYTES,
+        "max_file_size": LIMITS.file_bytes,
         "enable_monitoring": False,
         "ssr_mode": False,
         "pwa": False,
