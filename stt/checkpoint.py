@@ -6,12 +6,13 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import nn
 
 from stt.api import Config, Predictor
@@ -58,12 +59,18 @@ def save(
         "config": json.dumps(model.config.to_dict()),
         "card": json.dumps(card or {}),
     }
+    data = serialize(tensors, metadata=header)
+    write_whole(path, lambda file: file.write(data))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file under a temporary name, syncs it and renames it, so that it exists whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
     try:
-        save_file(tensors, temporary, metadata=header)
-        with open(temporary, "rb+") as file:
+        with open(handle, "wb") as file:
+            write(file)
+            file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)

@@ -60,7 +60,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tiny, saved, monkeypatch
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("stt.checkpoint.save_file", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
         stt.save(tiny, saved)
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1

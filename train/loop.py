@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,16 +105,6 @@ def accelerator_for(precision: str, device: str | None) -> Accelerator:
     return accelerator
 
 
-def write_whole(path: Path, write: Callable[[Any], None]) -> None:
-    """Writes a file under a temporary name, syncs it and renames it, so that it exists whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 class Run:
     """One training run: its folder, its state, its log."""
 
@@ -153,7 +142,7 @@ class Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        write_whole(self.state_path, lambda file: torch.save(state, file))
+        checkpoint.write_whole(self.state_path, lambda file: torch.save(state, file))
         card = self.card | {"steps": self.step, "minutes": round(self.elapsed / 60, 1), "clips": self.clips}
         checkpoint.save(self.average.module, self.out / checkpoint.FILE_NAME, card=card)
 
