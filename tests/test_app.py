@@ -227,6 +227,12 @@ def test_models_come_from_files_and_folders_and_broken_ones_are_left_out(tiny, t
     assert models["run"].loss(video[None]).total.isfinite()
 
 
+def test_a_models_variants_stand_behind_it_so_that_the_plain_name_is_preset(tiny, tmp_path):
+    for name in ("digits-stt-ancestor", "digits-stt"):
+        save(tiny, tmp_path / f"{name}.safetensors")
+    assert list(load_models([str(tmp_path)], "cpu")) == ["digits-stt", "digits-stt-ancestor"]
+
+
 def test_without_a_model_the_app_says_so(tmp_path):
     with pytest.raises(SystemExit, match="no model found in"):
         front_door.main(["--models", str(tmp_path)])

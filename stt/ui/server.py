@@ -32,7 +32,8 @@ def load_models(sources: Sequence[str], device: torch.device | str) -> dict[str,
     models: dict[str, Predictor] = {}
     for source in sources:
         folder = Path(source)
-        for one in sorted(map(str, folder.glob("*.safetensors"))) if folder.is_dir() else [source]:
+        files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)  # "a" before "a-b": first is preset
+        for one in map(str, files) if folder.is_dir() else [source]:
             try:
                 models[_name(one, models)] = load(one, device)
             except (OSError, ValueError) as error:
