@@ -12,9 +12,8 @@ import stt
 from stt.checkpoint import load_any
 from stt.models.stt import STT
 from tests.conftest import TINY, clips
-from train.evaluate import evaluate_futures, evaluate_tokenizer, score_futures
+from train.gan import AdversarialTokenizer
 from train.loop import LoopConfig, Run, accelerator_for, fit
-from train.metrics import frame_mse, frame_psnr, frame_ssim, perplexity, spread
 from train.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -97,35 +96,53 @@ def test_every_preset_is_a_model_that_survives_its_own_json(name):
     assert type(preset.model).from_dict(json.loads(json.dumps(preset.model.to_dict()))) == preset.model
 
 
-def test_metrics_know_equal_frames_and_known_errors():
-    true = torch.rand(3, 1, 16, 16)
-    assert frame_mse(true, true).eq(0).all() and frame_psnr(true, true).eq(100).all()
-    torch.testing.assert_close(frame_ssim(true, true), torch.ones(3))
-    off = torch.full((1, 1, 10, 10), 0.1)
-    assert float(frame_mse(off, off * 0)) == pytest.approx(1.0) and float(frame_psnr(off, off * 0)) == pytest.approx(20)
+def test_the_vqgan_stage_waits_for_its_start_then_pushes_the_decoder(tiny):
+    torch.manual_seed(0)
+    stage = AdversarialTokenizer(tiny.tokenizer.requires_grad_(True), weight=0.5, start=1).train()
+    video = clips(tiny, 2, 2)
+    waiting = stage.loss(video)
+    assert float(waiting.parts["adaptive_weight"]) == 0
+    torch.testing.assert_close(waiting.total.detach(), waiting.parts["mse"] + waiting.parts["commitment"])
+    pushing = stage.loss(video)
+    assert float(pushing.parts["adaptive_weight"]) > 0 and float(pushing.parts["discriminator"]) > 0
 
 
-def test_the_best_future_is_at_least_as_good_as_the_mean():
-    scores = score_futures(torch.rand(4, 3, 1, 16, 16), torch.rand(3, 1, 16, 16))
-    assert scores["psnr best"].mean() >= scores["psnr mean"].mean()
-    assert scores["mse best"].mean() <= scores["mse mean"].mean()
+def test_the_adversarial_gradient_is_weighted_by_the_reconstructions(tiny):
+    stage = AdversarialTokenizer(tiny.tokenizer.requires_grad_(True), weight=0.5)
+    video = clips(tiny, 2, 2)
+    last = [m for m in tiny.tokenizer.decoder if isinstance(m, torch.nn.Conv2d)][-1].weight
+    decoded = tiny.tokenizer.decode(tiny.tokenizer.encode(video).latents)
+    mse = torch.nn.functional.mse_loss(decoded, video)
+    deceived = -stage.discriminator(decoded.flatten(0, 1)).mean()
+    weight = stage._adaptive_weight(mse, deceived)
+    parts = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (mse, weight * deceived)]
+    torch.testing.assert_close(parts[1], 0.5 * parts[0], rtol=1e-3, atol=0)
 
 
-def test_spread_is_zero_for_one_future_repeated():
-    one = torch.rand(1, 3, 1, 8, 8)
-    assert spread(one.expand(4, -1, -1, -1, -1)).eq(0).all() and (spread(torch.rand(4, 3, 1, 8, 8)) > 0.1).all()
+def test_a_discriminator_learns_from_the_hinge_alone_and_the_decoder_only_stage_keeps_the_codes(tiny):
+    torch.manual_seed(0)
+    stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True).train()
+    stage.loss(clips(tiny, 2, 2)).total.backward()
+    moved = {name for name, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
+    assert not any(name.startswith(("tokenizer.encoder", "tokenizer.quantizer")) for name in moved)
+    decoder = {f"tokenizer.decoder.{name}" for name, _ in tiny.tokenizer.decoder.named_parameters()}
+    names = [f"discriminator.{name}" for name, _ in stage.discriminator.named_parameters()]
+    assert decoder | set(names[:-1]) <= moved  # the last bias begins in balance: as many real as fake patches
+    alone = {n: p.grad.clone() for n, p in stage.discriminator.named_parameters()}
+    stage.zero_grad()
+    video = clips(tiny, 2, 2)
+    real, fake = video.flatten(0, 1), tiny.tokenizer.decode(tiny.tokenizer.encode(video).latents).flatten(0, 1)
+    stage._hinge(real, fake.detach()).backward()
+    for name, p in stage.discriminator.named_parameters():
+        torch.testing.assert_close(p.grad, alone[name])
 
 
-def test_perplexity_counts_the_codes_in_use():
-    assert perplexity(torch.tensor([0, 1, 2, 3]), 8) == pytest.approx((0.5, 4.0))
-
-
-def test_an_evaluation_covers_every_horizon_and_is_the_same_twice(tiny):
-    videos = clips(tiny, 3, frames=5)
-    first, second = (evaluate_futures(tiny, videos, context=2, count=3) for _ in range(2))
-    assert first["per_horizon"] == second["per_horizon"] and len(first["per_horizon"]["psnr best"]) == 3
-    assert first["spread"]["0.0"] == 0 < first["spread"]["1.0"]
-    assert 0 < evaluate_tokenizer(tiny, videos)["codes in use"] <= 1
+def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
+    stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True)
+    acc = accelerator_for("no", "cpu")
+    run = Run(stage, LoopConfig(steps=2, batch=2), tmp_path, acc, {}, keep=lambda trained: trained.tokenizer)
+    fit(run, batches(tiny), lambda m: m.decode(m.encode(clips(tiny)).latents)[0, 0, 0].byte().numpy())
+    assert load_any(tmp_path).config == tiny.tokenizer.config
 
 
 @pytest.mark.slow
@@ -139,7 +156,7 @@ def test_the_commands_of_the_readme_train_a_tokenizer_and_a_predictor_and_score_
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt")
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt", "--resume")
     scores = tmp_path / "scores.json"
-    counts = ["--clips", 2, "--futures", 2, "--horizon", 3, "--device", "cpu"]
+    counts = ["--clips", 2, "--futures", 2, "--prompts", 1, "--sets", 4, "--moving-clips", 2, "--device", "cpu"]
     run("train.evaluate", "--model", tmp_path / "stt", "--json", scores, "--sheet", tmp_path / "sheet.png", *counts)
-    assert json.loads(scores.read_text())["protocol"]["clips"] == 2 and (tmp_path / "sheet.png").exists()
+    assert json.loads(scores.read_text())["settings"]["clips"] == 2 and (tmp_path / "sheet.png").exists()
     assert isinstance(load_any(tmp_path / "stt"), STT)

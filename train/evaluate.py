@@ -4,104 +4,111 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
+import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 import stt
-from stt.api import Predictor, Sampling, Video
+from stt.api import Predictor, Sampling, Tokenizer, Video
 from stt.checkpoint import find, read_header
 from train.data import DigitVideos, World
+from train.judge import load_judge
 from train.loop import rows_of_frames
-from train.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, perplexity, spread, unit
+from train.protocols import (
+    SEED,
+    Figures,
+    against_truth,
+    best_of,
+    held_out,
+    moving_mnist,
+    official_clips,
+    reconstruction,
+    spreads,
+)
 
-SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
-TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
+PROTOCOLS = ("tokenizer", "moving_mnist", "best_of", "truth", "spread")
+JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
+SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
 
-def score_futures(futures: Video, truth: Video) -> dict[str, Tensor]:
-    """Futures (N, T, C, H, W) and truth (T, C, H, W) on [0, 1] -> best and mean of N per frame, (T,) each.
+def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures:
+    """Every chosen protocol's figures, each with the manifest that it was measured by."""
+    stochastic = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=15)
+    deterministic = World(kind="deterministic", digits=digits, strokes=0.0, frames=20)
+    videos = DigitVideos(stochastic, args.mnist, "test", args.device)
+    sampling = Sampling(temperature=args.temperature, steps=args.steps)
+    source = f"held-out seed {SEED}, {digits} digit{'s' * (digits > 1)}, {args.strokes:.0%} drawn, the rest MNIST test"
+    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 1)
+    clips = [clip.video[0] for clip in held_out(videos, args.clips)] if {"best_of", "spread"} & set(args.only) else []
+    scores: Figures = {}
 
-    The best future is the one whose mean over the horizon is best, by each metric on its own.
-    """
-    scores = {}
-    for name, metric in FRAME_METRICS.items():
-        values = metric(futures, truth.expand_as(futures))  # (N, T)
-        means = values.mean(dim=1)
-        best = means.argmax() if HIGHER_IS_BETTER[name] else means.argmin()
-        scores[f"{name} best"], scores[f"{name} mean"] = values[best], values.mean(dim=0)
+    def put(name: str, title: str, figures: Figures) -> None:
+        scores[name] = {"protocol": title} | figures
+
+    if "tokenizer" in args.only and isinstance(getattr(model, "tokenizer", None), Tokenizer):
+        frames = torch.cat([clip.video for clip in held_out(videos, 64)])
+        put("tokenizer", f"64 clips of 15 frames, {source}", reconstruction(model.tokenizer, frames))
+    if "moving_mnist" in args.only:
+        if args.official:
+            some, where = official_clips(args.official, args.moving_clips).to(args.device), args.official.name
+        else:
+            fixed = DigitVideos(deterministic, args.mnist, "test", args.device)
+            some = torch.cat([clip.video for clip in held_out(fixed, args.moving_clips)])
+            where = f"made from MNIST test digits, seed {SEED}, {digits} digit{'s' * (digits > 1)}"
+        title = f"Moving MNIST 10 -> 10, {len(some)} clips {where}; temperature 0; MSE summed over a frame"
+        put("moving_mnist", title, moving_mnist(model, some))
+    if "best_of" in args.only:
+        title = f"Stochastic Moving MNIST 5 -> 10, {len(clips)} prompts, {source}; {args.futures} futures, "
+        figures = best_of(model, clips, sampling, args.futures)
+        put("best_of", f"{title}seeds 0 to {args.futures - 1}, {drawn}", figures)
+    if "truth" in args.only:
+        title = f"5 -> 20, {args.prompts} prompts, {source}; {args.sets} model futures, seeds 0 to {args.sets - 1}, "
+        title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor"
+        judge = load_judge(args.judge, args.device) if args.judge.is_file() else None
+        figures = against_truth(model, videos, held_out(videos, args.prompts), judge, sampling, args.sets)
+        put("truth", title, figures)
+    if "spread" in args.only:
+        some = clips[:32]
+        title = f"5 -> 10, {len(some)} prompts, {source}; 8 futures; standard deviation over futures"
+        put("spread", title, {"by_temperature": spreads(model, some)})
     return scores
 
 
-def evaluate_futures(model: Predictor, clips: Video, context: int, count: int) -> dict[str, Any]:
-    """Best and mean of `count` futures per horizon, copying the last frame, and spread per temperature."""
-    horizon = clips.shape[1] - context
-    seeds = list(range(count))
-    rows: dict[str, list[Tensor]] = {}
-    spreads: dict[str, list[Tensor]] = {str(t): [] for t in TEMPERATURES}
-    seconds = 0.0
-    for i, clip in enumerate(tqdm(clips, desc="clips")):
-        prompt, truth = clip[:context], unit(clip[context:])
-        begun = time.perf_counter()
-        futures = unit(stt.predict(model, prompt, horizon, Sampling(), seeds))
-        seconds += time.perf_counter() - begun
-        scored = score_futures(futures, truth)
-        copied = unit(prompt[-1:]).expand(1, *truth.shape)
-        scored |= {f"{name.split()[0]} copy": v for name, v in score_futures(copied, truth).items()}
-        for name, values in scored.items():
-            rows.setdefault(name, []).append(values)
-        if i < 32:  # spread needs few clips
-            for t in TEMPERATURES:
-                drawn = stt.predict(model, prompt, horizon, Sampling(temperature=t), seeds[:8])
-                spreads[str(t)].append(spread(unit(drawn)))
-    per_frame = {name: torch.stack(values).mean(dim=0).cpu() for name, values in rows.items()}
-    return {
-        "per_horizon": {name: [round(float(v), 4) for v in values] for name, values in per_frame.items()},
-        "mean": {name: round(float(values.mean()), 4) for name, values in per_frame.items()},
-        "spread": {t: round(float(torch.stack(v).mean()), 4) for t, v in spreads.items()},
-        "seconds_per_frame": round(seconds / (len(clips) * horizon), 4),
-    }
-
-
-def evaluate_tokenizer(model: Predictor, clips: Video) -> dict[str, float]:
-    """Reconstruction and code use; several code groups are averaged."""
-    codes = model.tokenizer.encode(clips)
-    decoded = unit(model.tokenizer.decode(codes.latents))
-    again = unit(model.tokenizer.decode(model.tokenizer.encode(decoded * 2 - 1).latents))
-    sizes = model.tokenizer.quantizer.sizes
-    groups = [perplexity(codes.ids[..., g], size) for g, size in enumerate(sizes)]
-    metrics = {name: float(metric(decoded, unit(clips)).mean()) for name, metric in FRAME_METRICS.items()}
-    metrics |= {"psnr of the second pass": float(frame_psnr(again, unit(clips)).mean())}
-    metrics |= {"codes in use": sum(use for use, _ in groups) / len(groups)}
-    metrics |= {"perplexity of a group": sum(p for _, p in groups) / len(groups), "codes of a group": sizes[0]}
-    return {name: round(float(value), 4) for name, value in metrics.items()}
+def table(figures: Figures) -> list[str]:
+    """Figures per horizon as lines of a Markdown table, with their mean where there is one."""
+    rows, means = figures["per_horizon"], figures.get("mean", {})
+    horizon = len(next(iter(rows.values())))
+    shown = [t for t in SHOWN if t <= horizon]
+    heads = [f"frame {t}" for t in shown] + ["mean"] * bool(means)
+    lines = ["| figure | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for name, values in rows.items():
+        cells = [values[t - 1] for t in shown] + [means.get(name)] * bool(means)
+        lines.append(f"| {name} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |")
+    return lines
 
 
 def markdown(scores: dict[str, Any]) -> str:
-    """Scores as a table over horizons, then the rest as a line each."""
-    future = scores["futures"]
-    horizon = len(next(iter(future["per_horizon"].values())))
-    shown = [t for t in (1, 2, 3, 5, 10, 15, 20) if t <= horizon]
-    lines = ["| figure | " + " | ".join(f"frame {t}" for t in shown) + " | mean |", "|---|" + "---|" * (len(shown) + 1)]
-    for name, values in future["per_horizon"].items():
-        cells = " | ".join(f"{values[t - 1]:.3f}" for t in shown)
-        lines.append(f"| {name} | {cells} | {future['mean'][name]:.3f} |")
-    lines += ["", f"protocol: {scores['protocol']}", f"tokenizer: {scores['tokenizer']}"]
-    lines += [f"spread by temperature: {future['spread']}", f"seconds per frame: {future['seconds_per_frame']}"]
+    lines = [f"# {scores['model']}"]
+    for name in PROTOCOLS:
+        if (figures := scores.get(name)) is None:
+            continue
+        lines += ["", f"## {name}", "", figures["protocol"], ""]
+        if "per_horizon" in figures:
+            lines += table(figures)
+        rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
+        lines += [""] * bool(rest) + [f"- {k}: {v}" for k, v in rest.items()]
     return "\n".join(lines)
 
 
-def sheet(model: Predictor, clips: Video, context: int) -> Any:
-    """The first clips of the set, not chosen: truth, then four futures."""
+def sheet(model: Predictor, clips: list[Video], sampling: Sampling, context: int = 5, horizon: int = 20) -> np.ndarray:
+    """The first clips of the held-out set, not chosen: each truth, then four futures of it."""
     rows = []
     for clip in clips:
-        futures = stt.predict(model, clip[:context], clips.shape[1] - context, seeds=[0, 1, 2, 3])
-        rows += [clip, *(torch.cat([clip[:context], future]) for future in futures)]
+        futures = stt.predict(model, clip[:context], horizon, sampling, seeds=[0, 1, 2, 3])
+        rows += [clip[: context + horizon], *(torch.cat([clip[:context], future]) for future in futures)]
     return rows_of_frames(rows)
 
 
@@ -109,40 +116,42 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
-    parser.add_argument("--strokes", type=float, help="share of drawn digits; default: as trained")
+    parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run")
     parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
-    parser.add_argument("--clips", type=int, default=256)
-    parser.add_argument("--context", type=int, default=5)
-    parser.add_argument("--horizon", type=int, default=10)
+    parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits in stochastic clips")
+    parser.add_argument("--clips", type=int, default=256, help="prompts of best_of; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of truth")
+    parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
+    parser.add_argument("--moving-clips", type=int, default=1000, help="clips of moving_mnist; the field's are 10000")
+    parser.add_argument("--official", type=Path, help="mnist_test_seq.npy in the place of clips made here")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="weights of train.judge")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=1, help="refinement passes a frame")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
+    parser.add_argument("--markdown", type=Path, help="where to write the tables")
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of the first 8 clips (PNG)")
     return parser
 
 
-@torch.inference_mode()
 def main() -> None:
     args = parser().parse_args()
     card = read_header(find(args.model))["card"]
-    fields = card.get("world", {}) | {"frames": args.context + args.horizon}
-    fields |= {name: getattr(args, name) for name in ("strokes", "digits") if getattr(args, name) is not None}
-    world = World(**fields)
+    digits = args.digits or card.get("world", {}).get("digits", 2)
     model = stt.load(args.model, args.device)
-    clips = DigitVideos(world, args.mnist, "test", args.device).batch(args.clips, seed=SEED, index=0)
-    protocol = {"world": vars(world), "held_out_seed": SEED} | {
-        name: getattr(args, name) for name in ("clips", "context", "horizon", "futures")
-    }
-    scores = {
-        "model": str(args.model), "protocol": protocol, "card": card,
-        "tokenizer": evaluate_tokenizer(model, clips[:64]),
-        "futures": evaluate_futures(model, clips, args.context, args.futures),
-    }  # fmt: skip
-    print(markdown(scores))
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+    scores = {"model": str(args.model), "settings": settings, "card": card} | evaluate(model, args, digits)
+    text = markdown(scores)
+    print(text)
     if args.json:
         args.json.write_text(json.dumps(scores, indent=1))
+    if args.markdown:
+        args.markdown.write_text(text + "\n")
     if args.sheet:
-        iio.imwrite(args.sheet, sheet(model, clips[:8], args.context))
+        world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=25)
+        clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 8)]
+        iio.imwrite(args.sheet, sheet(model, clips, Sampling(temperature=args.temperature, steps=args.steps)))
 
 
 if __name__ == "__main__":

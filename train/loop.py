@@ -109,9 +109,16 @@ class Run:
     """One training run: its folder, its state, its log."""
 
     def __init__(
-        self, model: nn.Module, config: LoopConfig, out: Path, accelerator: Accelerator, card: dict[str, Any]
+        self,
+        model: nn.Module,
+        config: LoopConfig,
+        out: Path,
+        accelerator: Accelerator,
+        card: dict[str, Any],
+        keep: Callable[[nn.Module], nn.Module] = lambda model: model,
     ) -> None:
-        self.config, self.out, self.accelerator, self.card = config, out, accelerator, card
+        """keep: the part of what trains that is drawn and saved as a runnable model."""
+        self.config, self.out, self.accelerator, self.card, self.keep = config, out, accelerator, card, keep
         self.raw = model.to(accelerator.device, memory_format=torch.channels_last)  # faster convolutions
         trainable = [p for p in model.parameters() if p.requires_grad]
         decay = [p for p in trainable if p.ndim >= 2]
@@ -130,6 +137,11 @@ class Run:
     def state_path(self) -> Path:
         return self.out / "checkpoint.pt"
 
+    @property
+    def averaged(self) -> nn.Module:
+        """The runnable model, with averaged weights."""
+        return self.keep(self.average.module)
+
     def save(self) -> None:
         """Checkpoint to resume from, and the averaged weights as a runnable model."""
         if not self.accelerator.is_main_process:
@@ -144,7 +156,7 @@ class Run:
         }
         checkpoint.write_whole(self.state_path, lambda file: torch.save(state, file))
         card = self.card | {"steps": self.step, "minutes": round(self.elapsed / 60, 1), "clips": self.clips}
-        checkpoint.save(self.average.module, self.out / checkpoint.FILE_NAME, card=card)
+        checkpoint.save(self.averaged, self.out / checkpoint.FILE_NAME, card=card)
 
     def resume(self) -> None:
         state = torch.load(self.state_path, map_location=self.accelerator.device, weights_only=True)
@@ -224,8 +236,7 @@ def draw(run: Run, sheet: Sheet) -> None:
     """Writes the picture of how the averaged weights do at this step."""
     if not run.accelerator.is_main_process:
         return
-    model: Any = run.average.module
-    model.eval()
+    model = run.averaged.eval()
     with torch.inference_mode():
         picture = sheet(model)
     folder = run.out / "sheets"

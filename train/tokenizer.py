@@ -9,6 +9,7 @@ from torch import nn
 
 from stt.checkpoint import build, load_any
 from train.data import DigitVideos
+from train.gan import AdversarialTokenizer
 from train.loop import Run, accelerator_for, fit, rows_of_frames
 from train.presets import arguments, card_of, chosen
 
@@ -25,7 +26,11 @@ def reconstruction_sheet(videos: DigitVideos, clips: int = 4, frames: int = 10):
 
 
 def parser() -> argparse.ArgumentParser:
-    return arguments(__doc__.split(":")[0])
+    parser = arguments(__doc__.split(":")[0])
+    parser.add_argument("--gan-weight", type=float, default=0.0, help="strength of the VQGAN stage; 0 leaves it out")
+    parser.add_argument("--gan-start", type=int, default=0, help="steps before the VQGAN stage begins")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning; with --gan-weight")
+    return parser
 
 
 def main() -> None:
@@ -37,7 +42,14 @@ def main() -> None:
         model.load_state_dict(load_any(args.start_from).state_dict())
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
     test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
-    run = Run(model, preset.loop, args.out, accelerator, card_of("train.tokenizer", args, preset))
+    card = card_of("train.tokenizer", args, preset)
+    if args.gan_weight:
+        model = AdversarialTokenizer(model, args.gan_weight, args.gan_start, args.decoder_only)
+        run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
+    elif args.decoder_only:
+        raise SystemExit("--decoder-only belongs to the VQGAN stage: give --gan-weight too")
+    else:
+        run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()
     fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), reconstruction_sheet(test))

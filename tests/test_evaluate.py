@@ -1,0 +1,212 @@
+"""The yardstick measures what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stt.api import Sampling
+from train.data import DigitVideos, World
+from train.evaluate import markdown, parser
+from train.judge import Judge, counts, load_judge
+from train.metrics import (
+    SetDistances,
+    coverage_and_precision,
+    energy,
+    frame_mse,
+    frame_psnr,
+    frame_ssim,
+    gradient_energy,
+    perplexity,
+    pooled,
+    spread,
+)
+from train.protocols import (
+    against_truth,
+    best_of,
+    held_out,
+    moving_mnist,
+    official_clips,
+    reconstruction,
+    score_futures,
+    spreads,
+)
+
+
+@pytest.fixture(scope="module")
+def videos():
+    """A world of the tiny models' size that needs no file."""
+    world = World(image_size=16, digits=1, frames=5, strokes=1.0)
+    return DigitVideos(world, None, "test", count_strokes=40)
+
+
+def normalised_energy(true, predicted) -> float:
+    excess, within = energy(SetDistances.of(true, predicted))
+    return float(excess.mean() / within.mean())
+
+
+# ---- metrics -----------------------------------------------------------------------------------------
+
+
+def test_metrics_know_equal_frames_and_known_errors():
+    true = torch.rand(3, 1, 16, 16)
+    assert frame_mse(true, true).eq(0).all() and frame_psnr(true, true).eq(100).all()
+    torch.testing.assert_close(frame_ssim(true, true), torch.ones(3))
+    off = torch.full((1, 1, 10, 10), 0.1)
+    assert float(frame_mse(off, off * 0)) == pytest.approx(1.0) and float(frame_psnr(off, off * 0)) == pytest.approx(20)
+
+
+def test_spread_is_zero_for_one_future_repeated():
+    one = torch.rand(1, 3, 1, 8, 8)
+    assert spread(one.expand(4, -1, -1, -1, -1)).eq(0).all() and (spread(torch.rand(4, 3, 1, 8, 8)) > 0.1).all()
+
+
+def test_perplexity_counts_the_codes_in_use():
+    assert perplexity(torch.tensor([0, 1, 2, 3]), 8) == pytest.approx((0.5, 4.0))
+
+
+def test_the_energy_distance_is_zero_for_one_distribution_04_for_its_mean_and_1_for_one_draw():
+    generator = torch.Generator().manual_seed(0)
+    true, same = torch.randn(2, 64, 8, 256, generator=generator)  # 64 futures, 8 horizons
+    assert normalised_energy(true, same) == pytest.approx(0, abs=0.01)
+    assert normalised_energy(true, torch.zeros(64, 8, 256)) == pytest.approx(2**0.5 - 1, abs=0.01)
+    assert normalised_energy(true, same[:1].expand(64, -1, -1)) == pytest.approx(1, abs=0.05)
+    assert normalised_energy(true, same + 3) > 1
+
+
+def test_distances_between_equal_futures_are_exactly_zero():
+    one = torch.rand(1, 3, 256).expand(5, -1, -1)
+    d = SetDistances.of(one, one)
+    assert all(part.eq(0).all() for part in d)
+
+
+def test_coverage_and_precision_tell_a_missed_mode_from_an_invented_one():
+    left, right = torch.zeros(2, 8, 1, 4) + torch.rand(2, 8, 1, 4) * 0.1
+    right = right + 5
+    true = torch.cat([left, right])
+    jitter = 0.01 * torch.rand(16, 1, 4)
+    assert [float(v) for v in coverage_and_precision(SetDistances.of(true, true + jitter))] == [1.0, 1.0]
+    covered, precise = coverage_and_precision(SetDistances.of(true, torch.cat([left, left]) + jitter))
+    assert (float(covered), float(precise)) == (0.5, 1.0)
+    covered, precise = coverage_and_precision(SetDistances.of(left, true + jitter))
+    assert (float(covered), float(precise)) == (1.0, 0.5)
+    blur = true.mean(dim=0, keepdim=True).expand_as(true)
+    assert [float(v) for v in coverage_and_precision(SetDistances.of(true, blur))] == [0.0, 0.0]
+
+
+def test_gradient_energy_falls_with_blur_and_pooling_keeps_the_mean():
+    frames = torch.rand(3, 2, 1, 64, 64)
+    blurred = torch.nn.functional.avg_pool2d(frames.flatten(0, 1), 3, stride=1, padding=1).unflatten(0, (3, 2))
+    assert (gradient_energy(blurred) < 0.5 * gradient_energy(frames)).all()
+    assert pooled(frames).shape == (3, 2, 256)
+    torch.testing.assert_close(pooled(frames).mean(dim=-1), frames.mean(dim=(2, 3, 4)))
+
+
+# ---- protocols ---------------------------------------------------------------------------------------
+
+
+def test_fewer_held_out_clips_are_the_beginning_of_more(videos):
+    three, five = held_out(videos, 3), held_out(videos, 5)
+    assert all(torch.equal(a.video, b.video) for a, b in zip(three, five, strict=False))
+    assert not torch.equal(five[0].video, five[1].video)
+
+
+def test_the_best_future_is_at_least_as_good_as_the_mean():
+    scores = score_futures(torch.rand(4, 3, 1, 16, 16), torch.rand(3, 1, 16, 16))
+    assert scores["psnr best"].mean() >= scores["psnr mean"].mean()
+    assert scores["mse best"].mean() <= scores["mse mean"].mean()
+
+
+def test_best_of_n_covers_every_horizon_and_is_the_same_twice(tiny, videos):
+    clips = [clip.video[0] for clip in held_out(videos, 3)]
+    first, second = (best_of(tiny, clips, Sampling(), count=3, context=2) for _ in range(2))
+    assert first["per_horizon"] == second["per_horizon"] and len(first["per_horizon"]["psnr best"]) == 3
+    assert first["mean"]["psnr copy"] == pytest.approx(sum(first["per_horizon"]["psnr copy"]) / 3, abs=1e-3)
+
+
+def test_moving_mnist_is_the_same_however_clips_are_batched(tiny, videos):
+    clips = torch.cat([clip.video for clip in held_out(videos, 5)])
+    together = moving_mnist(tiny, clips, context=2)
+    apart = moving_mnist(tiny, clips, context=2, batch=2)
+    assert together["mean"] == pytest.approx(apart["mean"], abs=1e-3)
+    copied = frame_mse((clips[:, 1:2] + 1) / 2, (clips[:, 2:] + 1) / 2).mean()
+    assert together["mean"]["mse copy"] == pytest.approx(float(copied), abs=1e-3)
+
+
+def test_spread_grows_with_temperature_from_zero(tiny, videos):
+    found = spreads(tiny, [clip.video[0] for clip in held_out(videos, 2)], context=2)
+    assert found["0.0"] == 0 < found["1.0"]
+
+
+def test_the_true_futures_score_as_the_floor_and_a_copy_does_not(tiny, videos, monkeypatch):
+    """In the place of the model stand further draws of the truth."""
+    clips, calls = held_out(videos, 12), iter(range(1000, 2000))
+    horizon, index = 12, iter(range(12))
+
+    def oracle(model, prompt, frames, sampling, seeds):
+        clip = clips[next(index)]
+        return videos.futures(clip, 5, frames, len(seeds), seed=next(calls))[0]
+
+    monkeypatch.setattr("train.protocols.predict", oracle)
+    rows = against_truth(tiny, videos, clips, None, Sampling(), count=16, horizon=horizon)["per_horizon"]
+    for name in ("model", "truth"):
+        assert abs(rows[f"energy {name}"][-1]) < 0.1 and rows[f"coverage {name}"][-1] > 0.8
+        assert rows[f"sharpness {name}"] == pytest.approx([1.0] * horizon, abs=0.05)
+    assert rows["energy copy"][-1] > 0.9
+    assert rows["prompts"] == sorted(rows["prompts"]) and rows["prompts"][-1] > 6
+    undecided = [t for t, n in enumerate(rows["prompts"]) if n == 0]
+    assert all(rows["energy model"][t] is None for t in undecided)
+
+
+def test_a_models_futures_get_a_figure_at_every_horizon(tiny, videos):
+    rows = against_truth(tiny, videos, held_out(videos, 4), None, Sampling(), count=4, horizon=6)["per_horizon"]
+    assert all(len(values) == 6 for values in rows.values())
+    assert rows["energy model"][-1] > 0 and rows["sharpness model"][-1] > 0
+
+
+def test_a_reconstruction_is_scored_with_its_second_pass(tiny, videos):
+    figures = reconstruction(tiny.tokenizer, held_out(videos, 1)[0].video)
+    assert 0 < figures["codes in use"] <= 1 and {"psnr", "psnr of the second pass", "sharpness"} <= set(figures)
+
+
+def test_the_official_file_is_read_as_clips_and_another_one_is_refused(tmp_path):
+    stored = np.random.default_rng(0).integers(0, 256, (20, 7, 64, 64), dtype=np.uint8)
+    np.save(tmp_path / "mnist_test_seq.npy", stored)
+    clips = official_clips(tmp_path / "mnist_test_seq.npy", 4)
+    assert clips.shape == (4, 20, 1, 64, 64)
+    assert torch.equal(((clips[3, 5, 0] + 1) * 127.5).round().byte(), torch.from_numpy(stored[5, 3]))
+    np.save(tmp_path / "other.npy", stored[:10])
+    with pytest.raises(ValueError, match=r"holds uint8 \(10, 7, 64, 64\)"):
+        official_clips(tmp_path / "other.npy", 4)
+
+
+def test_the_tables_name_protocol_figures_and_what_is_missing():
+    figures = {"protocol": "how", "per_horizon": {"energy model": [None, 0.5]}, "seconds_per_frame": 0.1}
+    text = markdown({"model": "m", "truth": figures})
+    assert "| energy model |  | 0.500 |" in text and "how" in text and "- seconds_per_frame: 0.1" in text
+    assert parser().parse_args(["--model", "m", "--only", "truth", "spread"]).only == ["truth", "spread"]
+
+
+# ---- judge -------------------------------------------------------------------------------------------
+
+
+def test_counts_tell_how_often_each_digit_is_there():
+    assert counts(torch.tensor([[3, 3], [0, 9]])).tolist()[0][3] == 2
+    assert counts(torch.tensor([[3, 3], [0, 9]])).sum(dim=1).tolist() == [2, 2]
+
+
+def test_the_judge_names_frames_of_any_leading_shape_and_refuses_other_sizes():
+    judge = Judge().eval()
+    assert judge.digits(torch.rand(2, 3, 1, 64, 64)).shape == (2, 3, 10)
+    with pytest.raises(ValueError, match=r"reads \(1, 64, 64\)"):
+        judge(torch.rand(2, 1, 32, 32))
+
+
+def test_the_shipped_judge_reads_drawn_digits():
+    from train.evaluate import JUDGE
+
+    videos = DigitVideos(World(digits=1, frames=1, strokes=1.0), None, "test", count_strokes=200)
+    clip = videos.sample(100, 0, 0)
+    named = load_judge(JUDGE).digits((clip.video[:, 0] + 1) / 2)
+    assert (named == counts(clip.labels)).all(dim=-1).float().mean() > 0.9

@@ -1,0 +1,227 @@
+"""The yardstick: what is measured on which held-out clips. Every protocol takes a predictor and returns JSON."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stt.api import Predictor, Sampling, Video
+from stt.sampler import SeededNoise, fit_context, predict
+from train.data import DigitClip, DigitVideos
+from train.judge import Judge, counts
+from train.metrics import (
+    FRAME_METRICS,
+    HIGHER_IS_BETTER,
+    SetDistances,
+    coverage_and_precision,
+    energy,
+    frame_psnr,
+    gradient_energy,
+    perplexity,
+    pooled,
+    spread,
+    unit,
+)
+
+SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
+TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
+
+Figures = dict[str, Any]
+
+
+def held_out(videos: DigitVideos, count: int) -> list[DigitClip]:
+    """The first `count` held-out clips; fewer are the beginning of more."""
+    return [videos.sample(1, SEED, index) for index in range(count)]
+
+
+def official_clips(path: Path, count: int) -> Video:
+    """Clips of `mnist_test_seq.npy`, (20, 10000, 64, 64) bytes -> (count, 20, 1, 64, 64) in [-1, 1]."""
+    stored = np.load(path, mmap_mode="r")
+    if stored.ndim != 4 or stored.dtype != np.uint8 or stored.shape[0] != 20 or stored.shape[2:] != (64, 64):
+        raise ValueError(f"{path.name} holds {stored.dtype} {stored.shape}, the official file uint8 (20, N, 64, 64)")
+    chosen = torch.from_numpy(stored[:, :count].copy()).float()  # (20, count, 64, 64)
+    return (chosen / 127.5 - 1).transpose(0, 1)[:, :, None]
+
+
+def per_horizon(rows: dict[str, list[Tensor]]) -> Figures:
+    """Lists of (T,) -> their mean at every time, and the mean over all times."""
+    averages = {name: torch.stack(values).double().mean(dim=0) for name, values in rows.items()}
+    return {
+        "per_horizon": {name: rounded(values) for name, values in averages.items()},
+        "mean": {name: round(float(values.mean()), 4) for name, values in averages.items()},
+    }
+
+
+def rounded(values: Tensor) -> list[float | None]:
+    """JSON numbers; what is not a number becomes null."""
+    return [round(float(v), 4) if v == v else None for v in values]
+
+
+# ---- Moving MNIST ------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def moving_mnist(model: Predictor, clips: Video, context: int = 10, batch: int = 20) -> Figures:
+    """One deterministic future (temperature 0) of each clip (N, T, ...): MSE, PSNR, SSIM per frame, and a copy's."""
+    rows = defaultdict(list)
+    for part in tqdm(clips.split(batch), desc="Moving MNIST"):
+        prompt, truth = part[:, :context], unit(part[:, context:])
+        state, frames = model.start(fit_context(model, prompt)), []
+        while len(frames) < truth.shape[1]:
+            chunk, state = model.step(state, Sampling(temperature=0.0), SeededNoise(range(len(part)), part.device))
+            frames += chunk.unbind(dim=1)
+        predicted = unit(torch.stack(frames[: truth.shape[1]], dim=1))
+        copied = unit(prompt[:, -1:]).expand_as(truth)
+        for name, metric in FRAME_METRICS.items():
+            rows[name] += metric(predicted, truth).unbind()
+            rows[f"{name} copy"] += metric(copied, truth).unbind()
+    return per_horizon(rows)
+
+
+# ---- best and mean of N ------------------------------------------------------------------------------
+
+
+def score_futures(futures: Video, truth: Video) -> dict[str, Tensor]:
+    """Futures (N, T, C, H, W) and truth (T, C, H, W) on [0, 1] -> best and mean of N per frame, (T,) each.
+
+    The best future is the one whose mean over the horizon is best, by each metric on its own.
+    """
+    scores = {}
+    for name, metric in FRAME_METRICS.items():
+        values = metric(futures, truth.expand_as(futures))  # (N, T)
+        means = values.mean(dim=1)
+        best = means.argmax() if HIGHER_IS_BETTER[name] else means.argmin()
+        scores[f"{name} best"], scores[f"{name} mean"] = values[best], values.mean(dim=0)
+    return scores
+
+
+def best_of(model: Predictor, clips: list[Video], sampling: Sampling, count: int, context: int = 5) -> Figures:
+    """Best and mean of `count` futures per horizon of clips (T, C, H, W), and copying the last frame."""
+    rows, seconds = defaultdict(list), 0.0
+    for clip in tqdm(clips, desc="best of N"):
+        prompt, truth = clip[:context], unit(clip[context:])
+        begun = time.perf_counter()
+        futures = unit(predict(model, prompt, len(truth), sampling, range(count)))
+        seconds += time.perf_counter() - begun
+        copied = unit(prompt[-1:]).expand(1, *truth.shape)
+        copy = {f"{name.split()[0]} copy": values for name, values in score_futures(copied, truth).items()}
+        for name, values in (score_futures(futures, truth) | copy).items():
+            rows[name].append(values)
+    frames = len(clips) * count * (clips[0].shape[0] - context)
+    return per_horizon(rows) | {"seconds_per_frame": round(seconds / frames, 4)}
+
+
+def spreads(model: Predictor, clips: list[Video], context: int = 5, count: int = 8) -> Figures:
+    """Spread between `count` futures at every temperature, averaged over clips and horizon."""
+    found = defaultdict(list)
+    for clip in tqdm(clips, desc="spread"):
+        for t in TEMPERATURES:
+            futures = predict(model, clip[:context], len(clip) - context, Sampling(temperature=t), range(count))
+            found[str(t)].append(spread(unit(futures)).mean())
+    return {t: round(float(torch.stack(values).mean()), 4) for t, values in found.items()}
+
+
+# ---- against the truth -------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """Futures of one prompt that are held against the true ones."""
+
+    name: str
+    futures: Video  # (M, T, C, H, W) on [0, 1]
+
+
+def against_truth(
+    model: Predictor,
+    videos: DigitVideos,
+    clips: list[DigitClip],
+    judge: Judge | None,
+    sampling: Sampling,
+    count: int = 16,
+    context: int = 5,
+    horizon: int = 20,
+) -> Figures:
+    """Model futures beside true ones, re-simulated from each prompt's last state; copies and more truth beside them.
+
+    `energy` is the normalised energy distance, `coverage` and `precision` as in train/metrics.py: all three over the
+    prompts whose true futures differ at that horizon (`prompts`). `digits` is the share of frames in which the judge
+    names the prompt's digits. `sharpness` is the gradient energy over that of the true futures.
+    """
+    tally = _Tally()
+    for index, clip in enumerate(tqdm(clips, desc="against the truth")):
+        prompt = clip.video[0, :context]
+        truths = unit(videos.futures(clip, context, horizon, 2 * count, seed=index)[0])
+        sources = [
+            Source("model", unit(predict(model, prompt, horizon, sampling, range(count)))),
+            Source("copy", unit(prompt[-1:]).expand(count, horizon, *prompt.shape[1:])),
+            Source("truth", truths[count:]),
+        ]
+        tally.add(truths[:count], sources, judge, counts(clip.labels[0]))
+    return tally.figures()
+
+
+class _Tally:
+    """Sums over prompts, per source and figure, (T,) each."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, str], Tensor] = {}
+        self.prompts = 0
+
+    def _add(self, source: str, figure: str, values: Tensor) -> None:
+        values = values.double().cpu()
+        self.sums[source, figure] = self.sums.get((source, figure), torch.zeros_like(values)) + values
+
+    def add(self, true: Video, sources: list[Source], judge: Judge | None, digits: Tensor) -> None:
+        self.prompts += 1
+        for name, futures in sources:
+            d = SetDistances.of(pooled(true), pooled(futures))
+            excess, within = energy(d)
+            open_ = (within > 1e-6).to(within)  # the true futures differ by now
+            covered, precise = coverage_and_precision(d)
+            for figure, values in (("energy", excess), ("within", within), ("coverage", covered),
+                                   ("precision", precise), ("open", open_)):  # fmt: skip
+                self._add(name, figure, values * open_)
+            self._add(name, "gradient", gradient_energy(futures).mean(dim=0))
+            if judge is not None:
+                named = (judge.digits(futures) == digits.to(futures.device)).all(dim=-1)  # (M, T)
+                self._add(name, "digits", named.float().mean(dim=0))
+        self._add("true", "gradient", gradient_energy(true).mean(dim=0))
+
+    def figures(self) -> Figures:
+        rows: Figures = {}
+        for name in sorted({source for source, _ in self.sums} - {"true"}):
+            total = {figure: values for (source, figure), values in self.sums.items() if source == name}
+            rows[f"energy {name}"] = rounded(total["energy"] / total["within"])
+            for figure in ("coverage", "precision"):
+                rows[f"{figure} {name}"] = rounded(total[figure] / total["open"])
+            rows[f"sharpness {name}"] = rounded(total["gradient"] / self.sums["true", "gradient"])
+            if "digits" in total:
+                rows[f"digits {name}"] = rounded(total["digits"] / self.prompts)
+        rows["prompts"] = [int(n) for n in total["open"]]
+        return {"per_horizon": rows}
+
+
+# ---- tokenizer ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def reconstruction(tokenizer: Any, clips: Video) -> Figures:
+    """Reconstruction and code use of clips (N, T, C, H, W); several code groups are averaged."""
+    codes = tokenizer.encode(clips)
+    decoded, true = unit(tokenizer.decode(codes.latents)), unit(clips)
+    again = unit(tokenizer.decode(tokenizer.encode(decoded * 2 - 1).latents))
+    sizes = tokenizer.quantizer.sizes
+    groups = [perplexity(codes.ids[..., g], size) for g, size in enumerate(sizes)]
+    figures = {name: float(metric(decoded, true).mean()) for name, metric in FRAME_METRICS.items()}
+    figures |= {"psnr of the second pass": float(frame_psnr(again, true).mean())}
+    figures |= {"sharpness": float(gradient_energy(decoded).mean() / gradient_energy(true).mean())}
+    figures |= {"codes in use": sum(use for use, _ in groups) / len(groups)}
+    figures |= {"perplexity of a group": sum(p for _, p in groups) / len(groups), "codes of a group": sizes[0]}
+    return {name: round(float(value), 4) for name, value in figures.items()}
