@@ -8,7 +8,9 @@ import torch
 import stt
 from stt.api import Sampling
 from tests.conftest import clips
+from train.data import DigitVideos, World
 from train.loop import LoopConfig, Run, accelerator_for
+from train.protocols import against_truth, held_out, moving_mnist
 
 pytestmark = [
     pytest.mark.cuda,
@@ -37,3 +39,15 @@ def test_a_training_step_runs_in_bf16(tiny, tmp_path):
     run.raw.train()
     loss = run.train_step(lambda size, index: clips(tiny, size, seed=index).cuda())
     assert loss.total.isfinite()
+
+
+def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):
+    world = World(image_size=16, digits=1, frames=5, strokes=1.0)
+    rows = []
+    for device in ("cpu", "cuda"):
+        videos = DigitVideos(world, None, "test", device, count_strokes=40)
+        clips = held_out(videos, 2)
+        scores = against_truth(tiny.to(device), videos, clips, None, Sampling(), count=4, horizon=4)["per_horizon"]
+        moving = moving_mnist(tiny, torch.cat([clip.video for clip in clips]), context=2)["mean"]
+        rows.append([scores["energy model"][-1], scores["sharpness model"][-1], moving["mse"] / 100])
+    assert rows[0] == pytest.approx(rows[1], rel=0.02)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from stt.checkpoint import find, load_any, read_header, save
+from train.evaluate import PROTOCOLS
 
 LARGEST = 16 * 2**20  # bytes of a shipped file
 
@@ -16,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="run folder or file")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--hardware", help="what it was trained on, for the card")
-    parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, whose means go into the card")
+    parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, which go into the card")
     return parser
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         card["hardware"] = args.hardware
     if args.scores:
         scores = json.loads(args.scores.read_text())
-        card["scores"] = {"protocol": scores["protocol"], "mean": scores["futures"]["mean"]}
+        card["scores"] = {name: scores[name] for name in PROTOCOLS if name in scores}
     save(load_any(args.model), args.out, half=True, card=card)
     size = args.out.stat().st_size
     print(f"{args.out}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
