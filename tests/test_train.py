@@ -14,6 +14,7 @@ from stt.models.stt import STT
 from tests.conftest import TINY, clips
 from train.gan import AdversarialTokenizer
 from train.loop import LoopConfig, Run, accelerator_for, fit
+from train.muon import MuonAdamW, orthogonalised
 from train.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -23,10 +24,10 @@ def batches(model):
     return lambda size, index: clips(model, size, seed=index)
 
 
-def trained(out, steps, resume=False, total=6):
+def trained(out, steps, resume=False, total=6, muon=False):
     torch.manual_seed(0)
     model = STT(TINY)
-    run = Run(model, LoopConfig(steps=total, batch=2, log_every=1), out, accelerator_for("no", "cpu"), {})
+    run = Run(model, LoopConfig(steps=total, batch=2, log_every=1, muon=muon), out, accelerator_for("no", "cpu"), {})
     if resume:
         run.resume()
     run.raw.train()
@@ -36,10 +37,11 @@ def trained(out, steps, resume=False, total=6):
     return run
 
 
-def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(tmp_path):
-    whole = trained(tmp_path / "whole", 6)
-    trained(tmp_path / "parts", 3)
-    parts = trained(tmp_path / "parts", 6, resume=True)
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(tmp_path, muon):
+    whole = trained(tmp_path / "whole", 6, muon=muon)
+    trained(tmp_path / "parts", 3, muon=muon)
+    parts = trained(tmp_path / "parts", 6, resume=True, muon=muon)
     for name, tensor in whole.raw.state_dict().items():
         assert torch.equal(tensor, parts.raw.state_dict()[name]), name
     for name, tensor in whole.average.state_dict().items():
@@ -143,6 +145,32 @@ def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
     run = Run(stage, LoopConfig(steps=2, batch=2), tmp_path, acc, {}, keep=lambda trained: trained.tokenizer)
     fit(run, batches(tiny), lambda m: m.decode(m.encode(clips(tiny)).latents)[0, 0, 0].byte().numpy())
     assert load_any(tmp_path).config == tiny.tokenizer.config
+
+
+def test_orthogonalising_moves_every_singular_value_near_one():
+    for shape in ((16, 48), (48, 16), (16, 16)):
+        torch.manual_seed(0)
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_muon_takes_the_matrices_and_leaves_the_rest_to_adamw():
+    torch.manual_seed(0)
+    net, twin = (torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)) for _ in range(2))
+    twin.load_state_dict(net.state_dict())
+    rest = [p for p in net.parameters() if p.ndim == 1]
+    matrices = [p for p in net.parameters() if p.ndim == 2]
+    muon = MuonAdamW([{"params": matrices, "matrix": True}, {"params": rest}], lr=0.1, weight_decay=0.0)
+    adamw = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.0)
+    before = net[0].weight.detach().clone()
+    for model, optimizer in ((net, muon), (twin, adamw)):
+        model(torch.ones(2, 8)).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(net[0].bias, twin[0].bias)
+    assert not torch.allclose(net[0].weight, twin[0].weight)
+    step = (net[0].weight.detach() - before).square().mean().sqrt()
+    assert 0.001 < step < 0.1 * 0.4  # of one rank: an update of singular value 1, at lr * 0.2 * sqrt(16)
+    assert net[0].weight.grad is not None
 
 
 @pytest.mark.slow

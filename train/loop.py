@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from stt import checkpoint
 from stt.api import Loss, Video
+from train.muon import MuonAdamW
 
 Batches = Callable[[int, int], Video]  # (clips, index) -> Video on the training device
 Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
@@ -38,6 +39,7 @@ class LoopConfig:
     final_lr: float = 0.02  # fraction of lr at the end
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
+    muon: bool = False  # Muon instead of AdamW for weight matrices
     ema: float = 0.999  # decay of the averaged weights, which are what is saved
     seed: int = 0
     log_every: int = 20  # steps
@@ -121,11 +123,14 @@ class Run:
         self.config, self.out, self.accelerator, self.card, self.keep = config, out, accelerator, card, keep
         self.raw = model.to(accelerator.device, memory_format=torch.channels_last)  # faster convolutions
         trainable = [p for p in model.parameters() if p.requires_grad]
-        decay = [p for p in trainable if p.ndim >= 2]
-        rest = [p for p in trainable if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        decay = {"weight_decay": config.weight_decay}
+        groups = [
+            {"params": [p for p in trainable if p.ndim == 2], "matrix": config.muon} | decay,
+            {"params": [p for p in trainable if p.ndim > 2]} | decay,
+            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        ]
         fused = accelerator.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=fused)
+        self.optimizer = MuonAdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=fused)
         self.average = AveragedModel(self.raw, multi_avg_fn=warmed_average(config.ema))
         module = LossModule(self.raw)
         self.module, self.optimizer = accelerator.prepare(module, self.optimizer)
