@@ -135,7 +135,7 @@ class Predictor(nn.Module, ABC):
     """A system that continues a clip. Randomness enters only as `noise`, never from global state."""
 
     family: ClassVar[str]
-    knobs: ClassVar[frozenset[str]]  # Sampling fields that change the result
+    knobs: frozenset[str]  # Sampling fields that change the result
     config: PredictorConfig
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from stt.layers import Attention, ConvMLP, rotary, rotary_grid, rotate
@@ -116,24 +116,63 @@ class GaussianLayer(nn.Module):
         return Normal(mean, 6 * torch.tanh(logvar / 6))  # keeps every std within e^-3 ... e^3
 
 
-class Block(nn.Module):
-    """Spatial attention, causal temporal attention, MLP; each residual and pre-normed."""
+class SpaceBlock(nn.Module):
+    """Spatial attention, then MLP; each residual and pre-normed."""
 
-    def __init__(self, c: SpaceTimeConfig, cells: int) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
-        self.space_norm, self.time_norm, self.mlp_norm = (nn.LayerNorm(c.dim) for _ in range(3))
-        self.space = Attention(c.dim, c.heads)
-        self.time = Attention(c.dim, c.heads)
-        self.mlp = ConvMLP(c.dim, c.mlp_ratio)
-        self.gaussian = GaussianLayer(c.dim, c.gaussian_dim, cells, c.posterior) if cells else None
-        self.window = c.window
+        self.space_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.space = Attention(dim, heads)
+        self.mlp = ConvMLP(dim, mlp_ratio)
 
     def attend_space(self, x: Tensor) -> Tensor:
-        """(B, T, h, w, D): all positions of one frame see each other."""
-        b, _, height, width, dim = x.shape
-        h = rearrange(self.space_norm(x), "b t h w d -> (b t) (h w) d")
+        """(N, h, w, D): all positions of one frame see each other."""
+        _, height, width, dim = x.shape
+        h = rearrange(self.space_norm(x), "n h w d -> n (h w) d")
         h = self.space(h, rotary_grid(height, width, dim // self.space.heads, x.device))
-        return x + rearrange(h, "(b t) (h w) d -> b t h w d", b=b, h=height)
+        return x + rearrange(h, "n (h w) d -> n h w d", h=height)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h, w, D) -> same."""
+        x = self.attend_space(x)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Refiner(nn.Module):
+    """What is already known of the frame being predicted joins the features of its past (MaskGIT, arXiv 2202.04200).
+
+    Only the frame being predicted is masked; its past stays whole. A new refiner adds nothing.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, depth: int, latent_dim: int, groups: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(latent_dim + groups, dim, 3, padding=1)
+        self.blocks = nn.ModuleList(SpaceBlock(dim, heads, mlp_ratio) for _ in range(depth))
+        for layer in (self.embed, *(b.space.out for b in self.blocks), *(b.mlp.down for b in self.blocks)):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor, latents: Tensor, known: Tensor) -> Tensor:
+        """hidden (B, T, h, w, dim), latents (B, T, h, w, D), known (B, T, h, w, G) bool -> like hidden."""
+        b, groups = hidden.shape[0], known.shape[-1]
+        shown = repeat(known, "... g -> ... (g d)", d=latents.shape[-1] // groups)
+        seen = torch.cat([latents * shown, known.to(latents.dtype)], dim=-1).to(hidden.dtype)
+        h = self.embed(rearrange(seen, "b t h w d -> (b t) d h w"))
+        x = rearrange(hidden, "b t h w d -> (b t) h w d") + rearrange(h, "n d h w -> n h w d")
+        for block in self.blocks:
+            x = block(x)
+        return rearrange(x, "(b t) h w d -> b t h w d", b=b)
+
+
+class Block(SpaceBlock):
+    """Spatial attention, causal temporal attention, MLP; each residual and pre-normed. Then a Gaussian layer."""
+
+    def __init__(self, c: SpaceTimeConfig, cells: int) -> None:
+        super().__init__(c.dim, c.heads, c.mlp_ratio)
+        self.time_norm = nn.LayerNorm(c.dim)
+        self.time = Attention(c.dim, c.heads)
+        self.gaussian = GaussianLayer(c.dim, c.gaussian_dim, cells, c.posterior) if cells else None
+        self.window = c.window
 
     def attend_time(
         self, x: Tensor, past: tuple[Tensor, Tensor] | None, start: int
@@ -160,9 +199,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, target: Tensor | None, draw: Draw, past: tuple[Tensor, Tensor] | None, start: int
     ) -> tuple[Tensor, Gaussian | None, tuple[Tensor, Tensor]]:
-        x = self.attend_space(x)
-        x, kept = self.attend_time(x, past, start)
         b = x.shape[0]
+        h = self.attend_space(rearrange(x, "b t h w d -> (b t) h w d"))
+        x, kept = self.attend_time(rearrange(h, "(b t) h w d -> b t h w d", b=b), past, start)
         h = rearrange(x, "b t h w d -> (b t) h w d")
         h = h + self.mlp(self.mlp_norm(h))
         gaussian = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -92,6 +94,60 @@ def test_the_posterior_tells_the_loss_what_the_prior_cannot_know():
     decoded = model.tokenizer.decode(model.tokenizer.encode(torch.stack([left, right])[None]).latents)[0].clamp(-1, 1)
     distance = (futures[:, None] - decoded).square().mean(dim=(2, 3, 4))  # (32, 2)
     assert 6 <= int((distance.argmin(dim=1) == 0).sum()) <= 26  # both happen
+
+
+@pytest.fixture
+def refined():
+    return lively(STT(TINY_CONFIGS["stt, refined"])).eval()
+
+
+def test_a_new_refiner_changes_nothing(tiny):
+    refined = STT(TINY_CONFIGS["stt, refined"])
+    missing, unexpected = refined.load_state_dict(tiny.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("refiner.") for name in missing)
+    context = clips(tiny)[0]
+    assert torch.equal(stt.predict(refined.eval(), context, 3), stt.predict(tiny, context, 3))
+
+
+def test_only_a_refiner_gives_the_passes_knob(tiny, refined):
+    assert "steps" in refined.knobs and "steps" not in tiny.knobs
+    with pytest.raises(ValueError, match="names no codes to refine"):
+        STTConfig.from_dict(TINY_CONFIGS["stt_ancestor"].to_dict() | {"refine_depth": 1})
+
+
+@pytest.mark.parametrize("steps", [2, 5, 100])
+def test_refined_futures_keep_the_contract(refined, steps):
+    context, sampling = clips(refined)[0], Sampling(steps=steps)
+    together = stt.predict(refined, context, 3, sampling, seeds=[3, 11])
+    torch.testing.assert_close(together[1:], stt.predict(refined, context, 3, sampling, seeds=[11]), atol=1e-4, rtol=0)
+    assert not torch.equal(together[0], together[1])
+    still = stt.predict(refined, context, 3, Sampling(temperature=0, steps=steps), seeds=[0, 9])
+    torch.testing.assert_close(still[0], still[1])
+
+
+def test_every_pass_sees_what_the_passes_before_it_settled(refined, monkeypatch):
+    seen = []
+    asked = STT.logits
+    monkeypatch.setattr(
+        STT, "logits", lambda self, h, ids, known: seen.append((ids, known)) or asked(self, h, ids, known)
+    )
+    state = refined.start(clips(refined, 1, 3))
+    with torch.inference_mode():
+        refined.step(state, Sampling(steps=4), SeededNoise([0, 1]))
+    shares = [float(known.float().mean()) for _, known in seen]
+    assert len(seen) == 4 and shares[0] == 0 and shares == sorted(shares)
+    assert shares[1:] == pytest.approx([1 - math.cos(math.pi / 2 * i / 4) for i in (1, 2, 3)], abs=0.03)
+    for (before, known), (after, _) in zip(seen, seen[1:], strict=False):
+        assert torch.equal(before[known], after[known])  # settled codes stay
+
+
+def test_training_shows_the_refiner_nothing_of_some_frames_and_much_of_others(refined):
+    refined.train()
+    ids = refined.tokenizer.encode(clips(refined, 4, 5)).ids
+    torch.manual_seed(0)
+    known = refined._shown(ids)
+    per_frame = known.flatten(2).float().mean(dim=-1)
+    assert (per_frame == 0).float().mean() > 0.1 and per_frame.max() > 0.5
 
 
 @pytest.mark.parametrize("name", ["stt", "stt_ancestor"])

@@ -46,7 +46,11 @@ def main() -> None:
     model = build("stt", replace(preset.model, tokenizer=tokenizer.config))
     model.tokenizer.load_state_dict(tokenizer.state_dict())
     if args.start_from:
-        model.load_state_dict(load_any(args.start_from).state_dict())
+        start = load_any(args.start_from).state_dict()
+        fresh, unknown = model.load_state_dict(start, strict=False)
+        if unknown:
+            raise SystemExit(f"--start-from {args.start_from} holds {unknown[0]!r}, which this preset lacks")
+        print(f"{len(fresh)} tensors that {args.start_from} lacks begin anew: {fresh[:3]} ..." if fresh else "")
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
     test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
     run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))

@@ -8,6 +8,7 @@ original's: regression of the next latents with a KL of weight 1e-6 to N(0, 1).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layers import ConvMLP
+from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig
-from stt.transformer import Cache, Normal, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
+from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
 
+IGNORED = -100  # as a target: asks nothing
 OBJECTIVES = ("stt", "stt_ancestor")
 
 
@@ -37,12 +40,15 @@ class STTConfig(PredictorConfig):
     kl_weight: float = 1.0  # 1 makes the loss a bound on the likelihood of the codes
     free_nats: float = 0.5  # KL per layer and frame that costs nothing, against collapse
     jitter: float = 0.2  # largest std of the noise on the past's latents in training, against drift
+    refine_depth: int = 0  # blocks that see what is known of the frame being predicted; 0 predicts it in one pass
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
+        if self.objective == "stt_ancestor" and self.refine_depth:
+            raise ValueError(f"refine_depth is {self.refine_depth}: the ancestor names no codes to refine, give 0")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -59,11 +65,12 @@ class STTState(NamedTuple):
 
 class STT(Predictor):
     family: ClassVar[str] = "stt"
-    knobs: ClassVar[frozenset[str]] = frozenset({"temperature"})
 
     def __init__(self, config: STTConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.knobs = frozenset({"temperature", "steps"} if c.refine_depth else {"temperature"})
+        self.refiner = None
         self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
         latent_dim = c.tokenizer.latent_dim
         self.embed = nn.Conv2d(2 * latent_dim, c.dim, 3, padding=1)
@@ -80,6 +87,8 @@ class STT(Predictor):
             self.head = nn.Linear(c.dim, len(sizes) * max(sizes))
             exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
             self.register_buffer("code_exists", exists, persistent=False)
+            if c.refine_depth:
+                self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
         else:
             self.head = nn.Linear(c.dim, latent_dim)
 
@@ -99,8 +108,16 @@ class STT(Predictor):
         h = self.embed(rearrange(pairs, "b t h w d -> (b t) d h w"))
         return rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., dim) -> (..., G, K) code logits; -inf where a group has fewer than K codes."""
+    def logits(self, hidden: Tensor, ids: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """(..., dim) -> (..., G, K) code logits; -inf where a group has fewer than K codes.
+
+        With a refiner, `ids` (..., G) are the frame's codes and `known` (..., G) says which of them may be seen.
+        """
+        if self.refiner is not None:
+            if ids is None:
+                ids = torch.zeros(*hidden.shape[:-1], len(self.code_exists), dtype=torch.int64, device=hidden.device)
+                known = torch.zeros_like(ids, dtype=torch.bool)
+            hidden = self.refiner(hidden, self.tokenizer.quantizer.embed(ids), known)
         groups, codes = self.code_exists.shape
         logits = self.head(hidden).float().unflatten(-1, (groups, codes))
         return logits.masked_fill(~self.code_exists, -torch.inf)
@@ -156,13 +173,23 @@ class STT(Predictor):
         return latents + scale * torch.randn_like(latents)
 
     def _elbo(self, out: SpaceTimeOutput, ids: Tensor) -> Loss:
-        logits = self.logits(out.hidden)  # (B, T-1, h, w, G, K)
-        ce = F.cross_entropy(logits.flatten(0, -2), ids.flatten())  # nats per code
+        known = self._shown(ids)
+        logits = self.logits(out.hidden, ids, known)  # (B, T-1, h, w, G, K)
+        asked = ids.masked_fill(known, IGNORED)
+        ce = F.cross_entropy(logits.flatten(0, -2), asked.flatten(), ignore_index=IGNORED)  # nats per code
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians]  # nats per frame
         paid = sum(kl.clamp(min=self.config.free_nats) for kl in kls) / ids[0, 0].numel()
         parts = {f"kl_{i}": kl.detach() for i, kl in enumerate(kls)}
-        parts |= {"ce": ce.detach(), "accuracy": (logits.detach().argmax(-1) == ids).float().mean()}
+        right = (logits.detach().argmax(-1) == ids)[~known]
+        parts |= {"ce": ce.detach(), "accuracy": right.float().mean()}
         return Loss(ce + self.config.kl_weight * paid, parts)
+
+    def _shown(self, ids: Tensor) -> Tensor:
+        """Which codes (B, T, h, w, G) the refiner may see: none of a frame, or as many as after a random pass."""
+        if self.refiner is None:
+            return torch.zeros_like(ids, dtype=torch.bool)
+        passed = (1.3 * torch.rand(*ids.shape[:2], 1, 1, 1, device=ids.device) - 0.3).clamp(min=0)
+        return torch.rand(ids.shape, device=ids.device) < share_known(passed)
 
     def _ancestor_loss(self, out: SpaceTimeOutput, target: Tensor) -> Loss:
         mse = F.mse_loss(self.head(out.hidden).float(), target)
@@ -192,8 +219,27 @@ class STT(Predictor):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         out = self.network(self._embed(last, before), draw, cache=cache)
-        latents = self._decide(out.hidden)
+        latents = self._decide(out.hidden) if sampling.steps == 1 else self._refine(out.hidden, sampling, noise)
         return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache)
+
+    def _refine(self, hidden: Tensor, sampling: Sampling, noise: Noise) -> Tensor:
+        """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
+        ids = torch.zeros(*hidden.shape[:-1], len(self.code_exists), dtype=torch.int64, device=hidden.device)
+        known = torch.zeros_like(ids, dtype=torch.bool)  # (B, 1, h, w, G)
+        for i in range(1, sampling.steps + 1):
+            logits = self.logits(hidden, ids, known)
+            gumbel = noise.gumbel(*logits.shape[1:]) if sampling.temperature else logits
+            ids = torch.where(known, ids, sample_logits(logits, sampling, gumbel))
+            sure = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1).masked_fill(known, torch.inf)
+            count = math.ceil(ids[0].numel() * float(share_known(torch.tensor(i / sampling.steps))) - 1e-4)
+            kept = sure.flatten(1).topk(count, dim=1).indices
+            known = torch.zeros_like(known).flatten(1).scatter(1, kept, True).view_as(known)
+        return self.tokenizer.quantizer.embed(ids)
+
+
+def share_known(passed: Tensor) -> Tensor:
+    """Share of a frame's codes that are settled after this share of the passes: few at first (cosine schedule)."""
+    return 1 - torch.cos(passed * torch.pi / 2)
 
 
 def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
