@@ -78,7 +78,7 @@ class Sampling:
     temperature: float = 1.0  # 0 is deterministic
     top_k: int = 0  # 0 keeps every code
     top_p: float = 1.0  # 1 keeps every code
-    steps: int = 1  # refinement passes a frame
+    steps: int = 0  # refinement passes a frame; 0 leaves it to the model
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
@@ -87,8 +87,8 @@ class Sampling:
             raise ValueError(f"top_k is {self.top_k}, must be 0 (keep all) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, must be at least 1")
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}, must be 0 (the model's own) or more")
 
 
 class Loss(NamedTuple):

@@ -113,6 +113,18 @@ def test_only_a_refiner_gives_the_passes_knob(tiny, refined):
     assert "steps" in refined.knobs and "steps" not in tiny.knobs
     with pytest.raises(ValueError, match="names no codes to refine"):
         STTConfig.from_dict(TINY_CONFIGS["stt_ancestor"].to_dict() | {"refine_depth": 1})
+    with pytest.raises(ValueError, match="only a refiner passes twice"):
+        STTConfig.from_dict(TINY.to_dict() | {"steps": 4})
+    with pytest.raises(ValueError, match="code_temperature is 2"):
+        STTConfig.from_dict(TINY.to_dict() | {"code_temperature": 2})
+
+
+def test_a_model_knows_its_own_number_of_passes(refined):
+    four = STT(STTConfig.from_dict(refined.config.to_dict() | {"steps": 4})).eval()
+    four.load_state_dict(refined.state_dict())
+    context = clips(refined)[0]
+    assert torch.equal(stt.predict(four, context, 2), stt.predict(refined, context, 2, Sampling(steps=4)))
+    assert torch.equal(stt.predict(four, context, 2, Sampling(steps=1)), stt.predict(refined, context, 2))
 
 
 @pytest.mark.parametrize("steps", [2, 5, 100])

@@ -41,7 +41,7 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     videos = DigitVideos(stochastic, args.mnist, "test", args.device)
     sampling = Sampling(temperature=args.temperature, steps=args.steps)
     source = f"held-out seed {SEED}, {digits} digit{'s' * (digits > 1)}, {args.strokes:.0%} drawn, the rest MNIST test"
-    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 1)
+    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
     clips = [clip.video[0] for clip in held_out(videos, args.clips)] if {"best_of", "spread"} & set(args.only) else []
     scores: Figures = {}
 
@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--official", type=Path, help="mnist_test_seq.npy in the place of clips made here")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="weights of train.judge")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=1, help="refinement passes a frame")
+    parser.add_argument("--steps", type=int, default=0, help="refinement passes a frame; default: the model's own")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     parser.add_argument("--markdown", type=Path, help="where to write the tables")

@@ -32,7 +32,9 @@ class Preset:
 def _ancestor_of(config: STTConfig) -> STTConfig:
     """The original's objective: a normal per position after every block, and clean teacher forcing."""
     cells = (config.tokenizer.grid,) * config.depth
-    return replace(config, objective="stt_ancestor", gaussian_grid=cells, jitter=0.0, own_past=0.0, refine_depth=0)
+    return replace(
+        config, objective="stt_ancestor", gaussian_grid=cells, jitter=0.0, own_past=0.0, refine_depth=0, steps=1
+    )
 
 
 _two_digits = World(kind="stochastic", digits=2)
@@ -116,6 +118,12 @@ def without_folders(words: list[str]) -> str:
     return shlex.join(Path(word).name if word.startswith(("/", "..", "~")) else word for word in words)
 
 
+def overridden(config: Config, items: list[str]) -> Config:
+    """A config with fields replaced by NAME=VALUE, values as Python literals."""
+    fields = dict(item.split("=", 1) for item in items)
+    return config.from_dict(config.to_dict() | {name: ast.literal_eval(value) for name, value in fields.items()})
+
+
 def chosen(args: argparse.Namespace) -> Preset:
     """The preset with the command line's overrides."""
     preset = PRESETS[args.preset]
@@ -125,6 +133,5 @@ def chosen(args: argparse.Namespace) -> Preset:
         loop.setdefault("minutes", 0.0)
     world = {name: getattr(args, name) for name in ("strokes", "digits", "frames")}
     world = {name: value for name, value in world.items() if value is not None}
-    fields = dict(item.split("=", 1) for item in args.set)
-    model = preset.model.from_dict(preset.model.to_dict() | {k: ast.literal_eval(v) for k, v in fields.items()})
+    model = overridden(preset.model, args.set)
     return replace(preset, model=model, world=replace(preset.world, **world), loop=replace(preset.loop, **loop))

@@ -6,8 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from stt.checkpoint import find, load_any, read_header, save
+import torch
+from torch import Tensor, nn
+
+from stt.checkpoint import build, family_of, find, load_any, read_header, save
 from train.evaluate import PROTOCOLS
+from train.presets import overridden
 
 LARGEST = 16 * 2**20  # bytes of a shipped file
 
@@ -18,7 +22,18 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--hardware", help="what it was trained on, for the card")
     parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, which go into the card")
+    parser.add_argument("--decoder", help="tokenizer whose decoder to take: one trained with --decoder-only")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. steps=4")
     return parser
+
+
+def decoder_of(source: str, tokenizer: nn.Module) -> dict[str, Tensor]:
+    """Weights of another tokenizer, after a check that its codes mean the same: only the decoder may differ."""
+    weights, mine = load_any(source).state_dict(), tokenizer.state_dict()
+    differing = [n for n, t in weights.items() if not n.startswith("decoder.") and not torch.equal(t, mine[n])]
+    if differing:
+        raise SystemExit(f"{source} has other codes than the model's tokenizer, first at {differing[0]!r}")
+    return weights
 
 
 def main() -> None:
@@ -29,7 +44,13 @@ def main() -> None:
     if args.scores:
         scores = json.loads(args.scores.read_text())
         card["scores"] = {name: scores[name] for name in PROTOCOLS if name in scores}
-    save(load_any(args.model), args.out, half=True, card=card)
+    model = load_any(args.model)
+    shipped = build(family_of(model), overridden(model.config, args.set))
+    shipped.load_state_dict(model.state_dict())
+    if args.decoder:
+        shipped.tokenizer.load_state_dict(decoder_of(args.decoder, shipped.tokenizer))
+        card["decoder"] = read_header(find(args.decoder))["card"]
+    save(shipped, args.out, half=True, card=card)
     size = args.out.stat().st_size
     print(f"{args.out}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
     if size > LARGEST:

@@ -41,6 +41,8 @@ class STTConfig(PredictorConfig):
     free_nats: float = 0.5  # KL per layer and frame that costs nothing, against collapse
     jitter: float = 0.2  # largest std of the noise on the past's latents in training, against drift
     refine_depth: int = 0  # blocks that see what is known of the frame being predicted; 0 predicts it in one pass
+    steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
+    code_temperature: float = 1.0  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
 
     def __post_init__(self) -> None:
@@ -49,6 +51,12 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
         if self.objective == "stt_ancestor" and self.refine_depth:
             raise ValueError(f"refine_depth is {self.refine_depth}: the ancestor names no codes to refine, give 0")
+        if self.steps < 1 or (self.steps > 1 and not self.refine_depth):
+            raise ValueError(
+                f"steps is {self.steps} with refine_depth {self.refine_depth}: only a refiner passes twice"
+            )
+        if not 0 <= self.code_temperature <= 1:
+            raise ValueError(f"code_temperature is {self.code_temperature}, must be between 0 and 1")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -219,19 +227,21 @@ class STT(Predictor):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         out = self.network(self._embed(last, before), draw, cache=cache)
-        latents = self._decide(out.hidden) if sampling.steps == 1 else self._refine(out.hidden, sampling, noise)
+        steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
+        latents = self._decide(out.hidden) if steps == 1 else self._refine(out.hidden, steps, sampling, noise)
         return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache)
 
-    def _refine(self, hidden: Tensor, sampling: Sampling, noise: Noise) -> Tensor:
+    def _refine(self, hidden: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
+        codes = Sampling(temperature=sampling.temperature * self.config.code_temperature)
         ids = torch.zeros(*hidden.shape[:-1], len(self.code_exists), dtype=torch.int64, device=hidden.device)
         known = torch.zeros_like(ids, dtype=torch.bool)  # (B, 1, h, w, G)
-        for i in range(1, sampling.steps + 1):
+        for i in range(1, steps + 1):
             logits = self.logits(hidden, ids, known)
-            gumbel = noise.gumbel(*logits.shape[1:]) if sampling.temperature else logits
-            ids = torch.where(known, ids, sample_logits(logits, sampling, gumbel))
+            gumbel = noise.gumbel(*logits.shape[1:]) if codes.temperature else logits
+            ids = torch.where(known, ids, sample_logits(logits, codes, gumbel))
             sure = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1).masked_fill(known, torch.inf)
-            count = math.ceil(ids[0].numel() * float(share_known(torch.tensor(i / sampling.steps))) - 1e-4)
+            count = math.ceil(ids[0].numel() * float(share_known(torch.tensor(i / steps))) - 1e-4)
             kept = sure.flatten(1).topk(count, dim=1).indices
             known = torch.zeros_like(known).flatten(1).scatter(1, kept, True).view_as(known)
         return self.tokenizer.quantizer.embed(ids)
