@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import torch
 import stt
 from stt.checkpoint import load_any
 from stt.models.stt import STT
-from tests.conftest import TINY, clips
+from tests.conftest import TINY, TINY_CONFIGS, clips
 from train.gan import AdversarialTokenizer
 from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.muon import MuonAdamW, orthogonalised
+from train.predictor import start_from
 from train.presets import PRESETS
+from train.publish import decoder_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -145,6 +148,26 @@ def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
     run = Run(stage, LoopConfig(steps=2, batch=2), tmp_path, acc, {}, keep=lambda trained: trained.tokenizer)
     fit(run, batches(tiny), lambda m: m.decode(m.encode(clips(tiny)).latents)[0, 0, 0].byte().numpy())
     assert load_any(tmp_path).config == tiny.tokenizer.config
+
+
+def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_codes(tmp_path, tiny):
+    sharper, other = copy.deepcopy(tiny.tokenizer), copy.deepcopy(tiny.tokenizer)
+    with torch.no_grad():
+        sharper.decoder[-1].bias += 1
+        other.encoder[0].bias += 1
+    for name, tokenizer in (("sharper", sharper), ("other", other)):
+        stt.save(tokenizer, tmp_path / name / "model.safetensors")
+    taken = decoder_of(tmp_path / "sharper", tiny.tokenizer)
+    assert torch.equal(taken[f"decoder.{len(sharper.decoder) - 1}.bias"], sharper.decoder[-1].bias)
+    with pytest.raises(SystemExit, match=r"other codes .* 'encoder\.0\.bias'"):
+        decoder_of(tmp_path / "other", tiny.tokenizer)
+
+
+def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny):
+    refined = STT(TINY_CONFIGS["stt, refined"])
+    assert all(name.startswith("refiner.") for name in start_from(refined, tiny))
+    with pytest.raises(SystemExit, match=r"'refiner\.\S+', which this preset lacks"):
+        start_from(STT(TINY), refined)
 
 
 def test_orthogonalising_moves_every_singular_value_near_one():

@@ -38,6 +38,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def start_from(model: nn.Module, source: nn.Module) -> list[str]:
+    """Takes over the weights of a model that may lack parts; returns the names of what it lacks."""
+    fresh, unknown = model.load_state_dict(source.state_dict(), strict=False)
+    if unknown:
+        raise SystemExit(f"the model to start from holds {unknown[0]!r}, which this preset lacks")
+    return fresh
+
+
 def main() -> None:
     args = parser().parse_args()
     preset = chosen(args)
@@ -46,11 +54,8 @@ def main() -> None:
     model = build("stt", replace(preset.model, tokenizer=tokenizer.config))
     model.tokenizer.load_state_dict(tokenizer.state_dict())
     if args.start_from:
-        start = load_any(args.start_from).state_dict()
-        fresh, unknown = model.load_state_dict(start, strict=False)
-        if unknown:
-            raise SystemExit(f"--start-from {args.start_from} holds {unknown[0]!r}, which this preset lacks")
-        print(f"{len(fresh)} tensors that {args.start_from} lacks begin anew: {fresh[:3]} ..." if fresh else "")
+        fresh = start_from(model, load_any(args.start_from))
+        print("\n".join(f"{name} begins anew" for name in fresh))
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
     test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
     run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))
