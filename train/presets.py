@@ -42,11 +42,13 @@ _one_digit = World(kind="stochastic", digits=1)
 
 _cpu_tokenizer = FrameVQConfig()
 _gpu_tokenizer = FrameVQConfig(blocks=2)
-_cpu_stt = STTConfig(tokenizer=_cpu_tokenizer)
-_gpu_stt = STTConfig(tokenizer=_gpu_tokenizer, dim=192, depth=8, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4, 0))
+_cpu_stt = STTConfig(tokenizer=_cpu_tokenizer, refine_depth=1)
+_gpu_stt = STTConfig(
+    tokenizer=_gpu_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4), refine_depth=1
+)
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
-_predictor_loop = LoopConfig(minutes=60, batch=8, lr=1.5e-3, ema=0.998)
+_predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
 _gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 
 PRESETS: dict[str, Preset] = {
@@ -55,12 +57,12 @@ PRESETS: dict[str, Preset] = {
         model=_gpu_tokenizer, world=replace(_two_digits, frames=4), loop=replace(_gpu_loop, minutes=4, batch=256),
     ),
     "digits_stt": Preset(
-        summary="STT on Stochastic Moving MNIST with two digits, 8.1M parameters, sized for a GPU",
-        model=_gpu_stt, world=_two_digits, loop=_gpu_loop,
+        summary="STT on Stochastic Moving MNIST with two digits, 8M parameters, sized for a GPU",
+        model=_gpu_stt, world=_two_digits, loop=replace(_gpu_loop, muon=True),
     ),
     "digits_stt_ancestor": Preset(
         summary="the ancestor's objective at the size and training of digits_stt",
-        model=_ancestor_of(_gpu_stt), world=_two_digits, loop=_gpu_loop,
+        model=_ancestor_of(_gpu_stt), world=_two_digits, loop=replace(_gpu_loop, muon=True),
     ),
     "one_digit_tokenizer": Preset(
         summary="FrameVQ for one or two digits, sized for two CPU cores",

@@ -42,7 +42,7 @@ class STTConfig(PredictorConfig):
     jitter: float = 0.2  # largest std of the noise on the past's latents in training, against drift
     refine_depth: int = 0  # blocks that see what is known of the frame being predicted; 0 predicts it in one pass
     steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
-    code_temperature: float = 1.0  # of the codes that passes draw, as a share of the temperature
+    code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
 
     def __post_init__(self) -> None:
