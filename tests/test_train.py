@@ -18,7 +18,7 @@ from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.muon import MuonAdamW, orthogonalised
 from train.predictor import start_from
 from train.presets import PRESETS
-from train.publish import decoder_of
+from train.publish import decoder_of, portable
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,6 +161,11 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
     assert torch.equal(taken[f"decoder.{len(sharper.decoder) - 1}.bias"], sharper.decoder[-1].bias)
     with pytest.raises(SystemExit, match=r"other codes .* 'encoder\.0\.bias'"):
         decoder_of(tmp_path / "other", tiny.tokenizer)
+
+
+def test_a_published_card_names_no_folder_of_the_machine():
+    card = {"command": "python -m x --out /home/me/runs/a", "tokenizer": {"command": "y ../data/b", "steps": 3}}
+    assert portable(card) == {"command": "python -m x --out a", "tokenizer": {"command": "y b", "steps": 3}}
 
 
 def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny):

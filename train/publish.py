@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stt.checkpoint import build, family_of, find, load_any, read_header, save
 from train.evaluate import PROTOCOLS
-from train.presets import overridden
+from train.presets import overridden, without_folders
 
 LARGEST = 16 * 2**20  # bytes of a shipped file
 
@@ -25,6 +27,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder", help="tokenizer whose decoder to take: one trained with --decoder-only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. steps=4")
     return parser
+
+
+def portable(card: dict[str, Any]) -> dict[str, Any]:
+    """A card whose commands, nested ones too, name no folders of the machine that they ran on."""
+    clean = {name: portable(value) if isinstance(value, dict) else value for name, value in card.items()}
+    if "command" in clean:
+        clean["command"] = without_folders(shlex.split(clean["command"]))
+    return clean
 
 
 def decoder_of(source: str, tokenizer: nn.Module) -> dict[str, Tensor]:
@@ -50,6 +60,7 @@ def main() -> None:
     if args.decoder:
         shipped.tokenizer.load_state_dict(decoder_of(args.decoder, shipped.tokenizer))
         card["decoder"] = read_header(find(args.decoder))["card"]
+    card = portable(card)
     save(shipped, args.out, half=True, card=card)
     size = args.out.stat().st_size
     print(f"{args.out}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
