@@ -212,7 +212,7 @@ def test_the_commands_of_the_readme_train_a_tokenizer_and_a_predictor_and_score_
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt")
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt", "--resume")
     scores = tmp_path / "scores.json"
-    counts = ["--clips", 2, "--futures", 2, "--prompts", 1, "--sets", 4, "--moving-clips", 2, "--device", "cpu"]
+    counts = ["--clips", 2, "--futures", 2, "--prompts", 1, "--sets", 4, "--moving-clips", 2, "--strokes", 1]
     run("train.evaluate", "--model", tmp_path / "stt", "--json", scores, "--sheet", tmp_path / "sheet.png", *counts)
     assert json.loads(scores.read_text())["settings"]["clips"] == 2 and (tmp_path / "sheet.png").exists()
     assert isinstance(load_any(tmp_path / "stt"), STT)

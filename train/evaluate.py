@@ -37,7 +37,7 @@ SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures:
     """Every chosen protocol's figures, each with the manifest that it was measured by."""
     stochastic = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=15)
-    deterministic = World(kind="deterministic", digits=digits, strokes=0.0, frames=20)
+    deterministic = World(kind="deterministic", digits=digits, strokes=args.strokes, frames=20)
     videos = DigitVideos(stochastic, args.mnist, "test", args.device)
     sampling = Sampling(temperature=args.temperature, steps=args.steps)
     source = f"held-out seed {SEED}, {digits} digit{'s' * (digits > 1)}, {args.strokes:.0%} drawn, the rest MNIST test"
@@ -57,7 +57,7 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         else:
             fixed = DigitVideos(deterministic, args.mnist, "test", args.device)
             some = torch.cat([clip.video for clip in held_out(fixed, args.moving_clips)])
-            where = f"made from MNIST test digits, seed {SEED}, {digits} digit{'s' * (digits > 1)}"
+            where = f"made here, {source}"
         title = f"Moving MNIST 10 -> 10, {len(some)} clips {where}; temperature 0; MSE summed over a frame"
         put("moving_mnist", title, moving_mnist(model, some))
     if "best_of" in args.only:
@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run")
     parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
-    parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits in stochastic clips")
+    parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits; 1 needs no MNIST")
     parser.add_argument("--clips", type=int, default=256, help="prompts of best_of; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
     parser.add_argument("--prompts", type=int, default=64, help="prompts of truth")
