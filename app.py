@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ HERE = Path(__file__).resolve().parent
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Watch a clip's possible futures in the browser.")
+    models = [source.strip() for source in os.environ.get("STT_MODELS", "").split(",") if source.strip()]
     parser.add_argument(
-        "--models", nargs="+", default=[str(HERE / "assets/models")], metavar="SOURCE",
-        help="model files, folders of them, or owner/repo on the Hub (default: assets/models)",
+        "--models", nargs="+", default=models or [str(HERE / "assets/models")], metavar="SOURCE",
+        help="model files, folders of them, or owner/repo@revision on the Hub (default: STT_MODELS, which "
+        "separates them by commas, or assets/models)",
     )  # fmt: skip
     parser.add_argument("--host", help="address to listen on (default: this machine; 0.0.0.0: everywhere)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
@@ -26,8 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     import torch
 
+    from stt.checkpoint import is_pinned
     from stt.ui.server import load_models, serve
 
+    for source in options.models:
+        if not is_pinned(source):
+            print(f"app: {source} is not pinned: add @ and a commit's 40 digits to keep its weights", file=sys.stderr)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         models = load_models(options.models, device)

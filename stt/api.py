@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
@@ -102,6 +104,11 @@ class Codes(NamedTuple):
     loss: Tensor  # scalar commitment loss (zero where there is none)
 
 
+class Surprise(NamedTuple):
+    bits: Tensor  # (B, T-1) bits of each frame but the first given those before it, per pixel and channel
+    where: Tensor  # (B, T-1, h, w) the same by place, per pixel and channel of that place; its mean is `bits`
+
+
 class Noise(Protocol):
     """Source of randomness with one independent stream per future."""
 
@@ -137,6 +144,8 @@ class Predictor(nn.Module, ABC):
     family: ClassVar[str]
     knobs: frozenset[str]  # Sampling fields that change the result
     config: PredictorConfig
+    card: Mapping[str, Any] = MappingProxyType({})  # how it was made and scored; stt.checkpoint.load sets it
+    weights: str = ""  # which file it came from; stt.checkpoint.load sets it
 
     @abstractmethod
     def loss(self, video: Video) -> Loss:
@@ -152,3 +161,12 @@ class Predictor(nn.Module, ABC):
 
         B is `noise.futures`; a state of batch 1 serves any number of futures.
         """
+
+    def surprise(self, video: Video) -> Surprise | None:
+        """How little each frame of clips (B, T >= 2, C, H, W) was expected; the same clip always scores the same.
+
+        Bits of what the family predicts (its codes, not pixels): exact, a bound or an estimate, as the family says.
+        None, as here, for families without a likelihood. T may exceed context_frames: the window slides. Raises
+        ValueError below 2 frames.
+        """
+        return None

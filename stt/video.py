@@ -1,4 +1,4 @@
-"""Files <-> clips: probe, decode with limits, crop and resize, encode mp4 and gif.
+"""Files -> clips: probe, decode with limits, crop or pad, resize.
 
 An uploaded file is opened by one program only: the ffmpeg of imageio-ffmpeg, in a child process that gets the
 file as an open descriptor (so a name or a playlist can never point it elsewhere), lists of allowed containers
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 import torch
@@ -43,7 +42,6 @@ REASONS = {  # ffmpeg's message: ours
     "Error opening input": DAMAGED,
 }
 VIDEO = "-map 0:V:0 -fps_mode passthrough -filter_threads 1 -threads 1"  # no cover image; no frame twice
-MAX_METADATA = 65_536  # characters of JSON; a single argument of a program ends at 128 KiB
 MAX_STREAMS = 8
 TOO_MANY = "exceeds max_streams"
 LOG_BYTES = 4 * 2**20  # ffmpeg's messages; 600 frames need about 200 kB
@@ -90,6 +88,7 @@ class Clip(NamedTuple):
     source_frames: int  # decoded, before the stride
     truncated: bool  # the file goes on after the part that was used
     cropped: bool  # the sides were cut off to make a square
+    padded: bool  # black bars were added to make a square
 
 
 def probe(path: str | Path, *, limits: Limits = LIMITS) -> Probe:
@@ -103,18 +102,22 @@ def read_clip(
     *,
     size: int,
     channels: int,
+    fit: str = "crop",
     stride: int = 1,
     max_frames: int | None = None,
     limits: Limits = LIMITS,
 ) -> Clip:
-    """Decodes the start of a clip to square frames: centre crop, then resize to `size`.
+    """Decodes the start of a clip to square frames of `size` pixels a side.
 
-    channels: 1 (gray) or 3 (colour). stride: keep every n-th frame. max_frames: keep at most so many.
-    ffmpeg crops and resizes, so that memory holds small frames only; a clip of the right size stays as it is.
+    channels: 1 (gray) or 3 (colour). fit: "crop" cuts out the centre square, "pad" shows the whole picture, its longer
+    side `size` pixels, centred on black. stride: keep every n-th frame. max_frames: keep at most so many.
+    ffmpeg fits and resizes, so that memory holds small frames only; a clip of the right size stays as it is.
     Raises `VideoError` for the file, `ValueError` for the arguments.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, must be 1 (gray) or 3 (colour)")
+    if fit not in ("crop", "pad"):
+        raise ValueError(f"fit is {fit!r}, must be 'crop' or 'pad'")
     if size < 1 or stride < 1 or (max_frames is not None and max_frames < 1):
         raise ValueError(f"size {size}, stride {stride} and max_frames {max_frames} must be at least 1")
     wanted = limits.frames if max_frames is None else min(limits.frames, (max_frames - 1) * stride + 1)
@@ -123,7 +126,7 @@ def read_clip(
         source = _probe(file, limits, deadline)
         pixels = "gray" if channels == 1 else "rgb24"
         # one frame more than wanted tells whether the clip goes on
-        output = f"{VIDEO} -frames:v {wanted + 1} -vf {_filters(source, size)} -pix_fmt {pixels} -f rawvideo"
+        output = f"{VIDEO} -frames:v {wanted + 1} -vf {_filters(source, size, fit, pixels)} -f rawvideo"
         raw, log, code = _ffmpeg(file, output, limits, deadline)
     found = len(raw) // (size * size * channels)
     if not found:
@@ -132,13 +135,15 @@ def read_clip(
     times = [float(t) for t in re.findall(r"\] n: *\d+ .*?pts_time:(-?[\d.e+-]+)", log)][:found]
     used = min(found, wanted, _frames_within(times, limits.clip_seconds, found))
     fps = _rate(times[:used], source.fps)
+    aspect = source.width * source.pixel_aspect / source.height
     return Clip(
         video=_to_video(frames[:used:stride]),
         fps=min(max(fps / stride, limits.min_fps), limits.max_fps),
         source_size=(source.width, source.height),
         source_frames=used,
         truncated=found > used,
-        cropped=not math.isclose(source.width * source.pixel_aspect, source.height, rel_tol=1e-3),
+        cropped=fit == "crop" and not math.isclose(aspect, 1, rel_tol=1e-3),
+        padded=fit == "pad" and size * min(aspect, 1 / aspect) < size - 0.5,
     )
 
 
@@ -150,56 +155,8 @@ def to_uint8(video: Tensor) -> np.ndarray:
     return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
-    """(T, H, W, 3) -> (T, H * factor, W * factor, 3); every pixel becomes a square."""
-    if factor < 1:
-        raise ValueError(f"factor is {factor}, must be at least 1")
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def side_by_side(videos: list[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Videos (T_i, H, W_i, 3) uint8 in one row with gray gaps; shorter ones hold their last frame."""
-    if not videos or min(len(v) for v in videos) < 1:
-        raise ValueError("side_by_side needs at least one video, each with at least one frame")
-    heights = sorted({v.shape[1] for v in videos})
-    if len(heights) > 1:
-        raise ValueError(f"the videos have heights {heights}, must all be equal")
-    length = max(len(v) for v in videos)
-    held = [v[np.minimum(np.arange(length), len(v) - 1)] for v in videos]
-    bar = np.full((length, heights[0], gap, 3), 128, np.uint8)
-    parts = [part for video in held for part in (bar, video)][1:]
-    return np.concatenate(parts, axis=2)
-
-
-def write_mp4(path: str | Path, frames: np.ndarray, fps: float, metadata: dict | None = None) -> None:
-    """Writes frames (T, H, W, 3) uint8 as H.264 that plays while it loads; odd sides grow by one pixel.
-
-    `metadata` travels as JSON in the comment tag (`read_metadata`). Chroma is halved: enlarge by 2 or more to
-    keep single coloured pixels. Raises `OSError` when the file cannot be written.
-    """
-    comment = json.dumps(metadata) if metadata is not None else ""
-    if len(comment) > MAX_METADATA:
-        raise ValueError(f"metadata has {len(comment)} characters as JSON, at most {MAX_METADATA} fit")
-    _check_frames(frames, fps)
-    height, width = frames.shape[1:3]
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    # without the matrix and its tags, players guess it from the size of the frame
-    colour = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp"
-    tags = "-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv"
-    options = f"-vf {colour} {tags} -crf 12 -movflags +faststart -f mp4".split()
-    options += ["-metadata", f"comment={comment}"] if metadata is not None else []
-    _encode(path, even, fps, "libx264", "yuv420p", options)
-
-
-def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Writes frames (T, H, W, 3) uint8 as a looping GIF of 256 colours; a delay is a multiple of 10 ms."""
-    _check_frames(frames, fps)
-    palette = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=none"
-    _encode(path, frames, min(fps, 50), "gif", "pal8", f"-vf {palette} -loop 0 -f gif".split())
-
-
 def read_metadata(path: str | Path, *, limits: Limits = LIMITS) -> dict[str, Any] | None:
-    """What `write_mp4` stored; None where there is no such thing. Raises `VideoError`."""
+    """What `stt.encode.write_mp4` stored; None where there is no such thing. Raises `VideoError`."""
     with _opened(path, limits) as file:
         deadline = time.monotonic() + limits.wall_seconds
         text, log, code = _ffmpeg(file, "-f ffmetadata", limits, deadline)
@@ -306,13 +263,22 @@ def _probe(file: int, limits: Limits, deadline: float) -> Probe:
     )
 
 
-def _filters(source: Probe, size: int) -> str:
-    """ffmpeg's filters: print each frame's time, cut the centre square, resize."""
-    side = min(source.width, source.height)
-    kernel = "area" if side >= size else "neighbor" if size % side == 0 else "bilinear"
-    crop = "crop=min(iw\\,ih/sar):min(ih\\,iw*sar):exact=1"  # sar: pixels that are not square
+def _filters(source: Probe, size: int, fit: str, pixels: str) -> str:
+    """ffmpeg's filters: print each frame's time, make it square, resize. They are set anew when the size changes."""
     exact = "accurate_rnd+full_chroma_int+full_chroma_inp"
-    return f"showinfo=checksum=0,{crop},scale={size}:{size}:flags={kernel}+{exact}"
+    if fit == "crop":
+        side = min(source.width, source.height)
+        square = "crop=min(iw\\,ih/sar):min(ih\\,iw*sar):exact=1,"  # sar: pixels that are not square
+        width = height = str(size)
+        bars = ""
+    else:
+        side = max(source.width * source.pixel_aspect, source.height)
+        square = ""
+        width, height = (f"max(1\\,round({size}*min(1\\,{ratio})))" for ratio in ("dar", "1/dar"))
+        bars = f",pad={size}:{size}:-1:-1"  # centred
+    kernel = "area" if side >= size else "neighbor" if size % side == 0 else "bilinear"
+    # the format stands before the bars: pixels that share their chroma would move them to even places
+    return f"showinfo=checksum=0,{square}scale={width}:{height}:flags={kernel}+{exact},format={pixels}{bars}"
 
 
 def _frames_within(times: list[float], seconds: float, found: int) -> int:
@@ -363,39 +329,3 @@ def _bad_size(width: int, height: int, limits: Limits) -> str:
 def _too_costly(limits: Limits) -> str:
     cost = f"{limits.wall_seconds:g} s or {limits.memory_bytes / 1e9:g} GB of memory"
     return f"Decoding needs more than {cost}; use a shorter or smaller clip."
-
-
-def _check_frames(frames: np.ndarray, fps: float) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}, must be uint8 (T, H, W, 3), not empty")
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps is {fps}, must be above 0")
-
-
-def _encode(path: str | Path, frames: np.ndarray, fps: float, codec: str, pixels: str, options: list[str]) -> None:
-    target = Path(path).absolute()
-    # a plain name in a folder of its own: the target appears complete or not at all, and ffmpeg reads nothing
-    # into an odd name; .mp4 even for a gif, for imageio's plugin refuses other endings
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        unfinished = Path(folder) / "clip.mp4"
-        writer = imageio.get_writer(
-            unfinished,
-            format="FFMPEG",
-            mode="I",
-            fps=fps,
-            codec=codec,
-            pixelformat=pixels,
-            quality=None,
-            macro_block_size=2 if codec == "libx264" else 1,
-            output_params=options,
-        )
-        try:
-            with writer:
-                for frame in frames:
-                    writer.append_data(frame)
-            written = unfinished.stat().st_size
-        except OSError:  # its text is a command line
-            written = 0
-        if not written:  # imageio itself does not notice
-            raise OSError(f"ffmpeg could not write {len(frames)} frames as {codec}")
-        os.replace(unfinished, target)

@@ -130,16 +130,75 @@ def test_a_saved_model_comes_back_bit_for_bit(predictor, mode, tmp_path):
     assert torch.equal(*losses)
 
 
-def test_it_overfits_one_clip(predictor):
-    """The latents are the target that training has; a frozen random tokenizer cannot give pixels."""
-    predictor.train()
-    video = clips(predictor, batch=1, frames=4)
-    optimizer = torch.optim.AdamW([p for p in predictor.parameters() if p.requires_grad], lr=3e-3)
+def overfit(model, video) -> list[float]:
+    """Losses on the way; the model is in eval mode after it."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for _ in range(120):
-        loss = predictor.loss(video).total
+        loss = model.loss(video).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+    model.eval()
+    return losses
+
+
+def test_it_overfits_one_clip_and_is_surprised_by_a_frame_that_does_not_belong(predictor):
+    """The latents are the target that training has; a frozen random tokenizer cannot give pixels."""
+    video = clips(predictor, batch=1, frames=4)
+    losses = overfit(predictor, video)
     assert sum(losses[-5:]) / 5 < 0.5 * sum(losses[:5]) / 5
+    if (known := predictor.surprise(video)) is None:
+        return
+    odd = video.clone()
+    odd[:, 2] = clips(predictor, 1, 1, seed=9)[:, 0]
+    surprise = predictor.surprise(odd)
+    assert surprise.bits.argmax(dim=1) == 1  # scores begin at frame 1
+    assert surprise.bits.mean() > 2 * known.bits.mean()
+
+
+# ---- surprise ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [2, 5, 15])
+def test_a_surprise_scores_every_frame_but_the_first_by_place_or_is_none(predictor, frames):
+    video = clips(predictor, frames=frames)
+    before, state = video.clone(), torch.get_rng_state()
+    surprise = predictor.surprise(video)
+    assert torch.equal(video, before) and torch.equal(torch.get_rng_state(), state)
+    if surprise is None:
+        return
+    assert surprise.bits.shape == (2, frames - 1) and surprise.where.shape[:2] == (2, frames - 1)
+    assert surprise.where.ndim == 4 and surprise.where.isfinite().all() and (surprise.where >= 0).all()
+    torch.testing.assert_close(surprise.where.mean(dim=(-2, -1)), surprise.bits)
+    again = predictor.surprise(video)
+    assert torch.equal(again.bits, surprise.bits) and torch.equal(again.where, surprise.where)
+
+
+def test_one_frame_is_too_few_for_a_surprise(predictor):
+    if predictor.surprise(clips(predictor, frames=2)) is None:
+        return
+    with pytest.raises(ValueError, match="clips have 1 frames"):
+        predictor.surprise(clips(predictor, frames=1))
+
+
+def test_a_clips_surprise_is_the_same_in_any_batch(predictor):
+    video = clips(predictor, batch=3, frames=4)
+    if (together := predictor.surprise(video)) is None:
+        return
+    alone = predictor.surprise(video[1:2])
+    torch.testing.assert_close(together.where[1:2], alone.where, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [6, 25])
+def test_later_frames_never_change_the_surprise_of_earlier_ones(predictor, frames):
+    video = clips(predictor, 1, frames)
+    if (whole := predictor.surprise(video)) is None:
+        return
+    changed = video.clone()
+    changed[:, 4:] = clips(predictor, 1, frames - 4, seed=9)
+    for other in (predictor.surprise(changed), predictor.surprise(video[:, :4])):
+        torch.testing.assert_close(other.where[:, :3], whole.where[:, :3], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(predictor.surprise(changed).bits[:, 3], whole.bits[:, 3], atol=1e-3)

@@ -9,8 +9,9 @@ import torch
 
 import stt
 from stt.api import Sampling
-from stt.models.stt import STT, STTConfig
+from stt.models.stt import STT, STTConfig, draw_mean
 from stt.sampler import SeededNoise
+from stt.transformer import Gaussian, Normal, SpaceTimeOutput
 from tests.conftest import TINY, TINY_CONFIGS, clips, lively
 
 
@@ -170,3 +171,43 @@ def test_a_step_draws_the_same_noise_whatever_the_device_or_batch(name):
         three, _ = model.step(state, Sampling(), SeededNoise([1, 2, 3]))
         one, _ = model.step(state, Sampling(), SeededNoise([3]))
     torch.testing.assert_close(three[2:], one, atol=1e-4, rtol=1e-4)
+
+
+# ---- surprise ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["stt", "stt, vector-quantized", "stt, colour"])
+def test_the_surprise_is_the_loss_in_bits_per_pixel_and_channel(name, monkeypatch):
+    monkeypatch.setattr("stt.models.stt.draw_posterior", draw_mean)
+    config = TINY_CONFIGS[name].to_dict() | {"jitter": 0.0, "own_past": 0.0, "free_nats": 0.0}
+    model = lively(STT(STTConfig.from_dict(config))).eval()
+    video = clips(model, 3, 6)
+    codes = model.tokenizer.encode(video).ids[0, 0].numel()  # of a frame, over which the loss is a mean
+    bits = model.loss(video).total * codes / math.log(2) / video[0, 0].numel()
+    torch.testing.assert_close(model.surprise(video).bits.mean(), bits.detach())
+
+
+def test_each_part_of_the_kl_lies_where_its_cell_lies(tiny):
+    """One layer of 2x2 cells on a 4x4 grid, of which one cell diverges; codes cost the same everywhere."""
+    prior = Normal(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
+    shifted = prior.mean.clone()
+    shifted[0, :, 1, 0] = 2.0  # 4 channels of 2 nats each
+    hidden = torch.zeros(1, 1, 4, 4, TINY.dim)
+    out = SpaceTimeOutput(hidden, [Gaussian(prior, Normal(shifted, prior.logvar))], None)
+    nats = tiny._nats(out, torch.zeros(1, 1, 4, 4, 3, dtype=torch.int64))[0, 0]
+    expected = torch.zeros(4, 4)
+    expected[2:, :2] = 8 / 4
+    torch.testing.assert_close(nats - nats[0, 0], expected)
+
+
+def test_a_surprise_scored_in_strides_equals_one_pass(tiny, monkeypatch):
+    """11 frames, more than the window of 6, as a rollout slides it."""
+    video = clips(tiny, 2, 11)
+    whole = tiny.surprise(video)
+    for stride in (1, 3):
+        monkeypatch.setattr("stt.models.stt.STRIDE", stride)
+        torch.testing.assert_close(tiny.surprise(video).where, whole.where, atol=1e-5, rtol=1e-4)
+
+
+def test_the_ancestor_has_no_likelihood():
+    assert STT(TINY_CONFIGS["stt_ancestor"]).surprise(torch.zeros(1, 3, 1, 16, 16)) is None

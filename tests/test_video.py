@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import struct
 import subprocess
 import zipfile
-from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 
 from stt import video as V
+from stt.encode import enlarge, write_gif, write_mp4
 from stt.video import Limits, VideoError, probe, read_clip
+from tests.video_fixtures import (
+    PLAIN,
+    SOURCE,
+    digits,
+    ffmpeg,
+    lossless,
+    make,
+    noise,
+    nothing_is_left_behind,  # noqa: F401
+)
 
 GRAY64 = {"size": 64, "channels": 1}
-SOURCE = "testsrc2=s=64x48:r=10:d=0.5"
-PLAIN = "-pix_fmt yuv420p -c:v libx264"
 ENCODERS = {
     "h264": "libx264 -preset ultrafast",
     "hevc": "libx265 -preset ultrafast -x265-params log-level=none",
@@ -40,43 +47,6 @@ HOLDS = {
 PAIRS = [(container, codec) for container, codecs in HOLDS.items() for codec in codecs.split()]
 
 
-def ffmpeg(*arguments, data: bytes | None = None) -> None:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *map(str, arguments)]
-    subprocess.run(command, input=data, check=True, env=os.environ | {"SVT_LOG": "1"})
-
-
-def make(path: Path, options: str = PLAIN, source: str = SOURCE, before: str = "") -> Path:
-    """A small clip that ffmpeg draws."""
-    ffmpeg(*before.split(), "-f", "lavfi", "-i", source, *options.split(), f"file:{path}")
-    return path
-
-
-def lossless(path: Path, frames: np.ndarray, fps: int = 10) -> Path:
-    """Frames (T, H, W, 3) uint8 as RGB H.264 without any loss."""
-    size = f"{frames.shape[2]}x{frames.shape[1]}"
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-"]
-    ffmpeg(*raw, "-c:v", "libx264rgb", "-qp", "0", path, data=frames.tobytes())
-    return path
-
-
-def noise(frames: int, height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-
-
-def digits(frames: int = 20, side: int = 64) -> np.ndarray:
-    """Two bars in gray that move, (T, H, W, 3) uint8."""
-    clip = np.zeros((frames, side, side, 3), np.uint8)
-    for t in range(frames):
-        clip[t, 5 + t : 25 + t, 15:24] = 255
-        clip[t, 20:26, 5 + t : 30 + t] = 160
-    return clip
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
-
-
 def refusal(path, limits: Limits = V.LIMITS) -> str:
     """The sentence that refuses a file, fit to be shown."""
     with pytest.raises(VideoError) as caught:
@@ -88,23 +58,6 @@ def refusal(path, limits: Limits = V.LIMITS) -> str:
     assert "Traceback" not in sentence
     assert len(sentence) < 160
     return sentence
-
-
-def children() -> set[str]:
-    """Processes of ours that still are there, zombies included."""
-    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(tmp_path, monkeypatch):
-    """No child process and no temporary file outlives a test."""
-    temp = tmp_path / "temp"
-    temp.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temp))
-    before = children()
-    yield
-    assert children() <= before
-    assert not list(temp.iterdir())
 
 
 # What must be read
@@ -127,7 +80,7 @@ def test_every_container_holds_every_codec(tmp_path, container, codec):
 
 
 def test_a_gif_is_read_exactly(tmp_path):
-    V.write_gif(tmp_path / "clip.gif", digits(), fps=10)
+    write_gif(tmp_path / "clip.gif", digits(), fps=10)
     clip = read_clip(tmp_path / "clip.gif", size=64, channels=3)
     assert clip.fps == 10
     assert np.array_equal(V.to_uint8(clip.video), digits())
@@ -142,7 +95,7 @@ def test_a_clip_of_the_models_size_stays_exactly_itself(tmp_path):
 
 def test_a_gray_clip_reaches_black_and_white(tmp_path):
     ramp = np.tile(np.arange(256, dtype=np.uint8)[None, None, :, None], (2, 256, 1, 3))
-    V.write_mp4(tmp_path / "clip.mp4", ramp, fps=10)
+    write_mp4(tmp_path / "clip.mp4", ramp, fps=10)
     video = read_clip(tmp_path / "clip.mp4", size=256, channels=1).video
     assert (video.min(), video.max()) == (-1, 1)
     assert np.abs(V.to_uint8(video).astype(int) - ramp).max() <= 2
@@ -159,7 +112,7 @@ def test_shrinking_averages_and_never_squashes(tmp_path):
 def test_enlarging_by_a_whole_factor_repeats_pixels(tmp_path):
     frames = noise(2, 32, 32)
     path = lossless(tmp_path / "clip.mkv", frames)
-    assert np.array_equal(V.to_uint8(read_clip(path, size=64, channels=3).video), V.enlarge(frames, 2))
+    assert np.array_equal(V.to_uint8(read_clip(path, size=64, channels=3).video), enlarge(frames, 2))
     smooth = V.to_uint8(read_clip(path, size=80, channels=3).video)
     expected = np.stack([cv2.resize(f, (80, 80), interpolation=cv2.INTER_LINEAR) for f in frames])
     assert np.abs(smooth.astype(int) - expected).max() <= 2
@@ -181,6 +134,68 @@ def test_pixels_that_are_not_square_are_not_squashed(tmp_path):
     path = make(tmp_path / "clip.mkv", "-vf setsar=2/1 -pix_fmt yuv420p -c:v libx264", "color=s=64x128:d=0.5")
     assert not read_clip(path, **GRAY64).cropped
     assert probe(path).pixel_aspect == 2
+
+
+def padded(frames: np.ndarray, size: int, aspect: float) -> np.ndarray:
+    """The whole picture of frames (T, H, W, 3) on black, as OpenCV makes it."""
+    width, height = (max(1, math.floor(size * min(1, ratio) + 0.5)) for ratio in (aspect, 1 / aspect))
+    kernel = cv2.INTER_AREA if max(frames.shape[1:3]) >= size else cv2.INTER_LINEAR
+    top, left = (size - height) // 2, (size - width) // 2
+    square = np.zeros((len(frames), size, size, 3), np.uint8)
+    for canvas, frame in zip(square, frames, strict=True):
+        canvas[top : top + height, left : left + width] = cv2.resize(frame, (width, height), interpolation=kernel)
+    return square
+
+
+@pytest.mark.parametrize(("height", "width"), [(150, 230), (231, 97), (33, 65), (31, 17), (200, 16), (16, 4000)])
+@pytest.mark.parametrize("size", [63, 80])
+def test_padding_shows_the_whole_picture_on_black(tmp_path, height, width, size):
+    frames = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in noise(2, height, width)])
+    clip = read_clip(lossless(tmp_path / "clip.mkv", frames), size=size, channels=3, fit="pad")
+    assert np.abs(V.to_uint8(clip.video).astype(int) - padded(frames, size, width / height)).max() <= 2
+    assert (clip.cropped, clip.padded, clip.source_size) == (False, True, (width, height))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "gray"])
+def test_bars_are_black_in_every_pixel_format(tmp_path, channels, pixels):
+    path = make(tmp_path / "clip.mkv", f"-pix_fmt {pixels} -c:v libx264", "color=white:s=96x54:d=0.2")
+    column = read_clip(path, size=64, channels=channels, fit="pad").video.mean(dim=(0, 1, 3))
+    assert column[:14].eq(-1).all() and column[50:].eq(-1).all()
+    assert column[14:50].min() > 0.98
+
+
+def test_a_square_clip_is_neither_padded_nor_cropped(tmp_path):
+    frames = noise(2, 64, 64)
+    path = lossless(tmp_path / "clip.mkv", frames)
+    for fit in ("crop", "pad"):
+        clip = read_clip(path, size=64, channels=3, fit=fit)
+        assert np.array_equal(V.to_uint8(clip.video), frames)
+        assert (clip.cropped, clip.padded) == (False, False)
+
+
+def test_a_bar_thinner_than_half_a_pixel_is_no_bar(tmp_path):
+    path = make(tmp_path / "clip.mkv", source="color=white:s=640x636:d=0.2")
+    clip = read_clip(path, **GRAY64, fit="pad")
+    assert not clip.padded
+    assert clip.video.min() > 0.98
+
+
+def test_padding_by_a_whole_factor_repeats_pixels(tmp_path):
+    frames = noise(2, 16, 32)
+    clip = read_clip(lossless(tmp_path / "clip.mkv", frames), size=64, channels=3, fit="pad")
+    assert np.array_equal(V.to_uint8(clip.video)[:, 16:48], enlarge(frames, 2))
+
+
+def test_padding_honours_pixels_that_are_not_square_and_rotation(tmp_path):
+    frames = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in noise(2, 144, 96)])
+    upright = lossless(tmp_path / "upright.mp4", frames)
+    ffmpeg("-i", upright, "-c", "copy", "-bsf:v", "h264_metadata=sample_aspect_ratio=3/1", tmp_path / "wide.mp4")
+    ffmpeg("-display_rotation", "90", "-i", tmp_path / "wide.mp4", "-c", "copy", tmp_path / "turned.mp4")
+    for name, shown, aspect in (("wide", frames, 2), ("turned", np.rot90(frames, axes=(1, 2)), 0.5)):
+        clip = read_clip(tmp_path / f"{name}.mp4", size=64, channels=3, fit="pad")
+        assert np.abs(V.to_uint8(clip.video).astype(int) - padded(shown, 64, aspect)).max() <= 2
+        assert clip.padded
 
 
 @pytest.mark.parametrize("options", ["yuv444p", "yuv420p10le", "gray", "yuvj420p"])
@@ -224,13 +239,16 @@ def test_irregular_frames_get_their_average_rate(tmp_path):
     assert clip.fps == pytest.approx(20, abs=1)
 
 
-def test_a_change_of_size_in_the_middle_is_cropped_anew(tmp_path):
+def test_a_change_of_size_in_the_middle_is_fitted_anew(tmp_path):
     parts = [
         make(tmp_path / f"{s}.ts", "-c:v mpeg4 -f mpegts", f"testsrc2=s={s}:r=10:d=0.5") for s in ("64x48", "96x96")
     ]
     (tmp_path / "both.ts").write_bytes(b"".join(p.read_bytes() for p in parts))
     ffmpeg("-i", tmp_path / "both.ts", "-c", "copy", tmp_path / "clip.mkv")
     assert read_clip(tmp_path / "clip.mkv", **GRAY64).video.shape[1:] == (1, 64, 64)
+    video = read_clip(tmp_path / "clip.mkv", **GRAY64, fit="pad").video
+    assert video.shape[1:] == (1, 64, 64)
+    assert video[0, 0, :8].eq(-1).all() and video[-1, 0, :8].std() > 0.1, "only the first part has bars"
 
 
 # Limits, at the limit and one beyond
@@ -303,7 +321,7 @@ def test_rates_are_kept_within_1_and_120_frames_a_second(tmp_path):
     assert read_clip(fast, size=16, channels=1).fps == 120
 
 
-@pytest.mark.parametrize("wrong", [{"channels": 2}, {"size": 0}, {"stride": 0}, {"max_frames": 0}])
+@pytest.mark.parametrize("wrong", [{"channels": 2}, {"size": 0}, {"fit": "squash"}, {"stride": 0}, {"max_frames": 0}])
 def test_arguments_are_checked(tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         read_clip(tmp_path / "any.mp4", **(GRAY64 | wrong))
@@ -446,57 +464,11 @@ WEIRD = [
 @pytest.mark.parametrize("name", WEIRD)
 def test_a_name_is_only_a_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    V.write_mp4(name, digits(5), fps=10, metadata={"seed": 1})
+    write_mp4(name, digits(5), fps=10, metadata={"seed": 1})
     assert read_clip(name, **GRAY64).source_frames == 5
     assert V.read_metadata(name) == {"seed": 1}
     (tmp_path / name).write_bytes(b"text")
     refusal(name)
-
-
-# What is written
-
-
-def boxes(path: Path) -> list[str]:
-    """Names of an mp4's outer boxes, in order."""
-    data, at, names = path.read_bytes(), 0, []
-    while at < len(data):
-        length, name = struct.unpack(">I4s", data[at : at + 8])
-        names.append(name.decode())
-        at += length
-    return names
-
-
-@pytest.mark.parametrize("factor", [1, 4])
-def test_mp4_keeps_gray_pixel_art_above_50_db(tmp_path, factor):
-    V.write_mp4(tmp_path / "clip.mp4", V.enlarge(digits(), factor), fps=12.5)
-    clip = read_clip(tmp_path / "clip.mp4", **GRAY64)
-    assert (len(clip.video), clip.fps) == (20, 12.5)
-    assert psnr(V.to_uint8(clip.video), digits()) > 50
-
-
-def test_mp4_keeps_colours_when_pixels_are_enlarged(tmp_path):
-    colours = digits() // 2
-    colours[..., 0] += 100
-    colours[:, 40:, :, 2] = 200
-    V.write_mp4(tmp_path / "clip.mp4", V.enlarge(colours, 4), fps=10)
-    assert psnr(V.to_uint8(read_clip(tmp_path / "clip.mp4", size=64, channels=3).video), colours) > 40
-
-
-def test_mp4_plays_while_it_loads_and_has_even_sides(tmp_path):
-    V.write_mp4(tmp_path / "clip.mp4", digits()[:, :33, :61], fps=10)
-    names = boxes(tmp_path / "clip.mp4")
-    assert names.index("moov") < names.index("mdat")
-    seen = probe(tmp_path / "clip.mp4")
-    assert (seen.width, seen.height, seen.codec) == (62, 34, "h264")
-    assert b"avc1" in (tmp_path / "clip.mp4").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "values", [{}, {"seed": 3, "text": 'é=;#\\"\n[x]\n', "list": [1, 2.5, None]}, {"long": "x" * 60_000}]
-)
-def test_metadata_comes_back_as_it_was(tmp_path, values):
-    V.write_mp4(tmp_path / "clip.mp4", digits(2), fps=10, metadata=values)
-    assert V.read_metadata(tmp_path / "clip.mp4") == values
 
 
 def test_metadata_of_others_is_none(tmp_path):
@@ -514,45 +486,9 @@ def test_metadata_of_others_is_none(tmp_path):
         assert V.read_metadata(tmp_path / "other.mp4") is None
 
 
-def test_metadata_that_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="65536"):
-        V.write_mp4(tmp_path / "clip.mp4", digits(2), fps=10, metadata={"long": "x" * V.MAX_METADATA})
-
-
-@pytest.mark.parametrize("write", [V.write_mp4, V.write_gif])
-def test_what_cannot_be_written_leaves_no_file(tmp_path, write):
-    for frames, fps in (
-        (digits(0), 10),
-        (digits(2).astype(float), 10),
-        (digits(2)[..., :1], 10),
-        (digits(2), 0),
-    ):
-        with pytest.raises(ValueError):
-            write(tmp_path / "clip", frames, fps)
-    with pytest.raises(OSError):
-        write(tmp_path / "no" / "clip", digits(2), 10)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
-        write(tmp_path / "folder", digits(2), 10)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "temp"]
-
-
 def test_uint8_and_back_is_exact():
     frames = torch.arange(256).reshape(1, 1, 16, 16)
     assert np.array_equal(V.to_uint8(frames / 127.5 - 1)[0, ..., 0], frames[0, 0].numpy())
     assert V.to_uint8(torch.full((1, 3, 2, 2), 7.0)).max() == 255
     with pytest.raises(ValueError, match="shape"):
         V.to_uint8(torch.zeros(1, 2, 8, 8))
-
-
-def test_side_by_side_holds_the_last_frame_of_the_shorter():
-    short, long = noise(2, 8, 6), noise(4, 8, 8)
-    row = V.side_by_side([short, long], gap=3)
-    assert row.shape == (4, 8, 6 + 3 + 8, 3)
-    assert np.array_equal(row[3, :, :6], short[1])
-    assert np.array_equal(row[:, :, 9:], long)
-    assert (row[:, :, 6:9] == 128).all()
-    with pytest.raises(ValueError, match="heights"):
-        V.side_by_side([short, noise(1, 9, 6)])
-    with pytest.raises(ValueError, match="at least one"):
-        V.side_by_side([])

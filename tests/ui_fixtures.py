@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stt.encode import write_mp4
 from stt.models.stt import STT
 from stt.ui.server import serve
-from stt.video import write_mp4
 from tests.conftest import TINY, lively
 
 SECONDS_PER_STEP = 0.25

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from stt.layers import ResBlock, group_norm, patchify
+from stt.measures import unit
 from train.data import DigitVideos, World
-from train.metrics import unit
 
 SIZE = 64  # pixels a side
 MOST = 2  # digits of one kind in a frame

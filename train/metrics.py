@@ -7,37 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from stt.api import Video
-
-
-def unit(video: Video) -> Tensor:
-    """[-1, 1] -> [0, 1], clamped."""
-    return ((video + 1) / 2).clamp(0, 1)
-
-
-def frame_mse(predicted: Tensor, true: Tensor) -> Tensor:
-    """Squared error *summed* over a frame, as Moving MNIST reports it. (..., C, H, W) -> (...)."""
-    return (predicted - true).square().sum(dim=(-3, -2, -1))
-
-
-def frame_psnr(predicted: Tensor, true: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each frame in dB, at most 100. (..., C, H, W) -> (...)."""
-    mean = (predicted - true).square().mean(dim=(-3, -2, -1))
-    return -10 * torch.log10(mean.clamp(min=1e-10))
-
-
-def frame_ssim(predicted: Tensor, true: Tensor) -> Tensor:
-    """SSIM of each frame (Wang et al. 2004; Gaussian window of 11, sigma 1.5). (..., C, H, W) -> (...)."""
-    lead = true.shape[:-3]
-    flat = (x.reshape(-1, *true.shape[-3:]) for x in torch.broadcast_tensors(predicted, true))
-    values = structural_similarity_index_measure(*flat, data_range=1.0, reduction="none")
-    return values.reshape(lead)
-
-
-FRAME_METRICS = {"mse": frame_mse, "psnr": frame_psnr, "ssim": frame_ssim}
-HIGHER_IS_BETTER = {"mse": False, "psnr": True, "ssim": True}
 
 
 def spread(futures: Video) -> Tensor:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from stt.api import Video
-from stt.video import to_uint8, write_mp4
+from stt.encode import write_mp4
+from stt.video import to_uint8
 from train.data import generator_for
 from train.worlds import BounceState, draw_digits, render, stochastic_moves
 

@@ -13,21 +13,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Video
+from stt.measures import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, unit
 from stt.sampler import SeededNoise, fit_context, predict
 from train.data import DigitClip, DigitVideos
 from train.judge import Judge, counts
 from train.metrics import (
-    FRAME_METRICS,
-    HIGHER_IS_BETTER,
     SetDistances,
     coverage_and_precision,
     energy,
-    frame_psnr,
     gradient_energy,
     perplexity,
     pooled,
     spread,
-    unit,
 )
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1

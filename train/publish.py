@@ -1,27 +1,30 @@
-"""Makes a run into a file to ship: python -m train.publish --model runs/stt --out assets/models/NAME.safetensors"""
+"""Makes a run into a file to ship, here or on the Hub: python -m train.publish --model runs/stt --repo owner/name"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stt.checkpoint import build, family_of, find, load_any, read_header, save
+from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save
 from train.evaluate import PROTOCOLS
 from train.presets import overridden, without_folders
 
-LARGEST = 16 * 2**20  # bytes of a shipped file
+LARGEST = 16 * 2**20  # bytes of a file in assets
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--model", required=True, help="run folder or file")
-    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--out", type=Path, help="file to write; --out, --repo or both")
+    parser.add_argument("--repo", help="owner/name on the Hub to upload weights and card to; prints the pinned source")
+    parser.add_argument("--private", action="store_true", help="upload to a private repository only")
     parser.add_argument("--hardware", help="what it was trained on, for the card")
     parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, which go into the card")
     parser.add_argument("--decoder", help="tokenizer whose decoder to take: one trained with --decoder-only")
@@ -46,26 +49,40 @@ def decoder_of(source: str, tokenizer: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def main() -> None:
-    args = parser().parse_args()
+def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
+    """The model as it goes out, with its card."""
     card = read_header(find(args.model))["card"]
     if args.hardware:
         card["hardware"] = args.hardware
     if args.scores:
         scores = json.loads(args.scores.read_text())
         card["scores"] = {name: scores[name] for name in PROTOCOLS if name in scores}
-    model = load_any(args.model)
-    shipped = build(family_of(model), overridden(model.config, args.set))
-    shipped.load_state_dict(model.state_dict())
+    trained = load_any(args.model)
+    model = build(family_of(trained), overridden(trained.config, args.set))
+    model.load_state_dict(trained.state_dict())
     if args.decoder:
-        shipped.tokenizer.load_state_dict(decoder_of(args.decoder, shipped.tokenizer))
+        model.tokenizer.load_state_dict(decoder_of(args.decoder, model.tokenizer))
         card["decoder"] = read_header(find(args.decoder))["card"]
-    card = portable(card)
-    save(shipped, args.out, half=True, card=card)
-    size = args.out.stat().st_size
-    print(f"{args.out}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
-    if size > LARGEST:
-        raise SystemExit(f"{args.out} has {size} bytes, shipped files have at most {LARGEST}")
+    return model, portable(card)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    if not (args.out or args.repo):
+        raise SystemExit("publish: give --out FILE, --repo owner/name or both")
+    model, card = shipped(args)
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.out or Path(folder) / FILE_NAME
+        save(model, path, half=True, card=card)
+        size = path.stat().st_size
+        print(f"{args.out or args.repo}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
+        if args.out and size > LARGEST:
+            raise SystemExit(f"{args.out} has {size} bytes, shipped files have at most {LARGEST}")
+        if args.repo:
+            try:
+                print(push_to_hub(path, args.repo, private=args.private))
+            except ValueError as error:
+                raise SystemExit(f"publish: {error}") from error
 
 
 if __name__ == "__main__":

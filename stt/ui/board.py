@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stt.video import enlarge
+from stt.encode import enlarge
 
 Frame = NDArray[np.uint8]  # (H, W, 3)
 

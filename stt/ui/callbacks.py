@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import logging
 import math
+import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
-from PIL import Image
 
 from stt.api import Predictor
-from stt.ui.board import Frame
-from stt.ui.prediction import Moment, Outcome, first_look, predict, read_prompt
-from stt.ui.request import MAX_FUTURES, Refused, Request, check
-from stt.video import VideoError
+from stt.encode import write_mp4
+from stt.ui.player import shown_progress, shown_prompt, shown_run
+from stt.ui.prediction import Progress, conclude, predict, read_prompt
+from stt.ui.request import Refused, Request, check, remembered
+from stt.ui.runs import Run, Runs, new_name
+from stt.video import VideoError, read_metadata
 
 PREVIEW_PAUSE = 0.1  # seconds between two pictures of a running prediction
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages to a client
-
-EMPTY_STAGE = """
-<div class="stage empty"><p><b>Choose a clip, then press Predict.</b></p>
-<p>Its futures will grow here, one frame after the other.</p></div>
-"""
+ARGUMENTS = (
+    "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "steps", "stride",
+    "fit", "fps",
+)  # fmt: skip  # in the order of the endpoint and of the page's controls
 
 
 class Callbacks:
-    def __init__(self, models: Mapping[str, Predictor], folders: list[Path], runs: Path) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Predictor],
+        folders: Sequence[Path],
+        runs: Runs,
+        examples: Sequence[Path] = (),
+        uploads: Path | None = None,
+    ) -> None:
         self.models = models
-        self.folders = folders  # where clips may lie: uploads and examples
-        self.runs = runs  # where a run's own folder lies while it runs
+        self.folders = list(folders)  # where clips may lie: uploads and examples
+        self.runs = runs
+        self.examples = list(examples)
+        self.uploads = uploads  # where clips of our own making go
+        self.seen: dict[str, Path] = {}  # clips by what they hold, so that a result finds its prompt again
 
     def check(self, *values: Any) -> Request:
-        return check(*values, models=self.models, folders=self.folders)
+        return check(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
 
-    def run(self, request: Request) -> Iterator[Moment | Outcome]:
-        """The run's folder lasts until the caller has taken the outcome; then, or on Stop, it is gone."""
-        self.runs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="run-", dir=self.runs) as folder:
-            yield from predict(request, self.models[request.model], Path(folder))
+    def predict_run(self, request: Request) -> Iterator[Progress | Run]:
+        for event in predict(request, self.models[request.model]):
+            if isinstance(event, Progress):
+                self.seen[event.prompt.sha256] = request.clip
+            yield event
 
     # ---- for clients ---------------------------------------------------------------------------------
 
@@ -54,64 +64,192 @@ class Callbacks:
         self,
         clip: Any,
         model: Any,
-        frames: Any,
-        temperature: Any,
-        seed: Any,
-        futures: Any,
+        frames: Any = 10,
+        temperature: Any = 1.0,
+        seed: Any = None,
+        futures: Any = 4,
+        prompt_frames: Any = 0,
+        top_k: Any = 0,
+        top_p: Any = 1.0,
+        steps: Any = 0,
+        stride: Any = 1,
+        fit: Any = "crop",
+        fps: Any = 0,
     ) -> Iterator[tuple[Any, ...]]:
-        """Continues a clip. seed: null draws one; it comes back with the result.
+        """Continues a clip.
 
-        Returns the clip and its futures in one video, one video per future, the first future's seed (future k
-        has seed + k) and a report. Values that cannot be served are answered with one sentence.
+        clip: a video file. model: a name that /models lists. frames: to predict, 1 to 40. temperature: 0 to 2, 0 is
+        deterministic. seed: 0 to 2147483647 of the first future, future k has seed + k; null draws one, and it comes
+        back. futures: 1 to 8. prompt_frames: where in the clip the future starts; 0 is after its end. top_k, top_p,
+        steps: refine how codes are drawn, where the model honours it; 0, 1 and 0 leave it to the model. stride: keep
+        every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of what is made; 0 is the clip's.
+
+        Returns clip and futures in one video, one video per future (the clip, then that future), the first future's
+        seed and a report. Values that cannot be served are answered with one sentence.
         """
         with plain_errors():
-            request = self.check(clip, model, frames, temperature, seed, futures)
+            request = self.check(
+                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, steps, stride, fit, fps
+            )
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
-            for event in self.run(request):
-                if isinstance(event, Outcome):
-                    yield event.side_by_side, event.futures, request.seed, event.report
+            for event in self.predict_run(request):
+                if isinstance(event, Run):
+                    run = self.runs.put(event)
+                    together, *alone = self.files(run)
+                    captions = [f"seed {seed}" for seed in run.report["seeds"]]
+                    yield together, list(zip(alone, captions, strict=True)), request.seed, run.report
                 elif time.monotonic() - last > PROGRESS_PAUSE:
                     last = time.monotonic()
-                    progress = {"predicted": event.predicted, "frames": request.frames}
+                    progress = {"predicted": len(event.frames), "frames": request.frames}
                     yield gr.skip(), gr.skip(), gr.skip(), progress
 
-    # ---- for the page: (stage, result, gallery, seed, report) -----------------------------------------
+    def files(self, run: Run) -> list[str]:
+        """Copies of a run's videos under the names that people see, side by side first."""
+        name, futures = run.report["id"], len(run.futures)
+        videos = ["side-by-side.mp4", *(f"future-{k}.mp4" for k in range(1, futures + 1))]
+        return [str(path) for path, _ in (self.runs.file(name, video) for video in videos)]
 
-    def watch(self, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """values: those of `predict`, then whether to draw a new seed."""
-        *values, fresh = values
-        values[4] = None if fresh else values[4]
+    def list_models(self) -> list[dict[str, Any]]:
+        """The models that can be asked, the preset one first, with the settings that change their futures."""
+        return [
+            {
+                "name": name,
+                "family": model.family,
+                "knobs": sorted(model.knobs),
+                "image_size": model.config.image_size,
+                "channels": model.config.channels,
+                "context_frames": model.config.context_frames,
+                "weights": model.weights,
+            }
+            for name, model in self.models.items()
+        ]
+
+    # ---- for the page --------------------------------------------------------------------------------
+
+    def watch(self, fresh: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
+        """(player, seed) again and again. fresh: draw a new seed."""
         with plain_errors():
-            request = self.check(*values)
-            last = 0.0
-            for event in self.run(request):
-                if isinstance(event, Outcome):
-                    result = gr.update(value=str(event.side_by_side), visible=True)
-                    gallery = gr.update(value=event.futures, columns=max(6, request.futures), visible=True)
-                    yield gr.update(visible=False), result, gallery, request.seed, report_html(event.report)
-                elif event.predicted == 0:
-                    hidden = gr.update(value=None, visible=False)
-                    yield self._stage(event, "Reading the clip ..."), hidden, hidden, request.seed, ""
-                elif time.monotonic() - last > PREVIEW_PAUSE or event.predicted == request.frames:
-                    last = time.monotonic()
-                    text = "Saving the videos ..." if event.predicted == request.frames else ""
-                    yield self._stage(event, text), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            request = self.check(*replaced(values, seed=None) if fresh else values)
+            name, last, shown, progress = new_name(), 0.0, None, None
+            try:
+                for event in self.predict_run(request):
+                    if isinstance(event, Run):
+                        yield shown_run(self.runs.put(event, name), shown), request.seed
+                        return
+                    progress, done = event, len(event.frames)
+                    if done <= 1 or done == request.frames or time.monotonic() - last > PREVIEW_PAUSE:
+                        last = time.monotonic()
+                        shown = shown_progress(shown, event, name)
+                        yield shown, request.seed
+            except (GeneratorExit, Refused):  # stopped, or too slow: what was predicted is not lost
+                if progress is not None and progress.frames:
+                    self.runs.put(conclude(progress), name)
+                raise
 
-    def look(self, clip: Any, model: Any, frames: Any, futures: Any) -> tuple[Any, ...]:
-        """A newly chosen clip, as the model will see it; tells at once when it cannot be used."""
-        hidden = gr.update(value=None, visible=False)
-        if clip is None:
-            return gr.update(value=EMPTY_STAGE, visible=True), hidden, hidden, gr.skip(), ""
+    def choose(self, wanted: dict[str, Any], *values: Any) -> tuple[Any, ...]:
+        """A newly chosen clip: (player, wanted, clip, *settings, fresh). A video that the app made is opened again.
+
+        wanted: settings that a link, a result or the history asked for, for the clip that is now chosen.
+        """
+        if values[0] is None:
+            return EMPTY, {}, *self._settings({})
         with plain_errors():
-            request = self.check(clip, model, frames, 1.0, 0, futures)
-            prompt = read_prompt(request.clip, self.models[request.model])
-            moment = first_look(prompt, min(request.futures, MAX_FUTURES), request.frames)
-        return self._stage(moment, "Press Predict"), hidden, hidden, gr.skip(), ""
+            request = self.check(*replaced(values, seed=0, prompt_frames=0))
+            told = None if wanted else self._told(request.clip)
+            if told:
+                wanted = remembered(told, self.models)
+                origin = self._origin(told.get("clip"))
+                if origin is None and not told.get("alone"):
+                    gr.Warning("Its settings are back. Side by side, no clip can be continued: choose the clip again.")
+                    return EMPTY, wanted, *self._settings(wanted, clip=None)
+                if origin is not None:
+                    gr.Info("The settings and the clip of this result are back; Predict gives it again.")
+                    return gr.skip(), wanted, *self._settings(wanted, clip=str(origin))
+                gr.Info("The settings of this result are back; its own frames stand in for its clip.")
+                values = [wanted.get(name, value) for name, value in zip(ARGUMENTS, values, strict=True)]
+            values = replaced(values, prompt_frames=wanted.get("prompt_frames", 0))
+            player, start = self.look(*values)
+        settings = self._settings(wanted)
+        settings[ARGUMENTS.index("prompt_frames")] = start
+        return player, {}, *settings
 
-    def _stage(self, moment: Moment, text: str = "") -> Any:
-        words = f"The clip and its futures, {moment.predicted} of {moment.board.frames} frames predicted"
-        picture = f'<img alt="{words}" src="{data_uri(moment.picture())}">'
-        return gr.update(value=f'<div class="stage">{picture}<p role="status">{text}</p></div>', visible=True)
+    def look(self, *values: Any) -> tuple[Any, Any]:
+        """The clip as the model will see it, and where the future starts: (player, prompt frames)."""
+        if values[0] is None:
+            return EMPTY, gr.skip()
+        with plain_errors():
+            request = self.check(*replaced(values, seed=0))
+            model = self.models[request.model]
+            begin = request.prompt_frames
+            prompt = read_prompt(
+                replace(request, prompt_frames=0), model, lambda n: min(begin or model.config.context_frames, n)
+            )
+            frames = len(prompt.clip.video)
+            start = gr.update(value=prompt.start, maximum=max(frames, 2), interactive=frames > 1)
+            self.seen[prompt.sha256] = request.clip
+            for run in self.runs.shipped.values():
+                same = run.report["settings"] | {"fps": request.fps}
+                if same["prompt_frames"] == prompt.start and run.report["clip"]["sha256"] == prompt.sha256 \
+                        and run.report["weights"] == model.weights and (same["stride"], same["fit"]) == (request.stride, request.fit):
+                    return shown_run(run, precomputed=True), start
+        return shown_prompt(prompt, request), start
+
+    def restore(self, event: gr.EventData) -> tuple[Any, ...]:
+        """The settings of one of this visit's results, which the page shows by itself: (wanted, clip, *settings, fresh)."""
+        with plain_errors():
+            report = self.runs.get(event._data.get("run")).report
+            wanted = remembered(report["settings"], self.models)
+            origin = self._origin(report["clip"])
+        return wanted if origin else {}, *self._settings(wanted, **({"clip": str(origin)} if origin else {}))
+
+    def extend(self, event: gr.EventData) -> tuple[dict[str, Any], str]:
+        """A future as the next prompt: (wanted, clip)."""
+        with plain_errors():
+            run, future = self.runs.get(event._data.get("run")), event._data.get("future")
+            if not isinstance(future, int) or not 0 <= future < len(run.futures):
+                raise Refused("There is no such future.")
+            video = run.alone(future)
+            folder = Path(tempfile.mkdtemp(dir=self.uploads))
+            path = folder / f"seed-{run.report['seeds'][future]}-extended.mp4"
+            write_mp4(path, video, run.fps)
+        return {"prompt_frames": len(video)}, str(path)
+
+    def dropped(self, event: gr.EventData) -> str:
+        with plain_errors():
+            return str(check(event._data.get("path"), next(iter(self.models)), models=self.models, folders=self.folders).clip)
+
+    def opened(self, memory: Any, request: gr.Request) -> tuple[Any, ...]:
+        """What a link asks for, or what the browser remembers: (wanted, clip, *settings, fresh)."""
+        asked = dict(request.query_params) if request else {}
+        settings = remembered(memory, self.models) | remembered(asked, self.models)
+        clip = next((str(path) for path in self.examples if path.stem == asked.get("clip")), None)
+        return (settings if clip else {}), *self._settings(settings, **({"clip": clip} if clip else {}))
+
+    def example(self, number: int | None = None) -> str:
+        """Of the examples, this one or any."""
+        return str(secrets.choice(self.examples) if number is None else self.examples[number])
+
+    def _settings(self, settings: Mapping[str, Any], **more: Any) -> list[Any]:
+        """Updates of the controls in their order, then of "new seed every time", which ends when a seed is given."""
+        settings = {**settings, **more}
+        return [settings.get(name, gr.skip()) for name in ARGUMENTS] + [False if "seed" in settings else gr.skip()]
+
+    def _told(self, clip: Path) -> dict[str, Any] | None:
+        """What a video says of its making, if this app made it."""
+        told = None if clip in self.examples else read_metadata(clip)
+        return told if told and told.get("app") == "stt" else None
+
+    def _origin(self, clip: Any) -> Path | None:
+        """The file of a clip that was used here before, if it is still here."""
+        path = self.seen.get(clip.get("sha256")) if isinstance(clip, dict) else None
+        return path if path is not None and path.is_file() else None
+
+
+EMPTY = {"state": "empty"}
+
+
+def replaced(values: Sequence[Any], **changes: Any) -> list[Any]:
+    return [changes.get(name, value) for name, value in zip(ARGUMENTS, values, strict=True)]
 
 
 @contextmanager
@@ -119,6 +257,8 @@ def plain_errors() -> Iterator[None]:
     """Whatever goes wrong reaches the visitor as one sentence; the rest goes to the log."""
     try:
         yield
+    except gr.Error:
+        raise
     except (Refused, VideoError) as error:
         raise sentence(str(error)) from None
     except torch.OutOfMemoryError:
@@ -130,23 +270,3 @@ def plain_errors() -> Iterator[None]:
 
 def sentence(text: str) -> gr.Error:
     return gr.Error(html.escape(text, quote=False), title="That did not work", print_exception=False)
-
-
-def data_uri(picture: Frame) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def report_html(report: dict[str, Any]) -> str:
-    """The report as one line of facts and one of notes."""
-    seeds = report["seeds"]
-    facts = [
-        f"<b>{html.escape(report['model'])}</b>",
-        f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}",
-        f"{report['used_frames']} frames of the clip, then {report['frames']} predicted",
-        f"temperature {report['temperature']:g}",
-        f"{report['ms_per_frame']:.0f} ms a frame",
-    ]
-    notes = " ".join(html.escape(note) for note in report["notes"])
-    return f'<p class="facts">{" &middot; ".join(facts)}</p><p class="notes">{notes}</p>'

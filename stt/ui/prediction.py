@@ -1,61 +1,33 @@
-"""One prediction from request to files, as a generator, so that closing it at any frame stops the work."""
+"""One prediction from request to run, as a generator, so that closing it at any frame stops the work."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from stt.api import Predictor, Sampling
+from stt.api import Predictor, Sampling, Surprise
+from stt.measures import frame_mse, frame_ssim, spread, unit
 from stt.sampler import rollout
-from stt.ui.board import Board, Frame
+from stt.ui.board import Frame
 from stt.ui.request import Refused, Request
-from stt.video import Clip, enlarge, read_clip, to_uint8, write_mp4
+from stt.ui.runs import Run
+from stt.video import Clip, read_clip, to_uint8
 
 DEADLINE = 180.0  # seconds of computing that one visitor may have
-SHOWN_SIZE = 256  # pixels per side of a single future's video, at least
-ENCODERS = 4  # videos written at the same time
 MAX_FPS = 30.0  # faster clips are played slower, or ten frames would be over at once
+SETTLED = 2  # frames of a clip after which its motion is known; before, every frame is a surprise
+UNUSUAL = 2.0  # times the surprise that 99 in 100 clips like the training data stay below
+UNUSUAL_CLIP = "This clip is unlike what the model was trained on, so expect little of its futures."
 
-
-@dataclass(frozen=True)
-class Moment:
-    """What there is to see so far."""
-
-    board: Board
-    clip: Frame
-    futures: tuple[Frame, ...]  # the newest frame of each, none before the first
-    predicted: int  # frames of each future so far
-
-    def picture(self) -> Frame:
-        return self.board.draw(self.clip, self.futures, self.board.given + self.predicted)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    side_by_side: Path
-    futures: list[tuple[Path, str]]  # (video, caption)
-    report: dict[str, Any]
-
-
-@dataclass
-class Stopwatch:
-    """Counts the time between `start` and `stop`, not what the viewer spends on watching."""
-
-    seconds: float = 0.0
-    _since: float = field(default=0.0, repr=False)
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def stop(self) -> None:
-        self.seconds += time.perf_counter() - self._since
+Compute = Callable[[Predictor, Tensor, Tensor, int, Sampling, Sequence[int]], Iterator[Tensor | Surprise]]
 
 
 @dataclass(frozen=True)
@@ -63,91 +35,178 @@ class Prompt:
     """A clip as one model sees it."""
 
     clip: Clip
-    video: Tensor  # (T, C, H, W), the frames that the model uses
-    pixels: Frame  # (T, H, W, 3) uint8
+    name: str
+    sha256: str
+    start: int  # frames of the clip before the future
+    video: Tensor  # (P, C, H, W), the last of them: what the model sees
+    after: Tensor  # (N - start, C, H, W), the clip's own continuation
+    fps: float
 
     @property
-    def fps(self) -> float:
-        return min(max(self.clip.fps, 1.0), MAX_FPS)
+    def pixels(self) -> Frame:
+        return to_uint8(self.video)
 
 
-def read_prompt(path: Path, model: Predictor) -> Prompt:
-    """Raises stt.video.VideoError when the file is no usable video."""
+@dataclass
+class Progress:
+    """A prediction under way; `frames` and the clocks go on in place."""
+
+    request: Request
+    model: Predictor
+    prompt: Prompt
+    frames: list[Tensor] = field(default_factory=list)  # (F, C, H, W) each
+    began: float = field(default_factory=time.perf_counter)
+    first: float | None = None  # seconds until the first frame was there, from the very start
+    computing: float = 0.0  # seconds of the model alone
+    surprise: Surprise | None = None  # (S,) and (S, h, w) of the clip, once the futures are there
+
+    def text(self) -> str:
+        done, total = len(self.frames), self.request.frames
+        each = self.computing / max(done, 1)
+        if done == 0:
+            return "Reading the clip …"
+        if done == total:
+            return "Comparing the futures …"
+        return f"frame {done} of {total}, {1000 * each:.0f} ms each, about {left(each * (total - done))} left"
+
+
+def left(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 1 else "a second"
+
+
+def read_prompt(request: Request, model: Predictor, start: Callable[[int], int] | None = None) -> Prompt:
+    """start: where the future starts in a clip of so many frames, for requests that leave it open.
+
+    Raises stt.video.VideoError when the file is no usable video, Refused when it is too short for the request.
+    """
     c = model.config
-    clip = read_clip(path, size=c.image_size, channels=c.channels)
-    video = clip.video[-c.context_frames :]
-    return Prompt(clip, video, to_uint8(video))
+    clip = read_clip(
+        request.clip, size=c.image_size, channels=c.channels, stride=request.stride, fit=request.fit
+    )  # fmt: skip
+    frames = len(clip.video)
+    first = request.prompt_frames or (start(frames) if start else frames)
+    if first > frames:
+        raise Refused(f"Frames used as prompt is {first}, but the clip has {frames}; choose at most {frames}.")
+    with open(request.clip, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Prompt(
+        clip=clip,
+        name=request.clip.name,
+        sha256=sha256,
+        start=first,
+        video=clip.video[:first][-c.context_frames :],
+        after=clip.video[first:],
+        fps=request.fps or min(max(clip.fps, 1.0), MAX_FPS),
+    )
 
 
-def first_look(prompt: Prompt, futures: int, frames: int) -> Moment:
-    """The board before anything is predicted."""
-    board = Board(prompt.pixels.shape[1], tuple("?" for _ in range(futures)), len(prompt.pixels), frames)
-    return Moment(board, prompt.pixels[-1], (), 0)
+def compute(
+    model: Predictor, video: Tensor, truth: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
+) -> Iterator[Tensor | Surprise]:
+    """All that needs the model's device: every frame (F, C, H, W) of the futures, then how surprising the clip is.
+
+    video, truth: (P, C, H, W) and (T', C, H, W), the prompt and what really followed. Everything comes on the CPU.
+    """
+    for frame in rollout(model, video, frames, sampling, seeds):
+        yield frame.float().cpu()
+    clip = torch.cat([video, truth])[None]
+    score = model.surprise(clip.to(next(model.parameters()).device)) if clip.shape[1] > 1 else None
+    if score is not None:
+        yield Surprise(score.bits[0].float().cpu(), score.where[0].float().cpu())
 
 
-def predict(request: Request, model: Predictor, folder: Path) -> Iterator[Moment | Outcome]:
-    """Yields every new frame, then the outcome, whose files lie in `folder`."""
-    prompt = read_prompt(request.clip, model)
-    names = tuple(f"seed {seed}" for seed in request.seeds)
-    board = Board(prompt.pixels.shape[1], names, len(prompt.pixels), request.frames)
-    yield Moment(board, prompt.pixels[-1], (), 0)
-
-    frames: list[Frame] = []  # (futures, H, W, 3) each
-    watch = Stopwatch()
-    watch.start()
-    sampling = Sampling(temperature=request.temperature)
-    for frame in rollout(model, prompt.video, request.frames, sampling, request.seeds):
-        frames.append(to_uint8(frame.float().cpu()))
-        watch.stop()
-        if watch.seconds > DEADLINE and len(frames) < request.frames:
+def predict(request: Request, model: Predictor, compute: Compute = compute) -> Iterator[Progress | Run]:
+    """Yields the progress before the first frame and after every one of them, then the run."""
+    began = time.perf_counter()
+    progress = Progress(request, model, read_prompt(request, model), began=began)
+    yield progress
+    prompt, since = progress.prompt, time.perf_counter()
+    truth = prompt.after[: request.frames]
+    for event in compute(model, prompt.video, truth, request.frames, request.sampling(model), request.seeds):
+        if isinstance(event, Surprise):
+            progress.surprise = event
+            continue
+        progress.frames.append(event)
+        progress.computing += time.perf_counter() - since  # not what the viewer spends on watching
+        progress.first = progress.first or time.perf_counter() - began
+        if progress.computing > DEADLINE and len(progress.frames) < request.frames:
             raise Refused(
-                f"This took longer than {DEADLINE:.0f} seconds: {len(frames)} of {request.frames} frames were"
-                " done; choose fewer frames or futures."
+                f"This took longer than {DEADLINE:.0f} seconds: {len(progress.frames)} of {request.frames} frames"
+                " were done; choose fewer frames or futures."
             )
-        yield Moment(board, prompt.pixels[-1], tuple(frames[-1]), len(frames))
-        watch.start()
-    yield _outcome(request, model, prompt, board, np.stack(frames), watch.seconds, folder)
+        yield progress
+        since = time.perf_counter()
+    yield conclude(progress)
 
 
-def _outcome(
-    request: Request,
-    model: Predictor,
-    prompt: Prompt,
-    board: Board,
-    frames: Frame,  # (T, futures, H, W, 3)
-    seconds: float,
-    folder: Path,
-) -> Outcome:
-    made = {"model": request.model, "temperature": request.temperature, "frames": request.frames}
-    known = [board.draw(f, [f] * request.futures, t) for t, f in enumerate(prompt.pixels, 1)]
-    guessed = [board.draw(prompt.pixels[-1], f, t) for t, f in enumerate(frames, board.given + 1)]
-    side_by_side = folder / "side-by-side.mp4"
-    jobs = [(side_by_side, np.stack(known + guessed), prompt.fps, made | {"seeds": request.seeds})]
-    futures = []
-    factor = -(-SHOWN_SIZE // board.size)
-    for k, seed in enumerate(request.seeds):
-        path = folder / f"future-{k + 1}-seed-{seed}.mp4"
-        jobs.append((path, enlarge(frames[:, k], factor), prompt.fps, made | {"seed": seed}))
-        futures.append((path, f"seed {seed}"))
-    with ThreadPoolExecutor(ENCODERS) as pool:
-        list(pool.map(lambda job: write_mp4(*job), jobs))
-    return Outcome(side_by_side, futures, _report(request, model, prompt, seconds))
+def conclude(progress: Progress) -> Run:
+    """The run of what has been predicted so far, at least one frame."""
+    prompt, futures = progress.prompt, torch.stack(progress.frames, dim=1)  # (F, T, C, H, W)
+    truth = prompt.after[: futures.shape[1]]
+    report = _report(progress, futures, truth)
+    surprise = np.zeros((0, 1, 1), np.float32)
+    if progress.surprise is not None:
+        surprise = progress.surprise.where.numpy()
+        report["surprise"] = _surprise(progress.surprise.bits.tolist(), progress.model)
+        if report["surprise"]["unusual"]:
+            report["notes"].insert(0, UNUSUAL_CLIP)
+    report["total_seconds"] = round(time.perf_counter() - progress.began, 2)
+    shown = [to_uint8(future) for future in futures]
+    return Run(report, prompt.pixels, np.stack(shown), to_uint8(truth), surprise)
 
 
-def _report(request: Request, model: Predictor, prompt: Prompt, seconds: float) -> dict[str, Any]:
+def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any]:
+    request, model, prompt = progress.request, progress.model, progress.prompt
     return {
-        "model": request.model,
+        "settings": request.settings() | {"prompt_frames": prompt.start},
         "family": model.family,
-        "seeds": request.seeds,
-        "frames": request.frames,
-        "futures": request.futures,
-        "temperature": request.temperature,
-        "clip_frames": prompt.clip.source_frames,
+        "weights": model.weights,
+        "clip": {"name": prompt.name, "sha256": prompt.sha256},
+        "clip_frames": len(prompt.clip.video),
         "used_frames": len(prompt.video),
+        "predicted_frames": futures.shape[1],
+        "seeds": request.seeds,
         "fps": round(prompt.fps, 3),
-        "ms_per_frame": round(1000 * seconds / request.frames, 1),
+        "first_frame_seconds": round(progress.first or 0.0, 2),
+        "ms_per_frame": round(1000 * progress.computing / futures.shape[1], 1),
+        "spread": _rounded(spread(futures).square().mean(dim=(-2, -1)).sqrt()),
+        "scores": scores(futures, truth, prompt.video[-1]) if len(truth) else None,
+        "surprise": None,
         "notes": notes(request, model, prompt),
     }
+
+
+def scores(futures: Tensor, truth: Tensor, last: Tensor) -> dict[str, Any]:
+    """Against what really followed, per frame: every future (F, T, C, H, W), and the last frame held still.
+
+    truth (T', C, H, W), last (C, H, W). error: root-mean-square, in percent of the step from black to white.
+    """
+    truth, pixels = unit(truth), last.numel()
+    predicted = {"futures": unit(futures[:, : len(truth)]), "copy": unit(last).expand_as(truth)}
+    return {
+        name: {
+            "error": _rounded(100 * (frame_mse(video, truth) / pixels).sqrt(), 2),
+            "ssim": _rounded(frame_ssim(video, truth.expand_as(video))),
+        }
+        for name, video in predicted.items()
+    }
+
+
+def _surprise(bits: list[float], model: Predictor) -> dict[str, Any]:
+    """bits: of every frame but the first, per dimension. Unusual only beside figures of the model's own data."""
+    usual = model.card.get("scores", {}).get("surprise", {}).get("clip_p99")
+    settled = bits[SETTLED - 1 :]
+    mean = sum(settled) / len(settled) if settled else None
+    return {
+        "bits": [round(b, 5) for b in bits],
+        "mean": mean,
+        "usual": usual,
+        "unusual": bool(mean and usual and mean > UNUSUAL * usual),
+    }
+
+
+def _rounded(values: Tensor, digits: int = 4) -> list[Any]:
+    return [_rounded(v, digits) if v.ndim else round(float(v), digits) for v in values]
 
 
 def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
@@ -156,12 +215,14 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     said = []
     if clip.truncated:
         said.append("The clip is longer than what the app reads, so only its start was used.")
-    if clip.source_frames > used:
-        said.append(f"The model saw the last {used} of {clip.source_frames} frames that were read.")
-    elif used < c.context_frames:
+    if prompt.start > used:
+        said.append(f"The model saw the last {used} of the {prompt.start} frames before the future.")
+    elif used < c.context_frames and not len(prompt.after):
         said.append(f"The clip has {used} frames; the model can look back on up to {c.context_frames}.")
     if clip.cropped:
         said.append("The clip was cropped to a square around its centre.")
+    if clip.padded:
+        said.append("Black bars make the clip a square.")
     if tuple(clip.source_size) != (c.image_size, c.image_size):
         said.append(f"It was resized to the {c.image_size} x {c.image_size} pixels that the model works on.")
     if used + request.frames > c.context_frames + 1:
@@ -170,6 +231,6 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         said.append("This model does not use the temperature.")
     elif request.temperature == 0 and request.futures > 1:
         said.append("At temperature 0 every future is the same.")
-    if clip.fps > MAX_FPS:
+    if clip.fps > MAX_FPS and not request.fps:
         said.append(f"The clip has {clip.fps:g} frames a second; it is played at {MAX_FPS:g}.")
     return said

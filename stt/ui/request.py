@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stt.api import MAX_SEED
+from stt.api import MAX_SEED, Predictor, Sampling
 
 MAX_FRAMES = 40
 MAX_FUTURES = 8
 MAX_TEMPERATURE = 2.0
+MAX_TOP_K = 1024
+MAX_STEPS = 16
+MAX_STRIDE = 8
+MAX_FPS = 60.0
+MAX_PROMPT = 600  # frames; as many as are read of a clip
+FITS = ("crop", "pad")
 NO_CLIP = "Choose an example or upload a clip first."
 
 
@@ -25,46 +33,67 @@ class Refused(ValueError):
 class Request:
     clip: Path
     model: str
-    frames: int
-    temperature: float
-    seed: int
-    futures: int
+    frames: int = 10
+    temperature: float = 1.0
+    seed: int = 0
+    futures: int = 4
+    prompt_frames: int = 0  # where the future starts; 0 is after the clip's last frame
+    top_k: int = 0
+    top_p: float = 1.0
+    steps: int = 0
+    stride: int = 1  # every n-th frame of the file
+    fit: str = "crop"
+    fps: float = 0.0  # of what is made; 0 is the clip's own
 
     @property
     def seeds(self) -> list[int]:
         """One per future; seed k with one future gives future k again."""
         return [(self.seed + k) % (MAX_SEED + 1) for k in range(self.futures)]
 
+    def sampling(self, model: Predictor) -> Sampling:
+        """Only what the model honours differs from the defaults."""
+        names = [field.name for field in dataclasses.fields(Sampling)]
+        return Sampling(**{name: getattr(self, name) for name in names if name in model.knobs})
+
+    def settings(self) -> dict[str, Any]:
+        """All but the clip, as JSON: enough to ask for the same again."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "clip"}
+
 
 def random_seed() -> int:
     return secrets.randbelow(MAX_SEED + 1)
 
 
-def check(
-    clip: Any,
-    model: Any,
-    frames: Any,
-    temperature: Any,
-    seed: Any,
-    futures: Any,
-    *,
-    models: Collection[str],
-    folders: Sequence[Path],
-) -> Request:
+def check(clip: Any, model: Any, *, models: Collection[str], folders: Sequence[Path], **settings: Any) -> Request:
     """Raises Refused unless every value is one that the app can serve.
 
-    clip: a path or a dict with "path", in one of `folders`. seed: None or "" draws one.
+    clip: a path or a dict with "path", in one of `folders`. seed: None or "" draws one. What is left out has
+    its default.
     """
+    model = _model(model, models)
+    values = {name: CHECKS[name](value) for name, value in {"seed": None, **settings}.items()}
+    return Request(clip=_clip(clip, folders), model=model, **values)
+
+
+def remembered(values: Any, models: Collection[str]) -> dict[str, Any]:
+    """Those settings of an earlier run, a link or a browser's memory that can be served here; never raises.
+
+    values: a dict of JSON values, or of a link's texts.
+    """
+    kept: dict[str, Any] = {}
+    checks = CHECKS | {"model": lambda model: _model(model, models)}
+    for name in checks.keys() & (values if isinstance(values, dict) else {}):
+        value = values[name]
+        with suppress(Refused, ValueError):
+            number = isinstance(value, str) and name not in ("model", "fit")
+            kept[name] = checks[name](float(value) if number else value)
+    return kept
+
+
+def _model(model: Any, models: Collection[str]) -> str:
     if not isinstance(model, str) or model not in models:
         raise Refused(f"Model must be one of {', '.join(sorted(models))}, not {_show(model)}.")
-    return Request(
-        clip=_clip(clip, folders),
-        model=model,
-        frames=_whole("Frames", frames, 1, MAX_FRAMES),
-        temperature=_temperature(temperature),
-        seed=random_seed() if seed is None or seed == "" else _whole("Seed", seed, 0, MAX_SEED),
-        futures=_whole("Futures", futures, 1, MAX_FUTURES),
-    )
+    return model
 
 
 def _clip(clip: Any, folders: Sequence[Path]) -> Path:
@@ -89,10 +118,10 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     return int(number)
 
 
-def _temperature(value: Any) -> float:
+def _real(name: str, value: Any, low: float, high: float) -> float:
     number = _number(value)
-    if number is None or not 0 <= number <= MAX_TEMPERATURE:  # also refuses NaN
-        raise Refused(f"Temperature must be a number from 0 to {MAX_TEMPERATURE:g}, not {_show(value)}.")
+    if number is None or not low <= number <= high:  # also refuses NaN
+        raise Refused(f"{name} must be a number from {low:g} to {high:g}, not {_show(value)}.")
     return float(number)
 
 
@@ -111,3 +140,28 @@ def _show(value: Any) -> str:
     if isinstance(value, int):
         return str(value) if abs(value) < 10**20 else "a number that large"
     return f"a {type(value).__name__}"
+
+
+def _seed(value: Any) -> int:
+    return random_seed() if value is None or value == "" else _whole("Seed", value, 0, MAX_SEED)
+
+
+def _fit(value: Any) -> str:
+    if value not in FITS:
+        raise Refused(f"Fit must be one of {', '.join(FITS)}, not {_show(value)}.")
+    return value
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "frames": lambda value: _whole("Frames", value, 1, MAX_FRAMES),
+    "temperature": lambda value: _real("Temperature", value, 0, MAX_TEMPERATURE),
+    "seed": _seed,
+    "futures": lambda value: _whole("Futures", value, 1, MAX_FUTURES),
+    "prompt_frames": lambda value: _whole("Frames used as prompt", value, 0, MAX_PROMPT),
+    "top_k": lambda value: _whole("Top-k", value, 0, MAX_TOP_K),
+    "top_p": lambda value: _real("Top-p", value, 0.01, 1),
+    "steps": lambda value: _whole("Refinement steps", value, 0, MAX_STEPS),
+    "stride": lambda value: _whole("Stride", value, 1, MAX_STRIDE),
+    "fit": _fit,
+    "fps": lambda value: _real("Frames a second", value, 0, MAX_FPS),
+}

@@ -1,0 +1,84 @@
+"""Frames -> files: whole-factor enlarging, mp4 with metadata, gif. Frames are (T, H, W, 3) uint8."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+
+MAX_METADATA = 65_536  # characters of JSON; a single argument of a program ends at 128 KiB
+
+
+def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+    """(T, H, W, 3) -> (T, H * factor, W * factor, 3); every pixel becomes a square."""
+    if factor < 1:
+        raise ValueError(f"factor is {factor}, must be at least 1")
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def write_mp4(path: str | Path, frames: np.ndarray, fps: float, metadata: dict | None = None) -> None:
+    """Writes frames (T, H, W, 3) uint8 as H.264 that plays while it loads; odd sides grow by one pixel.
+
+    `metadata` travels as JSON in the comment tag (`stt.video.read_metadata`). Chroma is halved: enlarge by 2 or more to
+    keep single coloured pixels. Raises `OSError` when the file cannot be written.
+    """
+    comment = json.dumps(metadata) if metadata is not None else ""
+    if len(comment) > MAX_METADATA:
+        raise ValueError(f"metadata has {len(comment)} characters as JSON, at most {MAX_METADATA} fit")
+    _check_frames(frames, fps)
+    height, width = frames.shape[1:3]
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    # without the matrix and its tags, players guess it from the size of the frame
+    colour = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp"
+    tags = "-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv"
+    options = f"-vf {colour} {tags} -crf 12 -movflags +faststart -f mp4".split()
+    options += ["-metadata", f"comment={comment}"] if metadata is not None else []
+    _encode(path, even, fps, "libx264", "yuv420p", options)
+
+
+def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Writes frames (T, H, W, 3) uint8 as a looping GIF of 256 colours; a delay is a multiple of 10 ms."""
+    _check_frames(frames, fps)
+    palette = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=none"
+    _encode(path, frames, min(fps, 50), "gif", "pal8", f"-vf {palette} -loop 0 -f gif".split())
+
+
+def _check_frames(frames: np.ndarray, fps: float) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}, must be uint8 (T, H, W, 3), not empty")
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps is {fps}, must be above 0")
+
+
+def _encode(path: str | Path, frames: np.ndarray, fps: float, codec: str, pixels: str, options: list[str]) -> None:
+    target = Path(path).absolute()
+    # a plain name in a folder of its own: the target appears complete or not at all, and ffmpeg reads nothing
+    # into an odd name; .mp4 even for a gif, for imageio's plugin refuses other endings
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        unfinished = Path(folder) / "clip.mp4"
+        writer = imageio.get_writer(
+            unfinished,
+            format="FFMPEG",
+            mode="I",
+            fps=fps,
+            codec=codec,
+            pixelformat=pixels,
+            quality=None,
+            macro_block_size=2 if codec == "libx264" else 1,
+            output_params=options,
+        )
+        try:
+            with writer:
+                for frame in frames:
+                    writer.append_data(frame)
+            written = unfinished.stat().st_size
+        except OSError:  # its text is a command line
+            written = 0
+        if not written:  # imageio itself does not notice
+            raise OSError(f"ffmpeg could not write {len(frames)} frames as {codec}")
+        os.replace(unfinished, target)

@@ -1,0 +1,148 @@
+"""The player: clip and futures in step on canvases, with a timeline, overlays, curves and this visit's results.
+
+The page's side is player.js; what travels there is `shown_progress` or `shown_run`, one JSON value.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+from stt.measures import spread
+from stt.ui.board import Frame
+from stt.ui.prediction import Progress, Prompt
+from stt.ui.request import Request
+from stt.ui.runs import Run
+from stt.video import to_uint8
+
+SCRIPT = Path(__file__).with_name("player.js")
+
+from gradio.events import Dependency
+
+class Player(gr.HTML):
+    """Shows one result at a time; events: extend, restore."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            {"state": "empty"}, html_template='<div class="player"></div>', apply_default_css=False,
+            js_on_load=SCRIPT.read_text(), **kwargs,
+        )  # fmt: skip
+
+    def get_block_name(self) -> str:
+        return "html"
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def shown_prompt(prompt: Prompt, request: Request) -> dict[str, Any]:
+    """A chosen clip before anything is predicted."""
+    return {
+        "state": "ready",
+        "key": _key(request.settings() | {"prompt_frames": prompt.start}, prompt.sha256),
+        "fps": round(prompt.fps, 3),
+        "size": prompt.pixels.shape[1],
+        "given": len(prompt.pixels),
+        "frames": request.frames,
+        "names": ["?"] * request.futures,
+        "prompt": strip(prompt.pixels[None]),
+        "truth": strip(to_uint8(prompt.after[: request.frames])[None]),
+        "truth_frames": min(len(prompt.after), request.frames),
+        "strips": [],
+        "status": "Press Predict",
+    }
+
+
+def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str) -> dict[str, Any]:
+    """What has been predicted so far. before: what was shown last, whose strips need not travel again."""
+    request = progress.request
+    base = before or shown_prompt(progress.prompt, request) | {
+        "state": "running",
+        "id": name,
+        "names": [f"seed {seed}" for seed in request.seeds],
+        "settings": request.settings(),
+    }
+    shown = sum(part["frames"] for part in base["strips"])
+    new = progress.frames[shown:]
+    strips = base["strips"]
+    if new:
+        futures = np.stack([to_uint8(frame) for frame in new], axis=1)  # (F, t, H, W, 3)
+        strips = [*strips, {"frames": len(new), "src": strip(futures)}]
+    return base | {"strips": strips, "status": progress.text()}
+
+
+def shown_run(run: Run, before: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """A whole result. before: its own progress, if the page saw it grow."""
+    report, frames = run.report, run.futures.shape[1]
+    return {
+        "state": "done",
+        "id": report["id"],
+        "key": _key(report["settings"], report["clip"]["sha256"]),
+        "fps": run.fps,
+        "size": run.given.shape[1],
+        "given": len(run.given),
+        "frames": frames,
+        "names": [f"seed {seed}" for seed in report["seeds"]],
+        "settings": report["settings"],
+        "prompt": strip(run.given[None]),
+        "truth": strip(run.truth[None]),
+        "truth_frames": len(run.truth),
+        "strips": before["strips"] if before else [{"frames": frames, "src": strip(run.futures)}],
+        "spread": strip(spread_map(run.futures)[None]) if len(run.futures) > 1 else "",
+        "surprise": strip(heat(run.surprise)[None]) if len(run.surprise) else "",
+        "report": {name: report[name] for name in ("spread", "scores", "surprise", "notes", "clip", "weights")},
+        "facts": facts(report),
+        "status": "",
+        **more,
+    }
+
+
+def _key(settings: dict[str, Any], sha256: str) -> str:
+    """Equal for results of the same prompt by the same model."""
+    return " ".join(str(settings[name]) for name in ("model", "prompt_frames", "stride", "fit")) + " " + sha256
+
+
+def facts(report: dict[str, Any]) -> list[str]:
+    settings, frames = report["settings"], report["predicted_frames"]
+    futures = f"{settings['futures']} future{'s' * (settings['futures'] > 1)}"
+    return [
+        f"{settings['model']}",
+        f"{report['used_frames']} frames of the clip, then {frames} predicted",
+        f"first frame after {report['first_frame_seconds']:.1f} s, {futures} × {frames} frames"
+        f" in {report['total_seconds']:.1f} s",
+    ]
+
+
+def spread_map(futures: Frame) -> Frame:
+    """(F, T, H, W, 3) -> (T, H, W, 3): white where half of the futures are black and half are white."""
+    disagreement = 2 * spread(torch.from_numpy(futures).movedim(-1, 2) / 127.5 - 1).numpy()  # 0 ... 1
+    return np.repeat((255 * disagreement).round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def heat(surprise: np.ndarray) -> Frame:
+    """(S, h, w) bits -> (S + 1, h, w, 3): white is the most surprising place; of the first frame nothing is known."""
+    top = max(float(surprise[1:].max(initial=0.0)), 1e-9)  # the second frame shows motion for the first time
+    pixels = (255 * (surprise / top).clip(0, 1)).round().astype(np.uint8)
+    pixels = np.concatenate([np.zeros_like(pixels[:1]), pixels])
+    return np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def strip(frames: Frame) -> str:
+    """(F, T, H, W, 3) -> one picture as a data URI, futures below each other and time to the right; "" for none."""
+    if not frames.size:
+        return ""
+    rows, columns, height, width, _ = frames.shape
+    sheet = frames.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    gray = np.array_equal(sheet[..., 0], sheet[..., 1]) and np.array_equal(sheet[..., 0], sheet[..., 2])
+    file = io.BytesIO()
+    Image.fromarray(sheet[..., 0] if gray else sheet).save(file, "PNG", compress_level=4)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,145 @@
+"""What predictions left behind: kept for an hour, so that nothing is computed twice and any file can be made."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stt.checkpoint import write_whole
+from stt.encode import enlarge, write_gif, write_mp4
+from stt.ui.board import Board, Frame
+from stt.ui.request import Refused
+
+SHOWN_SIZE = 256  # pixels per side of a single future's video, at least
+NO_RUN = "This result is no longer kept here, predict it again."
+FILE = "run.npz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prediction, whole: enough to show it again and to write any of its files."""
+
+    report: dict[str, Any]  # JSON: what was asked, what was used, what was measured
+    given: Frame  # (P, H, W, 3) frames of the clip that the model saw
+    futures: Frame  # (F, T, H, W, 3)
+    truth: Frame  # (T' <= T, H, W, 3) what really followed; empty where nobody knows
+    surprise: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 1, 1), np.float32))
+    # (P + T' - 1, h, w) bits per dimension of every frame but the first, by place; empty without a likelihood
+
+    @property
+    def fps(self) -> float:
+        return self.report["fps"]
+
+    @property
+    def board(self) -> Board:
+        names = tuple(f"seed {seed}" for seed in self.report["seeds"])
+        return Board(self.given.shape[1], names, len(self.given), self.futures.shape[1])
+
+    def save(self, path: Path) -> None:
+        arrays = {name: getattr(self, name) for name in ("given", "futures", "truth", "surprise")}
+        report = np.asarray(json.dumps(self.report))
+        write_whole(path, lambda file: np.savez_compressed(file, report=report, **arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        with np.load(path) as file:  # numpy refuses pickles by itself
+            return cls(json.loads(str(file["report"])), **{name: file[name] for name in file.files if name != "report"})
+
+    # ---- files ---------------------------------------------------------------------------------------
+
+    def settings(self, future: int | None = None) -> dict[str, Any]:
+        """What a file says of itself: `Request.settings`, and what made it. future: from 0; None is all of them."""
+        asked = self.report["settings"]
+        if future is not None:
+            asked = asked | {"seed": self.report["seeds"][future], "futures": 1}
+        made = {name: self.report[name] for name in ("family", "weights", "clip")}
+        return {"app": "stt", **asked, **made, "given": len(self.given), "alone": future is not None}
+
+    def alone(self, future: int) -> Frame:
+        """The clip and then one future (P + T, H', W', 3), enlarged by a whole factor."""
+        video = np.concatenate([self.given, self.futures[future]])
+        return enlarge(video, -(-SHOWN_SIZE // video.shape[1]))
+
+    def together(self) -> Frame:
+        """The clip beside all of its futures, frame by frame; what really followed goes on in the clip's place."""
+        moments = [(frame, [frame] * len(self.futures)) for frame in self.given]
+        for t, futures in enumerate(self.futures.swapaxes(0, 1)):
+            moments.append((self.truth[t] if t < len(self.truth) else moments[-1][0], futures))
+        board = self.board
+        return np.stack([board.draw(*moment, t) for t, moment in enumerate(moments, 1)])
+
+    def write(self, name: str, path: Path) -> None:
+        """name: "side-by-side.mp4", or "future-3.mp4" and "future-3.gif" counted from 1."""
+        stem, _, ending = name.partition(".")
+        if stem == "side-by-side":
+            return write_mp4(path, self.together(), self.fps, self.settings())
+        future = int(stem.removeprefix("future-")) - 1
+        if ending == "gif":
+            return write_gif(path, self.alone(future), self.fps)
+        write_mp4(path, self.alone(future), self.fps, self.settings(future))
+
+    @property
+    def names(self) -> list[str]:
+        """Files that can be made of it."""
+        alone = [f"future-{k}.{ending}" for k in range(1, 1 + len(self.futures)) for ending in ("mp4", "gif")]
+        return ["side-by-side.mp4", *alone]
+
+    def title(self, name: str) -> str:
+        """The name under which a file is saved by who downloads it."""
+        stem, _, ending = name.partition(".")
+        seeds, kind = self.report["seeds"], re.search(r"\d", stem)
+        seed = seeds[int(kind[0]) - 1] if kind else seeds[0]
+        which = f"seed-{seed}" if kind else f"seeds-{seed}-to-{seeds[-1]}" if len(seeds) > 1 else f"seed-{seed}"
+        model = re.sub(r"[^\w.-]+", "-", self.report["settings"]["model"])
+        return f"{model}-{which}{'' if kind else '-side-by-side'}.{ending}"
+
+
+def new_name() -> str:
+    """An id that cannot be guessed; who has it may see the run."""
+    return secrets.token_urlsafe(12)
+
+
+class Runs:
+    """Runs by id, in a folder that the janitor empties."""
+
+    def __init__(self, folder: Path, shipped: Mapping[str, Run] | None = None) -> None:
+        self.folder = folder
+        self.shipped = dict(shipped or {})  # those that come with the app
+        self.writing = threading.Lock()
+
+    def put(self, run: Run, name: str | None = None) -> Run:
+        """Keeps a run; the same one with its id in the report."""
+        run = replace(run, report=run.report | {"id": name or new_name()})
+        run.save(self.folder / run.report["id"] / FILE)
+        return run
+
+    def get(self, name: Any) -> Run:
+        """Raises Refused when there is none of this id."""
+        if isinstance(name, str) and re.fullmatch(r"[\w-]{4,64}", name):
+            if name in self.shipped:
+                return self.shipped[name]
+            path = self.folder / name / FILE
+            if path.is_file():
+                return Run.load(path)
+        raise Refused(NO_RUN)
+
+    def file(self, name: Any, file: str) -> tuple[Path, str]:
+        """(where it lies, what to call it); made when it is asked for the first time."""
+        run = self.get(name)
+        if file not in run.names:
+            raise Refused("There is no such file.")
+        path = self.folder / name / file
+        with self.writing:  # one at a time: an encoder takes a whole core
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                run.write(file, path)
+        return path, run.title(file)
