@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(f"app: {error}")
     examples = sorted((HERE / "assets/prompts").glob("*.mp4"))
-    serve(models, examples, host=options.host, port=options.port, share=options.share)
+    results = sorted((HERE / "assets/results").glob("*.npz"))
+    serve(models, examples, results, host=options.host, port=options.port, share=options.share)
 
 
 if __name__ == "__main__":

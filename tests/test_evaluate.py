@@ -8,8 +8,10 @@ import torch
 
 from stt.api import Sampling
 from stt.measures import frame_mse
+from stt.models.stt import STT, STTConfig
+from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
 from train.data import DigitVideos, World
-from train.evaluate import markdown, parser
+from train.evaluate import evaluate, markdown, parser
 from train.judge import Judge, counts, load_judge
 from train.metrics import (
     SetDistances,
@@ -29,6 +31,7 @@ from train.protocols import (
     reconstruction,
     score_futures,
     spreads,
+    surprise,
 )
 
 
@@ -153,6 +156,35 @@ def test_a_models_futures_get_a_figure_at_every_horizon(tiny, videos):
     rows = against_truth(tiny, videos, held_out(videos, 4), None, Sampling(), count=4, horizon=6)["per_horizon"]
     assert all(len(values) == 6 for values in rows.values())
     assert rows["energy model"][-1] > 0 and rows["sharpness model"][-1] > 0
+
+
+def test_the_calibration_of_surprise_starts_at_the_third_frame_and_orders_its_quantiles(tiny, videos):
+    clips = torch.cat([clip.video for clip in held_out(videos, 5)])
+    figures = surprise(tiny, clips, batch=2)
+    bits = tiny.surprise(clips).bits[:, 1:]
+    assert figures["bits_per_dim"] == pytest.approx(float(bits.mean()), abs=1e-4)
+    assert figures["clip_max"] == pytest.approx(float(bits.mean(dim=1).max()), abs=1e-4)
+    assert figures["clip_median"] <= figures["clip_p99"] <= figures["clip_max"] <= float(bits.max()) + 1e-4
+    assert figures["frame_p99"] == pytest.approx(float(bits.quantile(0.99)), abs=1e-4)
+    assert f"| surprise, bits per dimension | {figures['bits_per_dim']} |" in markdown(
+        {"model": "m", "surprise": {"protocol": "how"} | figures}
+    )
+
+
+def test_a_model_without_a_likelihood_gets_no_calibration(videos):
+    ancestor = STT(TINY_CONFIGS["stt_ancestor"]).eval()
+    assert surprise(ancestor, held_out(videos, 1)[0].video) == {}
+
+
+def test_evaluating_puts_surprise_among_the_scores_of_models_that_have_one():
+    """At the real size: the worlds of the yardstick are 64 pixels wide."""
+    size = {"image_size": 64}
+    tokenizer = TINY_TOKENIZER.to_dict() | size | {"patch": 8}
+    for name, kept in (("stt", ["surprise"]), ("stt_ancestor", [])):
+        config = STTConfig.from_dict(TINY_CONFIGS[name].to_dict() | size | {"tokenizer": tokenizer})
+        args = parser().parse_args(["--model", "m", "--only", "surprise", "--clips", "2", "--strokes", "1"])
+        scores = evaluate(STT(config).eval(), args, digits=1)
+        assert list(scores) == kept
 
 
 def test_a_reconstruction_is_scored_with_its_second_pass(tiny, videos):

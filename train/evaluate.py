@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from train.protocols import (
     official_clips,
     reconstruction,
     spreads,
+    surprise,
 )
 
-PROTOCOLS = ("tokenizer", "moving_mnist", "best_of", "truth", "spread")
+PROTOCOLS = ("tokenizer", "moving_mnist", "best_of", "truth", "spread", "surprise")
 JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
 SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
@@ -74,6 +76,12 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         some = clips[:32]
         title = f"5 -> 10, {len(some)} prompts, {source}; 8 futures; standard deviation over futures"
         put("spread", title, {"by_temperature": spreads(model, some)})
+    if "surprise" in args.only:
+        longer = DigitVideos(replace(stochastic, frames=20), args.mnist, "test", args.device)
+        figures = surprise(model, torch.cat([clip.video for clip in held_out(longer, args.clips)]))
+        title = f"{args.clips} clips of 20 frames, {source}; frames 3 to 20; bits of codes per pixel and channel"
+        if figures:
+            put("surprise", title, figures)
     return scores
 
 
@@ -90,6 +98,12 @@ def table(figures: Figures) -> list[str]:
     return lines
 
 
+def row(title: str, figures: Figures) -> list[str]:
+    """Figures of no horizon as a Markdown table of one row."""
+    cells = [("figure", "---", title), *((name.replace("_", " "), "---", str(v)) for name, v in figures.items())]
+    return ["| " + " | ".join(line) + " |" for line in zip(*cells, strict=True)]
+
+
 def markdown(scores: dict[str, Any]) -> str:
     lines = [f"# {scores['model']}"]
     for name in PROTOCOLS:
@@ -99,6 +113,9 @@ def markdown(scores: dict[str, Any]) -> str:
         if "per_horizon" in figures:
             lines += table(figures)
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
+        if name == "surprise":
+            lines += row("surprise, bits per dimension", rest)
+            continue
         lines += [""] * bool(rest) + [f"- {k}: {v}" for k, v in rest.items()]
     return "\n".join(lines)
 
@@ -119,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run")
     parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
     parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits; 1 needs no MNIST")
-    parser.add_argument("--clips", type=int, default=256, help="prompts of best_of; the first 32 serve spread")
+    parser.add_argument("--clips", type=int, default=256, help="of best_of and surprise; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
     parser.add_argument("--prompts", type=int, default=64, help="prompts of truth")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")

@@ -205,6 +205,27 @@ class _Tally:
         return {"per_horizon": rows}
 
 
+# ---- surprise ----------------------------------------------------------------------------------------
+
+
+def surprise(model: Predictor, clips: Video, batch: int = 8) -> Figures:
+    """How surprised a model is by clips of its own world (N, T >= 3, C, H, W): bits per pixel and channel.
+
+    From the third frame on, where motion has shown. `clip_...` are over the clips' means, `frame_p99` over all frames.
+    Empty for a model without a likelihood.
+    """
+    found = []
+    for part in tqdm(clips.split(batch), desc="surprise"):
+        if (scored := model.surprise(part)) is None:
+            return {}
+        found.append(scored.bits[:, 1:].cpu())
+    bits = torch.cat(found)  # (N, T-2)
+    means = bits.mean(dim=1)
+    figures = {"bits_per_dim": means.mean(), "clip_median": means.median(), "clip_p99": means.quantile(0.99)}
+    figures |= {"clip_max": means.max(), "frame_p99": bits.quantile(0.99)}
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
 # ---- tokenizer ---------------------------------------------------------------------------------------
 
 

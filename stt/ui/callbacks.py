@@ -82,7 +82,7 @@ class Callbacks:
         deterministic. seed: 0 to 2147483647 of the first future, future k has seed + k; null draws one, and it comes
         back. futures: 1 to 8. prompt_frames: where in the clip the future starts; 0 is after its end. top_k, top_p,
         steps: refine how codes are drawn, where the model honours it; 0, 1 and 0 leave it to the model. stride: keep
-        every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of what is made; 0 is the clip's.
+        every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of the videos; 0 is the clip's.
 
         Returns clip and futures in one video, one video per future (the clip, then that future), the first future's
         seed and a report. Values that cannot be served are answered with one sentence.
@@ -189,13 +189,17 @@ class Callbacks:
             self.seen[prompt.sha256] = request.clip
             for run in self.runs.shipped.values():
                 same = run.report["settings"] | {"fps": request.fps}
-                if same["prompt_frames"] == prompt.start and run.report["clip"]["sha256"] == prompt.sha256 \
-                        and run.report["weights"] == model.weights and (same["stride"], same["fit"]) == (request.stride, request.fit):
+                if (
+                    same["prompt_frames"] == prompt.start
+                    and run.report["clip"]["sha256"] == prompt.sha256
+                    and run.report["weights"] == model.weights
+                    and (same["stride"], same["fit"]) == (request.stride, request.fit)
+                ):
                     return shown_run(run, precomputed=True), start
         return shown_prompt(prompt, request), start
 
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:
-        """The settings of one of this visit's results, which the page shows by itself: (wanted, clip, *settings, fresh)."""
+        """The settings of a result of this visit, which the page shows by itself: (wanted, clip, *settings, fresh)."""
         with plain_errors():
             report = self.runs.get(event._data.get("run")).report
             wanted = remembered(report["settings"], self.models)
@@ -216,7 +220,9 @@ class Callbacks:
 
     def dropped(self, event: gr.EventData) -> str:
         with plain_errors():
-            return str(check(event._data.get("path"), next(iter(self.models)), models=self.models, folders=self.folders).clip)
+            return str(
+                check(event._data.get("path"), next(iter(self.models)), models=self.models, folders=self.folders).clip
+            )
 
     def opened(self, memory: Any, request: gr.Request) -> tuple[Any, ...]:
         """What a link asks for, or what the browser remembers: (wanted, clip, *settings, fresh)."""

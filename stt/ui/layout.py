@@ -9,43 +9,63 @@ from typing import Any
 
 import gradio as gr
 
-from stt.api import MAX_SEED
-from stt.ui.callbacks import EMPTY_STAGE, Callbacks, sentence
-from stt.ui.request import MAX_FRAMES, MAX_FUTURES, MAX_TEMPERATURE
+from stt.api import MAX_SEED, Predictor
+from stt.ui.callbacks import ARGUMENTS, Callbacks, sentence
+from stt.ui.player import player
+from stt.ui.request import (
+    MAX_FPS,
+    MAX_FRAMES,
+    MAX_FUTURES,
+    MAX_STEPS,
+    MAX_STRIDE,
+    MAX_TEMPERATURE,
+    MAX_TOP_K,
+    random_seed,
+)  # fmt: skip
 
 TITLE = "What happens next?"
 WELCOME = f"""
 <header><h1>{TITLE}</h1>
 <p>Pick a short clip. A model watches it and continues it several times: one future per seed.</p></header>
 """
+PRESETS = {"Steady": 0.5, "Varied": 1.0, "Wild": 1.5}  # temperatures
+REMEMBERED = tuple(name for name in ARGUMENTS if name not in ("clip", "seed", "prompt_frames"))
+# what the browser keeps, and what stands in the address
+KEEP = """(...values) => {
+  const names = NAMES, settings = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+  const address = new URL(location.href);
+  for (const [name, value] of Object.entries(settings)) {
+    if (value === null || value === "" || (name === "seed" && values.at(-1))) address.searchParams.delete(name);
+    else address.searchParams.set(name, value);
+  }
+  history.replaceState(history.state, "", address);
+  for (const name of ["seed", "prompt_frames"]) delete settings[name];
+  return settings;
+}"""
+ENDED = "() => { window.dispatchEvent(new Event('stt-ended')); return []; }"
 
 
 @dataclass(frozen=True)
 class Page:
-    clip: gr.Video
-    model: gr.Dropdown
-    frames: gr.Slider
-    temperature: gr.Slider
-    seed: gr.Number
+    controls: dict[str, gr.components.Component]  # by the names of the endpoint's arguments
     fresh: gr.Checkbox
-    futures: gr.Slider
+    dice: gr.Button
+    presets: gr.Radio
     predict: gr.Button
     stop: gr.Button
-    stage: gr.HTML
-    result: gr.Video
-    gallery: gr.Gallery
-    report: gr.HTML
-    details: gr.JSON  # the report as clients get it
+    surprise_me: gr.Button
+    player: gr.HTML
     examples: gr.Dataset
+    wanted: gr.State  # settings that wait for the clip that they belong to
+    memory: gr.BrowserState
 
     @property
     def settings(self) -> list[gr.components.Component]:
         """In the order of the endpoint's arguments."""
-        return [self.clip, self.model, self.frames, self.temperature, self.seed, self.futures]
+        return [self.controls[name] for name in ARGUMENTS]
 
-    @property
-    def shown(self) -> list[gr.components.Component]:
-        return [self.stage, self.result, self.gallery, self.seed, self.report]
+    def __getattr__(self, name: str) -> gr.components.Component:
+        return self.controls[name]
 
 
 def build(callbacks: Callbacks, examples: Sequence[Path]) -> gr.Blocks:
@@ -54,108 +74,182 @@ def build(callbacks: Callbacks, examples: Sequence[Path]) -> gr.Blocks:
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=0, min_width=368, elem_id="controls"):
                 with gr.Row(elem_id="source"):
-                    clip, strip = _clip(examples)
-                settings = _settings(callbacks)
+                    clip = _clip()
+                    with gr.Column(min_width=150, elem_id="choice"):
+                        strip = _examples(examples)
+                        chance = gr.Button("Any example", size="sm", elem_id="any", visible=bool(examples))
+                controls, others = _settings(callbacks)
                 with gr.Row(elem_id="go"):
                     predict = gr.Button("Predict", variant="primary", elem_id="predict", scale=2)
                     stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=1)
+                controls |= _advanced()
             with gr.Column(scale=1, min_width=320, elem_id="futures"):
-                shown = _results()
-        details = gr.JSON(visible=False, label="report")
+                stage = player()
         page = Page(
-            clip=clip, examples=strip, predict=predict, stop=stop, details=details, **settings, **shown
+            controls={"clip": clip, **controls}, **others, predict=predict, stop=stop, surprise_me=chance,
+            player=stage, examples=strip, wanted=gr.State({}),
+            memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
         )  # fmt: skip
-        _wire(page, callbacks, examples)
+        _wire(page, callbacks)
+        _serve_clients(page, callbacks)
     return app
 
 
-def _clip(examples: Sequence[Path]) -> tuple[gr.Video, gr.Dataset]:
+def _clip() -> gr.Video:
     clip = gr.Video(
         label="Clip", sources=["upload"], height=196, autoplay=True, loop=True, buttons=[], elem_id="clip",
         elem_classes="pixels", min_width=150, scale=1,
     )  # fmt: skip
-    strip = gr.Dataset(
-        components=[gr.Video(visible=False)], samples=[[str(path)] for path in examples], type="index",
-        label="or an example", samples_per_page=9, elem_id="examples", visible=bool(examples), min_width=150,
-        scale=1,
-    )  # fmt: skip
-    _refuse_links(clip)
-    return clip, strip
-
-
-def _refuse_links(clip: gr.Video) -> None:
-    """Clients may name a web address instead of a file; Gradio would fetch whatever it holds, of any size."""
     move = clip.async_move_resource_to_block_cache
 
     async def move_files_only(path: str | Path | None) -> str | None:
+        """Clients may name a web address instead of a file; Gradio would fetch whatever it holds, of any size."""
         if "://" in str(path):
             raise sentence("The clip must be an uploaded file, not a link.")
         return await move(path)
 
     clip.async_move_resource_to_block_cache = move_files_only
+    return clip
 
 
-def _settings(callbacks: Callbacks) -> dict[str, gr.components.Component]:
+def _examples(examples: Sequence[Path]) -> gr.Dataset:
+    return gr.Dataset(
+        components=[gr.Video(visible=False)], samples=[[str(path)] for path in examples], type="index",
+        label="or an example", samples_per_page=9, elem_id="examples", visible=bool(examples), min_width=150,
+    )  # fmt: skip
+
+
+def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component], dict[str, gr.components.Component]]:
     names = list(callbacks.models)
+    knobs = callbacks.models[names[0]].knobs
+    slider = {"buttons": []}
     with gr.Row():
-        futures = gr.Slider(1, MAX_FUTURES, 4, step=1, label="Futures", info="One per seed", buttons=[])
-        frames = gr.Slider(1, MAX_FRAMES, 10, step=1, label="Frames", info="To predict", buttons=[])
+        futures = gr.Slider(1, MAX_FUTURES, 4, step=1, label="Futures", info="One per seed", **slider)
+        frames = gr.Slider(1, MAX_FRAMES, 10, step=1, label="Frames", info="How far ahead", **slider)
     with gr.Row():
+        prompt_frames = gr.Slider(
+            1, 20, 1, step=1, label="Prompt frames", info="Future starts here", interactive=False, **slider
+        )  # fmt: skip
         temperature = gr.Slider(
-            0, MAX_TEMPERATURE, 1.0, step=0.05, label="Temperature", info="Higher is wilder", buttons=[]
-        )
+            0, MAX_TEMPERATURE, 1.0, step=0.05, label="Temperature", info="Higher: less alike",
+            visible="temperature" in knobs, **slider,
+        )  # fmt: skip
+    with gr.Row():
+        presets = gr.Radio(
+            list(PRESETS), value="Varied", label="Mood", info="A temperature by name", elem_id="presets",
+            visible="temperature" in knobs,
+        )  # fmt: skip
         model = gr.Dropdown(names, value=names[0], label="Model", info="Who predicts", filterable=False)
     with gr.Row(elem_id="seeds"):
         seed = gr.Number(None, label="Seed", info="Same seed, same future", precision=0, minimum=0, maximum=MAX_SEED)
-        fresh = gr.Checkbox(True, label="New seed every time", info="Untick to repeat one")
-    return {
-        "futures": futures, "frames": frames, "temperature": temperature, "model": model, "seed": seed,
-        "fresh": fresh,
+        with gr.Column(min_width=100, elem_id="luck"):
+            fresh = gr.Checkbox(True, label="New every time", container=False)
+            dice = gr.Button("Roll the dice", size="sm", elem_id="dice")
+    controls = {
+        "futures": futures, "frames": frames, "prompt_frames": prompt_frames, "model": model,
+        "temperature": temperature, "seed": seed,
     }  # fmt: skip
+    return controls, {"presets": presets, "dice": dice, "fresh": fresh}
 
 
-def _results() -> dict[str, gr.components.Component]:
-    stage = gr.HTML(EMPTY_STAGE, elem_id="stage")
-    result = gr.Video(
-        label="Clip and futures", show_label=False, interactive=False, autoplay=True, loop=True,
-        visible=False, buttons=["download"], elem_id="result", elem_classes="pixels",
-    )  # fmt: skip
-    report = gr.HTML("", elem_id="report")
-    gallery = gr.Gallery(
-        label="Each future by itself", show_label=False, interactive=False, visible=False,
-        height=150, object_fit="contain", fit_columns=False, buttons=["download"], elem_id="gallery",
-        elem_classes="pixels",
-    )  # fmt: skip
-    return {"stage": stage, "result": result, "report": report, "gallery": gallery}
+def _advanced() -> dict[str, gr.components.Component]:
+    slider = {"buttons": []}
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        with gr.Row():
+            top_k = gr.Slider(
+                0, MAX_TOP_K, 0, step=1, label="Top-k", info="Only the k likeliest codes; 0: all", **slider
+            )
+            top_p = gr.Slider(
+                0.01, 1, 1, step=0.01, label="Top-p", info="Only the likeliest codes of this total", **slider
+            )
+        steps = gr.Slider(
+            0, MAX_STEPS, 0, step=1, label="Refinement steps", info="Passes a frame; 0: as the model was made", **slider
+        )  # fmt: skip
+        with gr.Row():
+            stride = gr.Slider(
+                1, MAX_STRIDE, 1, step=1, label="Stride", info="Every n-th frame: faster motion", **slider
+            )
+            fps = gr.Slider(
+                0, MAX_FPS, 0, step=1, label="Frames a second", info="When played; 0: the clip's own", **slider
+            )
+        fit = gr.Radio(
+            [("Cut to a square", "crop"), ("Whole picture, black bars", "pad")], value="crop",
+            label="Clips that are not square",
+        )  # fmt: skip
+    return {"top_k": top_k, "top_p": top_p, "steps": steps, "stride": stride, "fps": fps, "fit": fit}
 
 
-def _wire(page: Page, callbacks: Callbacks, examples: Sequence[Path]) -> None:
+def _wire(page: Page, callbacks: Callbacks) -> None:
     private = {"api_visibility": "private", "show_progress": "hidden"}
-    page.examples.click(lambda k: str(examples[k]), page.examples, page.clip, queue=False, **private)
-    look = gr.on(
-        [page.clip.change, page.model.change], callbacks.look,
-        [page.clip, page.model, page.frames, page.futures], page.shown, preprocess=False,
-        concurrency_id="look", concurrency_limit=2, **private,
+    quick = private | {"queue": False}
+    look = private | {"preprocess": False, "concurrency_id": "look", "concurrency_limit": 2}
+    settings = [*page.settings, page.fresh]
+
+    # the clip
+    page.examples.click(callbacks.example, page.examples, page.clip, **quick)
+    page.surprise_me.click(lambda: callbacks.example(), None, page.clip, **quick)
+    page.player.dropped(callbacks.dropped, None, page.clip, **quick)
+    chosen = page.clip.change(
+        callbacks.choose, [page.wanted, *page.settings], [page.player, page.wanted, *settings], **look
+    )  # fmt: skip
+    looked = gr.on(
+        [page.prompt_frames.input, page.stride.input, page.fit.input, page.model.change], callbacks.look, page.settings,
+        [page.player, page.prompt_frames], trigger_mode="always_last", **look,
     )  # fmt: skip
 
+    # settings
+    page.model.change(lambda name: knobs(callbacks.models[name]), page.model, knob_controls(page), **quick)
+    page.presets.input(PRESETS.get, page.presets, page.temperature, **quick)
+    page.temperature.change(preset_of, page.temperature, page.presets, **quick)
+    page.dice.click(lambda: (random_seed(), False), None, [page.seed, page.fresh], **quick)
+    page.seed.input(lambda: False, None, page.fresh, **quick)
+    gr.on(
+        [control.change for control in settings[1:]], None, settings[1:], page.memory,
+        js=KEEP.replace("NAMES", str(list(ARGUMENTS[1:]))), **private,
+    )  # fmt: skip
+
+    # results
+    page.player.extend(callbacks.extend, None, [page.wanted, page.clip], **quick)
+    page.player.restore(callbacks.restore, None, [page.wanted, *settings], **quick)
+
+    # predicting
     buttons = [page.predict, page.stop]
-    started = page.predict.click(
-        lambda: (*_buttons(running=True), "<p>Waiting for the model ...</p>"), None, [*buttons, page.report],
-        queue=False, cancels=[look], **private,
-    )  # fmt: skip
+    started = page.predict.click(lambda: _buttons(running=True), None, buttons, cancels=[chosen, looked], **quick)
     run = started.then(
-        callbacks.watch, [*page.settings, page.fresh], page.shown, preprocess=False, concurrency_id="gpu",
-        concurrency_limit=1, **private,
+        callbacks.watch, [page.fresh, *page.settings], [page.player, page.seed], preprocess=False,
+        concurrency_id="gpu", concurrency_limit=1, api_visibility="private", show_progress="minimal",
+        show_progress_on=page.predict,
     )  # fmt: skip
-    run.success(lambda: _buttons(running=False), None, buttons, queue=False, **private)
-    emptied = [*buttons, page.report]
-    run.failure(lambda: (*_buttons(running=False), ""), None, emptied, queue=False, **private)
+    run.success(lambda: _buttons(running=False), None, buttons, **quick)
+    run.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **quick)
     page.stop.click(None, cancels=[run])  # which counts as a failure of `run`
+    gr.on(None, callbacks.opened, page.memory, [page.wanted, *settings], **quick)
 
+
+def _serve_clients(page: Page, callbacks: Callbacks) -> None:
+    """Endpoints for programs; what they return has no place on the page."""
+    together = gr.Video(visible=False, label="Clip and futures")
+    alone = gr.Gallery(visible=False, label="Each future by itself")
+    report = gr.JSON(visible=False, label="Report")
     gr.Button(visible=False).click(
-        callbacks.predict, page.settings, [page.result, page.gallery, page.seed, page.details], preprocess=False,
-        api_name="predict", concurrency_id="gpu", concurrency_limit=1,
+        callbacks.predict, page.settings, [together, alone, page.seed, report], preprocess=False, api_name="predict",
+        concurrency_id="gpu", concurrency_limit=1,
     )  # fmt: skip
+    gr.api(callbacks.list_models, api_name="models", queue=False)
+
+
+def knob_controls(page: Page) -> list[gr.components.Component]:
+    return [page.temperature, page.presets, page.top_k, page.top_p, page.steps]
+
+
+def knobs(model: Predictor) -> list[Any]:
+    """Which of `knob_controls` the model honours."""
+    names = ("temperature", "temperature", "top_k", "top_p", "steps")
+    return [gr.update(visible=name in model.knobs) for name in names]
+
+
+def preset_of(temperature: float) -> str | None:
+    return next((name for name, value in PRESETS.items() if abs(value - temperature) < 1e-6), None)
 
 
 def _buttons(*, running: bool) -> tuple[Any, Any]:

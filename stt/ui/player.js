@@ -9,6 +9,7 @@ const OVERLAYS = {
 const SPEEDS = [0.25, 0.5, 1, 2];
 const VISIT = "stt-visit"; // ids of this visit's results, in the tab's own memory
 const MOST_KEPT = 12;
+const NARROW = 160; // pixels; below, a caption takes two lines
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
 const file = (run, name) => `${root()}/runs/${run.id}/${name}`;
 
@@ -28,6 +29,13 @@ const svg = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
+const ICONS = { // 16 x 16
+  play: "M4 2.5v11l9-5.5z", pause: "M4 2.5h3v11H4zM9 2.5h3v11H9z", back: "M3 2.5h2v11H3zM13 2.5v11L6 8z",
+  on: "M11 2.5h2v11h-2zM3 2.5v11L10 8z", extend: "M2 7h7V3.5L14.5 8 9 12.5V9H2z",
+  star: "M8 1.5l2 4.3 4.7.6-3.5 3.2.9 4.7L8 12l-4.1 2.3.9-4.7L1.300 6.400 6 5.800z",
+};
+const icon = (name) => svg("svg", { viewBox: "0 0 16 16", width: 14, height: 14, class: `icon ${name}`, "aria-hidden": "true" },
+  svg("path", { d: ICONS[name] }));
 const button = (label, text, action, more = {}) =>
   make("button", { type: "button", "aria-label": label, title: label, onclick: action, ...more }, text);
 
@@ -39,7 +47,7 @@ const empty = make("div", { class: "empty" },
   make("p", {}, make("b", {}, "Choose a clip, then press Predict.")),
   make("p", {}, "Its futures will grow here, one frame after the other."));
 const stage = make("div", { class: "stage" }, empty, panels, status);
-const play = button("Play or pause (space)", "▶", () => setPlaying(!playing), { class: "play" });
+const play = button("Play or pause (space)", icon("play"), () => setPlaying(!playing), { class: "play" });
 const time = make("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Frame", class: "time" });
 const mark = make("span", { class: "mark", title: "Here the prediction starts" });
 const where = make("output", { class: "where" });
@@ -51,7 +59,7 @@ const overlay = make("select", { "aria-label": "Overlay", title: "Overlay", clas
 const all = make("a", { class: "all", download: true }, "Save all (mp4)");
 const link = button("Copy a link to these settings", "Copy link", copyLink, { class: "link" });
 const bar = make("div", { class: "bar" },
-  button("One frame back (arrow left)", "⏮", () => step(-1)), play, button("One frame on (arrow right)", "⏭", () => step(1)),
+  button("One frame back (arrow left)", icon("back"), () => step(-1)), play, button("One frame on (arrow right)", icon("on"), () => step(1)),
   make("span", { class: "track" }, time, mark), where, speed, make("label", { class: "loop" }, loop, "Loop"), overlay, all, link);
 const facts = make("div", { class: "facts" });
 const curves = make("div", { class: "curves" });
@@ -85,7 +93,7 @@ function picture(source) {
 // A result's pictures, decoded once; what the page already has of it is kept.
 function prepared(value, before) {
   const strips = value.strips.map((part, i) => before?.strips[i] || { ...part, image: picture(part.src) });
-  const same = (name) => (before?.[name] === value[name] ? before.images[name] : picture(value[name]));
+  const same = (name) => (before && before[name] === value[name] ? before.images[name] : picture(value[name]));
   const images = Object.fromEntries(["prompt", "truth", "spread", "surprise"].map((name) => [name, same(name)]));
   return { ...value, strips, images };
 }
@@ -104,6 +112,7 @@ function show(value) {
   if (value.state === "done" && !value.precomputed) remember(current);
   if (value.state === "running") {
     t = Math.max(length(current) - 1, 0); // follow what grows
+    if (!grown && window.innerWidth <= 860) home.scrollIntoView({ behavior: "smooth" });
     setPlaying(false);
   } else if (!grown || grown.state === "running") {
     t = 0;
@@ -166,8 +175,8 @@ function panel(run, future, fromKept = false) {
     tools.append(
       make("a", { href: file(run, `future-${future + 1}.mp4`), download: true, "aria-label": `Save ${name} as mp4`, title: "Save as mp4" }, "mp4"),
       make("a", { href: file(run, `future-${future + 1}.gif`), download: true, "aria-label": `Save ${name} as GIF`, title: "Save as GIF" }, "gif"),
-      button(`Use ${name} as prompt`, "⤳", () => trigger("extend", { run: run.id, future }), { class: "extend" }),
-      button(isKept ? `Let go of ${name}` : `Keep ${name}`, isKept ? "★" : "☆", () => keep(run, future), { class: "keep", "aria-pressed": isKept }),
+      button(`Use ${name} as prompt`, icon("extend"), () => trigger("extend", { run: run.id, future }), { class: "extend" }),
+      button(isKept ? `Let go of ${name}` : `Keep ${name}`, icon("star"), () => keep(run, future), { class: "keep", "aria-pressed": isKept }),
     );
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${fromKept ? "kept" : ""}` },
@@ -196,23 +205,27 @@ function refresh() {
   draw();
 }
 
-// The largest squares that fit, whole multiples of the clip's pixels where there is room.
+// The clip at the left, its futures in rows beside it; the largest squares that fit, whole multiples of the clip's
+// pixels where there is room.
 function layOut() {
-  const count = cells.length || 1, gap = 10, caption = 24;
+  const futures = Math.max(cells.length - 1, 1), gap = 10;
   const width = panels.clientWidth || home.clientWidth - 20;
-  const height = window.innerWidth > 860 ? 404 : 10000;
-  let best = { side: 0, columns: 1 };
-  for (let columns = 1; columns <= count; columns++) {
-    const rows = Math.ceil(count / columns);
-    const side = Math.min((width - gap * (columns - 1)) / columns, (height - gap * (rows - 1)) / rows - caption, 320);
-    if (side > best.side + 1) best = { side, columns };
+  const phone = window.innerWidth <= 860;
+  let best = { side: 0 };
+  for (let rows = 1; rows <= futures; rows++) {
+    const columns = Math.ceil(futures / rows);
+    const across = (width - gap * columns) / (columns + 1);
+    const high = (452 - gap * (rows - 1)) / rows - (across < NARROW ? 42 : 24);
+    const side = Math.min(across, high, 320);
+    if (side > best.side + 1) best = { side, rows, columns };
   }
-  if (window.innerWidth <= 860) best = { side: Math.min((width - gap) / 2, 320), columns: 2 };
-  const size = current?.size || 64;
-  const side = best.side >= 2 * size ? Math.floor(best.side / size) * size : Math.floor(best.side);
+  if (phone) best = { side: Math.min((width - gap) / 2, 320), rows: 1, columns: 1 };
+  const pixel = (current?.size || 64) / (window.devicePixelRatio || 1); // CSS pixels of a whole picture, unenlarged
+  const side = best.side >= 2 * pixel ? Math.floor(best.side / pixel) * pixel : Math.floor(best.side);
   panels.style.setProperty("--side", `${Math.max(side, 40)}px`);
-  panels.style.setProperty("--columns", best.columns);
-  home.dataset.narrow = side < 120;
+  panels.style.setProperty("--columns", best.columns + 1);
+  if (cells.length) cells[0].figure.style.gridRow = phone ? "" : `1 / span ${best.rows}`;
+  home.dataset.narrow = side < NARROW;
 }
 
 // ---- drawing -----------------------------------------------------------------------------------------
@@ -313,7 +326,7 @@ function tick(now) {
 function setPlaying(on) {
   const was = playing;
   playing = on && !!current;
-  play.textContent = playing ? "⏸" : "▶";
+  play.replaceChildren(icon(playing ? "pause" : "play"));
   if (playing && !was) {
     if (t >= Number(time.max) && !loop.checked) t = 0;
     last = performance.now();
@@ -344,25 +357,27 @@ function tell() {
   }
   const start = current.given;
   const several = current.names.length > 1;
-  if (several) chart("How far the futures lie apart", "%", [["guessed", start, report.spread.map((v) => 100 * v), "apart"]]);
+  if (several) chart("Futures lie apart by", "%", [["guessed", start, report.spread.map((v) => 100 * v), "apart"]]);
   if (report.scores) {
-    for (const [name, title, unit] of [["error", "Error against what really happened", "%"], ["ssim", "Likeness to it (SSIM)", ""]]) {
+    for (const [name, title, unit] of [["error", "Error to what happened", "%"], ["ssim", "SSIM to what happened", ""]]) {
       const futures = report.scores.futures[name];
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
         ...(several ? futures.map((line) => ["faint", start, line]) : []),
-        ["guessed", start, mean, several ? "futures' mean" : "future"], ["copy", start, report.scores.copy[name], "last frame held still"]]);
+        ["guessed", start, mean, several ? "mean" : "future"], ["copy", start, report.scores.copy[name], "held still"]],
+        null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores.copy[name]) : 0);
     }
   }
-  if (report.surprise) chart("Surprise of the clip's frames", "bits", [["surprise", 1, report.surprise.bits, "a pixel"]], report.surprise.usual);
+  if (report.surprise) chart("Surprise of the clip", "bits", [["surprise", 1, report.surprise.bits, "a pixel"]], report.surprise.usual);
 }
 
 // lines: [class, first frame, values, name or nothing]; dotted: a value to compare with
-function chart(title, unit, lines, dotted = null) {
+function chart(title, unit, lines, dotted = null, low = 0) {
   const width = 240, height = 74, pad = 3;
   const total = current.given + Math.max(current.frames, current.truth_frames);
   const values = lines.flatMap((line) => line[2]).concat(dotted ?? []);
-  const low = Math.min(0, ...values), high = Math.max(...values, low + 1e-9);
+  const high = Math.max(...values, low + 1e-9);
+  const digits = high >= 10 ? 1 : high >= 1 ? 2 : 3;
   const x = (frame) => pad + ((width - 2 * pad) * frame) / Math.max(total - 1, 1);
   const y = (value) => height - pad - ((height - 2 * pad) * (value - low)) / (high - low);
   const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": title });
@@ -373,9 +388,8 @@ function chart(title, unit, lines, dotted = null) {
   }
   const cursor = svg("line", { class: "cursor", y1: 0, y2: height });
   plot.append(cursor);
-  const digits = high >= 10 ? 1 : high >= 1 ? 2 : 3;
   const reading = make("span", { class: "reading" });
-  const figure = make("figure", { class: "chart" }, make("figcaption", {}, title), plot, reading);
+  const figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, title), make("span", { class: "top" }, `${low ? low.toFixed(digits) : 0} – ${high.toFixed(digits)} ${unit}`)), plot, reading);
   plot.addEventListener("click", (event) => {
     const box = plot.getBoundingClientRect();
     setPlaying(false);

@@ -25,17 +25,12 @@ from stt.video import to_uint8
 SCRIPT = Path(__file__).with_name("player.js")
 
 
-class Player(gr.HTML):
-    """Shows one result at a time; events: extend, restore."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            {"state": "empty"}, html_template='<div class="player"></div>', apply_default_css=False,
-            js_on_load=SCRIPT.read_text(), **kwargs,
-        )  # fmt: skip
-
-    def get_block_name(self) -> str:
-        return "html"
+def player() -> gr.HTML:
+    """Shows one result at a time; events: extend, restore, dropped."""
+    return gr.HTML(
+        {"state": "empty"}, html_template='<div class="player"></div>', apply_default_css=False,
+        js_on_load=SCRIPT.read_text(), elem_id="player",
+    )  # fmt: skip
 
 
 def shown_prompt(prompt: Prompt, request: Request) -> dict[str, Any]:

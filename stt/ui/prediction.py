@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,8 +216,8 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         said.append("The clip is longer than what the app reads, so only its start was used.")
     if prompt.start > used:
         said.append(f"The model saw the last {used} of the {prompt.start} frames before the future.")
-    elif used < c.context_frames and not len(prompt.after):
-        said.append(f"The clip has {used} frames; the model can look back on up to {c.context_frames}.")
+    elif used == 1:
+        said.append("From a single frame the model can only guess what moves.")
     if clip.cropped:
         said.append("The clip was cropped to a square around its centre.")
     if clip.padded:

@@ -61,7 +61,8 @@ class Request:
 
 
 def random_seed() -> int:
-    return secrets.randbelow(MAX_SEED + 1)
+    """Of six digits at most, which people can read and type."""
+    return secrets.randbelow(1_000_000)
 
 
 def check(clip: Any, model: Any, *, models: Collection[str], folders: Sequence[Path], **settings: Any) -> Request:

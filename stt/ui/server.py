@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from stt.api import Predictor
 from stt.checkpoint import FILE_NAME, load
@@ -18,6 +22,9 @@ from stt.ui.callbacks import Callbacks
 from stt.ui.guard import Guard
 from stt.ui.janitor import Janitor, own_folder
 from stt.ui.layout import build
+from stt.ui.player import shown_run
+from stt.ui.request import Refused
+from stt.ui.runs import Run, Runs
 from stt.ui.theme import theme
 from stt.video import LIMITS
 
@@ -47,47 +54,84 @@ def _name(source: str, taken: dict[str, Predictor]) -> str:
     """digits.safetensors -> digits, runs/a/model.safetensors -> a, owner/repo stays."""
     path = Path(source)
     short = path.parent.name if path.name == FILE_NAME else path.stem
-    name = short if path.suffix == ".safetensors" else source
+    name = short if path.suffix == ".safetensors" else source.partition("@")[0]
     return source if name in taken else name
+
+
+def load_runs(files: Sequence[Path]) -> dict[str, Run]:
+    """Results that ship with the app, by the names of their files; one that cannot be read is left out."""
+    runs = {}
+    for path in files:
+        try:
+            run = Run.load(path)
+            runs[path.stem] = replace(run, report=run.report | {"id": path.stem})
+        except (OSError, ValueError, KeyError) as error:
+            print(f"left out {path.name}: {error}", file=sys.stderr)
+    return runs
 
 
 def serve(
     models: dict[str, Predictor],
     examples: Sequence[Path],
+    results: Sequence[Path] = (),
     *,
     host: str | None = None,
     port: int | None = None,
     share: bool = False,
     block: bool = True,
 ) -> gr.Blocks:
-    """Serves until interrupted, or returns the running app if `block` is False (then call its `close`)."""
+    """Serves until interrupted, or returns the running app if `block` is False (then call its `close`).
+
+    examples: clips. results: runs of them, computed beforehand.
+    """
     home = own_folder()
     files = home / "files"
+    files.mkdir(exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(files)  # Gradio reads it while the page is built
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
     folders = [files, *{path.parent for path in examples}]
-    app = build(Callbacks(models, folders, home / "runs"), examples)
+    runs = Runs(home / "runs", load_runs(results))
+    app = build(Callbacks(models, folders, runs, examples, files), examples)
     app.queue(max_size=WAITING)
     done = Janitor(home).start()
     try:
-        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options())
+        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(runs))
     finally:
         if block:
             done.set()
     return app
 
 
-def _options() -> dict[str, Any]:
+def routes(runs: Runs) -> list[Route]:
+    """A run for the player, /runs/ID.json, and its videos, /runs/ID/NAME, made when they are asked for."""
+
+    def whole(request: Request) -> Response:
+        try:
+            return JSONResponse(shown_run(runs.get(request.path_params["run"])))
+        except Refused as refusal:
+            return PlainTextResponse(str(refusal), 404)
+
+    def video(request: Request) -> Response:
+        try:
+            path, title = runs.file(request.path_params["run"], request.path_params["file"])
+        except Refused as refusal:
+            return PlainTextResponse(str(refusal), 404)
+        return FileResponse(path, filename=title)
+
+    return [Route("/runs/{run}.json", whole), Route("/runs/{run}/{file}", video)]
+
+
+def _options(runs: Runs) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [Path(__file__).with_name("style.css")],
         "footer_links": ["api", "settings"],
-        "run_history": False,
+        "run_history": False,  # the page has its own
         "max_file_size": LIMITS.file_bytes,
         "enable_monitoring": False,
         "ssr_mode": False,
         "pwa": False,
-        "mcp_server": False,
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "mcp_server": None,  # GRADIO_MCP_SERVER decides
+        "app_kwargs": {"middleware": [Middleware(Guard)], "routes": routes(runs)},
     }
