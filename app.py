@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -27,6 +28,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    with suppress(ImportError):
+        import spaces  # noqa: F401  # on a ZeroGPU Space, and there before anything knows of CUDA
     import torch
 
     from stt.checkpoint import is_pinned

@@ -20,7 +20,7 @@ import torch
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.ui.player import shown_progress, shown_prompt, shown_run
-from stt.ui.prediction import Progress, conclude, predict, read_prompt
+from stt.ui.prediction import Compute, Progress, compute, conclude, predict, read_prompt
 from stt.ui.request import Refused, Request, check, remembered
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
@@ -41,19 +41,21 @@ class Callbacks:
         runs: Runs,
         examples: Sequence[Path] = (),
         uploads: Path | None = None,
+        compute: Compute = compute,
     ) -> None:
         self.models = models
         self.folders = list(folders)  # where clips may lie: uploads and examples
         self.runs = runs
         self.examples = list(examples)
         self.uploads = uploads  # where clips of our own making go
+        self.compute = compute
         self.seen: dict[str, Path] = {}  # clips by what they hold, so that a result finds its prompt again
 
     def check(self, *values: Any) -> Request:
         return check(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
 
     def predict_run(self, request: Request) -> Iterator[Progress | Run]:
-        for event in predict(request, self.models[request.model]):
+        for event in predict(request, self.models[request.model], self.compute):
             if isinstance(event, Progress):
                 self.seen[event.prompt.sha256] = request.clip
             yield event

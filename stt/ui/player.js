@@ -352,7 +352,7 @@ function tell() {
   const { report } = current;
   facts.append(make("p", { class: "line" }, (current.facts || []).join(" · ")));
   if (report.notes.length) {
-    const odd = report.surprise?.unusual;
+    const odd = report.surprise?.unusual_frames.length;
     facts.append(make("p", { class: odd ? "notes odd" : "notes" }, report.notes.join(" ")));
   }
   const start = current.given;

@@ -118,9 +118,13 @@ def spread_map(futures: Frame) -> Frame:
 
 
 def heat(surprise: np.ndarray) -> Frame:
-    """(S, h, w) bits -> (S + 1, h, w, 3): white is the most surprising place; of the first frame nothing is known."""
-    top = max(float(surprise[1:].max(initial=0.0)), 1e-9)  # the second frame shows motion for the first time
-    pixels = (255 * (surprise / top).clip(0, 1)).round().astype(np.uint8)
+    """(S, h, w) bits -> (S + 1, h, w, 3): white where the clip surprises most, black in nine of ten places.
+
+    Of the first frame nothing is known. A clip without any shock stays faint: white is three times its black.
+    """
+    usual = float(np.quantile(surprise[1:] if len(surprise) > 1 else surprise, 0.9))
+    scale = max(float(surprise.max()) - usual, 2 * usual, 1e-9)
+    pixels = (255 * ((surprise - usual) / scale).clip(0, 1)).round().astype(np.uint8)
     pixels = np.concatenate([np.zeros_like(pixels[:1]), pixels])
     return np.repeat(pixels[..., None], 3, axis=-1)
 

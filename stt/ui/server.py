@@ -26,6 +26,7 @@ from stt.ui.player import shown_run
 from stt.ui.request import Refused
 from stt.ui.runs import Run, Runs
 from stt.ui.theme import theme
+from stt.ui.zero import on_lent_gpu
 from stt.video import LIMITS
 
 WAITING = 16  # requests in the queue, before visitors are told to come back
@@ -92,7 +93,7 @@ def serve(
     gr.set_static_paths(examples)
     folders = [files, *{path.parent for path in examples}]
     runs = Runs(home / "runs", load_runs(results))
-    app = build(Callbacks(models, folders, runs, examples, files), examples)
+    app = build(Callbacks(models, folders, runs, examples, files, on_lent_gpu(models)), examples)
     app.queue(max_size=WAITING)
     done = Janitor(home).start()
     try:
