@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from stt.api import Predictor, Sampling
@@ -47,24 +48,33 @@ footage and past the length of its training clips.
 
 def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
     """Markdown with front matter. header: of the model's file, as `read_header` gives it; repo: "owner/name"."""
-    c, defaults, card = model.config, Sampling(), header["card"]
-    knobs = sorted(model.knobs)
-    facts = {
-        "family": f"`{header['family']}`",
-        "parameters": _parameters(model),
-        "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
-        "past frames that it sees": f"up to {c.context_frames}",
-        "weights": f"`{getattr(model, 'weights', '')}`",
-    }
+    defaults, knobs = Sampling(), sorted(model.knobs)
     text = TEMPLATE.format(
         repo=repo,
         name=repo.partition("/")[2],
         futures=", into several possible futures, each from its own seed" if knobs else "",
-        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
         sampling=", ".join(f"{name}={getattr(defaults, name)}" for name in knobs),
         knobs=f"Settings that change the result: {', '.join(f'`{name}`' for name in knobs) or 'none'}.",
     )
-    return "\n".join([text, *_training(card), *_scores(card.get("scores") or {})])
+    return "\n".join([text, *story(header["card"])])
+
+
+def facts(model: Predictor) -> dict[str, str]:
+    """What kind of model it is; values are plain text."""
+    c = model.config
+    return {
+        "family": model.family,
+        "parameters": _parameters(model),
+        "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
+        "past frames that it sees": f"up to {c.context_frames}",
+        "weights": model.weights,
+    }
+
+
+def story(card: Mapping[str, Any]) -> list[str]:
+    """How a model was made and scored, as lines of Markdown."""
+    return [*_training(card), *_scores(card.get("scores") or {})]
 
 
 def _parameters(model: Predictor) -> str:
@@ -75,13 +85,13 @@ def _parameters(model: Predictor) -> str:
     return count(model) + (f", of which tokenizer {count(tokenizer)}" if tokenizer is not None else "")
 
 
-def _runs(card: dict[str, Any]) -> list[dict[str, Any]]:
+def _runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs behind a model, each once and after those that it builds on."""
     runs = [run for value in card.values() if isinstance(value, dict) for run in _runs(value)] + [card]
     return list({run["command"]: run for run in runs if "command" in run}.values())
 
 
-def _training(card: dict[str, Any]) -> list[str]:
+def _training(card: Mapping[str, Any]) -> list[str]:
     lines = ["## Training", ""]
     if world := card.get("world"):
         lines += [f"World: {_words(world)}.", ""]

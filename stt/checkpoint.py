@@ -91,6 +91,14 @@ def hub_source(source: str | Path) -> tuple[str, str | None] | None:
     return match[1], match[2]
 
 
+def name_of(source: str | Path) -> str:
+    """What to call a source: digits.safetensors digits, runs/a and runs/a/model.safetensors a, owner/repo as it is."""
+    if hub := hub_source(source):
+        return hub[0]
+    path = Path(source).resolve()
+    return path.parent.name if path.name == FILE_NAME else path.name.removesuffix(".safetensors")
+
+
 def is_pinned(source: str | Path) -> bool:
     """Whether a source stays what it is: all do but a Hub repository without a commit's 40 digits."""
     hub = hub_source(source)

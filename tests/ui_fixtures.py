@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.models.stt import STT
+from stt.ui.prediction import predict
+from stt.ui.request import Request
+from stt.ui.runs import Run
 from stt.ui.server import serve
 from tests.conftest import TINY, lively
 
@@ -34,8 +38,9 @@ class Served:
     folder: Path  # the app's temporary folder
     examples: list[Path]
 
-    def run_folders(self) -> list[Path]:
-        return list(self.folder.rglob("run-*"))
+    def run_files(self) -> list[Path]:
+        """Whatever predictions left behind."""
+        return [path for path in self.folder.glob("stt-app-*/runs/**/*") if path.is_file()]
 
 
 def moving_dot(path: Path, frames: int = 5, width: int = 32, height: int = 32, start: int = 0) -> Path:
@@ -46,6 +51,15 @@ def moving_dot(path: Path, frames: int = 5, width: int = 32, height: int = 32, s
         video[t, 10:18, x : x + 8] = 255
     write_mp4(path, video, 10)
     return path
+
+
+def asked(clip: Path, **changes) -> Request:
+    return Request(clip, **{"model": "tiny", "frames": 3, "seed": 7, "futures": 3, **changes})
+
+
+def run_of(model: Predictor, clip: Path, **changes) -> Run:
+    *_, run = predict(asked(clip, **changes), model)
+    return run
 
 
 @contextmanager

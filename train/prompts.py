@@ -1,20 +1,30 @@
-"""Draws the app's example clips: python -m train.prompts --out assets/prompts"""
+"""Draws the app's example clips, and predicts them beforehand: python -m train.prompts --out assets/prompts
+
+With `--results assets/results --model assets/models/digits-stt.safetensors` every clip also gets the run that the app
+shows at once: what its own settings would give, so it stands for the very clip, weights and settings.
+"""
 
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from stt.api import Video
+from stt.api import Predictor, Video
+from stt.checkpoint import load, name_of
 from stt.encode import write_mp4
+from stt.ui.prediction import predict
+from stt.ui.request import Request
+from stt.ui.runs import Run
 from stt.video import to_uint8
 from train.data import generator_for
 from train.worlds import BounceState, draw_digits, render, stochastic_moves
 
 FPS = 10
+LONG = 40  # frames of clips that go on for as long as the results' futures, which can be compared with them
 Mover = tuple[int, tuple[int, int], tuple[int, int]]  # digit, place (y, x), velocity (y, x) in pixels a frame
 
 
@@ -31,12 +41,12 @@ class Prompt:
 PROMPTS = (  # places reach from 0 to 31; a wall is met when a place would leave that range
     Prompt(name="seven-drifting", mover=(7, (4, 6), (1, 1)), frames=12, companion=(1, (28, 22), (-2, 0))),
     Prompt(name="three-just-before-the-right-wall", mover=(3, (14, 8), (1, 2)), frames=12),
-    Prompt(name="four-falling", mover=(4, (2, 16), (2, 0)), frames=14, companion=(0, (20, 2), (0, 2))),
+    Prompt(name="four-falling", mover=(4, (2, 16), (2, 0)), frames=LONG, companion=(0, (20, 2), (0, 2))),
     Prompt(name="eight-into-the-corner", mover=(8, (4, 4), (2, 2)), frames=14),
     Prompt(name="two-rising", mover=(2, (30, 10), (-2, 1)), frames=12),
-    Prompt(name="five-after-a-bounce", mover=(5, (22, 10), (-1, -3)), frames=14),
+    Prompt(name="five-after-a-bounce", mover=(5, (22, 10), (-1, -3)), frames=LONG),
     Prompt(name="six-creeping", mover=(6, (10, 4), (0, 1)), frames=10),
-    Prompt(name="nine-rushing-left", mover=(9, (2, 28), (3, -4)), frames=10),
+    Prompt(name="nine-rushing-left", mover=(9, (2, 28), (3, -4)), frames=LONG),
 )
 
 
@@ -50,14 +60,36 @@ def draw(prompt: Prompt, pair: bool = False) -> Video:
     return render(glyphs, moves.positions)
 
 
-def main() -> None:
+def result(clip: Path, frames: int, model: Predictor, name: str) -> Run:
+    """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
+    start = min(model.config.context_frames, frames)  # where the app begins by itself
+    request = Request(clip=clip, model=name, frames=20, futures=4, seed=0, prompt_frames=start)
+    *_, run = predict(request, model)
+    return run
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
     parser.add_argument("--pairs", action="store_true", help="two of the clips show two digits")
-    args = parser.parse_args()
+    parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
+    parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    if bool(args.results) != bool(args.model):
+        raise SystemExit("prompts: --results and --model need each other")
+    model = load(args.model) if args.model else None
     args.out.mkdir(parents=True, exist_ok=True)
     for prompt in PROMPTS:
-        write_mp4(args.out / f"{prompt.name}.mp4", to_uint8(draw(prompt, args.pairs)[0]), FPS)
+        clip, began = args.out / f"{prompt.name}.mp4", time.perf_counter()
+        write_mp4(clip, to_uint8(draw(prompt, args.pairs)[0]), FPS)
+        if model is not None:
+            path = args.results / f"{prompt.name}.npz"
+            result(clip, prompt.frames, model, name_of(args.model)).save(path)
+            print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - began:.1f} s")
 
 
 if __name__ == "__main__":

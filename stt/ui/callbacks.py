@@ -151,29 +151,31 @@ class Callbacks:
     def choose(self, wanted: dict[str, Any], *values: Any) -> tuple[Any, ...]:
         """A newly chosen clip: (player, wanted, clip, *settings, fresh). A video that the app made is opened again.
 
-        wanted: settings that a link, a result or the history asked for, for the clip that is now chosen.
+        wanted: settings that a link, a result or the history asked for, for the clip that is chosen now; "clip" in it
+        names the clip that they were for, since Gradio may report one choice twice.
         """
         if values[0] is None:
             return EMPTY, {}, *self._settings({})
         with plain_errors():
             request = self.check(*replaced(values, seed=0, prompt_frames=0))
+            if wanted.get("clip", str(request.clip)) != str(request.clip):
+                wanted = {}
             told = None if wanted else self._told(request.clip)
             if told:
                 wanted = remembered(told, self.models)
                 origin = self._origin(told.get("clip"))
                 if origin is None and not told.get("alone"):
                     gr.Warning("Its settings are back. Side by side, no clip can be continued: choose the clip again.")
-                    return EMPTY, wanted, *self._settings(wanted, clip=None)
+                    return EMPTY, {}, *self._settings(wanted, clip=None)
                 if origin is not None:
                     gr.Info("The settings and the clip of this result are back; Predict gives it again.")
                     return gr.skip(), wanted, *self._settings(wanted, clip=str(origin))
                 gr.Info("The settings of this result are back; its own frames stand in for its clip.")
-                values = [wanted.get(name, value) for name, value in zip(ARGUMENTS, values, strict=True)]
-            values = replaced(values, prompt_frames=wanted.get("prompt_frames", 0))
-            player, start = self.look(*values)
-        settings = self._settings(wanted)
+                values = replaced(values, **wanted)
+            player, start = self.look(*replaced(values, prompt_frames=wanted.get("prompt_frames", 0)))
+        settings = self._settings(wanted if told else {})
         settings[ARGUMENTS.index("prompt_frames")] = start
-        return player, {}, *settings
+        return player, {**wanted, "clip": str(request.clip)}, *settings
 
     def look(self, *values: Any) -> tuple[Any, Any]:
         """The clip as the model will see it, and where the future starts: (player, prompt frames)."""
@@ -249,7 +251,7 @@ class Callbacks:
 
     def _origin(self, clip: Any) -> Path | None:
         """The file of a clip that was used here before, if it is still here."""
-        path = self.seen.get(clip.get("sha256")) if isinstance(clip, dict) else None
+        path = self.seen.get(str(clip.get("sha256"))) if isinstance(clip, dict) else None
         return path if path is not None and path.is_file() else None
 
 

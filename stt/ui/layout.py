@@ -42,7 +42,7 @@ KEEP = """(...values) => {
   for (const name of ["seed", "prompt_frames"]) delete settings[name];
   return settings;
 }"""
-ENDED = "() => { window.dispatchEvent(new Event('stt-ended')); return []; }"
+ASKED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("asked", "ended"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def build(callbacks: Callbacks, examples: Sequence[Path]) -> gr.Blocks:
                 with gr.Row(elem_id="go"):
                     predict = gr.Button("Predict", variant="primary", elem_id="predict", scale=2)
                     stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=1)
-                controls |= _advanced()
+                controls |= _advanced(next(iter(callbacks.models.values())))
             with gr.Column(scale=1, min_width=320, elem_id="futures"):
                 stage = player()
         page = Page(
@@ -152,18 +152,21 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
     return controls, {"presets": presets, "dice": dice, "fresh": fresh}
 
 
-def _advanced() -> dict[str, gr.components.Component]:
-    slider = {"buttons": []}
+def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
+    slider, knobs = {"buttons": []}, model.knobs
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         with gr.Row():
             top_k = gr.Slider(
-                0, MAX_TOP_K, 0, step=1, label="Top-k", info="Only the k likeliest codes; 0: all", **slider
-            )
+                0, MAX_TOP_K, 0, step=1, label="Top-k", info="Only the k likeliest codes; 0: all",
+                visible="top_k" in knobs, **slider,
+            )  # fmt: skip
             top_p = gr.Slider(
-                0.01, 1, 1, step=0.01, label="Top-p", info="Only the likeliest codes of this total", **slider
-            )
+                0.01, 1, 1, step=0.01, label="Top-p", info="Only the likeliest codes of this total",
+                visible="top_p" in knobs, **slider,
+            )  # fmt: skip
         steps = gr.Slider(
-            0, MAX_STEPS, 0, step=1, label="Refinement steps", info="Passes a frame; 0: as the model was made", **slider
+            0, MAX_STEPS, 0, step=1, label="Refinement steps", info="Passes a frame; 0: as the model was made",
+            visible="steps" in knobs, **slider,
         )  # fmt: skip
         with gr.Row():
             stride = gr.Slider(
@@ -174,7 +177,7 @@ def _advanced() -> dict[str, gr.components.Component]:
             )
         fit = gr.Radio(
             [("Cut to a square", "crop"), ("Whole picture, black bars", "pad")], value="crop",
-            label="Clips that are not square",
+            label="Clips that are not square", info="How they become it: the model sees squares",
         )  # fmt: skip
     return {"top_k": top_k, "top_p": top_p, "steps": steps, "stride": stride, "fps": fps, "fit": fit}
 
@@ -214,11 +217,13 @@ def _wire(page: Page, callbacks: Callbacks) -> None:
 
     # predicting
     buttons = [page.predict, page.stop]
-    started = page.predict.click(lambda: _buttons(running=True), None, buttons, cancels=[chosen, looked], **quick)
+    started = page.predict.click(
+        lambda: _buttons(running=True), None, buttons, js=ASKED, cancels=[chosen, looked], **quick
+    )  # fmt: skip
     run = started.then(
         callbacks.watch, [page.fresh, *page.settings], [page.player, page.seed], preprocess=False,
         concurrency_id="gpu", concurrency_limit=1, api_visibility="private", show_progress="minimal",
-        show_progress_on=page.predict,
+        show_progress_on=page.player,
     )  # fmt: skip
     run.success(lambda: _buttons(running=False), None, buttons, **quick)
     run.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **quick)
@@ -231,8 +236,10 @@ def _serve_clients(page: Page, callbacks: Callbacks) -> None:
     together = gr.Video(visible=False, label="Clip and futures")
     alone = gr.Gallery(visible=False, label="Each future by itself")
     report = gr.JSON(visible=False, label="Report")
+    start = gr.Number(0, visible=False, label="Prompt frames")  # the page's begins at 1, which would be the default
+    settings = [start if control is page.prompt_frames else control for control in page.settings]
     gr.Button(visible=False).click(
-        callbacks.predict, page.settings, [together, alone, page.seed, report], preprocess=False, api_name="predict",
+        callbacks.predict, settings, [together, alone, page.seed, report], preprocess=False, api_name="predict",
         concurrency_id="gpu", concurrency_limit=1,
     )  # fmt: skip
     gr.api(callbacks.list_models, api_name="models", queue=False)

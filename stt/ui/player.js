@@ -9,7 +9,7 @@ const OVERLAYS = {
 const SPEEDS = [0.25, 0.5, 1, 2];
 const VISIT = "stt-visit"; // ids of this visit's results, in the tab's own memory
 const MOST_KEPT = 12;
-const NARROW = 160; // pixels; below, a caption takes two lines
+const NARROW = 160; // pixels; below, there is no room for words on a caption's buttons
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
 const file = (run, name) => `${root()}/runs/${run.id}/${name}`;
 
@@ -17,6 +17,7 @@ const make = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) node.setAttribute(name, value);
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value != null) node.setAttribute(name, value);
   }
@@ -34,8 +35,9 @@ const ICONS = { // 16 x 16
   on: "M11 2.5h2v11h-2zM3 2.5v11L10 8z", extend: "M2 7h7V3.5L14.5 8 9 12.5V9H2z",
   star: "M8 1.5l2 4.3 4.7.6-3.5 3.2.9 4.7L8 12l-4.1 2.3.9-4.7L1.300 6.400 6 5.800z",
 };
-const icon = (name) => svg("svg", { viewBox: "0 0 16 16", width: 14, height: 14, class: `icon ${name}`, "aria-hidden": "true" },
+const icon = (name) => svg("svg", { viewBox: "0 0 16 16", width: 14, height: 14, class: "icon", "aria-hidden": "true" },
   svg("path", { d: ICONS[name] }));
+const tool = (picture, word) => make("span", {}, icon(picture), make("span", { class: "word" }, word));
 const button = (label, text, action, more = {}) =>
   make("button", { type: "button", "aria-label": label, title: label, onclick: action, ...more }, text);
 
@@ -123,7 +125,7 @@ function show(value) {
 }
 
 function ended() { // by Stop or by an error: what there is stays and plays
-  if (current?.state !== "running") return;
+  if (current?.state !== "running") return void (status.textContent = current?.status || "");
   if (!done(current)) {
     current = { ...current, state: "ready", status: "" };
   } else {
@@ -175,13 +177,13 @@ function panel(run, future, fromKept = false) {
     tools.append(
       make("a", { href: file(run, `future-${future + 1}.mp4`), download: true, "aria-label": `Save ${name} as mp4`, title: "Save as mp4" }, "mp4"),
       make("a", { href: file(run, `future-${future + 1}.gif`), download: true, "aria-label": `Save ${name} as GIF`, title: "Save as GIF" }, "gif"),
-      button(`Use ${name} as prompt`, icon("extend"), () => trigger("extend", { run: run.id, future }), { class: "extend" }),
-      button(isKept ? `Let go of ${name}` : `Keep ${name}`, icon("star"), () => keep(run, future), { class: "keep", "aria-pressed": isKept }),
+      button(`Use ${name} as prompt`, tool("extend", "extend"), () => trigger("extend", { run: run.id, future }), { class: "extend" }),
+      button(isKept ? `Let go of ${name}` : `Keep ${name}`, tool("star", isKept ? "kept" : "keep"), () => keep(run, future), { class: "keep", "aria-pressed": isKept }),
     );
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${fromKept ? "kept" : ""}` },
     canvas, make("figcaption", {}, caption, tools));
-  return { figure, canvas, caption, run, future, fromKept };
+  return { figure, canvas, caption, run, future };
 }
 
 function keep(run, future) {
@@ -215,7 +217,7 @@ function layOut() {
   for (let rows = 1; rows <= futures; rows++) {
     const columns = Math.ceil(futures / rows);
     const across = (width - gap * columns) / (columns + 1);
-    const high = (452 - gap * (rows - 1)) / rows - (across < NARROW ? 42 : 24);
+    const high = (478 - gap * (rows - 1)) / rows - 42; // a caption's two lines
     const side = Math.min(across, high, 320);
     if (side > best.side + 1) best = { side, rows, columns };
   }
@@ -251,7 +253,7 @@ const CAPTIONS = { known: "clip", truth: "what really happened", over: "the clip
 function draw() {
   if (!current) return;
   t = Math.min(t, Number(time.max));
-  for (const { canvas, caption, run, future, figure, fromKept } of cells) {
+  for (const { canvas, caption, run, future, figure, } of cells) {
     const [image, x, y, kind] = moment(run, future, run === current ? t : t - current.given + run.given);
     const pen = canvas.getContext("2d");
     pen.imageSmoothingEnabled = false;
@@ -261,10 +263,10 @@ function draw() {
     pen.globalAlpha = 1;
     if (run === current) lay(pen, run, future);
     figure.dataset.kind = kind;
-    const name = future < 0 ? CAPTIONS[kind] : run.names[future] + (fromKept ? " (kept)" : "");
+    const name = future < 0 ? CAPTIONS[kind] : run.settings ? `${run.names[future]} · temp ${run.settings.temperature}` : run.names[future];
     if (caption.textContent !== name) caption.textContent = name;
     const settings = run.settings;
-    if (future >= 0 && settings) caption.title = `${settings.model}, temperature ${settings.temperature}`;
+    if (future >= 0 && settings) caption.title = `${run.names[future]}, temperature ${settings.temperature}, ${settings.model}`;
     canvas.setAttribute("aria-label", `${name}, frame ${t + 1}`);
   }
   time.value = t;
@@ -359,7 +361,7 @@ function tell() {
   const several = current.names.length > 1;
   if (several) chart("Futures lie apart by", "%", [["guessed", start, report.spread.map((v) => 100 * v), "apart"]]);
   if (report.scores) {
-    for (const [name, title, unit] of [["error", "Error to what happened", "%"], ["ssim", "SSIM to what happened", ""]]) {
+    for (const [name, title, unit] of [["error", "Error to what happened", "%"], ["ssim", "Likeness to it (SSIM)", ""]]) {
       const futures = report.scores.futures[name];
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
@@ -472,6 +474,7 @@ time.addEventListener("input", () => {
 });
 overlay.addEventListener("change", draw);
 new ResizeObserver(() => current && layOut()).observe(home);
+window.addEventListener("stt-asked", () => (status.textContent = current ? "Waiting for the model …" : ""));
 window.addEventListener("stt-ended", ended);
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not(.time), textarea, select, video, [contenteditable], [role=option]");

@@ -104,7 +104,7 @@ def facts(report: dict[str, Any]) -> list[str]:
     settings, frames = report["settings"], report["predicted_frames"]
     futures = f"{settings['futures']} future{'s' * (settings['futures'] > 1)}"
     return [
-        f"{settings['model']}",
+        f"{settings['model']} at temperature {settings['temperature']:g}",
         f"{report['used_frames']} frames of the clip, then {frames} predicted",
         f"first frame after {report['first_frame_seconds']:.1f} s, {futures} × {frames} frames"
         f" in {report['total_seconds']:.1f} s",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -82,7 +81,10 @@ def remembered(values: Any, models: Collection[str]) -> dict[str, Any]:
     values: a dict of JSON values, or of a link's texts.
     """
     kept: dict[str, Any] = {}
-    checks = CHECKS | {"model": lambda model: _model(model, models)}
+    checks = CHECKS | {
+        "model": lambda model: _model(model, models),
+        "seed": lambda seed: _whole("Seed", seed, 0, MAX_SEED),
+    }
     for name in checks.keys() & (values if isinstance(values, dict) else {}):
         value = values[name]
         with suppress(Refused, ValueError):
@@ -114,7 +116,7 @@ def _clip(clip: Any, folders: Sequence[Path]) -> Path:
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
     number = _number(value)
-    if number is None or not math.isfinite(number) or number != int(number) or not low <= number <= high:
+    if number is None or not low <= number <= high or number != int(number):  # in this order: NaN is no integer
         raise Refused(f"{name} must be a whole number from {low} to {high}, not {_show(value)}.")
     return int(number)
 
@@ -164,5 +166,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "steps": lambda value: _whole("Refinement steps", value, 0, MAX_STEPS),
     "stride": lambda value: _whole("Stride", value, 1, MAX_STRIDE),
     "fit": _fit,
-    "fps": lambda value: _real("Frames a second", value, 0, MAX_FPS),
+    "fps": lambda value: _real("Frames a second", value, 0 if value == 0 else 1, MAX_FPS),
 }

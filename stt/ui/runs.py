@@ -51,7 +51,7 @@ class Run:
 
     @classmethod
     def load(cls, path: Path) -> Run:
-        with np.load(path) as file:  # numpy refuses pickles by itself
+        with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by itself
             return cls(json.loads(str(file["report"])), **{name: file[name] for name in file.files if name != "report"})
 
     # ---- files ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import gradio as gr
 import torch
@@ -66,7 +67,7 @@ def load_runs(files: Sequence[Path]) -> dict[str, Run]:
         try:
             run = Run.load(path)
             runs[path.stem] = replace(run, report=run.report | {"id": path.stem})
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             print(f"left out {path.name}: {error}", file=sys.stderr)
     return runs
 

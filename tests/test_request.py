@@ -1,0 +1,213 @@
+"""What a visitor may ask for: limits, refusals, what is remembered, and what reaches the model."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from stt.api import MAX_SEED, Sampling
+from stt.ui.request import CHECKS, NO_CLIP, Refused, Request, check, remembered
+
+GOOD = {"model": "tiny", "frames": 10, "temperature": 1.0, "seed": 7, "futures": 4}
+WHOLE = {  # name: what a refusal calls it, lowest, highest
+    "frames": ("Frames", 1, 40),
+    "futures": ("Futures", 1, 8),
+    "prompt_frames": ("Frames used as prompt", 0, 600),
+    "top_k": ("Top-k", 0, 1024),
+    "steps": ("Refinement steps", 0, 16),
+    "stride": ("Stride", 1, 8),
+}
+REAL = {"temperature": ("Temperature", 0, 2), "top_p": ("Top-p", 0.01, 1), "fps": ("Frames a second", 1, 60)}
+NO_NUMBERS = [None, True, False, "3", "", math.nan, math.inf, -math.inf, 1e308, [], {}, 10**30, 10**400, -(10**400)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    return tmp_path / "clip.mp4"
+
+
+def checked(file, **changes):
+    values = {"clip": str(file), **GOOD, **changes}
+    return check(**values, models=["tiny", "other"], folders=[file.parent])
+
+
+# ---- limits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, (_, *limits) in (WHOLE | REAL).items() for v in limits])
+def test_both_limits_of_a_setting_are_taken(file, name, value):
+    assert getattr(checked(file, **{name: value}), name) == value
+    if name in WHOLE:
+        taken = getattr(checked(file, **{name: float(value)}), name)
+        assert taken == value and isinstance(taken, int)
+
+
+@pytest.mark.parametrize("changes", [{"seed": 0}, {"seed": MAX_SEED}, {"model": "other"}, {"fit": "pad"}, {"fps": 0}])
+def test_other_values_that_can_be_served_are_taken(file, changes):
+    request = checked(file, **changes)
+    assert all(getattr(request, name) == value for name, value in changes.items())
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_one_past_a_limit_is_refused_with_the_range_and_the_value(file, name):
+    called, low, high = WHOLE[name]
+    for value in (low - 1, high + 1):
+        with pytest.raises(Refused) as refusal:
+            checked(file, **{name: value})
+        assert str(refusal.value) == f"{called} must be a whole number from {low} to {high}, not {value}."
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_little_past_a_limit_is_refused_with_the_range(file, name):
+    called, low, high = REAL[name]
+    for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf)):
+        with pytest.raises(Refused, match=f"^{called} must be a number from {low:g} to {high:g}, not "):
+            checked(file, **{name: value})
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 2.7], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_no_whole_number_is_refused_in_a_short_sentence(file, name, value):
+    called, low, high = WHOLE[name]
+    with pytest.raises(Refused, match=f"^{called} must be a whole number from {low} to {high}, not .*\\.$") as refusal:
+        checked(file, **{name: value})
+    assert len(str(refusal.value)) < 120
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize("name", REAL)
+def test_what_is_no_number_in_range_is_refused(file, name, value):
+    with pytest.raises(Refused, match=f"^{REAL[name][0]} must be a number from .* not .*\\.$"):
+        checked(file, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0004, 0.999, -1])
+def test_a_video_shows_a_frame_a_second_at_least(file, value):
+    """Slower ones play for minutes, and below a thousandth of a frame no file can be written."""
+    with pytest.raises(Refused, match="^Frames a second must be a number from 1 to 60, not "):
+        checked(file, fps=value)
+
+
+@pytest.mark.parametrize(
+    "value", [-1, MAX_SEED + 1, 1.5, "7", True, math.nan, [], {}, 10**400], ids=lambda v: str(v)[:9]
+)
+def test_a_seed_out_of_range_is_refused(file, value):
+    with pytest.raises(Refused, match=f"^Seed must be a whole number from 0 to {MAX_SEED}, not "):
+        checked(file, seed=value)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_seed_draws_one(file, value):
+    seeds = {checked(file, seed=value).seed for _ in range(5)}
+    assert len(seeds) > 1
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+def test_seeds_count_up_and_wrap_around(file):
+    assert checked(file, seed=MAX_SEED - 1, futures=3).seeds == [MAX_SEED - 1, MAX_SEED, 0]
+
+
+@pytest.mark.parametrize("value", [None, "nope", 3, ["tiny"], {}, "x" * 10_000], ids=lambda v: str(v)[:9])
+def test_an_unknown_model_is_refused_with_the_known_ones(file, value):
+    with pytest.raises(Refused, match="^Model must be one of other, tiny, not ") as refusal:
+        checked(file, model=value)
+    assert len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize("value", [None, "", "stretch", 1, True, [], {}, "x" * 10_000], ids=lambda v: str(v)[:9])
+def test_an_unknown_fit_is_refused_with_the_known_ones(file, value):
+    with pytest.raises(Refused, match="^Fit must be one of crop, pad, not ") as refusal:
+        checked(file, fit=value)
+    assert len(str(refusal.value)) < 100
+
+
+# ---- clips -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, "", {}, {"path": None}])
+def test_no_clip_asks_for_one(file, value):
+    with pytest.raises(Refused, match=NO_CLIP):
+        checked(file, clip=value)
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "../secret.mp4", 3, ["a"], "a\0b", {"path": "/etc/passwd"}])
+def test_only_uploads_and_examples_are_opened(file, value):
+    with pytest.raises(Refused, match="^The clip must be "):
+        checked(file, clip=value)
+
+
+def test_a_link_out_of_the_folder_is_refused(file, tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/link.mp4").symlink_to(file)
+    with pytest.raises(Refused, match="^The clip must be "):
+        checked(tmp_path / "inner/link.mp4")
+
+
+def test_a_folder_or_a_lost_file_is_no_clip(file):
+    for path in (file.parent, file.parent / "gone.mp4"):
+        with pytest.raises(Refused, match="no longer here"):
+            checked(file, clip=str(path))
+
+
+# ---- what is remembered ----------------------------------------------------------------------------------
+
+SETTINGS = {
+    "model": "tiny", "frames": 7, "temperature": 0.3, "seed": 42, "futures": 2, "prompt_frames": 3, "top_k": 9,
+    "top_p": 0.9, "steps": 4, "stride": 2, "fit": "pad", "fps": 12.5,
+}  # fmt: skip
+
+
+def test_settings_are_all_that_is_needed_to_ask_for_the_same_again(file):
+    request = checked(file, **SETTINGS)
+    assert request.settings() == json.loads(json.dumps(request.settings())) == SETTINGS
+    assert Request(request.clip, **request.settings()) == request
+    assert remembered(request.settings(), ["tiny"]) == SETTINGS
+
+
+def test_a_link_s_texts_are_understood_as_the_numbers_that_they_stand_for():
+    texts = {name: str(value) for name, value in SETTINGS.items()}
+    assert remembered(texts | {"clip": "two-rising", "__theme": "dark"}, ["tiny"]) == SETTINGS
+
+
+def test_what_cannot_be_served_is_forgotten_and_the_rest_is_kept():
+    values = {"frames": 41, "futures": 8, "model": "elsewhere", "temperature": "warm", "fps": 24, "other": 1}
+    assert remembered(values, ["tiny"]) == {"futures": 8, "fps": 24}
+
+
+HOSTILE = [
+    None, [], [1], "text", 3, True, {}, {"a": 1}, {1: 2, None: 3}, {"seed": None}, {"seed": ""}, {"frames": 10**400},
+    {"frames": "9" * 5000}, {"frames": "inf"}, {"frames": "nan"}, {"frames": "1e999"}, {"frames": [3]}, {"frames": {}},
+    {"frames": True}, {"top_p": "0"}, {"fps": "0.5"}, {"fit": []}, {"fit": {"crop": 1}}, {"fit": "CROP"},
+    {"model": ["tiny"]}, {"model": {}}, {"model": ""}, {"stride": "0x2"}, {"prompt_frames": -1}, {"steps": "\ud800"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", HOSTILE, ids=lambda v: str(ascii(v))[:24])
+def test_nothing_is_remembered_of_what_makes_no_sense(values):
+    assert remembered(values, ["tiny"]) == {}
+
+
+def test_no_json_whatsoever_raises_and_what_is_kept_can_be_served(file):
+    draw = random.Random(0)
+    odd = [None, True, -1, 0, 1, 2, 0.5, 8, 40, 10**12, 10**400, 1e300, math.nan, "", "1", "pad", "tiny", "x", [], {}]
+    for _ in range(2000):
+        values = {name: draw.choice(odd) for name in draw.sample([*CHECKS, "model", "clip"], 5)}
+        kept = remembered(values, ["tiny"])
+        request = checked(file, **kept)
+        assert all(getattr(request, name) == value for name, value in kept.items())
+
+
+# ---- what reaches the model ------------------------------------------------------------------------------
+
+
+def test_only_what_the_model_honours_differs_from_the_defaults(file, predictor):
+    request = checked(file, temperature=0.3, top_k=9, top_p=0.5, steps=4)
+    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "steps": 4}
+    assert request.sampling(predictor) == Sampling(**{name: asked[name] for name in predictor.knobs})
+    assert request.sampling(SimpleNamespace(knobs=frozenset(asked))) == Sampling(**asked)
+    assert request.sampling(SimpleNamespace(knobs=frozenset())) == Sampling()
