@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -63,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     predict.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     predict.add_argument(
-        "--out", type=Path, metavar="FILE", help="one future: the clip and then that future, .mp4 or .gif; several: "
-        "the clip beside all of them, .mp4 (default: CLIP-future.mp4 in this folder)",
+        "--out", type=Path, metavar="FILE", help=".mp4 or .gif; one future: the clip and then that future; several: "
+        "the clip beside all of them (default: CLIP-future.mp4 in this folder)",
     )  # fmt: skip
     predict.add_argument("--each", action="store_true", help="also write every future by itself, OUT-seed-N.mp4")
     predict.add_argument("--report", metavar="FILE", help="also write settings and measures, .json; - prints them")
@@ -104,10 +105,8 @@ def files(request: Request, out: Path, each: bool) -> dict[Path, str]:
     ending = out.suffix.lower()
     if ending not in (".mp4", ".gif"):
         raise Refused(f"{out}: a video's name ends in .mp4 or .gif.")
-    if ending == ".gif" and request.futures > 1:
-        raise Refused(f"{out}: a .gif shows one future; choose --futures 1, or a name that ends in .mp4.")
     alone = {out.with_stem(f"{out.stem}-seed-{seed}"): f"future-{k}{ending}" for k, seed in enumerate(request.seeds, 1)}
-    return {out: f"future-1{ending}" if request.futures == 1 else "side-by-side.mp4"} | (alone if each else {})
+    return {out: f"{'future-1' if request.futures == 1 else 'side-by-side'}{ending}"} | (alone if each else {})
 
 
 def check_writable(path: Path, clip: Path) -> None:
@@ -135,7 +134,7 @@ def watched(request: Request, model: Predictor) -> Run:
     """A prediction whose progress is one line of stderr, gone when it ends."""
     shown = ""
     try:
-        for event in predict(request, model):
+        for event in predict(request, model, deadline=math.inf):
             if isinstance(event, Progress):
                 text = event.text()
                 print("\r" + text.ljust(len(shown)), end="", file=sys.stderr, flush=True)

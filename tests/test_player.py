@@ -73,8 +73,8 @@ def test_frames_that_nobody_looked_at_travel_together(tiny, clip):
 
 def test_a_shown_run_is_plain_json_that_holds_all_of_it(tiny, clip):
     run = kept(run_of(tiny, clip, prompt_frames=5))
-    shown = json.loads(json.dumps(shown_run(run, extra=1), allow_nan=False))
-    assert (shown["state"], shown["id"], shown["extra"]) == ("done", "some-id", 1)
+    shown = json.loads(json.dumps(shown_run(run), allow_nan=False))
+    assert (shown["state"], shown["id"], shown["precomputed"]) == ("done", "some-id", False)
     assert shown["names"] == ["seed 7", "seed 8", "seed 9"]
     assert (shown["given"], shown["frames"], shown["truth_frames"], shown["fps"]) == (5, 3, 2, 10)
     np.testing.assert_array_equal(sheet(shown["prompt"])[0], run.given)
@@ -83,8 +83,15 @@ def test_a_shown_run_is_plain_json_that_holds_all_of_it(tiny, clip):
     assert sheet(shown["spread"]).shape[1] == 3
     assert sheet(shown["surprise"], run.surprise.shape[1]).shape[1] == 7  # every frame of the prompt and the truth
     assert shown["report"]["scores"] == run.report["scores"]
-    assert shown["facts"][:2] == ["tiny", "5 frames of the clip, then 3 predicted"]
+    assert shown["facts"][:2] == ["tiny at temperature 1", "5 frames of the clip, then 3 predicted"]
+    assert shown["facts"][2].startswith("first frame after ") and "3 futures × 3 frames" in shown["facts"][2]
     assert shown["settings"] == run.report["settings"]
+
+
+def test_of_a_result_that_ships_no_time_is_claimed(tiny, clip):
+    shown = shown_run(kept(run_of(tiny, clip)), precomputed=True)
+    assert shown["precomputed"] and shown["status"] == "Computed beforehand"
+    assert shown["facts"][2] == "computed beforehand"
 
 
 def test_one_future_has_no_spread_and_a_single_frame_no_surprise(tiny, tmp_path):

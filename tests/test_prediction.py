@@ -12,7 +12,6 @@ import torch
 import stt
 from stt.api import Sampling, Surprise
 from stt.models.stt import STT
-from stt.ui import prediction
 from stt.ui.prediction import UNUSUAL, Progress, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
@@ -74,11 +73,11 @@ def test_closing_at_any_frame_stops_the_work(tiny, clip, monkeypatch):
     assert len(steps) == 3
 
 
-def test_who_computes_for_too_long_is_told_how_far_it_came(tiny, clip, monkeypatch):
-    monkeypatch.setattr(prediction, "DEADLINE", 0.0)
+def test_who_computes_for_too_long_is_told_how_far_it_came(tiny, clip):
     with pytest.raises(Refused, match="0 seconds: 1 of 3 frames were done; choose fewer frames or futures"):
-        list(predict(asked(clip), tiny))
-    assert run_of(tiny, clip, frames=1).futures.shape[1] == 1  # the last frame is never too late
+        list(predict(asked(clip), tiny, deadline=0.0))
+    *_, run = predict(asked(clip, frames=1), tiny, deadline=0.0)
+    assert run.futures.shape[1] == 1  # the last frame is never too late
 
 
 # ---- which frames ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,20 @@ class Served:
 
 def moving_dot(path: Path, frames: int = 5, width: int = 32, height: int = 32, start: int = 0) -> Path:
     """A white square on its way to the right."""
+    path.write_bytes(drawn_dot(frames, width, height, start))
+    return path
+
+
+@cache
+def drawn_dot(frames: int, width: int, height: int, start: int) -> bytes:
     video = np.zeros((frames, height, width, 3), np.uint8)
     for t in range(frames):
         x = (start + 3 * t) % (width - 8)
         video[t, 10:18, x : x + 8] = 255
-    write_mp4(path, video, 10)
-    return path
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "clip.mp4"
+        write_mp4(file, video, 10)
+        return file.read_bytes()
 
 
 def asked(clip: Path, **changes) -> Request:

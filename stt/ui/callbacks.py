@@ -171,6 +171,7 @@ class Callbacks:
                     gr.Info("The settings and the clip of this result are back; Predict gives it again.")
                     return gr.skip(), wanted, *self._settings(wanted, clip=str(origin))
                 gr.Info("The settings of this result are back; its own frames stand in for its clip.")
+                wanted = remembered(told | {"prompt_frames": told.get("given"), "stride": 1}, self.models)
                 values = replaced(values, **wanted)
             player, start = self.look(*replaced(values, prompt_frames=wanted.get("prompt_frames", 0)))
         settings = self._settings(wanted if told else {})

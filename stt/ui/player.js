@@ -202,7 +202,7 @@ function refresh() {
   bar.hidden = !current;
   all.hidden = link.hidden = !(current?.state === "done" || current?.state === "stopped");
   if (!all.hidden) all.href = file(current, "side-by-side.mp4");
-  status.textContent = current?.status || (current?.precomputed ? "Computed beforehand" : "");
+  status.textContent = current?.status || "";
   empty.hidden = !!current;
   draw();
 }

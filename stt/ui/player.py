@@ -69,7 +69,7 @@ def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str)
     return base | {"strips": strips, "status": progress.text()}
 
 
-def shown_run(run: Run, before: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool = False) -> dict[str, Any]:
     """A whole result. before: its own progress, if the page saw it grow."""
     report, frames = run.report, run.futures.shape[1]
     return {
@@ -89,9 +89,9 @@ def shown_run(run: Run, before: dict[str, Any] | None = None, **more: Any) -> di
         "spread": strip(spread_map(run.futures)[None]) if len(run.futures) > 1 else "",
         "surprise": strip(heat(run.surprise)[None]) if len(run.surprise) else "",
         "report": {name: report[name] for name in ("spread", "scores", "surprise", "notes", "clip", "weights")},
-        "facts": facts(report),
-        "status": "",
-        **more,
+        "facts": facts(report, precomputed),
+        "status": "Computed beforehand" if precomputed else "",
+        "precomputed": precomputed,
     }
 
 
@@ -100,15 +100,16 @@ def _key(settings: dict[str, Any], sha256: str) -> str:
     return " ".join(str(settings[name]) for name in ("model", "prompt_frames", "stride", "fit")) + " " + sha256
 
 
-def facts(report: dict[str, Any]) -> list[str]:
+def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     settings, frames = report["settings"], report["predicted_frames"]
     futures = f"{settings['futures']} future{'s' * (settings['futures'] > 1)}"
+    first, total = report["first_frame_seconds"], report["total_seconds"]
     return [
         f"{settings['model']} at temperature {settings['temperature']:g}",
         f"{report['used_frames']} frames of the clip, then {frames} predicted",
-        f"first frame after {report['first_frame_seconds']:.1f} s, {futures} × {frames} frames"
-        f" in {report['total_seconds']:.1f} s",
-    ]
+        "computed beforehand" if precomputed
+        else f"first frame after {first:.1f} s, {futures} × {frames} frames in {total:.1f} s",
+    ]  # fmt: skip
 
 
 def spread_map(futures: Frame) -> Frame:

@@ -112,8 +112,13 @@ def compute(
         yield Surprise(score.bits[0].float().cpu(), score.where[0].float().cpu())
 
 
-def predict(request: Request, model: Predictor, compute: Compute = compute) -> Iterator[Progress | Run]:
-    """Yields the progress before the first frame and after every one of them, then the run."""
+def predict(
+    request: Request, model: Predictor, compute: Compute = compute, deadline: float = DEADLINE
+) -> Iterator[Progress | Run]:
+    """Yields the progress before the first frame and after every one of them, then the run.
+
+    deadline: seconds of computing; what takes longer is Refused.
+    """
     began = time.perf_counter()
     progress = Progress(request, model, read_prompt(request, model), began=began)
     yield progress
@@ -126,9 +131,9 @@ def predict(request: Request, model: Predictor, compute: Compute = compute) -> I
         progress.frames.append(event)
         progress.computing += time.perf_counter() - since  # not what the viewer spends on watching
         progress.first = progress.first or time.perf_counter() - began
-        if progress.computing > DEADLINE and len(progress.frames) < request.frames:
+        if progress.computing > deadline and len(progress.frames) < request.frames:
             raise Refused(
-                f"This took longer than {DEADLINE:.0f} seconds: {len(progress.frames)} of {request.frames} frames"
+                f"This took longer than {deadline:.0f} seconds: {len(progress.frames)} of {request.frames} frames"
                 " were done; choose fewer frames or futures."
             )
         yield progress

@@ -78,20 +78,20 @@ class Run:
         return np.stack([board.draw(*moment, t) for t, moment in enumerate(moments, 1)])
 
     def write(self, name: str, path: Path) -> None:
-        """name: "side-by-side.mp4", or "future-3.mp4" and "future-3.gif" counted from 1."""
+        """name: one of `names`; futures are counted from 1."""
         stem, _, ending = name.partition(".")
-        if stem == "side-by-side":
-            return write_mp4(path, self.together(), self.fps, self.settings())
-        future = int(stem.removeprefix("future-")) - 1
+        future = None if stem == "side-by-side" else int(stem.removeprefix("future-")) - 1
+        video = self.together() if future is None else self.alone(future)
         if ending == "gif":
-            return write_gif(path, self.alone(future), self.fps)
-        write_mp4(path, self.alone(future), self.fps, self.settings(future))
+            write_gif(path, video, self.fps)
+        else:
+            write_mp4(path, video, self.fps, self.settings(future))
 
     @property
     def names(self) -> list[str]:
         """Files that can be made of it."""
-        alone = [f"future-{k}.{ending}" for k in range(1, 1 + len(self.futures)) for ending in ("mp4", "gif")]
-        return ["side-by-side.mp4", *alone]
+        stems = ["side-by-side", *(f"future-{k}" for k in range(1, 1 + len(self.futures)))]
+        return [f"{stem}.{ending}" for stem in stems for ending in ("mp4", "gif")]
 
     def title(self, name: str) -> str:
         """The name under which a file is saved by who downloads it."""

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from stt.api import Predictor
-from stt.checkpoint import FILE_NAME, load
+from stt.checkpoint import load, name_of
 from stt.ui.callbacks import Callbacks
 from stt.ui.guard import Guard
 from stt.ui.janitor import Janitor, own_folder
@@ -44,20 +44,13 @@ def load_models(sources: Sequence[str], device: torch.device | str) -> dict[str,
         files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)  # "a" before "a-b": first is preset
         for one in map(str, files) if folder.is_dir() else [source]:
             try:
-                models[_name(one, models)] = load(one, device)
+                name = name_of(one)
+                models[one if name in models else name] = load(one, device)
             except (OSError, ValueError) as error:
                 print(f"left out {one}: {error}", file=sys.stderr)
     if not models:
         raise ValueError(f"no model found in: {', '.join(sources)}")
     return models
-
-
-def _name(source: str, taken: dict[str, Predictor]) -> str:
-    """digits.safetensors -> digits, runs/a/model.safetensors -> a, owner/repo stays."""
-    path = Path(source)
-    short = path.parent.name if path.name == FILE_NAME else path.stem
-    name = short if path.suffix == ".safetensors" else source.partition("@")[0]
-    return source if name in taken else name
 
 
 def load_runs(files: Sequence[Path]) -> dict[str, Run]:

@@ -1,0 +1,193 @@
+"""What the page's buttons do, called without a page: predicting, choosing a clip, opening a link."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from stt.ui import callbacks
+from stt.ui.callbacks import EMPTY, plain_errors
+from stt.ui.prediction import predict
+from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
+from stt.ui.runs import NO_RUN, Run
+from stt.video import read_clip
+from tests.desk_fixtures import SETTINGS, Desk, changed, desk, models, values  # noqa: F401
+from tests.test_player import sheet
+
+
+def test_whatever_goes_wrong_becomes_one_harmless_sentence():
+    with pytest.raises(gr.Error) as shown, plain_errors():
+        raise Refused("not <b>bold</b>")
+    assert shown.value.message == "not &lt;b&gt;bold&lt;/b&gt;"
+    with pytest.raises(gr.Error) as shown, plain_errors():
+        raise RuntimeError("/secret/path")
+    assert shown.value.message == "Something went wrong on our side, please try again."
+
+
+# ---- predicting ------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_is_watched_as_it_grows_and_kept_under_the_id_that_was_shown(desk):
+    *growing, (shown, seed) = desk.callbacks.watch(False, *values(desk.upload()))
+    assert [value["state"] for value, _ in growing] == ["running"] * len(growing) and shown["state"] == "done"
+    assert {value["id"] for value, _ in growing} == {shown["id"]}
+    assert {used for _, used in growing} == {seed} == {7}
+    assert desk.runs.get(shown["id"]).report["settings"] == SETTINGS
+
+
+def test_a_new_seed_is_drawn_when_asked_for_and_shown(desk):
+    seeds = [list(desk.callbacks.watch(True, *values(desk.upload(), frames=1)))[-1] for _ in range(2)]
+    for shown, seed in seeds:
+        assert shown["names"] == [f"seed {seed}", f"seed {seed + 1}"]
+    assert len({7, *(seed for _, seed in seeds)}) == 3
+
+
+def test_a_stopped_prediction_keeps_what_was_predicted(desk):
+    whole = desk.predict(desk.upload(), frames=6)
+    events = desk.callbacks.watch(False, *values(desk.upload(), frames=6))
+    shown = next(shown for shown, _ in events if len(shown["strips"]) == 1)
+    events.close()
+    run = desk.runs.get(shown["id"])
+    assert run.futures.shape[1] == run.report["predicted_frames"] == 1
+    np.testing.assert_array_equal(run.futures, whole.futures[:, :1])
+    np.testing.assert_array_equal(run.given, whole.given)
+    assert run.report["scores"]["copy"]["error"] == whole.report["scores"]["copy"]["error"][:1]
+    assert run.report["settings"] == whole.report["settings"]
+    path, _ = desk.runs.file(shown["id"], "future-2.mp4")
+    assert read_clip(path, size=16, channels=1).source_frames == 4 + 1
+
+
+def test_of_a_prediction_that_was_stopped_before_its_first_frame_nothing_is_kept(desk):
+    events = desk.callbacks.watch(False, *values(desk.upload()))
+    shown, _ = next(events)
+    events.close()
+    with pytest.raises(Refused, match=NO_RUN):
+        desk.runs.get(shown["id"])
+
+
+def test_a_prediction_that_takes_too_long_is_explained_and_what_there_is_is_kept(desk, monkeypatch):
+    monkeypatch.setattr(callbacks, "predict", partial(predict, deadline=0.0))
+    shown = []
+    with pytest.raises(gr.Error, match="1 of 3 frames were done"):
+        shown.extend(value for value, _ in desk.callbacks.watch(False, *values(desk.upload())))
+    assert desk.runs.get(shown[-1]["id"]).futures.shape[1] == 1
+
+
+@pytest.mark.parametrize("changes", [{"frames": 41}, {"seed": "x"}, {"prompt_frames": 7}, {"model": None}])
+def test_what_cannot_be_served_is_explained(desk, changes):
+    with pytest.raises(gr.Error, match=r" not |but the clip has 6"):
+        list(desk.callbacks.watch(False, *values(desk.upload(), **changes)))
+    with pytest.raises(gr.Error, match=NO_CLIP):
+        list(desk.callbacks.watch(False, *values(None)))
+
+
+# ---- choosing a clip -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "start", "slides"), [(12, 6, True), (3, 3, True), (1, 1, False)])
+def test_a_chosen_clip_is_shown_and_the_future_starts_where_the_model_can_look_back_furthest(
+    desk, frames, start, slides
+):
+    answer = desk.choose(desk.upload(frames=frames), stride=1, frames=4)
+    assert (answer.player["state"], answer.player["given"]) == ("ready", start)
+    assert answer.player["truth_frames"] == min(frames - start, 4)
+    control = answer.controls.pop("prompt_frames")
+    assert (control["value"], control["maximum"], control["interactive"]) == (start, max(frames, 2), slides)
+    assert answer.controls == {}
+
+
+def test_without_a_clip_the_player_is_empty(desk):
+    answer = desk.choose(None)
+    assert answer.player == EMPTY and answer.controls == {}
+
+
+def test_a_file_that_is_no_video_is_explained_at_once(desk):
+    (desk.uploads / "bad.mp4").write_text("no video " * 50)
+    with pytest.raises(gr.Error, match="^The file is |^'The file is "):
+        desk.choose(desk.uploads / "bad.mp4")
+
+
+@pytest.mark.parametrize(("wanted", "start"), [(2, 2), (12, 12), (40, 12)])
+def test_a_start_that_was_asked_for_is_kept_as_far_as_the_clip_goes(desk, wanted, start):
+    answer = desk.choose(desk.upload(), {"prompt_frames": wanted}, stride=1)
+    assert answer.controls["prompt_frames"]["value"] == start
+    assert answer.player["given"] == min(start, 6)
+
+
+def test_what_was_wanted_for_one_clip_is_not_wanted_for_the_next(desk):
+    first, second = desk.examples
+    wanted = desk.choose(first, {"prompt_frames": 2}, stride=1).wanted
+    assert desk.choose(first, wanted, stride=1).controls["prompt_frames"]["value"] == 2  # reported twice
+    assert desk.choose(second, wanted, stride=1).controls["prompt_frames"]["value"] == 6
+
+
+def test_a_moved_start_or_another_stride_is_looked_at_again(desk):
+    player, start = desk.callbacks.look(*values(desk.upload(), prompt_frames=5))
+    assert (player["given"], player["truth_frames"], start["maximum"]) == (5, 1, 6)
+    assert desk.callbacks.look(*values(desk.upload(), prompt_frames=11))[1]["value"] == 6
+    assert desk.callbacks.look(*values(None))[0] == EMPTY
+
+
+def test_a_result_that_ships_is_shown_at_once_but_only_for_its_own_prompt_and_weights(tmp_path, models):
+    models["other"].weights = "other@2"
+    first = Desk(tmp_path / "first", models)
+    run = first.predict(first.examples[0], stride=1, fit="crop", prompt_frames=6)
+    desk = Desk(tmp_path / "second", models, {"example-0": Run.load(first.runs.folder / run.report["id"] / "run.npz")})
+
+    def state(clip=desk.examples[0], **changes) -> str:
+        return desk.choose(clip, **{"stride": 1, "fit": "crop", **changes}).player["state"]
+
+    player = desk.choose(desk.examples[0], stride=1, fit="crop", seed=None, futures=8).player
+    assert (player["state"], player["precomputed"]) == ("done", True)
+    np.testing.assert_array_equal(sheet(player["strips"][0]["src"]), run.futures)
+    others = [{"clip": desk.examples[1]}, {"stride": 2}, {"fit": "pad"}, {"model": "other"}]
+    assert [state(**changes) for changes in others] == ["ready"] * 4
+
+
+# ---- links and memory ------------------------------------------------------------------------------------
+
+
+def opened(desk: Desk, memory: Any = None, **query: str) -> tuple[dict, dict]:
+    wanted, *controls = desk.callbacks.opened(memory, SimpleNamespace(query_params=query))
+    return wanted, changed(controls)
+
+
+def test_a_link_says_everything_and_brings_its_clip(desk):
+    wanted, controls = opened(desk, None, clip="example-1", **{n: str(v) for n, v in SETTINGS.items()})
+    assert controls == SETTINGS | {"clip": str(desk.examples[1]), "fresh": False}
+    assert desk.choose(desk.examples[1], wanted, stride=1).controls["prompt_frames"]["value"] == 4
+
+
+def test_a_link_wins_over_what_the_browser_remembers(desk):
+    _, controls = opened(desk, {"frames": 20, "futures": 3, "fit": "pad"}, frames="5", temperature="0.25")
+    assert controls == {"frames": 5, "temperature": 0.25, "futures": 3, "fit": "pad"}
+
+
+def test_without_a_seed_a_new_one_is_drawn_every_time_as_before(desk):
+    assert "fresh" not in opened(desk, {"frames": 20})[1]
+    assert opened(desk, None, seed="42")[1] == {"seed": 42, "fresh": False}
+
+
+@pytest.mark.parametrize("memory", [None, [], "x", 3, {"frames": 10**400, "model": "gone"}, {"frames": {"a": 1}}])
+@pytest.mark.parametrize(
+    "query",
+    [{}, {"frames": "many", "seed": "", "model": "gone", "fps": "1e999"}, {"clip": "../../etc/passwd"}, {"clip": ""},
+     {"__theme": "dark", "frames": str(MAX_FRAMES + 1), "fresh": "x"}],
+)  # fmt: skip
+def test_junk_in_a_link_or_in_memory_changes_nothing(desk, memory, query):
+    assert opened(desk, memory, **query) == ({}, {})
+
+
+def test_nothing_remembered_and_no_request_leave_the_page_as_it_is(desk):
+    wanted, *controls = desk.callbacks.opened(None, None)
+    assert wanted == {} and changed(controls) == {}
+
+
+def test_any_example_is_one_of_them(desk):
+    assert desk.callbacks.example(1) == str(desk.examples[1])
+    assert {desk.callbacks.example() for _ in range(40)} == set(map(str, desk.examples))
