@@ -287,7 +287,7 @@ function tint(image, [red, green, blue]) { // gray values become opacity
     const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < pixels.data.length; i += 4) {
       const value = pixels.data[i];
-      pixels.data.set([red, green, blue, Math.min(255, 1.4 * value)], i);
+      pixels.data.set([red, green, blue, 0.75 * value], i); // what lies below stays visible
     }
     pen.putImageData(pixels, 0, 0);
     tinted.set(image, canvas);
