@@ -53,6 +53,28 @@ def tiny():
     return lively(STT(TINY)).eval()
 
 
+@pytest.fixture
+def models():
+    """As an app holds them, the preset one first."""
+    return {name: lively(STT(TINY)).eval() for name in ("tiny", "other")}
+
+
+@pytest.fixture
+def desk(tmp_path, models):
+    from tests.desk_fixtures import Desk  # imported here, for most tests need no Gradio
+
+    return Desk(tmp_path / "app", models)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The app's notices to its visitor."""
+    notices = []
+    monkeypatch.setattr("gradio.Info", notices.append)
+    monkeypatch.setattr("gradio.Warning", notices.append)
+    return notices
+
+
 def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor:
     """Random videos (B, T, C, H, W) in [-1, 1] of the model's size."""
     c = model.config

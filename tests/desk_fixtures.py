@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pytest
 
 from stt.models.stt import STT
 from stt.ui.callbacks import ARGUMENTS, Callbacks
 from stt.ui.runs import Run, Runs
-from tests.conftest import TINY, lively
 from tests.ui_fixtures import moving_dot
 
 SETTINGS = {
@@ -60,7 +58,8 @@ class Answer:
 
 
 def values(clip: Path | None, **changes) -> list[Any]:
-    return list(({"clip": None if clip is None else str(clip)} | SETTINGS | changes).values())
+    named = {"clip": None if clip is None else str(clip)} | SETTINGS | changes
+    return [named[name] for name in ARGUMENTS]
 
 
 def changed(controls) -> dict[str, Any]:
@@ -70,22 +69,3 @@ def changed(controls) -> dict[str, Any]:
 
 def event_of(**data) -> gr.EventData:
     return gr.EventData(None, data)
-
-
-@pytest.fixture
-def models():
-    return {"tiny": lively(STT(TINY)).eval(), "other": lively(STT(TINY)).eval()}
-
-
-@pytest.fixture
-def desk(tmp_path, models):
-    return Desk(tmp_path / "app", models)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """Notices to the visitor."""
-    notices = []
-    monkeypatch.setattr(gr, "Info", notices.append)
-    monkeypatch.setattr(gr, "Warning", notices.append)
-    return notices

@@ -16,7 +16,7 @@ from stt.ui.prediction import predict
 from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
-from tests.desk_fixtures import SETTINGS, Desk, changed, desk, models, values  # noqa: F401
+from tests.desk_fixtures import SETTINGS, Desk, changed, values
 from tests.test_player import sheet
 
 

@@ -95,6 +95,7 @@ def test_an_unknown_or_hostile_id_is_answered_with_one_sentence(runs, kept, name
 def test_runs_outside_of_the_folder_are_out_of_reach(run, tmp_path):
     run.save(tmp_path / "secret" / FILE)
     runs = Runs(tmp_path / "runs")
+    runs.put(run)
     for name in ("../secret", "secret", str(tmp_path / "secret"), "..", "runs/../../secret"):
         with pytest.raises(Refused):
             runs.get(name)

@@ -93,12 +93,16 @@ class Unit(nn.Module):
         if angles is not None:
             q, k = rotate(q, *angles[self.axis]), rotate(k, *angles[self.axis])
         h = self.attention.attend(q, k, v)
-        x = x + (rearrange(h, "(b n) t d -> b t n d", n=n) if self.axis == "t" else rearrange(h, "(b t) n d -> b t n d", t=t))
+        x = x + (
+            rearrange(h, "(b n) t d -> b t n d", n=n) if self.axis == "t" else rearrange(h, "(b t) n d -> b t n d", t=t)
+        )
         if self.mlp is None:
             return x
         h = self.mlp_norm(x)
         if isinstance(self.mlp, ConvMLP):
-            h = rearrange(self.mlp(rearrange(h, "b t (h w) d -> (b t) h w d", h=self.grid)), "(b t) h w d -> b t (h w) d", b=b)
+            h = rearrange(
+                self.mlp(rearrange(h, "b t (h w) d -> (b t) h w d", h=self.grid)), "(b t) h w d -> b t (h w) d", b=b
+            )
         else:
             h = self.mlp(h)
         return x + h
@@ -130,6 +134,8 @@ class TimeSformer(Predictor):
         self.norm = nn.LayerNorm(c.dim)
         self.head = nn.Linear(c.dim, pixels)
         nn.init.normal_(self.head.weight, std=0.02)
+        if c.residual in ("no", "feature"):
+            nn.init.constant_(self.head.bias, -1.0)
         self.last_t = max(i for i, a in enumerate(axes) if a == "t")
 
     def predict(self, context: Video) -> Video:
@@ -146,8 +152,10 @@ class TimeSformer(Predictor):
         angles = None
         if c.positions != "learned":
             d = c.dim // c.heads
-            angles = {"t": rotary(torch.arange(-t, c.chunk_frames, device=x.device), d, longest=8.0),
-                      "s": rotary_grid(c.grid, c.grid, d, x.device)}
+            angles = {
+                "t": rotary(torch.arange(-t, c.chunk_frames, device=x.device), d, longest=8.0),
+                "s": rotary_grid(c.grid, c.grid, d, x.device),
+            }
         for i, unit in enumerate(self.units):
             x = unit(x, angles)
             if i == self.last_t:

@@ -20,12 +20,13 @@ import torch
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.ui.player import shown_progress, shown_prompt, shown_run
-from stt.ui.prediction import Compute, Progress, compute, conclude, predict, read_prompt
+from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt
 from stt.ui.request import Refused, Request, check, remembered
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
 
 PREVIEW_PAUSE = 0.1  # seconds between two pictures of a running prediction
+MOST_SEEN = 10_000  # clips whose whereabouts are remembered
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages to a client
 ARGUMENTS = (
     "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "steps", "stride",
@@ -57,7 +58,7 @@ class Callbacks:
     def predict_run(self, request: Request) -> Iterator[Progress | Run]:
         for event in predict(request, self.models[request.model], self.compute):
             if isinstance(event, Progress):
-                self.seen[event.prompt.sha256] = request.clip
+                self._remember(event.prompt.sha256, request.clip)
             yield event
 
     # ---- for clients ---------------------------------------------------------------------------------
@@ -191,17 +192,9 @@ class Callbacks:
             )
             frames = len(prompt.clip.video)
             start = gr.update(value=prompt.start, maximum=max(frames, 2), interactive=frames > 1)
-            self.seen[prompt.sha256] = request.clip
-            for run in self.runs.shipped.values():
-                same = run.report["settings"] | {"fps": request.fps}
-                if (
-                    same["prompt_frames"] == prompt.start
-                    and run.report["clip"]["sha256"] == prompt.sha256
-                    and run.report["weights"] == model.weights
-                    and (same["stride"], same["fit"]) == (request.stride, request.fit)
-                ):
-                    return shown_run(run, precomputed=True), start
-        return shown_prompt(prompt, request), start
+            self._remember(prompt.sha256, request.clip)
+            run = self._shipped(request, prompt)
+        return shown_prompt(prompt, request) if run is None else shown_run(run, precomputed=True), start
 
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:
         """The settings of a result of this visit, which the page shows by itself: (wanted, clip, *settings, fresh)."""
@@ -240,6 +233,16 @@ class Callbacks:
         """Of the examples, this one or any."""
         return str(secrets.choice(self.examples) if number is None else self.examples[number])
 
+    def _shipped(self, request: Request, prompt: Prompt) -> Run | None:
+        """A result that came with the app, of this very prompt and these weights."""
+        prompted = {"prompt_frames": prompt.start, "stride": request.stride, "fit": request.fit}.items()
+        ours = prompt.sha256, self.models[request.model].weights
+        for run in self.runs.shipped.values():
+            made = run.report["clip"]["sha256"], run.report["weights"]
+            if made == ours and prompted <= run.report["settings"].items():
+                return run
+        return None
+
     def _settings(self, settings: Mapping[str, Any], **more: Any) -> list[Any]:
         """Updates of the controls in their order, then of "new seed every time", which ends when a seed is given."""
         settings = {**settings, **more}
@@ -249,6 +252,11 @@ class Callbacks:
         """What a video says of its making, if this app made it."""
         told = None if clip in self.examples else read_metadata(clip)
         return told if told and told.get("app") == "stt" else None
+
+    def _remember(self, sha256: str, clip: Path) -> None:
+        self.seen[sha256] = clip
+        while len(self.seen) > MOST_SEEN:
+            del self.seen[next(iter(self.seen))]
 
     def _origin(self, clip: Any) -> Path | None:
         """The file of a clip that was used here before, if it is still here."""
