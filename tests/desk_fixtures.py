@@ -23,6 +23,16 @@ OTHERS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Visitor:
+    """As much of a gr.Request as callbacks look at."""
+
+    session_hash: str
+
+
+ME, ANOTHER = Visitor("me"), Visitor("another")
+
+
 @dataclass
 class Desk:
     """The callbacks of an app, with folders of its own."""
@@ -42,11 +52,13 @@ class Desk:
         return moving_dot(self.uploads / "mine.mp4", **{"frames": 12, "width": 48, **changes})
 
     def predict(self, clip: Path, **changes) -> Run:
-        *_, (shown, _) = self.callbacks.watch(False, *values(clip, **changes))
+        *_, (shown, _) = self.callbacks.watch(ME, False, *values(clip, **changes))
         return self.runs.get(shown["id"])
 
-    def choose(self, clip: Path | None, wanted: dict | None = None, **changes) -> Answer:
-        return Answer(*self.callbacks.choose(wanted or {}, *values(clip, **changes)))
+    def choose(
+        self, clip: Path | None, wanted: dict | None = None, visitor: Visitor | None = None, **changes
+    ) -> Answer:
+        return Answer(*self.callbacks.choose(visitor or ME, wanted or {}, *values(clip, **changes)))
 
 
 class Answer:

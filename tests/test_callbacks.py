@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from stt.ui.prediction import predict
 from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
-from tests.desk_fixtures import SETTINGS, Desk, changed, values
+from tests.desk_fixtures import ME, SETTINGS, Desk, changed, values
 from tests.test_player import sheet
 
 
@@ -33,7 +34,7 @@ def test_whatever_goes_wrong_becomes_one_harmless_sentence():
 
 
 def test_a_prediction_is_watched_as_it_grows_and_kept_under_the_id_that_was_shown(desk):
-    *growing, (shown, seed) = desk.callbacks.watch(False, *values(desk.upload()))
+    *growing, (shown, seed) = desk.callbacks.watch(ME, False, *values(desk.upload()))
     assert [value["state"] for value, _ in growing] == ["running"] * len(growing) and shown["state"] == "done"
     assert {value["id"] for value, _ in growing} == {shown["id"]}
     assert {used for _, used in growing} == {seed} == {7}
@@ -41,7 +42,7 @@ def test_a_prediction_is_watched_as_it_grows_and_kept_under_the_id_that_was_show
 
 
 def test_a_new_seed_is_drawn_when_asked_for_and_shown(desk):
-    seeds = [list(desk.callbacks.watch(True, *values(desk.upload(), frames=1)))[-1] for _ in range(2)]
+    seeds = [list(desk.callbacks.watch(ME, True, *values(desk.upload(), frames=1)))[-1] for _ in range(2)]
     for shown, seed in seeds:
         assert shown["names"] == [f"seed {seed}", f"seed {seed + 1}"]
     assert len({7, *(seed for _, seed in seeds)}) == 3
@@ -49,7 +50,7 @@ def test_a_new_seed_is_drawn_when_asked_for_and_shown(desk):
 
 def test_a_stopped_prediction_keeps_what_was_predicted(desk):
     whole = desk.predict(desk.upload(), frames=6)
-    events = desk.callbacks.watch(False, *values(desk.upload(), frames=6))
+    events = desk.callbacks.watch(ME, False, *values(desk.upload(), frames=6))
     shown = next(shown for shown, _ in events if len(shown["strips"]) == 1)
     events.close()
     run = desk.runs.get(shown["id"])
@@ -62,8 +63,24 @@ def test_a_stopped_prediction_keeps_what_was_predicted(desk):
     assert read_clip(path, size=16, channels=1).source_frames == 4 + 1
 
 
+def test_a_prediction_that_fails_keeps_what_it_made(desk, monkeypatch):
+    whole = desk.predict(desk.upload(), frames=6)
+    real = desk.callbacks.compute
+
+    def broken(*arguments):
+        yield from itertools.islice(real(*arguments), 2)
+        raise RuntimeError("the machine is on fire")
+
+    desk.callbacks.compute = broken
+    shown = []
+    with pytest.raises(gr.Error, match="our side"):
+        shown.extend(value for value, _ in desk.callbacks.watch(ME, False, *values(desk.upload(), frames=6)))
+    kept = desk.runs.get(shown[-1]["id"])
+    np.testing.assert_array_equal(kept.futures, whole.futures[:, :2])
+
+
 def test_of_a_prediction_that_was_stopped_before_its_first_frame_nothing_is_kept(desk):
-    events = desk.callbacks.watch(False, *values(desk.upload()))
+    events = desk.callbacks.watch(ME, False, *values(desk.upload()))
     shown, _ = next(events)
     events.close()
     with pytest.raises(Refused, match=NO_RUN):
@@ -74,16 +91,16 @@ def test_a_prediction_that_takes_too_long_is_explained_and_what_there_is_is_kept
     monkeypatch.setattr(callbacks, "predict", partial(predict, deadline=0.0))
     shown = []
     with pytest.raises(gr.Error, match="1 of 3 frames were done"):
-        shown.extend(value for value, _ in desk.callbacks.watch(False, *values(desk.upload())))
+        shown.extend(value for value, _ in desk.callbacks.watch(ME, False, *values(desk.upload())))
     assert desk.runs.get(shown[-1]["id"]).futures.shape[1] == 1
 
 
 @pytest.mark.parametrize("changes", [{"frames": 41}, {"seed": "x"}, {"prompt_frames": 7}, {"model": None}])
 def test_what_cannot_be_served_is_explained(desk, changes):
     with pytest.raises(gr.Error, match=r" not |but the clip has 6"):
-        list(desk.callbacks.watch(False, *values(desk.upload(), **changes)))
+        list(desk.callbacks.watch(ME, False, *values(desk.upload(), **changes)))
     with pytest.raises(gr.Error, match=NO_CLIP):
-        list(desk.callbacks.watch(False, *values(None)))
+        list(desk.callbacks.watch(ME, False, *values(None)))
 
 
 # ---- choosing a clip -------------------------------------------------------------------------------------
@@ -127,10 +144,10 @@ def test_what_was_wanted_for_one_clip_is_not_wanted_for_the_next(desk):
 
 
 def test_a_moved_start_or_another_stride_is_looked_at_again(desk):
-    player, start = desk.callbacks.look(*values(desk.upload(), prompt_frames=5))
+    player, start = desk.callbacks.look(ME, *values(desk.upload(), prompt_frames=5))
     assert (player["given"], player["truth_frames"], start["maximum"]) == (5, 1, 6)
-    assert desk.callbacks.look(*values(desk.upload(), prompt_frames=11))[1]["value"] == 6
-    assert desk.callbacks.look(*values(None))[0] == EMPTY
+    assert desk.callbacks.look(ME, *values(desk.upload(), prompt_frames=11))[1]["value"] == 6
+    assert desk.callbacks.look(ME, *values(None))[0] == EMPTY
 
 
 def test_a_result_that_ships_is_shown_at_once_but_only_for_its_own_prompt_and_weights(tmp_path, models):

@@ -241,6 +241,12 @@ def test_a_frame_is_unusual_exactly_above_a_multiple_of_what_is_usual_for_the_mo
     assert not any("shock" in note or "unlike" in note for note in run.report["notes"])
 
 
+def test_unusual_frames_are_counted_in_the_clip_not_in_what_the_model_saw_of_it(tiny, long_clip, monkeypatch):
+    run = shocked(tiny, long_clip, monkeypatch, [0.0, 9.0, *[0.0] * 5], prompt_frames=8)
+    assert len(run.given) == 6
+    assert run.report["surprise"]["unusual_frames"] == [5]  # of 3 ... 8, the third
+
+
 def test_several_unusual_frames_are_listed_and_many_make_an_unusual_clip(tiny, clip, monkeypatch):
     def first_note(bits):
         return shocked(tiny, clip, monkeypatch, bits).report["notes"][0]

@@ -135,7 +135,9 @@ def test_no_clip_asks_for_one(file, value):
         checked(file, clip=value)
 
 
-@pytest.mark.parametrize("value", ["/etc/passwd", "../secret.mp4", 3, ["a"], "a\0b", {"path": "/etc/passwd"}])
+@pytest.mark.parametrize(
+    "value", ["/etc/passwd", "../secret.mp4", 3, ["a"], "a\0b", "x" * 300, "\ud800", {"path": "/etc/passwd"}]
+)
 def test_only_uploads_and_examples_are_opened(file, value):
     with pytest.raises(Refused, match="^The clip must be "):
         checked(file, clip=value)

@@ -13,7 +13,7 @@ from stt.ui.callbacks import EMPTY
 from stt.ui.request import check
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip, to_uint8
-from tests.desk_fixtures import OTHERS, SETTINGS, Desk, changed, event_of
+from tests.desk_fixtures import ANOTHER, OTHERS, SETTINGS, Desk, changed, event_of
 from tests.test_player import sheet
 from tests.ui_fixtures import moving_dot
 
@@ -72,6 +72,17 @@ def test_a_dropped_side_by_side_video_without_its_clip_asks_for_it(tmp_path, des
     assert said and "choose the clip again" in said[0]
     assert answer.player == EMPTY
     assert answer.controls == SETTINGS | {"clip": None, "fresh": False}
+    cleared = desk.choose(None, answer.wanted)  # which the page reports next
+    again = desk.choose(desk.upload(), cleared.wanted, **SETTINGS)
+    assert again.controls["prompt_frames"]["value"] == SETTINGS["prompt_frames"]
+
+
+def test_a_result_that_travels_does_not_bring_its_clip_to_another_visitor(desk, said):
+    run, example = desk.predict(desk.upload()), desk.predict(desk.examples[0])
+    answer = desk.choose(dropped(desk, "future-1.mp4", run), visitor=ANOTHER, **OTHERS)
+    assert "clip" not in answer.controls and "its own frames" in said[0]
+    answer = desk.choose(dropped(desk, "future-1.mp4", example), visitor=ANOTHER, **OTHERS)
+    assert answer.controls["clip"] == str(desk.examples[0])
 
 
 def test_a_clip_that_the_janitor_took_counts_as_lost(desk, said):

@@ -20,7 +20,7 @@ import torch
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.ui.player import shown_progress, shown_prompt, shown_run
-from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt
+from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt, sha256_of
 from stt.ui.request import Refused, Request, check, remembered
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
@@ -49,17 +49,15 @@ class Callbacks:
         self.runs = runs
         self.examples = list(examples)
         self.uploads = uploads  # where clips of our own making go
+        self.digests = {sha256_of(path): path for path in self.examples}
         self.compute = compute
-        self.seen: dict[str, Path] = {}  # clips by what they hold, so that a result finds its prompt again
+        self.seen: dict[tuple[str, str], Path] = {}  # clips by session and content, or by run: prompts found again
 
     def check(self, *values: Any) -> Request:
         return check(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
 
     def predict_run(self, request: Request) -> Iterator[Progress | Run]:
-        for event in predict(request, self.models[request.model], self.compute):
-            if isinstance(event, Progress):
-                self._remember(event.prompt.sha256, request.clip)
-            yield event
+        yield from predict(request, self.models[request.model], self.compute)
 
     # ---- for clients ---------------------------------------------------------------------------------
 
@@ -107,7 +105,7 @@ class Callbacks:
                     yield gr.skip(), gr.skip(), gr.skip(), progress
 
     def files(self, run: Run) -> list[str]:
-        """Copies of a run's videos under the names that people see, side by side first."""
+        """A run's videos, side by side first."""
         name, futures = run.report["id"], len(run.futures)
         videos = ["side-by-side.mp4", *(f"future-{k}.mp4" for k in range(1, futures + 1))]
         return [str(path) for path, _ in (self.runs.file(name, video) for video in videos)]
@@ -129,7 +127,7 @@ class Callbacks:
 
     # ---- for the page --------------------------------------------------------------------------------
 
-    def watch(self, fresh: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
+    def watch(self, visitor: gr.Request, fresh: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
         """(player, seed) again and again. fresh: draw a new seed."""
         with plain_errors():
             request = self.check(*replaced(values, seed=None) if fresh else values)
@@ -137,26 +135,29 @@ class Callbacks:
             try:
                 for event in self.predict_run(request):
                     if isinstance(event, Run):
-                        yield shown_run(self.runs.put(event, name), shown), request.seed
+                        run, progress = self.runs.put(event, name), None
+                        yield shown_run(run, shown), request.seed
                         return
+                    if progress is None:
+                        self._remember((visitor.session_hash, event.prompt.sha256), request.clip)
+                        self._remember(("", name), request.clip)
                     progress, done = event, len(event.frames)
                     if done <= 1 or done == request.frames or time.monotonic() - last > PREVIEW_PAUSE:
                         last = time.monotonic()
                         shown = shown_progress(shown, event, name)
                         yield shown, request.seed
-            except (GeneratorExit, Refused):  # stopped, or too slow: what was predicted is not lost
-                if progress is not None and progress.frames:
+            finally:
+                if progress is not None and progress.frames:  # stopped, or failed: what was predicted is not lost
                     self.runs.put(conclude(progress), name)
-                raise
 
-    def choose(self, wanted: dict[str, Any], *values: Any) -> tuple[Any, ...]:
+    def choose(self, visitor: gr.Request, wanted: dict[str, Any], *values: Any) -> tuple[Any, ...]:
         """A newly chosen clip: (player, wanted, clip, *settings, fresh). A video that the app made is opened again.
 
         wanted: settings that a link, a result or the history asked for, for the clip that is chosen now; "clip" in it
         names the clip that they were for, since Gradio may report one choice twice.
         """
         if values[0] is None:
-            return EMPTY, {}, *self._settings({})
+            return EMPTY, {} if "clip" in wanted else wanted, *self._settings({})
         with plain_errors():
             request = self.check(*replaced(values, seed=0, prompt_frames=0))
             if wanted.get("clip", str(request.clip)) != str(request.clip):
@@ -164,22 +165,22 @@ class Callbacks:
             told = None if wanted else self._told(request.clip)
             if told:
                 wanted = remembered(told, self.models)
-                origin = self._origin(told.get("clip"))
+                origin = self._origin(visitor, told.get("clip"))
                 if origin is None and not told.get("alone"):
                     gr.Warning("Its settings are back. Side by side, no clip can be continued: choose the clip again.")
-                    return EMPTY, {}, *self._settings(wanted, clip=None)
+                    return EMPTY, wanted, *self._settings(wanted, clip=None)
                 if origin is not None:
                     gr.Info("The settings and the clip of this result are back; Predict gives it again.")
                     return gr.skip(), wanted, *self._settings(wanted, clip=str(origin))
                 gr.Info("The settings of this result are back; its own frames stand in for its clip.")
                 wanted = remembered(told | {"prompt_frames": told.get("given"), "stride": 1}, self.models)
                 values = replaced(values, **wanted)
-            player, start = self.look(*replaced(values, prompt_frames=wanted.get("prompt_frames", 0)))
+            player, start = self.look(visitor, *replaced(values, prompt_frames=wanted.get("prompt_frames", 0)))
         settings = self._settings(wanted if told else {})
         settings[ARGUMENTS.index("prompt_frames")] = start
         return player, {**wanted, "clip": str(request.clip)}, *settings
 
-    def look(self, *values: Any) -> tuple[Any, Any]:
+    def look(self, visitor: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The clip as the model will see it, and where the future starts: (player, prompt frames)."""
         if values[0] is None:
             return EMPTY, gr.skip()
@@ -192,17 +193,19 @@ class Callbacks:
             )
             frames = len(prompt.clip.video)
             start = gr.update(value=prompt.start, maximum=max(frames, 2), interactive=frames > 1)
-            self._remember(prompt.sha256, request.clip)
+            self._remember((visitor.session_hash, prompt.sha256), request.clip)
             run = self._shipped(request, prompt)
         return shown_prompt(prompt, request) if run is None else shown_run(run, precomputed=True), start
 
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:
         """The settings of a result of this visit, which the page shows by itself: (wanted, clip, *settings, fresh)."""
         with plain_errors():
-            report = self.runs.get(event._data.get("run")).report
-            wanted = remembered(report["settings"], self.models)
-            origin = self._origin(report["clip"])
-        return wanted if origin else {}, *self._settings(wanted, **({"clip": str(origin)} if origin else {}))
+            name = event._data.get("run")
+            wanted = remembered(self.runs.get(name).report["settings"], self.models)
+            clip = self.seen.get(("", name))
+        if clip is None or not clip.is_file():
+            return {}, *self._settings(wanted)
+        return wanted, *self._settings(wanted, clip=str(clip))
 
     def extend(self, event: gr.EventData) -> tuple[dict[str, Any], str]:
         """A future as the next prompt: (wanted, clip)."""
@@ -253,15 +256,19 @@ class Callbacks:
         told = None if clip in self.examples else read_metadata(clip)
         return told if told and told.get("app") == "stt" else None
 
-    def _remember(self, sha256: str, clip: Path) -> None:
-        self.seen[sha256] = clip
+    def _remember(self, key: tuple[str, str], clip: Path) -> None:
+        self.seen[key] = clip
         while len(self.seen) > MOST_SEEN:
             del self.seen[next(iter(self.seen))]
 
-    def _origin(self, clip: Any) -> Path | None:
-        """The file of a clip that was used here before, if it is still here."""
-        path = self.seen.get(str(clip.get("sha256"))) if isinstance(clip, dict) else None
-        return path if path is not None and path.is_file() else None
+    def _origin(self, visitor: gr.Request, clip: Any) -> Path | None:
+        """The file of a clip that this visitor used before, or an example, if it is still here.
+
+        Only that: a result that travels must not bring somebody else's upload to whoever opens it.
+        """
+        sha256 = clip.get("sha256") if isinstance(clip, dict) else None
+        known = (self.seen.get((visitor.session_hash, str(sha256))), self.digests.get(str(sha256)))
+        return next((path for path in known if path is not None and path.is_file()), None)
 
 
 EMPTY = {"state": "empty"}

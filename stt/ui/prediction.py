@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,17 +85,20 @@ def read_prompt(request: Request, model: Predictor, start: Callable[[int], int] 
     first = request.prompt_frames or (start(frames) if start else frames)
     if first > frames:
         raise Refused(f"Frames used as prompt is {first}, but the clip has {frames}; choose at most {frames}.")
-    with open(request.clip, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Prompt(
         clip=clip,
         name=request.clip.name,
-        sha256=sha256,
+        sha256=sha256_of(request.clip),
         start=first,
         video=clip.video[:first][-c.context_frames :],
         after=clip.video[first:],
         fps=request.fps or min(max(clip.fps, 1.0), MAX_FPS),
     )
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute(
@@ -149,7 +153,7 @@ def conclude(progress: Progress) -> Run:
     surprise = np.zeros((0, 1, 1), np.float32)
     if progress.surprise is not None:
         surprise = progress.surprise.where.numpy()
-        report["surprise"] = told = _surprise(progress.surprise.bits.tolist(), progress.model)
+        report["surprise"] = told = _surprise(progress.surprise.bits.tolist(), progress.model, prompt)
         if told["unusual_frames"]:
             report["notes"].insert(0, unlike(told["unusual_frames"], len(surprise)))
     report["total_seconds"] = round(time.perf_counter() - progress.began, 2)
@@ -194,13 +198,14 @@ def scores(futures: Tensor, truth: Tensor, last: Tensor) -> dict[str, Any]:
     }
 
 
-def _surprise(bits: list[float], model: Predictor) -> dict[str, Any]:
+def _surprise(bits: list[float], model: Predictor, prompt: Prompt) -> dict[str, Any]:
     """bits: of every frame but the first, per dimension. Unusual only beside figures of the model's own data.
 
     Not the clip's mean but its most surprising frame counts: one impossible move hardly shows in a mean.
     """
     usual = model.card.get("scores", {}).get("surprise", {}).get("frame_p99")
-    unusual = [t for t, b in enumerate(bits, 2) if usual and b > UNUSUAL * usual]  # frames, counted from 1
+    second = prompt.start - len(prompt.video) + 2  # the first frame that has a score, of the clip's counted from 1
+    unusual = [t for t, b in enumerate(bits, second) if usual and b > UNUSUAL * usual]
     return {"bits": [round(b, 5) for b in bits], "usual": usual, "unusual_frames": unusual}
 
 

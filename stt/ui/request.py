@@ -106,10 +106,14 @@ def _clip(clip: Any, folders: Sequence[Path]) -> Path:
         raise Refused(NO_CLIP)
     if not isinstance(clip, str) or "\0" in clip or len(clip) > 4096:
         raise Refused("The clip must be an uploaded video file.")
-    path = Path(clip).resolve()
-    if not any(path.is_relative_to(folder.resolve()) for folder in folders):
+    try:
+        path = Path(clip).resolve()
+        known, here = any(path.is_relative_to(folder.resolve()) for folder in folders), path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        known = here = False
+    if not known:
         raise Refused("The clip must be an example or a file that you uploaded.")
-    if not path.is_file():
+    if not here:
         raise Refused("The clip is no longer here, upload it again.")
     return path
 

@@ -103,7 +103,8 @@ def routes(runs: Runs) -> list[Route]:
 
     def whole(request: Request) -> Response:
         try:
-            return JSONResponse(shown_run(runs.get(request.path_params["run"])))
+            name = request.path_params["run"]
+            return JSONResponse(shown_run(runs.get(name), precomputed=name in runs.shipped))
         except Refused as refusal:
             return PlainTextResponse(str(refusal), 404)
 
