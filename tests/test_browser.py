@@ -172,6 +172,20 @@ def test_an_example_becomes_futures_that_play(page):
     assert page.locator("#stop").is_disabled()
 
 
+def test_an_example_whose_result_ships_plays_at_once_and_says_so(page):
+    page.locator("#examples button").nth(3).click()
+    page.wait_for_selector(STATE.format("done"))
+    assert page.locator(".player .status").inner_text() == "Computed beforehand"
+    assert [name.partition(" · ")[0] for name in names(page)] == ["seed 7", "seed 8", "seed 9"]
+    assert "first frame after" not in page.locator(".player .facts").inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save seed 8 as mp4").click()
+    assert download.value.suggested_filename == "tiny-seed-8.mp4"
+    page.click("#any")
+    page.wait_for_timeout(500)
+    predict(page)
+
+
 def test_every_panel_shows_the_same_moment(page):
     choose_example(page)
     set_number(page, "Futures", 3)
@@ -419,7 +433,7 @@ def test_two_visitors_at_once_get_their_own_results_and_the_second_sees_its_plac
     for page, seed, example in ((one, 100, 0), (two, 200, 2)):
         choose_example(page, example)
         choose_model(page, "slow")
-        set_number(page, "Frames", 12)
+        set_number(page, "Frames", 8)
         seed_field(page).fill(str(seed))
         page.keyboard.press("Tab")
         page.wait_for_timeout(300)

@@ -73,12 +73,13 @@ def run_of(model: Predictor, clip: Path, **changes) -> Run:
 
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """Everything that the app writes lands in `folder`."""
-    examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(3)]
+    """Everything that the app writes lands in `folder`. The last of four examples has a result that ships."""
+    examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(4)]
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    app = serve(models, examples, host="127.0.0.1", block=False)
+    run_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
+    app = serve(models, examples, [folder / "example-3.npz"], host="127.0.0.1", block=False)
     try:
         yield Served(app.local_url, folder, examples)
     finally:
