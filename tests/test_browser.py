@@ -405,6 +405,14 @@ def test_the_address_holds_the_settings_and_opens_with_them(page, running):
     assert not page.get_by_label("New every time").is_checked()
 
 
+def test_settings_typed_in_quick_succession_all_stay(page):
+    for label, value in (("Frames", 40), ("Futures", 8), ("Temperature", 0.2)):
+        number(page, label).fill(str(value))
+        page.keyboard.press("Tab")
+    page.wait_for_timeout(1000)
+    assert [number(page, label).input_value() for label in ("Frames", "Futures", "Temperature")] == ["40", "8", "0.2"]
+
+
 def test_the_browser_remembers_the_last_settings(page, running):
     set_number(page, "Futures", 6)
     page.wait_for_timeout(500)

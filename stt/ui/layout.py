@@ -90,7 +90,7 @@ def build(callbacks: Callbacks, examples: Sequence[Path]) -> gr.Blocks:
             player=stage, examples=strip, wanted=gr.State({}),
             memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
         )  # fmt: skip
-        _wire(page, callbacks)
+        _wire(app, page, callbacks)
         _serve_clients(page, callbacks)
     return app
 
@@ -182,7 +182,7 @@ def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
     return {"top_k": top_k, "top_p": top_p, "steps": steps, "stride": stride, "fps": fps, "fit": fit}
 
 
-def _wire(page: Page, callbacks: Callbacks) -> None:
+def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
     private = {"api_visibility": "private", "show_progress": "hidden"}
     quick = private | {"queue": False}
     look = private | {"preprocess": False, "concurrency_id": "look", "concurrency_limit": 2}
@@ -228,7 +228,7 @@ def _wire(page: Page, callbacks: Callbacks) -> None:
     run.success(lambda: _buttons(running=False), None, buttons, **quick)
     run.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **quick)
     page.stop.click(None, cancels=[run])  # which counts as a failure of `run`
-    gr.on(None, callbacks.opened, page.memory, [page.wanted, *settings], **quick)
+    app.load(callbacks.opened, page.memory, [page.wanted, *settings], **quick)
 
 
 def _serve_clients(page: Page, callbacks: Callbacks) -> None:

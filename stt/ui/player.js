@@ -257,11 +257,13 @@ function draw() {
     const [image, x, y, kind] = moment(run, future, run === current ? t : t - current.given + run.given);
     const pen = canvas.getContext("2d");
     pen.imageSmoothingEnabled = false;
-    pen.clearRect(0, 0, run.size, run.size);
-    pen.globalAlpha = kind === "over" ? 0.35 : 1;
-    if (image?.complete) pen.drawImage(image, x, y, run.size, run.size, 0, 0, run.size, run.size);
-    pen.globalAlpha = 1;
-    if (run === current) lay(pen, run, future);
+    if (image?.complete) { // until a new picture is decoded, the last one stays
+      pen.clearRect(0, 0, run.size, run.size);
+      pen.globalAlpha = kind === "over" ? 0.35 : 1;
+      pen.drawImage(image, x, y, run.size, run.size, 0, 0, run.size, run.size);
+      pen.globalAlpha = 1;
+      if (run === current) lay(pen, run, future);
+    }
     figure.dataset.kind = kind;
     const name = future < 0 ? CAPTIONS[kind] : run.settings ? `${run.names[future]} · temp ${run.settings.temperature}` : run.names[future];
     if (caption.textContent !== name) caption.textContent = name;
