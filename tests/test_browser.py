@@ -236,6 +236,7 @@ def test_stop_keeps_what_was_predicted_and_the_next_prediction_works(page, runni
     set_number(page, "Frames", 40)
     page.click("#predict")
     page.get_by_text(re.compile(r"frame [3-9] of 40, \d+ ms each, about \d+ s left")).wait_for()
+    page.wait_for_selector('.player .future[data-kind="guessed"]')  # frames show while they come
     page.click("#stop")
     page.wait_for_selector(STATE.format("stopped"))
     page.wait_for_selector("#predict:enabled")

@@ -82,6 +82,7 @@ const kept = []; // {run, future}
 
 const length = (run) => run.given + done(run);
 const done = (run) => run.strips.reduce((sum, part) => sum + part.frames, 0);
+const drawable = (run) => run.strips.reduce((sum, part) => sum + (part.image.complete ? part.frames : 0), 0);
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function picture(source) {
@@ -113,15 +114,18 @@ function show(value) {
   current = prepared(value, before);
   if (value.state === "done" && !value.precomputed) remember(current);
   if (value.state === "running") {
-    t = Math.max(length(current) - 1, 0); // follow what grows
     if (!grown && window.innerWidth <= 860) home.scrollIntoView({ behavior: "smooth" });
     setPlaying(false);
   } else if (!grown || grown.state === "running") {
     t = 0;
     setPlaying(!still);
   }
-  if (grown && current.state === "running" && before.state === "running") refresh();
-  else rebuild();
+  if (grown && current.state === "running" && before.state === "running") {
+    for (const cell of cells) if (cell.run === before) cell.run = current;
+    refresh();
+  } else {
+    rebuild();
+  }
 }
 
 function ended() { // by Stop or by an error: what there is stays and plays
@@ -252,6 +256,7 @@ const CAPTIONS = { known: "clip", truth: "what really happened", over: "the clip
 
 function draw() {
   if (!current) return;
+  if (current.state === "running") t = current.given + drawable(current) - 1; // follow what grows
   t = Math.min(t, Number(time.max));
   for (const { canvas, caption, run, future, figure, } of cells) {
     const [image, x, y, kind] = moment(run, future, run === current ? t : t - current.given + run.given);
