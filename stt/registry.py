@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from stt.api import Config, Predictor, Tokenizer
 from stt.models.stt import STT, STTConfig
+from stt.models.timesformer import TimeSformer, TimeSformerConfig
 from stt.tokenizer import FrameVQ, FrameVQConfig
 
-FAMILIES: dict[str, type[Predictor]] = {"stt": STT}
+FAMILIES: dict[str, type[Predictor]] = {"stt": STT, "timesformer": TimeSformer}
 TOKENIZERS: dict[str, type[Tokenizer]] = {"frame_vq": FrameVQ}
-CONFIGS: dict[str, type[Config]] = {"stt": STTConfig, "frame_vq": FrameVQConfig}
+CONFIGS: dict[str, type[Config]] = {"stt": STTConfig, "timesformer": TimeSformerConfig, "frame_vq": FrameVQConfig}

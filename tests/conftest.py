@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stt.api import Predictor, PredictorConfig
 from stt.models.stt import STT, STTConfig
+from stt.models.timesformer import TimeSformerConfig
+from stt.registry import CONFIGS, FAMILIES
 from stt.tokenizer import FrameVQConfig
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
@@ -13,6 +16,9 @@ TINY = STTConfig(
     image_size=16, tokenizer=TINY_TOKENIZER, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
     gaussian_grid=(1, 2), gaussian_dim=4,
 )  # fmt: skip
+TINY_TIMESFORMER = TimeSformerConfig(
+    image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2
+)
 TINY_CONFIGS = {
     "stt": TINY,
     "stt, vector-quantized": STTConfig.from_dict(
@@ -23,7 +29,14 @@ TINY_CONFIGS = {
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),
+    "timesformer": TINY_TIMESFORMER,
+    "timesformer, colour": TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"channels": 3}),
 }
+
+
+def built(config: PredictorConfig) -> Predictor:
+    """A network of the family whose config this is."""
+    return next(FAMILIES[name] for name, cls in CONFIGS.items() if cls is type(config))(config)
 
 
 def lively(model: torch.nn.Module) -> torch.nn.Module:
@@ -45,7 +58,7 @@ def _one_thread_and_a_fixed_seed():
 @pytest.fixture(params=sorted(TINY_CONFIGS))
 def predictor(request):
     """Every family and objective, tiny, in eval mode."""
-    return lively(STT(TINY_CONFIGS[request.param])).eval()
+    return lively(built(TINY_CONFIGS[request.param])).eval()
 
 
 @pytest.fixture

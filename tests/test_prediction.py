@@ -12,7 +12,7 @@ import torch
 import stt
 from stt.api import Sampling, Surprise
 from stt.models.stt import STT
-from stt.ui.prediction import UNUSUAL, Progress, notes, predict, read_prompt
+from stt.ui.prediction import ONE_FUTURE, UNUSUAL, Progress, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
 from stt.video import read_clip
@@ -291,4 +291,6 @@ def test_of_a_clip_that_fits_nothing_is_said(tiny, tmp_path):
     request = asked(file)
     assert notes(request, tiny, read_prompt(request, tiny)) == []
     tiny.knobs = frozenset()
-    assert notes(request, tiny, read_prompt(request, tiny)) == ["This model does not use the temperature."]
+    assert notes(request, tiny, read_prompt(request, tiny)) == [ONE_FUTURE]
+    run = run_of(tiny, request.clip, futures=3)
+    assert len(run.futures) == len(run.report["seeds"]) == run.report["settings"]["futures"] == 1

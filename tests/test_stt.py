@@ -15,7 +15,9 @@ from stt.transformer import Gaussian, Normal, SpaceTimeOutput
 from tests.conftest import TINY, TINY_CONFIGS, clips, lively
 
 
-def test_futures_lie_further_apart_at_a_higher_temperature(predictor):
+@pytest.mark.parametrize("name", [name for name, config in TINY_CONFIGS.items() if isinstance(config, STTConfig)])
+def test_futures_lie_further_apart_at_a_higher_temperature(name):
+    predictor = lively(STT(TINY_CONFIGS[name])).eval()
     context = clips(predictor)[0]
     spreads = []
     for temperature in (0.0, 0.5, 1.0, 2.0):

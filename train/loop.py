@@ -22,9 +22,11 @@ from tqdm import tqdm
 from stt import checkpoint
 from stt.api import Loss, Video
 from train.muon import MuonAdamW
+from train.throughput import flops_per_clip, peak_flops
 
 Batches = Callable[[int, int], Video]  # (clips, index) -> Video on the training device
 Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
+Score = Callable[[nn.Module], dict[str, float]]  # averaged model -> figures for the log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class LoopConfig:
     log_every: int = 20  # steps
     save_every: float = 5.0  # minutes
     sheet_every: float = 10.0  # minutes
+    score_every: float = 5.0  # minutes
     compile: bool = False
     precision: str = "auto"  # "no", "bf16", or "auto": bf16 where the hardware multiplies it fast
 
@@ -137,10 +140,15 @@ class Run:
         self.call = torch.compile(self.module) if config.compile else self.module
         self.step = 0
         self.elapsed = 0.0
+        self.cost = self.peak = 0.0  # operations of a clip, and operations a second that all processes could do
 
     @property
     def state_path(self) -> Path:
         return self.out / "checkpoint.pt"
+
+    @property
+    def lr(self) -> float:
+        return self.config.rate(self.config.progress(self.step, self.elapsed))
 
     @property
     def averaged(self) -> nn.Module:
@@ -170,6 +178,12 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def gauge(self, batches: Batches) -> None:
+        """Measures what a clip costs and what the devices could do, so that the log can state their quotient."""
+        self.cost = flops_per_clip(self.raw, batches(1, 0))
+        self.peak = peak_flops(self.accelerator.device, self.accelerator.mixed_precision)
+        self.peak *= self.accelerator.num_processes
+
     @property
     def clips(self) -> int:
         return self.step * self.config.batch * self.accelerator.num_processes
@@ -181,7 +195,7 @@ class Run:
         video = batches(c.batch, index)
         set_seed((c.seed * 1_000_003 + index) % 2**31)
         for group in self.optimizer.param_groups:
-            group["lr"] = c.rate(c.progress(self.step, self.elapsed))
+            group["lr"] = self.lr
         with acc.autocast():
             loss = self.call(video)
         acc.backward(loss.total)
@@ -194,10 +208,8 @@ class Run:
         self.step += 1
         return loss
 
-    def log(self, loss: Loss, rate: float) -> dict[str, float]:
-        row = {"step": self.step, "clips": self.clips, "minutes": self.elapsed / 60, "clips_per_s": rate}
-        row |= {"lr": self.optimizer.param_groups[0]["lr"], "loss": float(loss.total.detach())}
-        row |= {name: float(value) for name, value in loss.parts.items()}
+    def log(self, figures: dict[str, float]) -> dict[str, float]:
+        row = {"step": self.step, "clips": self.clips, "minutes": self.elapsed / 60} | figures
         row = {name: round(value, 6) for name, value in row.items()}
         if self.accelerator.is_main_process:
             with open(self.out / "log.jsonl", "a") as file:
@@ -205,15 +217,21 @@ class Run:
         return row
 
 
-def fit(run: Run, batches: Batches, sheet: Sheet | None = None) -> None:
-    """Trains until the schedule ends, saving and drawing as it goes."""
+def fit(run: Run, batches: Batches, sheet: Sheet | None = None, score: Score | None = None) -> None:
+    """Trains until the schedule ends, saving, drawing and scoring as it goes."""
     c, acc = run.config, run.accelerator
     run.out.mkdir(parents=True, exist_ok=True)
+    run.gauge(batches)
     run.raw.train()
     bar = tqdm(total=1.0, initial=min(1.0, c.progress(run.step, run.elapsed)), disable=not acc.is_main_process,
                bar_format="{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}")  # fmt: skip
     begun = time.monotonic() - run.elapsed
-    saved = sheeted = run.elapsed
+    chores = [(c.save_every, run.save)]
+    if sheet:
+        chores.append((c.sheet_every, lambda: draw(run, sheet)))
+    if score:
+        chores.append((c.score_every, lambda: note(run, score)))
+    done = [run.elapsed] * len(chores)
     mark_step, mark_time = run.step, run.elapsed
     while c.progress(run.step, run.elapsed) < 1:
         loss = run.train_step(batches)
@@ -221,20 +239,27 @@ def fit(run: Run, batches: Batches, sheet: Sheet | None = None) -> None:
         run.elapsed = float(broadcast(seconds))  # all processes leave the loop at the same step
         if run.step % c.log_every == 0:
             rate = (run.step - mark_step) * c.batch * acc.num_processes / max(run.elapsed - mark_time, 1e-9)
-            row = run.log(loss, rate)
+            speed = {"clips_per_s": rate, "tflops": rate * run.cost / 1e12, "of_peak": rate * run.cost / run.peak}
+            lost = {"loss": loss.total.detach()} | loss.parts
+            row = run.log(speed | {"lr": run.lr} | {name: float(value) for name, value in lost.items()})
             mark_step, mark_time = run.step, run.elapsed
-            bar.set_postfix_str(f"step {run.step} loss {row['loss']:.4f} {rate:.1f} clips/s")
+            speed = f"{rate:.1f} clips/s, {row['of_peak']:.0%} of peak"
+            bar.set_postfix_str(f"step {run.step} loss {row['loss']:.4f} {speed}")
         bar.update(min(1.0, c.progress(run.step, run.elapsed)) - bar.n)
-        if run.elapsed - saved > 60 * c.save_every:
-            saved = run.elapsed
-            run.save()
-        if sheet and run.elapsed - sheeted > 60 * c.sheet_every:
-            sheeted = run.elapsed
-            draw(run, sheet)
-    run.save()
-    if sheet:
-        draw(run, sheet)
+        for i, (minutes, chore) in enumerate(chores):
+            if run.elapsed - done[i] > 60 * minutes:
+                done[i] = run.elapsed
+                chore()
+    for _, chore in chores:
+        chore()
     bar.close()
+
+
+def note(run: Run, score: Score) -> None:
+    """Logs how the averaged weights do on held-out clips; the minutes that this takes count as training."""
+    if run.accelerator.is_main_process:
+        with torch.inference_mode():
+            run.log(score(run.averaged.eval()))
 
 
 def draw(run: Run, sheet: Sheet) -> None:

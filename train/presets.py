@@ -14,6 +14,8 @@ from typing import Any
 from stt.api import Config
 from stt.checkpoint import find, read_header
 from stt.models.stt import STTConfig
+from stt.models.timesformer import TimeSformerConfig
+from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig
 from train.data import World
 from train.loop import LoopConfig
@@ -28,6 +30,10 @@ class Preset:
     world: World
     loop: LoopConfig
 
+    @property
+    def family(self) -> str:
+        return next(name for name, cls in CONFIGS.items() if cls is type(self.model))
+
 
 def _ancestor_of(config: STTConfig) -> STTConfig:
     """The original's objective: a normal per position after every block, and clean teacher forcing."""
@@ -39,6 +45,7 @@ def _ancestor_of(config: STTConfig) -> STTConfig:
 
 _two_digits = World(kind="stochastic", digits=2)
 _one_digit = World(kind="stochastic", digits=1)
+_moving_mnist = World(kind="deterministic", digits=2, strokes=0.2)
 
 _cpu_tokenizer = FrameVQConfig()
 _gpu_tokenizer = FrameVQConfig(blocks=2)
@@ -46,6 +53,9 @@ _cpu_stt = STTConfig(tokenizer=_cpu_tokenizer, refine_depth=1)
 _gpu_stt = STTConfig(
     tokenizer=_gpu_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4), refine_depth=1
 )
+
+_cpu_timesformer = TimeSformerConfig()
+_gpu_timesformer = TimeSformerConfig(dim=256, depth=5, heads=8)
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
 _predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
@@ -76,6 +86,14 @@ PRESETS: dict[str, Preset] = {
         summary="the ancestor's objective at the size and training of one_digit_stt",
         model=_ancestor_of(_cpu_stt), world=_one_digit,
         loop=_predictor_loop,
+    ),
+    "digits_timesformer": Preset(
+        summary="TimeSformer on Moving MNIST 10 -> 10, 8M parameters, sized for a GPU; depth=16 is PredFormer's size",
+        model=_gpu_timesformer, world=_moving_mnist, loop=replace(_gpu_loop, muon=True, lr=2e-3),
+    ),
+    "cpu_digits_timesformer": Preset(
+        summary="TimeSformer on Moving MNIST 10 -> 10, sized for two CPU cores",
+        model=_cpu_timesformer, world=_moving_mnist, loop=replace(_predictor_loop, batch=2, lr=3e-3),
     ),
 }  # fmt: skip
 

@@ -65,10 +65,10 @@ def rounded(values: Tensor) -> list[float | None]:
 
 
 @torch.inference_mode()
-def moving_mnist(model: Predictor, clips: Video, context: int = 10, batch: int = 20) -> Figures:
+def moving_mnist(model: Predictor, clips: Video, context: int = 10, batch: int = 20, quiet: bool = False) -> Figures:
     """One deterministic future (temperature 0) of each clip (N, T, ...): MSE, PSNR, SSIM per frame, and a copy's."""
     rows = defaultdict(list)
-    for part in tqdm(clips.split(batch), desc="Moving MNIST"):
+    for part in tqdm(clips.split(batch), desc="Moving MNIST", disable=quiet):
         prompt, truth = part[:, :context], unit(part[:, context:])
         state, frames = model.start(fit_context(model, prompt)), []
         while len(frames) < truth.shape[1]:

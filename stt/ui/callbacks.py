@@ -20,7 +20,7 @@ import torch
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.ui.player import shown_progress, shown_prompt, shown_run
-from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt, sha256_of
+from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt, sha256_of, stochastic
 from stt.ui.request import Refused, Request, check, remembered
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
@@ -187,6 +187,8 @@ class Callbacks:
         with plain_errors():
             request = self.check(*replaced(values, seed=0))
             model = self.models[request.model]
+            if not stochastic(model):
+                request = replace(request, futures=1)
             begin = request.prompt_frames
             prompt = read_prompt(
                 replace(request, prompt_frames=0), model, lambda n: min(begin or model.config.context_frames, n)

@@ -124,7 +124,9 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
     knobs = callbacks.models[names[0]].knobs
     slider = {"buttons": []}
     with gr.Row():
-        futures = gr.Slider(1, MAX_FUTURES, 4, step=1, label="Futures", info="One per seed", **slider)
+        futures = gr.Slider(
+            1, MAX_FUTURES, 4, step=1, label="Futures", info="One per seed", visible="temperature" in knobs, **slider
+        )  # fmt: skip
         frames = gr.Slider(1, MAX_FRAMES, 10, step=1, label="Frames", info="How far ahead", **slider)
     with gr.Row():
         prompt_frames = gr.Slider(
@@ -246,12 +248,12 @@ def _serve_clients(page: Page, callbacks: Callbacks) -> None:
 
 
 def knob_controls(page: Page) -> list[gr.components.Component]:
-    return [page.temperature, page.presets, page.top_k, page.top_p, page.steps]
+    return [page.futures, page.temperature, page.presets, page.top_k, page.top_p, page.steps]
 
 
 def knobs(model: Predictor) -> list[Any]:
-    """Which of `knob_controls` the model honours."""
-    names = ("temperature", "temperature", "top_k", "top_p", "steps")
+    """Which of `knob_controls` the model honours; one that draws nothing has one future."""
+    names = ("temperature", "temperature", "temperature", "top_k", "top_p", "steps")
     return [gr.update(visible=name in model.knobs) for name in names]
 
 

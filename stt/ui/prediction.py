@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from stt.video import Clip, read_clip, to_uint8
 DEADLINE = 180.0  # seconds of computing that one visitor may have
 MAX_FPS = 30.0  # faster clips are played slower, or ten frames would be over at once
 UNUSUAL = 1.5  # times the surprise that 99 in 100 frames like the training data stay below
+
+ONE_FUTURE = "This model knows one future only, the mean of what may follow: where the future is open, it blurs."
 
 Compute = Callable[[Predictor, Tensor, Tensor, int, Sampling, Sequence[int]], Iterator[Tensor | Surprise]]
 
@@ -66,6 +68,11 @@ class Progress:
         if done == total:
             return "Comparing the futures …"
         return f"frame {done} of {total}, {1000 * each:.0f} ms each, about {left(each * (total - done))} left"
+
+
+def stochastic(model: Predictor) -> bool:
+    """Whether seeds matter: no model draws without a temperature."""
+    return "temperature" in model.knobs
 
 
 def left(seconds: float) -> str:
@@ -124,6 +131,8 @@ def predict(
     deadline: seconds of computing; what takes longer is Refused.
     """
     began = time.perf_counter()
+    if not stochastic(model):
+        request = replace(request, futures=1)
     progress = Progress(request, model, read_prompt(request, model), began=began)
     yield progress
     prompt, since = progress.prompt, time.perf_counter()
@@ -239,8 +248,8 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         said.append(f"It was resized to the {c.image_size} x {c.image_size} pixels that the model works on.")
     if used + request.frames > c.context_frames + 1:
         said.append(f"The model looks back {c.context_frames} frames, so later ones no longer see the oldest.")
-    if "temperature" not in model.knobs:
-        said.append("This model does not use the temperature.")
+    if not stochastic(model):
+        said.append(ONE_FUTURE)
     elif request.temperature == 0 and request.futures > 1:
         said.append("At temperature 0 every future is the same.")
     if clip.fps > MAX_FPS and not request.fps:

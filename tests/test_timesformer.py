@@ -1,0 +1,144 @@
+"""What is particular to the TimeSformer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import stt
+from stt.api import Sampling
+from stt.layers import patchify, unpatchify
+from stt.models.timesformer import TimeSformer, TimeSformerConfig
+from stt.sampler import SeededNoise
+from tests.conftest import TINY_TIMESFORMER, clips, lively
+
+
+def varied(**fields) -> TimeSformer:
+    return lively(TimeSformer(TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | fields))).eval()
+
+
+@pytest.fixture
+def model():
+    return varied()
+
+
+def test_patches_come_back_where_they_were():
+    video = torch.rand(2, 3, 1, 16, 16)
+    patches = patchify(video, 4)
+    assert patches.shape == (2, 3, 16, 4, 4)
+    assert torch.equal(unpatchify(patches, 4), video)
+
+
+def test_a_patch_of_the_prediction_is_made_of_its_own_token():
+    """Where nothing mixes places, what changes in one patch of the past changes that patch of the future alone."""
+    model = varied(block="ts")
+    with torch.no_grad():
+        for unit in model.units:
+            unit.mlp.mix.weight.zero_()
+            if unit.axis == "s":
+                unit.attention.out.weight.zero_()
+    context = clips(model, 1, 6)
+    other = context.clone()
+    other[..., 4:8, 8:12] *= -1  # the patch in row 1 and column 2
+    changed = (model.predict(context) != model.predict(other))[0].any(dim=(0, 1))  # (H, W)
+    assert changed[4:8, 8:12].all() and changed.sum() == 16
+
+
+@pytest.mark.parametrize("frames", range(1, 7))
+def test_a_shorter_context_is_simply_shorter(model, frames):
+    assert model.predict(clips(model, 2, frames)).shape == (2, 4, 1, 16, 16)
+
+
+def test_times_count_from_the_first_frame_to_come(model):
+    """A frame whose predecessors tell nothing more counts as the same frame however many they were."""
+    with torch.no_grad():
+        for unit in model.units:
+            if unit.axis == "t":
+                unit.attention.out.weight.zero_()
+    context = clips(model, 1, 6)
+    torch.testing.assert_close(model.predict(context), model.predict(context[:, -2:]), atol=1e-4, rtol=1e-4)
+
+
+def test_every_frame_of_the_context_has_a_say_in_every_frame_to_come(model):
+    context = clips(model, 1, 6)
+    whole = model.predict(context)
+    for t in range(6):
+        other = context.clone()
+        other[:, t] *= -1
+        assert ((model.predict(other) - whole).abs().amax(dim=(0, 2, 3, 4)) > 1e-4).all()
+
+
+def test_a_horizon_beyond_the_chunk_feeds_predictions_back(model):
+    context = clips(model, 1, 5)
+    first = model.predict(context).clamp(-1, 1)
+    second = model.predict(torch.cat([context, first], dim=1)[:, -6:]).clamp(-1, 1)
+    torch.testing.assert_close(stt.predict(model, context[0], 7), torch.cat([first, second], dim=1)[:, :7])
+
+
+def test_many_futures_cost_one_pass(model, monkeypatch):
+    batches = []
+    asked = TimeSformer.predict
+    monkeypatch.setattr(TimeSformer, "predict", lambda self, c: batches.append(len(c)) or asked(self, c))
+    futures = stt.predict(model, clips(model)[0], 9, seeds=[0, 1, 2, 3])
+    assert futures.shape[:2] == (4, 9) and batches == [1, 1, 1]
+
+
+def test_no_chance_has_part_in_a_prediction(model):
+    assert not model.knobs and model.surprise(clips(model)) is None
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        hot, _ = model.step(model.start(clips(model, 1)), Sampling(temperature=2.0), SeededNoise([3]))
+        cold, _ = model.step(model.start(clips(model, 1)), Sampling(temperature=0.0), SeededNoise([5]))
+    assert torch.equal(hot, cold) and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5, 20])
+def test_clips_of_any_length_train_every_layer(frames):
+    """The public fork trains its first layer alone."""
+    torch.manual_seed(0)
+    model = TimeSformer(TINY_TIMESFORMER).train()
+    model.loss(clips(model, 1, frames)).total.backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_the_loss_names_the_error_as_moving_mnist_reports_it(model):
+    from stt.measures import frame_mse, unit
+
+    video = clips(model, 2, 10)
+    exact = varied(short_context=0.0)
+    error = exact.loss(video).parts["mse"]
+    predicted = exact.predict(video[:, :6])
+    torch.testing.assert_close(error, frame_mse((predicted + 1) / 2, unit(video[:, 6:])).mean().detach())
+
+
+def test_a_share_of_the_steps_trains_with_shorter_contexts(monkeypatch):
+    lengths = []
+    asked = TimeSformer.predict
+    monkeypatch.setattr(TimeSformer, "predict", lambda self, c: lengths.append(c.shape[1]) or asked(self, c))
+    model = varied(short_context=0.5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(100):
+            model.loss(clips(model, 1, 12))
+    assert set(lengths) == {1, 2, 3, 4, 5, 6} and 50 <= lengths.count(6) <= 75
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patch": 5}, "image_size 16 is not a multiple of patch 5"),
+        ({"block": "tt"}, "block is 'tt'"),
+        ({"block": "tsx"}, "block is 'tsx'"),
+        ({"short_context": 1.5}, "short_context is 1.5"),
+        ({"chunk_frames": 0}, "chunk_frames is 0"),
+    ],
+)
+def test_a_config_that_makes_no_network_says_why(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | fields)
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_one_frame_is_too_few_to_train_on(model, frames):
+    with pytest.raises(ValueError, match=f"clips have {frames} frames, training needs at least 2"):
+        model.loss(clips(model, 1, frames))
