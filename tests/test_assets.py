@@ -12,7 +12,7 @@ import stt
 from stt.checkpoint import name_of, weights_hash
 from stt.ui.runs import Run
 from stt.video import read_clip
-from train.prompts import PROMPTS, draw, result
+from train.prompts import PAIR, PROMPTS, draw, draw_pair, result
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MODELS = {weights_hash(path): path for path in (ASSETS / "models").glob("*.safetensors")}
@@ -22,10 +22,10 @@ def files(prompt) -> tuple[Path, Run]:
     return ASSETS / f"prompts/{prompt.name}.mp4", Run.load(ASSETS / f"results/{prompt.name}.npz")
 
 
-def test_every_clip_has_its_result_and_together_they_are_small():
+def test_every_clip_of_one_digit_has_its_result_and_together_they_are_small():
     clips, results = sorted((ASSETS / "prompts").iterdir()), sorted((ASSETS / "results").iterdir())
     names = sorted(prompt.name for prompt in PROMPTS)
-    assert [path.name for path in clips] == [f"{name}.mp4" for name in names]
+    assert [path.name for path in clips] == sorted(f"{name}.mp4" for name in [*names, PAIR.name])
     assert [path.name for path in results] == [f"{name}.npz" for name in names]
     assert sum(path.stat().st_size for path in results) < 1_500_000
 
@@ -35,6 +35,12 @@ def test_a_clip_is_the_one_that_is_drawn(prompt):
     shown = read_clip(files(prompt)[0], size=64, channels=1).video
     assert shown.shape == (prompt.frames, 1, 64, 64)
     assert (shown - draw(prompt)[0]).abs().mean() < 0.01
+
+
+def test_the_clip_of_two_digits_is_the_one_that_is_drawn():
+    shown = read_clip(ASSETS / f"prompts/{PAIR.name}.mp4", size=64, channels=1).video
+    assert shown.shape == (PAIR.frames, 1, 64, 64)
+    assert (shown - draw_pair()[0]).abs().mean() < 0.01
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)

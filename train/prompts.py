@@ -21,7 +21,7 @@ from stt.ui.request import Request
 from stt.ui.runs import Run
 from stt.video import to_uint8
 from train.data import generator_for
-from train.worlds import BounceState, draw_digits, render, stochastic_moves
+from train.worlds import BounceState, deterministic_moves, draw_digits, render, stochastic_moves
 
 FPS = 10
 LONG = 40  # frames of clips that go on for as long as the results' futures, which can be compared with them
@@ -49,6 +49,9 @@ PROMPTS = (  # places reach from 0 to 31; a wall is met when a place would leave
     Prompt(name="nine-rushing-left", mover=(9, (2, 28), (3, -4)), frames=LONG),
 )
 
+# two digits of Moving MNIST, whose future is settled; places reach from 0 to 36, and walls are mirrors
+PAIR = Prompt(name="pair-crossing", mover=(3, (3, 5), (2, 3)), frames=30, companion=(8, (31, 28), (-3, -2)))
+
 
 def draw(prompt: Prompt, pair: bool = False) -> Video:
     """The prompt's clip (1, T, 1, 64, 64); always the same one."""
@@ -58,6 +61,15 @@ def draw(prompt: Prompt, pair: bool = False) -> Video:
     glyphs = torch.stack([draw_digits(label, generator, size=32) for label in labels.T], dim=1)  # (1, D, 32, 32)
     moves = stochastic_moves(BounceState(places, velocities), prompt.frames, generator)
     return render(glyphs, moves.positions)
+
+
+def draw_pair(prompt: Prompt = PAIR) -> Video:
+    """A clip (1, T, 1, 64, 64) of Moving MNIST's world: 28 pixels a digit, the brighter one in front."""
+    generator = generator_for("prompt", prompt.name)
+    labels, places, velocities = (torch.tensor([part]) for part in zip(prompt.mover, prompt.companion, strict=True))
+    glyphs = torch.stack([draw_digits(label, generator, size=28) for label in labels.T], dim=1)  # (1, D, 28, 28)
+    moves = deterministic_moves(BounceState(places / 36, velocities / 36), prompt.frames)
+    return render(glyphs, moves.positions, overlap="max")
 
 
 def result(clip: Path, frames: int, model: Predictor, name: str) -> Run:
@@ -90,6 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
             path = args.results / f"{prompt.name}.npz"
             result(clip, prompt.frames, model, name_of(args.model)).save(path)
             print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - began:.1f} s")
+    write_mp4(args.out / f"{PAIR.name}.mp4", to_uint8(draw_pair()[0]), FPS)  # no run: STT knows one digit only
 
 
 if __name__ == "__main__":
