@@ -4,21 +4,26 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import stt
+from stt.api import Loss
 from stt.checkpoint import load_any
-from stt.models.stt import STT
-from tests.conftest import TINY, TINY_CONFIGS, clips
+from stt.models.stt import STT, STTConfig
+from stt.tokenizer import FrameVQ
+from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, built, clips
+from train.data import DigitVideos, World
 from train.gan import AdversarialTokenizer
 from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.muon import MuonAdamW, orthogonalised
-from train.predictor import start_from
+from train.predictor import future_sheet, held_out_score, network, start_from
 from train.presets import PRESETS
 from train.publish import decoder_of, portable
+from train.throughput import flops_per_clip, peak_flops
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,8 +62,18 @@ def test_a_run_leaves_a_runnable_model_a_log_and_a_picture(tmp_path):
     fit(run, batches(model), lambda m: torch.zeros(4, 4, 3).byte().numpy())
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3] and rows[-1]["clips"] == 6 and rows[0]["loss"] > 0
+    for row in rows:
+        assert 0 < row["of_peak"] < 1 and row["tflops"] > 0 and row["clips_per_s"] > 0
     assert stt.load(tmp_path).config == TINY
     assert list((tmp_path / "sheets").glob("*.png")) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_is_scored_now_and_then_and_at_its_end(tmp_path):
+    config = LoopConfig(steps=3, batch=1, score_every=1e-9, log_every=10)
+    run = Run(STT(TINY), config, tmp_path, accelerator_for("no", "cpu"), {})
+    fit(run, batches(run.raw), score=lambda model: {"held_out_mse": float(not model.training)})
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 3] and all(row["held_out_mse"] == 1 for row in rows)
 
 
 def test_a_step_that_is_not_finite_stops_before_the_update(tmp_path):
@@ -173,6 +188,84 @@ def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_anothe
     assert all(name.startswith("refiner.") for name in start_from(refined, tiny))
     with pytest.raises(SystemExit, match=r"'refiner\.\S+', which this preset lacks"):
         start_from(STT(TINY), refined)
+
+
+# ---- families ----------------------------------------------------------------------------------------
+
+
+def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
+    stt.save(tiny.tokenizer, tmp_path / "model.safetensors")
+    preset = replace(PRESETS["one_digit_stt"], model=STTConfig.from_dict(TINY.to_dict()))
+    model = network(preset, str(tmp_path))
+    assert isinstance(model, STT) and torch.equal(model.tokenizer.decoder[-1].bias, tiny.tokenizer.decoder[-1].bias)
+    with pytest.raises(SystemExit, match="stt needs a --tokenizer"):
+        network(preset, None)
+    preset = replace(preset, model=TINY_TIMESFORMER)
+    assert network(preset, None).config == TINY_TIMESFORMER
+    with pytest.raises(SystemExit, match="timesformer has no tokenizer"):
+        network(preset, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["stt", "timesformer"])
+def test_a_sheet_shows_one_future_of_a_model_that_draws_nothing_and_three_of_others(name):
+    videos = DigitVideos(World(image_size=16, digits=1, frames=8, strokes=1), None, "test", count_strokes=20)
+    picture = future_sheet(videos, clips=2)(built(TINY_CONFIGS[name]).eval())
+    rows = {"stt": 5, "timesformer": 2}[name]  # truth, a tokenizer's reconstruction, futures
+    assert picture.shape == (2 * rows * 18, 8 * 18, 3)
+
+
+def test_moving_mnist_scores_a_run_and_a_world_of_chance_does_not():
+    world = World(kind="deterministic", image_size=16, digits=1, frames=14, strokes=1)
+    score = held_out_score(DigitVideos(world, None, "test", count_strokes=20), clips=3)
+    figures = score(built(TINY_TIMESFORMER).eval())
+    assert set(figures) == {"held_out_mse", "held_out_ssim"} and figures["held_out_mse"] > 0
+    for other in (replace(world, kind="stochastic"), replace(world, frames=10)):
+        assert held_out_score(DigitVideos(other, None, "test", count_strokes=20)) is None
+
+
+# ---- throughput --------------------------------------------------------------------------------------
+
+
+class Counted(torch.nn.Module):
+    """A frozen layer, then one that trains; 2 clips of one frame of 4x4."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(1, 8, 1).requires_grad_(False), layer
+
+    def loss(self, video):
+        with torch.no_grad():
+            h = self.first(video[:, 0])
+        return Loss(self.second(h).square().mean(), {})
+
+
+@pytest.mark.parametrize(("groups", "expected"), [(1, 8), (8, 1)])
+def test_operations_are_those_of_the_forward_pass_and_of_every_gradient_that_is_needed(groups, expected):
+    model = Counted(torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups))
+    frozen, layer = 2 * 8 * 16, 2 * 8 * 16 * 9 * expected
+    assert flops_per_clip(model, torch.rand(2, 1, 1, 4, 4)) == frozen + 2 * layer  # no gradient of the frames
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_TIMESFORMER, TINY_TOKENIZER], ids=lambda c: type(c).__name__)
+def test_counting_operations_changes_nothing(config):
+    model = FrameVQ(config) if config is TINY_TOKENIZER else built(config)
+    video = clips(model)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert flops_per_clip(model, video) == pytest.approx(flops_per_clip(model, video[:1]), rel=1e-6)
+    assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_a_transformers_operations_are_about_six_for_every_weight_and_token():
+    config = replace(TINY_TIMESFORMER, dim=128, depth=4, short_context=0.0)
+    model = built(config)
+    tokens = 10 * config.grid**2
+    matrices = sum(p.numel() for p in model.units.parameters() if p.ndim == 2)
+    assert flops_per_clip(model, clips(model, 1, 10)) == pytest.approx(6 * matrices * tokens, rel=0.15)
+
+
+def test_a_peak_is_measured_here():
+    assert peak_flops(torch.device("cpu"), "no", seconds=0.05) > 1e8
 
 
 def test_orthogonalising_moves_every_singular_value_near_one():
