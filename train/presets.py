@@ -89,7 +89,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "digits_timesformer": Preset(
         summary="TimeSformer on Moving MNIST 10 -> 10, 8M parameters, sized for a GPU; depth=16 is PredFormer's size",
-        model=_gpu_timesformer, world=_moving_mnist, loop=replace(_gpu_loop, muon=True, lr=2e-3),
+        model=_gpu_timesformer, world=_moving_mnist, loop=replace(_gpu_loop, batch=128, muon=True, lr=2e-3),
     ),
     "cpu_digits_timesformer": Preset(
         summary="TimeSformer on Moving MNIST 10 -> 10, sized for two CPU cores",
