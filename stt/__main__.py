@@ -87,6 +87,7 @@ def predict_clip(args: argparse.Namespace) -> None:
     for path in [*videos, *([report] if report else [])]:
         check_writable(path, request.clip)
     run = watched(request, load(source, device(args.device)))
+    videos = {path: name for path, name in videos.items() if name in run.names}  # of chance-free models only one
     for path, name in videos.items():
         run.write(name, path)
     text = json.dumps(run.report, indent=2)
@@ -94,9 +95,8 @@ def predict_clip(args: argparse.Namespace) -> None:
         write_whole(report, lambda file: file.write(f"{text}\n".encode()))
     elif args.report:
         print(text)
-    seeds = ", ".join(map(str, run.report["seeds"]))
     written = ", ".join(map(str, [*videos, *([report] if report else [])]))
-    said = [f"wrote {written}", f"seed{'s' * (request.futures > 1)} {seeds}", *run.report["notes"]]
+    said = [f"wrote {written}", ", ".join(run.report["names"]), *run.report["notes"]]
     print(*said, sep="\n", file=sys.stderr if args.report == "-" else sys.stdout)
 
 

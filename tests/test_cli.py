@@ -16,11 +16,12 @@ import stt.__main__ as cli
 from stt.api import MAX_SEED
 from stt.checkpoint import load, save, weights_hash
 from stt.models.stt import STT
+from stt.models.timesformer import TimeSformer
 from stt.tokenizer import FrameVQ
 from stt.ui.prediction import predict
 from stt.ui.request import Request
 from stt.video import read_clip, read_metadata
-from tests.conftest import TINY_TOKENIZER
+from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
 from tests.ui_fixtures import moving_dot
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,13 @@ def test_each_writes_every_future_under_its_seed(here):
     assert (here / "a.b-seed-0.mp4").read_bytes() == alone
 
 
+def test_a_model_without_chance_writes_its_one_future_however_many_are_asked(here, capsys):
+    save(TimeSformer(TINY_CONFIGS["timesformer"]), here / "tiny.safetensors")
+    assert call("--frames", 2, "--futures", 2, "--seed", 1, "--out", "a.mp4", "--each") == 0
+    assert {path.name for path in here.glob("a*")} == {"a.mp4", "a-seed-1.mp4"}
+    assert capsys.readouterr().out.startswith("wrote a.mp4, a-seed-1.mp4\nmean future\n")
+
+
 @pytest.mark.parametrize("futures", [1, 2])
 def test_the_name_may_ask_for_a_gif(here, futures):
     assert call("--frames", 2, "--futures", futures, "--out", "one.GIF", "--each", "--seed", 1) == 0
@@ -87,7 +95,7 @@ def test_it_ends_with_files_seeds_and_notes_and_shows_progress_on_one_line(here,
     first, second = report["seeds"]
     assert second == first + 1
     wrote = "wrote dot-future.mp4, r.json"
-    assert out.splitlines() == [wrote, f"seeds {first}, {second}", *report["notes"]]
+    assert out.splitlines() == [wrote, f"seed {first}, seed {second}", *report["notes"]]
     assert report["notes"]
     assert re.search(r"\rframe 2 of 3, \d+ ms each, about .* left *\r", err)
     assert "\n" not in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import stt
 from stt.api import Sampling, Surprise
 from stt.models.stt import STT
+from stt.ui.player import shown_run
 from stt.ui.prediction import ONE_FUTURE, UNUSUAL, Progress, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
@@ -292,5 +294,14 @@ def test_of_a_clip_that_fits_nothing_is_said(tiny, tmp_path):
     assert notes(request, tiny, read_prompt(request, tiny)) == []
     tiny.knobs = frozenset()
     assert notes(request, tiny, read_prompt(request, tiny)) == [ONE_FUTURE]
-    run = run_of(tiny, request.clip, futures=3)
+
+
+def test_a_model_without_chance_has_one_future_that_no_seed_or_temperature_names(tiny, tmp_path):
+    tiny.knobs = frozenset()
+    run = run_of(tiny, moving_dot(tmp_path / "in.mp4"), futures=3)
     assert len(run.futures) == len(run.report["seeds"]) == run.report["settings"]["futures"] == 1
+    assert run.board.names == ("mean future",)
+    assert run.title("future-1.mp4") == "tiny-mean-future.mp4"
+    assert run.title("side-by-side.gif") == "tiny-mean-future-side-by-side.gif"
+    shown = shown_run(replace(run, report=run.report | {"id": "some-id"}))
+    assert (shown["names"], shown["detail"], shown["facts"][0]) == (["mean future"], "tiny", "tiny")

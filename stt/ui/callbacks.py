@@ -97,8 +97,7 @@ class Callbacks:
                 if isinstance(event, Run):
                     run = self.runs.put(event)
                     together, *alone = self.files(run)
-                    captions = [f"seed {seed}" for seed in run.report["seeds"]]
-                    yield together, list(zip(alone, captions, strict=True)), request.seed, run.report
+                    yield together, list(zip(alone, run.report["names"], strict=True)), request.seed, run.report
                 elif time.monotonic() - last > PROGRESS_PAUSE:
                     last = time.monotonic()
                     progress = {"predicted": len(event.frames), "frames": request.frames}
@@ -217,7 +216,7 @@ class Callbacks:
                 raise Refused("There is no such future.")
             video = run.alone(future)
             folder = Path(tempfile.mkdtemp(dir=self.uploads))
-            path = folder / f"seed-{run.report['seeds'][future]}-extended.mp4"
+            path = folder / f"{run.report['names'][future].replace(' ', '-')}-extended.mp4"
             write_mp4(path, video, run.fps)
         return {"prompt_frames": len(video)}, str(path)
 

@@ -270,10 +270,9 @@ function draw() {
       if (run === current) lay(pen, run, future);
     }
     figure.dataset.kind = kind;
-    const name = future < 0 ? CAPTIONS[kind] : run.settings ? `${run.names[future]} · temp ${run.settings.temperature}` : run.names[future];
+    const name = future < 0 ? CAPTIONS[kind] : run.detail ? `${run.names[future]} · ${run.detail}` : run.names[future];
     if (caption.textContent !== name) caption.textContent = name;
-    const settings = run.settings;
-    if (future >= 0 && settings) caption.title = `${run.names[future]}, temperature ${settings.temperature}, ${settings.model}`;
+    if (future >= 0 && run.settings) caption.title = `${name}, ${run.settings.model}`;
     canvas.setAttribute("aria-label", `${name}, frame ${t + 1}`);
   }
   time.value = t;

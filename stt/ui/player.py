@@ -17,7 +17,7 @@ from PIL import Image
 
 from stt.measures import spread
 from stt.ui.board import Frame
-from stt.ui.prediction import Progress, Prompt
+from stt.ui.prediction import Progress, Prompt, stochastic
 from stt.ui.request import Request
 from stt.ui.runs import Run
 from stt.video import to_uint8
@@ -57,7 +57,8 @@ def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str)
     base = before or shown_prompt(progress.prompt, request) | {
         "state": "running",
         "id": name,
-        "names": [f"seed {seed}" for seed in request.seeds],
+        "names": progress.names,
+        "detail": _detail(stochastic(progress.model), request.settings()),
         "settings": request.settings(),
     }
     shown = sum(part["frames"] for part in base["strips"])
@@ -80,7 +81,8 @@ def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool 
         "size": run.given.shape[1],
         "given": len(run.given),
         "frames": frames,
-        "names": [f"seed {seed}" for seed in report["seeds"]],
+        "names": report["names"],
+        "detail": _detail(report["stochastic"], report["settings"]),
         "settings": report["settings"],
         "prompt": strip(run.given[None]),
         "truth": strip(run.truth[None]),
@@ -100,12 +102,17 @@ def _key(settings: dict[str, Any], sha256: str) -> str:
     return " ".join(str(settings[name]) for name in ("model", "prompt_frames", "stride", "fit")) + " " + sha256
 
 
+def _detail(stochastic: bool, settings: dict[str, Any]) -> str:
+    """What tells futures of one name apart when they play beside each other."""
+    return f"temp {settings['temperature']:g}" if stochastic else settings["model"]
+
+
 def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     settings, frames = report["settings"], report["predicted_frames"]
     futures = f"{settings['futures']} future{'s' * (settings['futures'] > 1)}"
     first, total = report["first_frame_seconds"], report["total_seconds"]
     return [
-        f"{settings['model']} at temperature {settings['temperature']:g}",
+        settings["model"] + (f" at temperature {settings['temperature']:g}" if report["stochastic"] else ""),
         f"{report['used_frames']} frames of the clip, then {frames} predicted",
         "computed beforehand" if precomputed
         else f"first frame after {first:.1f} s, {futures} × {frames} frames in {total:.1f} s",

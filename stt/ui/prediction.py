@@ -60,6 +60,10 @@ class Progress:
     computing: float = 0.0  # seconds of the model alone
     surprise: Surprise | None = None  # (S,) and (S, h, w) of the clip, once the futures are there
 
+    @property
+    def names(self) -> list[str]:
+        return future_names(self.request, self.model)
+
     def text(self) -> str:
         done, total = len(self.frames), self.request.frames
         each = self.computing / max(done, 1)
@@ -73,6 +77,11 @@ class Progress:
 def stochastic(model: Predictor) -> bool:
     """Whether seeds matter: no model draws without a temperature."""
     return "temperature" in model.knobs
+
+
+def future_names(request: Request, model: Predictor) -> list[str]:
+    """What the futures are called wherever they are seen."""
+    return [f"seed {seed}" for seed in request.seeds] if stochastic(model) else ["mean future"]
 
 
 def left(seconds: float) -> str:
@@ -181,6 +190,8 @@ def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any
         "used_frames": len(prompt.video),
         "predicted_frames": futures.shape[1],
         "seeds": request.seeds,
+        "names": future_names(request, model),
+        "stochastic": stochastic(model),
         "fps": round(prompt.fps, 3),
         "first_frame_seconds": round(progress.first or 0.0, 2),
         "ms_per_frame": round(1000 * progress.computing / futures.shape[1], 1),

@@ -41,8 +41,7 @@ class Run:
 
     @property
     def board(self) -> Board:
-        names = tuple(f"seed {seed}" for seed in self.report["seeds"])
-        return Board(self.given.shape[1], names, len(self.given), self.futures.shape[1])
+        return Board(self.given.shape[1], tuple(self.report["names"]), len(self.given), self.futures.shape[1])
 
     def save(self, path: Path) -> None:
         arrays = {name: getattr(self, name) for name in ("given", "futures", "truth", "surprise")}
@@ -96,11 +95,11 @@ class Run:
     def title(self, name: str) -> str:
         """The name under which a file is saved by who downloads it."""
         stem, _, ending = name.partition(".")
-        seeds, kind = self.report["seeds"], re.search(r"\d", stem)
-        seed = seeds[int(kind[0]) - 1] if kind else seeds[0]
-        which = f"seed-{seed}" if kind else f"seeds-{seed}-to-{seeds[-1]}" if len(seeds) > 1 else f"seed-{seed}"
-        model = re.sub(r"[^\w.-]+", "-", self.report["settings"]["model"])
-        return f"{model}-{which}{'' if kind else '-side-by-side'}.{ending}"
+        names, seeds, kind = self.report["names"], self.report["seeds"], re.search(r"\d", stem)
+        which = names[int(kind[0]) - 1] if kind else names[0]
+        if not kind:
+            which = (f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else which) + " side-by-side"
+        return re.sub(r"[^\w.-]+", "-", f"{self.report['settings']['model']} {which}") + f".{ending}"
 
 
 def new_name() -> str:
