@@ -81,6 +81,7 @@ class Sampling:
     top_k: int = 0  # 0 keeps every code
     top_p: float = 1.0  # 1 keeps every code
     steps: int = 0  # refinement passes a frame; 0 leaves it to the model
+    labels: tuple[int, ...] = ()  # classes to imagine from nothing, -1 for any; none continues the prompt
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
@@ -91,6 +92,8 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
         if self.steps < 0:
             raise ValueError(f"steps is {self.steps}, must be 0 (the model's own) or more")
+        if any(label < -1 for label in self.labels):
+            raise ValueError(f"labels are {self.labels}, each must be a class or -1 (any)")
 
 
 class Loss(NamedTuple):
@@ -166,6 +169,7 @@ class Predictor(nn.Module, ABC):
         """How little each frame of clips (B, T >= 2, C, H, W) was expected; the same clip always scores the same.
 
         Bits of what the family predicts (its codes, not pixels): exact, a bound or an estimate, as the family says.
+        Frames that are coded together share their bits evenly.
         None, as here, for families without a likelihood. T may exceed context_frames: the window slides. Raises
         ValueError below 2 frames.
         """

@@ -51,11 +51,11 @@ class Attention(nn.Module):
     `forward` may continue a cache: keys and values are returned so that the caller can keep them.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if dim % (4 * heads):
             raise ValueError(f"dim {dim} is not a multiple of 4 x {heads} heads")
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
@@ -64,14 +64,38 @@ class Attention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         return q, k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Heads -> (B, N, D). `mask` is True where a query may look."""
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Heads -> (B, N, D). `mask` is True where a query may look; `causal` is the mask of what came before."""
+        dropout = self.dropout if self.training else 0.0
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         return self.out(rearrange(h, "b h n d -> b n (h d)"))
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         q, k, v = self.project(x)
         return self.attend(rotate(q, *angles), rotate(k, *angles), v, mask)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of (B, N, D) over memories (B, M, D), whose keys and values are computed once."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, D) -> keys, values (B, heads, M, d)."""
+        k, v = rearrange(self.kv(memory), "b m (two h d) -> two b h m d", two=2, h=self.heads)
+        return k, v
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """`mask`, broadcast to (B, heads, N, M), is True where a query may look."""
+        q = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.heads)
+        dropout = self.dropout if self.training else 0.0
+        h = F.scaled_dot_product_attention(q, *memory, attn_mask=mask, dropout_p=dropout)
+        return self.out(rearrange(h, "b h n d -> b n (h d)"))
 
 
 class ConvMLP(nn.Module):
@@ -128,3 +152,60 @@ class AttentionBlock(nn.Module):
         angles = rotary_grid(height, width, h.shape[-1] // self.attention.heads, x.device)
         h = self.attention(h, angles)
         return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+
+
+class PerFrame(nn.Sequential):
+    """Layers that take every frame of (B, T, C, H, W) by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class CausalConv3d(nn.Module):
+    """3D convolution whose kernel of 2 x 3 x 3 sees a frame and the one before it. (B, T, C, H, W) -> same H, W.
+
+    Computed in 2D over the channels of both frames; before the first lies a frame of zeros.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.body = PerFrame(nn.Conv2d(2 * channels, out, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+        return self.body(torch.cat([before, x], dim=2))
+
+
+class VideoResBlock(nn.Module):
+    """A 3D convolution over time and space and one over space, with a skip, pre-normed. (B, T, C, H, W) -> same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            PerFrame(group_norm(channels), nn.SiLU()),
+            CausalConv3d(channels, channels),
+            PerFrame(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class AxialAttention(nn.Module):
+    """Attention along time (causal), columns and rows (arXiv 1912.12180), summed. (B, T, C, H, W) -> same."""
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.norm = PerFrame(group_norm(channels))
+        self.axes = nn.ModuleList(Attention(channels, heads) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = rearrange(self.norm(x), "b t c h w -> b t h w c")
+        out = x
+        for axis, (length, attention) in enumerate(zip(h.shape[1:4], self.axes, strict=True), 1):
+            along = h.movedim(axis, 3)  # the axis comes last but the channels
+            angles = rotary(torch.arange(length, device=x.device), x.shape[2] // attention.heads, longest=8.0)
+            q, k, v = attention.project(along.flatten(0, 2))
+            seen = attention.attend(rotate(q, *angles), rotate(k, *angles), v, causal=axis == 1)
+            out = out + rearrange(seen.unflatten(0, along.shape[:3]).movedim(3, axis), "b t h w c -> b t c h w")
+        return out

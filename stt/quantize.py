@@ -49,7 +49,8 @@ class VectorQuantizer(nn.Module):
     """VQ with a codebook that follows the encoder by moving averages (arXiv 1711.00937, appendix A).
 
     The codebook starts from the first batch in training, and a code whose average use falls below `dead`
-    restarts from a random latent of the batch. All of that state lies in buffers, so a resumed run goes on
+    restarts from a latent of the batch, the likelier the worse that one is served (as k-means++ begins: where most
+    latents are alike, random ones would only double codes). All of that state lies in buffers, so a resumed run goes on
     where it stopped. On several processes the averages are summed over all of them.
     """
 
@@ -70,12 +71,12 @@ class VectorQuantizer(nn.Module):
         """z (..., D) -> Codes with ids (..., 1)."""
         flat = z.float().reshape(-1, self.dim)  # (N, D)
         if self.training and not self.initialised:
-            self._restart(torch.ones_like(self.count, dtype=torch.bool), flat)
+            self._restart(torch.ones_like(self.count, dtype=torch.bool), flat, torch.ones_like(flat[:, 0]))
             self.initialised.fill_(True)
         ids = torch.cdist(flat, self.codebook).argmin(dim=-1)  # (N,)
         chosen = F.embedding(ids, self.codebook)
         if self.training:
-            self._follow(flat, ids)
+            self._follow(flat, ids, (flat - chosen).square().sum(dim=-1))
         loss = self.commitment * F.mse_loss(flat, chosen)
         straight = flat + (chosen - flat).detach()
         return Codes(ids.reshape(*z.shape[:-1], 1), straight.reshape(z.shape), loss)
@@ -85,7 +86,7 @@ class VectorQuantizer(nn.Module):
         return F.embedding(ids[..., 0], self.codebook)
 
     @torch.no_grad()
-    def _follow(self, flat: Tensor, ids: Tensor) -> None:
+    def _follow(self, flat: Tensor, ids: Tensor, error: Tensor) -> None:
         count = torch.zeros_like(self.count).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
         total = torch.zeros_like(self.total).index_add_(0, ids, flat)
         if dist.is_initialized():
@@ -95,17 +96,17 @@ class VectorQuantizer(nn.Module):
         self.total.lerp_(total, 1 - self.decay)
         used = self.count > 1e-5
         self.codebook[used] = self.total[used] / self.count[used, None]
-        self._restart(self.count < self.dead, flat)
+        self._restart(self.count < self.dead, flat, error)
 
     @torch.no_grad()
-    def _restart(self, dead: Tensor, flat: Tensor) -> None:
-        """Moves the codes marked in `dead` (K,) onto random latents of the batch."""
-        picks = flat[torch.randint(len(flat), (len(dead),), device=flat.device)]
+    def _restart(self, dead: Tensor, flat: Tensor, error: Tensor) -> None:
+        """Moves the codes marked in `dead` (K,) onto latents of the batch, drawn in proportion to their error (N,)."""
+        picks = flat[torch.multinomial(error + 1e-9, len(dead), replacement=True)]
         if dist.is_initialized():
             dist.broadcast(picks, src=0)
         self.codebook[dead] = picks[dead]
-        self.total[dead] = picks[dead]
-        self.count[dead] = 1.0
+        self.count[dead] = 2 * self.dead  # little, so that a code that nothing comes near is soon moved again
+        self.total[dead] = self.count[dead, None] * picks[dead]
 
     def extra_repr(self) -> str:
         return f"codebook_size={self.sizes[0]}, dim={self.dim}"

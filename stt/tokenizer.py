@@ -1,4 +1,4 @@
-"""FrameVQ: every frame on its own becomes a grid of codes, and back."""
+"""FrameVQ and VideoVQ: every frame on its own, or a few together, become a grid of codes, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stt.api import Codes, Config, Loss, Tokenizer, Video
-from stt.layers import AttentionBlock, ResBlock, group_norm, patchify, unpatchify
+from stt.layers import (
+    AttentionBlock,
+    AxialAttention,
+    CausalConv3d,
+    PerFrame,
+    ResBlock,
+    VideoResBlock,
+    group_norm,
+    patchify,
+    unpatchify,
+)
 from stt.quantize import FSQ, VectorQuantizer
 
 
@@ -98,3 +108,93 @@ class FrameVQ(Tokenizer):
         reconstruction = F.mse_loss(self.decode(codes.latents).float(), video)
         total = reconstruction + codes.loss
         return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoVQConfig(Config):
+    frames: int = 2  # that share a slice of codes: the stride in time
+    patch: int = 4  # pixels per side of the stem's patches
+    widths: tuple[int, ...] = (64, 128)  # channels per resolution; each step after the first halves it
+    blocks: int = 1  # residual blocks per resolution
+    codebook_size: int = 1024
+    code_dim: int = 32
+    commitment: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 1:
+            raise ValueError(f"frames is {self.frames}, must be at least 1")
+        if self.image_size % self.downsampling:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of downsampling {self.downsampling}")
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per side of a code, in space."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.downsampling
+
+    @property
+    def latent_dim(self) -> int:
+        return self.code_dim
+
+
+class VideoVQ(Tokenizer):
+    """3D VQ autoencoder with axial attention (VideoGPT, arXiv 2104.10157): S slices of codes for S * frames frames.
+
+    Where we differ: nothing looks ahead in time, neither codes nor frames, so that a video can be decoded slice by slice
+    as it is drawn; the stem and the head work on patches.
+    """
+
+    def __init__(self, config: VideoVQConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        pixels = c.frames * c.channels * c.patch**2
+        self.encoder = video_encoder(pixels, c.widths, c.blocks, c.latent_dim)
+        self.quantizer = VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
+        self.decoder = video_decoder(c.latent_dim, c.widths, c.blocks, pixels)
+
+    def encode(self, video: Video) -> Codes:
+        """(B, S * frames, C, H, W) -> ids (B, S, h, w, 1) and latents (B, S, h, w, D)."""
+        c = self.config
+        if video.shape[1] % c.frames:
+            raise ValueError(f"the clip has {video.shape[1]} frames, must be a multiple of {c.frames}")
+        x = patchify(rearrange(video, "b (s f) c h w -> b s (f c) h w", f=c.frames), c.patch)
+        return self.quantizer(rearrange(self.encoder(x), "b s d h w -> b s h w d"))
+
+    def decode(self, latents: Tensor) -> Video:
+        """(B, S, h, w, D) -> (B, S * frames, C, H, W), not clamped."""
+        c = self.config
+        x = unpatchify(self.decoder(rearrange(latents, "b s h w d -> b s d h w")), c.patch)
+        return rearrange(x, "b s (f c) h w -> b (s f) c h w", f=c.frames)
+
+    def loss(self, video: Video) -> Loss:
+        codes = self.encode(video)
+        reconstruction = F.mse_loss(self.decode(codes.latents).float(), video)
+        total = reconstruction + codes.loss
+        return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
+
+
+def video_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
+    """A causal 3D resnet: (B, T, channels, H, W) -> (B, T, out, h, w), halved in space between the widths."""
+    layers: list[nn.Module] = [CausalConv3d(channels, widths[0])]
+    for i, width in enumerate(widths):
+        if i:
+            layers.append(PerFrame(nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1)))
+        layers += [VideoResBlock(width) for _ in range(blocks)]
+    last = widths[-1]
+    return nn.Sequential(*layers, AxialAttention(last), PerFrame(group_norm(last), nn.SiLU(), nn.Conv2d(last, out, 1)))
+
+
+def video_decoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
+    """The way back of `video_encoder`."""
+    layers: list[nn.Module] = [CausalConv3d(channels, widths[-1]), AxialAttention(widths[-1])]
+    for i in reversed(range(len(widths))):
+        layers += [VideoResBlock(widths[i]) for _ in range(blocks)]
+        if i:
+            layers.append(PerFrame(nn.Upsample(scale_factor=2), nn.Conv2d(widths[i], widths[i - 1], 3, padding=1)))
+    first = widths[0]
+    head = PerFrame(group_norm(first), nn.SiLU(), nn.Conv2d(first, out, 3, padding=1))
+    return nn.Sequential(*layers, head)

@@ -9,7 +9,8 @@ from stt.api import Predictor, PredictorConfig
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from stt.registry import CONFIGS, FAMILIES
-from stt.tokenizer import FrameVQConfig
+from stt.models.videogpt import VideoGPTConfig
+from stt.tokenizer import FrameVQConfig, VideoVQConfig
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
 TINY = STTConfig(
@@ -19,6 +20,11 @@ TINY = STTConfig(
 TINY_TIMESFORMER = TimeSformerConfig(
     image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2
 )
+TINY_VIDEO_TOKENIZER = VideoVQConfig(image_size=16, frames=2, patch=2, widths=(8, 16), codebook_size=32, code_dim=8)
+TINY_VIDEOGPT = VideoGPTConfig(
+    image_size=16, tokenizer=TINY_VIDEO_TOKENIZER, context_frames=4, slices=3, dim=32, depth=2, heads=2, mlp_ratio=2,
+    widths=(8, 16),
+)  # fmt: skip
 TINY_CONFIGS = {
     "stt": TINY,
     "stt, vector-quantized": STTConfig.from_dict(
@@ -30,6 +36,8 @@ TINY_CONFIGS = {
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),
     "timesformer": TINY_TIMESFORMER,
+    "videogpt": TINY_VIDEOGPT,
+    "videogpt, unconditional": VideoGPTConfig.from_dict(TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}),
     "timesformer, colour": TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"channels": 3}),
 }
 

@@ -37,7 +37,7 @@ def test_temperature_zero_and_future_k_hold_on_cuda(tiny):
 def test_a_training_step_runs_in_bf16(tiny, tmp_path):
     run = Run(tiny, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
     run.raw.train()
-    loss = run.train_step(lambda size, index: clips(tiny, size, seed=index).cuda())
+    loss = run.train_step(lambda size, index: (clips(tiny, size, seed=index).cuda(),))
     assert loss.total.isfinite()
 
 

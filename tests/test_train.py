@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def batches(model):
-    return lambda size, index: clips(model, size, seed=index)
+    return lambda size, index: (clips(model, size, seed=index),)
 
 
 def trained(out, steps, resume=False, total=6, muon=False):

@@ -20,11 +20,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from stt import checkpoint
-from stt.api import Loss, Video
+from stt.api import Loss
 from train.muon import MuonAdamW
 from train.throughput import flops_per_clip, peak_flops
 
-Batches = Callable[[int, int], Video]  # (clips, index) -> Video on the training device
+Batches = Callable[[int, int], tuple[Tensor, ...]]  # (clips, index) -> what `loss` takes, on the training device
 Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
 Score = Callable[[nn.Module], dict[str, float]]  # averaged model -> figures for the log
 
@@ -76,8 +76,8 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, video: Video) -> Loss:
-        return self.model.loss(video)
+    def forward(self, *batch: Tensor) -> Loss:
+        return self.model.loss(*batch)
 
 
 def warmed_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
@@ -180,7 +180,7 @@ class Run:
 
     def gauge(self, batches: Batches) -> None:
         """Measures what a clip costs and what the devices could do, so that the log can state their quotient."""
-        self.cost = flops_per_clip(self.raw, batches(1, 0))
+        self.cost = flops_per_clip(self.raw, *batches(1, 0))
         self.peak = peak_flops(self.accelerator.device, self.accelerator.mixed_precision)
         self.peak *= self.accelerator.num_processes
 
@@ -192,12 +192,12 @@ class Run:
         """One optimizer step; data and noise depend on (seed, step, process) alone."""
         c, acc = self.config, self.accelerator
         index = self.step * acc.num_processes + acc.process_index
-        video = batches(c.batch, index)
+        batch = batches(c.batch, index)
         set_seed((c.seed * 1_000_003 + index) % 2**31)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         with acc.autocast():
-            loss = self.call(video)
+            loss = self.call(*batch)
         acc.backward(loss.total)
         norm = acc.clip_grad_norm_(self.module.parameters(), c.clip)
         if not math.isfinite(float(norm)):

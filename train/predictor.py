@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stt.checkpoint import build, load_any
 from stt.sampler import predict
@@ -95,7 +95,13 @@ def main() -> None:
     run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))
     if args.resume:
         run.resume()
-    fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), future_sheet(test), held_out_score(test))
+
+    def batches(size: int, index: int) -> tuple[Tensor, ...]:
+        clips = train.sample(size, preset.loop.seed, index)
+        labelled = getattr(preset.model, "classes", 0)
+        return (clips.video, clips.labels.to(accelerator.device)) if labelled else (clips.video,)
+
+    fit(run, batches, future_sheet(test), held_out_score(test))
 
 
 if __name__ == "__main__":

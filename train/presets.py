@@ -15,8 +15,9 @@ from stt.api import Config
 from stt.checkpoint import find, read_header
 from stt.models.stt import STTConfig
 from stt.models.timesformer import TimeSformerConfig
+from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
-from stt.tokenizer import FrameVQConfig
+from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data import World
 from train.loop import LoopConfig
 
@@ -54,6 +55,14 @@ _gpu_stt = STTConfig(
     tokenizer=_gpu_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4), refine_depth=1
 )
 
+_cpu_video_tokenizer = VideoVQConfig()
+_gpu_video_tokenizer = VideoVQConfig(blocks=2)
+
+_cpu_videogpt = VideoGPTConfig(tokenizer=_cpu_video_tokenizer, classes=10)
+_gpu_videogpt = VideoGPTConfig(
+    tokenizer=_gpu_video_tokenizer, dim=256, depth=6, heads=8, widths=(64, 128), classes=10, labels=2
+)
+
 _cpu_timesformer = TimeSformerConfig()
 _gpu_timesformer = TimeSformerConfig(dim=256, depth=5, heads=8)
 
@@ -86,6 +95,22 @@ PRESETS: dict[str, Preset] = {
         summary="the ancestor's objective at the size and training of one_digit_stt",
         model=_ancestor_of(_cpu_stt), world=_one_digit,
         loop=_predictor_loop,
+    ),
+    "digits_video_tokenizer": Preset(
+        summary="VideoVQ for two digits, sized for a GPU",
+        model=_gpu_video_tokenizer, world=replace(_two_digits, frames=10), loop=replace(_gpu_loop, minutes=4, batch=64),
+    ),
+    "one_digit_video_tokenizer": Preset(
+        summary="VideoVQ for one digit, sized for two CPU cores",
+        model=_cpu_video_tokenizer, world=replace(_one_digit, frames=10), loop=replace(_tokenizer_loop, batch=4),
+    ),
+    "digits_videogpt": Preset(
+        summary="VideoGPT on Stochastic Moving MNIST with two digits, conditioned on frames and digits, sized for a GPU",
+        model=_gpu_videogpt, world=replace(_two_digits, frames=15), loop=replace(_gpu_loop, batch=128, muon=True),
+    ),
+    "one_digit_videogpt": Preset(
+        summary="VideoGPT on Stochastic Moving MNIST with one digit, conditioned on frames and digit, for two CPU cores",
+        model=_cpu_videogpt, world=replace(_one_digit, frames=15), loop=replace(_predictor_loop, batch=2),
     ),
     "digits_timesformer": Preset(
         summary="TimeSformer on Moving MNIST 10 -> 10, 8M parameters, sized for a GPU; depth=16 is PredFormer's size",

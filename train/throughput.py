@@ -43,18 +43,18 @@ def convolution(out: Tensor, weight: Tensor) -> int:
     return 2 * out.numel() * weight[0].numel()
 
 
-def flops_per_clip(model: nn.Module, clips: Video, draws: int = 4) -> float:
+def flops_per_clip(model: nn.Module, clips: Video, *more: Tensor, draws: int = 4) -> float:
     """Floating-point operations that a step spends on one clip: the loss and its gradients.
 
     Matrix products, convolutions and attention count, nothing else. A loss that chooses at random what to compute is
-    averaged over `draws`. The model and the random state are left as they were.
+    averaged over `draws`. `more` is what `loss` takes beside the clips. The model and the random state are left as they were.
     """
     model = copy.deepcopy(model).train()
     cuda = [clips.device] if clips.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), sdpa_kernel(SDPBackend.MATH), Operations() as operations:
         for seed in range(draws):
             torch.manual_seed(seed)
-            model.loss(clips).total.backward()
+            model.loss(clips, *more).total.backward()
     return operations.total / draws / len(clips)
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     args = parser().parse_args()
     preset = chosen(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
-    model = build("frame_vq", preset.model)
+    model = build(preset.family, preset.model)
     if args.start_from:
         model.load_state_dict(load_any(args.start_from).state_dict())
     train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
@@ -52,7 +52,7 @@ def main() -> None:
         run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()
-    fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), reconstruction_sheet(test))
+    fit(run, lambda size, index: (train.batch(size, preset.loop.seed, index),), reconstruction_sheet(test))
 
 
 if __name__ == "__main__":

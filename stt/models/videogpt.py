@@ -1,0 +1,408 @@
+"""VideoGPT: a GPT over the codes of a 3D VQ autoencoder, one code after the other (arXiv 2104.10157).
+
+Conditioned on the frames before a sequence (a small 3D resnet, cross-attention), on classes (gains and biases of the
+norms), on both or on neither: training leaves out each at random, so that one network serves all. Where we differ:
+codes do not look ahead, so that frames come slice by slice; every code also sees its neighbourhood in the slice
+before; and a horizon beyond the trained length begins a new sequence after its own last frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.layers import Attention, CrossAttention, patchify
+from stt.sampler import sample_logits
+from stt.tokenizer import VideoVQ, VideoVQConfig, video_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoGPTConfig(PredictorConfig):
+    tokenizer: VideoVQConfig = field(default_factory=VideoVQConfig)
+    context_frames: int = 5  # that a sequence is conditioned on; any fewer will do
+    chunk_frames: int = 2  # frames of a slice of codes, as the tokenizer's
+    slices: int = 5  # of a sequence
+    dim: int = 192
+    depth: int = 4
+    heads: int = 6
+    mlp_ratio: int = 4
+    dropout: float = 0.0  # of attention weights
+    frame_conditioning: bool = True  # else a prompt's own codes begin the sequence
+    widths: tuple[int, ...] = (32, 64)  # of the resnet that sees the context
+    classes: int = 0  # 0 for none
+    labels: int = 1  # most classes of a clip
+    drop_frames: float = 0.1  # share of clips that are learned without their context
+    drop_labels: float = 0.5  # share of clips that are learned without their classes
+    short_context: float = 0.3  # share of training steps whose context has a random length
+    own_past: float = 0.5  # share of training steps whose context went through the tokenizer, as predictions do
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_frames != self.tokenizer.frames:
+            raise ValueError(f"chunk_frames is {self.chunk_frames}, its tokenizer's slices have {self.tokenizer.frames}")
+        if self.slices < 1 or (not self.frame_conditioning and self.prefix >= self.slices):
+            least = 1 if self.frame_conditioning else self.prefix + 1
+            raise ValueError(f"slices is {self.slices}, must be at least {least}")
+        if self.frame_conditioning and len(self.widths) != len(self.tokenizer.widths):
+            raise ValueError(f"widths are {self.widths}, its tokenizer has {len(self.tokenizer.widths)} resolutions")
+        for name in ("drop_frames", "drop_labels", "short_context", "own_past"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        for name in ("image_size", "channels"):
+            if getattr(self, name) != getattr(self.tokenizer, name):
+                raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
+
+    @classmethod
+    def nested(cls) -> dict[str, type[Config]]:
+        return {"tokenizer": VideoVQConfig}
+
+    @property
+    def cells(self) -> int:
+        """Codes of a slice."""
+        return self.tokenizer.grid**2
+
+    @property
+    def prefix(self) -> int:
+        """Slices that a whole context takes where its own codes begin the sequence."""
+        return -(-self.context_frames // self.chunk_frames)
+
+
+class Norm(nn.Module):
+    """Layer norm; with classes, their embedding sets gain and bias."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=not classes)
+        self.adapt = nn.Linear(dim, 2 * dim) if classes else None
+        if self.adapt is not None:
+            nn.init.normal_(self.adapt.weight, std=0.02)
+
+    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
+        """x (B, N, D), label (B, 1, D)."""
+        x = self.norm(x)
+        if self.adapt is None:
+            return x
+        gain, bias = self.adapt(label).chunk(2, dim=-1)
+        return x * (1 + gain) + bias
+
+
+class Memory(NamedTuple):
+    """What a sequence is conditioned on."""
+
+    before: Tensor  # (B, cells, dim) what the first slice finds in the place of a slice before
+    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, 1 + M, d)
+    mask: Tensor | None  # (B, 1, 1, 1 + M), True where there is something; None means everywhere
+
+    def expand(self, batch: int) -> Memory:
+        layers = tuple((k.expand(batch, *k.shape[1:]), v.expand(batch, *v.shape[1:])) for k, v in self.layers)
+        return Memory(self.before.expand(batch, -1, -1), layers, self.mask)
+
+
+class Block(nn.Module):
+    """Causal attention, cross-attention where frames condition, MLP; each residual and pre-normed."""
+
+    def __init__(self, config: VideoGPTConfig) -> None:
+        super().__init__()
+        c = config
+        self.norm = Norm(c.dim, c.classes)
+        self.attention = Attention(c.dim, c.heads, c.dropout)
+        if c.frame_conditioning:
+            self.cross_norm, self.cross = Norm(c.dim, c.classes), CrossAttention(c.dim, c.heads, c.dropout)
+        self.mlp_norm = Norm(c.dim, c.classes)
+        self.up, self.down = nn.Linear(c.dim, c.dim * c.mlp_ratio), nn.Linear(c.dim * c.mlp_ratio, c.dim)
+
+    def _rest(self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None) -> Tensor:
+        if memory is not None:
+            x = x + self.cross(self.cross_norm(x, label), memory.layers[i], memory.mask)
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x, label)), approximate="tanh"))
+
+    def forward(self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """A whole sequence (B, N, D) -> the same, and its keys and values (B, heads, N, d)."""
+        q, k, v = self.attention.project(self.norm(x, label))
+        x = x + self.attention.attend(q, k, v, causal=True)
+        return self._rest(x, i, memory, label), k, v
+
+    def one(
+        self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None, cache: tuple[Tensor, Tensor], at: Tensor
+    ) -> Tensor:
+        """One token (B, 1, D) at position `at` (1,); its key and value are written into the cache."""
+        q, k, v = self.attention.project(self.norm(x, label))
+        for kept, new in zip(cache, (k, v), strict=True):
+            kept.index_copy_(2, at, new)
+        seen = torch.arange(cache[0].shape[2], device=x.device)[None] <= at
+        x = x + self.attention.attend(q, *cache, mask=seen)
+        return self._rest(x, i, memory, label)
+
+
+class VideoGPTState(NamedTuple):
+    recent: Video  # (B, 0 ... context_frames, C, H, W) the last frames
+    latents: Tensor  # (B, 0 ... slices, h, w, D) of the sequence
+    cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values
+    memory: Memory | None
+    drawn: bool  # whether anything has been predicted yet
+
+
+class VideoGPT(Predictor):
+    family: ClassVar[str] = "videogpt"
+
+    def __init__(self, config: VideoGPTConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes else set()))
+        self.tokenizer = VideoVQ(c.tokenizer).requires_grad_(False)
+        codes, side = c.tokenizer.latent_dim, c.tokenizer.grid
+        self.begin = nn.Parameter(0.02 * torch.randn(c.dim))  # in the place of a code before the first
+        self.embed = nn.Linear(codes, c.dim)
+        self.before = nn.Conv2d(codes, c.dim, 3, padding=1)  # of the slice before
+        self.nothing = nn.Parameter(0.02 * torch.randn(c.cells, c.dim))  # before the first slice
+        self.times = nn.Parameter(0.02 * torch.randn(c.slices, 1, 1, c.dim))
+        self.rows = nn.Parameter(0.02 * torch.randn(side, 1, c.dim))
+        self.columns = nn.Parameter(0.02 * torch.randn(side, c.dim))
+        if c.frame_conditioning:
+            pixels = c.channels * c.tokenizer.patch**2
+            self.context = video_encoder(pixels, c.widths, 1, c.dim)
+            self.context_times = nn.Parameter(0.02 * torch.randn(c.context_frames, 1, 1, c.dim))
+            self.no_context = nn.Parameter(0.02 * torch.randn(1, 1, c.dim))
+            self.last = nn.Linear(c.dim, c.dim)  # of the last frame of the context, before the first slice
+        if c.classes:
+            self.any_class = nn.Parameter(0.02 * torch.randn(c.dim))
+            self.class_embed = nn.Embedding(c.classes, c.dim)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.norm = Norm(c.dim, c.classes)
+        self.head = nn.Linear(c.dim, c.tokenizer.codebook_size)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def train(self, mode: bool = True) -> VideoGPT:
+        super().train(mode)
+        self.tokenizer.eval()  # frozen: its codebook must not follow this network's data
+        return self
+
+    # ---- network -------------------------------------------------------------------------------------
+
+    @property
+    def places(self) -> Tensor:
+        """Broadcast space-time positions of a sequence (slices * cells, dim)."""
+        return rearrange(self.times + self.rows + self.columns, "s h w d -> (s h w) d")
+
+    def label(self, labels: Tensor | None, batch: int = 1) -> Tensor | None:
+        """Classes (B, L), -1 for none -> their embedding (B, 1, dim); None where the model knows none."""
+        c = self.config
+        if not c.classes:
+            if labels is not None:
+                raise ValueError(f"labels {tuple(labels.shape)} are given, the model knows no classes")
+            return None
+        if labels is None:
+            labels = torch.full((batch, 1), -1, device=self.any_class.device)
+        if labels.shape[1] > c.labels or labels.max() >= c.classes or labels.min() < -1:
+            raise ValueError(f"labels are {labels.tolist()}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
+        known = labels >= 0
+        each = self.class_embed(labels.clamp(min=0)) * known[..., None]
+        return (self.any_class + each.sum(dim=1))[:, None]
+
+    def remember(self, context: Video | None, dropped: Tensor | None = None, batch: int = 1) -> Memory | None:
+        """Frames (B, T, C, H, W) -> what a sequence after them is conditioned on; `dropped` (B,) says whose are hidden."""
+        c = self.config
+        if not c.frame_conditioning:
+            return None
+        before, memory, mask = self.nothing[None], self.no_context, None
+        if context is not None:
+            batch = len(context)
+            h = rearrange(self.context(patchify(context, c.tokenizer.patch)), "b t d h w -> b t h w d")
+            last = self.last(rearrange(h[:, -1], "b h w d -> b (h w) d"))
+            h = h + self.context_times[-context.shape[1] :] + self.rows + self.columns
+            memory = torch.cat([memory.expand(batch, 1, -1), rearrange(h, "b t h w d -> b (t h w) d")], dim=1)
+            if dropped is not None:
+                last = last * ~dropped[:, None, None]
+                mask = torch.ones(batch, 1, 1, memory.shape[1], dtype=torch.bool, device=context.device)
+                mask[..., 1:] = ~dropped[:, None, None, None]
+            before = before + last
+        layers = tuple(block.cross.remember(memory.expand(batch, -1, -1)) for block in self.blocks)
+        return Memory(before.expand(batch, -1, -1), layers, mask)
+
+    def _before(self, latents: Tensor) -> Tensor:
+        """A slice (B, h, w, D) as its successor sees it, (B, cells, dim)."""
+        return rearrange(self.before(rearrange(latents, "b h w d -> b d h w")), "b d h w -> b (h w) d")
+
+    def logits(
+        self, latents: Tensor, memory: Memory | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Slices (B, S, h, w, D) -> logits of their codes (B, S * cells, K), each given all codes before it.
+
+        Also keys and values (depth, 2, B, heads, S * cells, d).
+        """
+        b, s = latents.shape[:2]
+        tokens = self.embed(rearrange(latents, "b s h w d -> b (s h w) d")[:, :-1])
+        x = torch.cat([self.begin.expand(b, 1, -1), tokens], dim=1) + self.places[: s * self.config.cells]
+        first = (self.nothing[None] if memory is None else memory.before).expand(b, -1, -1)
+        later = rearrange(self._before(latents[:, :-1].flatten(0, 1)), "(b s) n d -> b (s n) d", b=b)
+        x = x + torch.cat([first, later], dim=1)
+        kept = []
+        for i, block in enumerate(self.blocks):
+            x, k, v = block(x, i, memory, label)
+            kept.append(torch.stack([k, v]))
+        return self.head(self.norm(x, label)).float(), torch.stack(kept)
+
+    # ---- training ------------------------------------------------------------------------------------
+
+    def loss(self, video: Video, labels: Tensor | None = None) -> Loss:
+        """Cross-entropy of the codes of a clip's last frames given those before, in nats a code.
+
+        labels: (B, L) classes that the clips show, -1 for none.
+        """
+        c = self.config
+        needed = c.chunk_frames + c.frame_conditioning
+        if video.shape[1] < needed:
+            raise ValueError(f"clips have {video.shape[1]} frames, training needs at least {needed}")
+        memory, video = self._conditioned(video) if c.frame_conditioning else (None, self._begun(video))
+        with torch.no_grad():
+            codes = self.tokenizer.encode(video)
+        if labels is not None:
+            hidden = torch.rand(len(video), 1, device=video.device) < c.drop_labels
+            labels = labels.masked_fill(hidden, -1)
+        logits, _ = self.logits(codes.latents, memory, self.label(labels, len(video)))
+        ids = codes.ids.flatten(1)
+        ce = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        accuracy = (logits.detach().argmax(-1) == ids).float().mean()
+        return Loss(ce, {"ce": ce.detach(), "accuracy": accuracy, "bits_per_dim": ce.detach() * self._bits_per_dim})
+
+    def _conditioned(self, video: Video) -> tuple[Memory, Video]:
+        """Clips (B, T, ...) -> what is known of their past, and the frames of a sequence."""
+        c = self.config
+        count = min(c.slices, (video.shape[1] - 1) // c.chunk_frames) * c.chunk_frames
+        context, future = video[:, :-count][:, -c.context_frames :], video[:, -count:]
+        if torch.rand(()) < c.short_context:
+            context = context[:, -int(torch.randint(1, context.shape[1] + 1, ())) :]
+        if torch.rand(()) < c.own_past:
+            with torch.no_grad():
+                context = self.as_predicted(context)
+        return self.remember(context, torch.rand(len(video), device=video.device) < c.drop_frames), future
+
+    def _begun(self, video: Video) -> Video:
+        """The frames of a sequence that begins as prompts do: the first may have to fill a slice."""
+        c = self.config
+        if video.shape[1] > c.chunk_frames and torch.rand(()) < c.short_context:
+            video = video[:, int(torch.randint(1, c.chunk_frames + 1, ())) :]
+        return self._whole(video)[:, : c.slices * c.chunk_frames]
+
+    def as_predicted(self, frames: Video) -> Video:
+        """Frames as the tokenizer gives them back; the first is repeated to fill a slice."""
+        whole = self._whole(frames)
+        return self.tokenizer.decode(self.tokenizer.encode(whole).latents)[:, -frames.shape[1] :].clamp(-1, 1)
+
+    def _whole(self, frames: Video) -> Video:
+        """Frames (B, T, ...) whose first is repeated until they fill slices."""
+        lacking = -frames.shape[1] % self.config.chunk_frames
+        return torch.cat([frames[:, :1].expand(-1, lacking, -1, -1, -1), frames], dim=1)
+
+    # ---- likelihood ----------------------------------------------------------------------------------
+
+    @property
+    def _bits_per_dim(self) -> float:
+        """Bits per pixel and channel of a nat per code."""
+        c = self.config
+        return 1 / (math.log(2) * c.chunk_frames * c.tokenizer.downsampling**2 * c.channels)
+
+    @torch.inference_mode()
+    def surprise(self, video: Video) -> Surprise:
+        """Bits of the codes of every frame given the frames before it: exact for codes, not for pixels.
+
+        A slice's bits are spread evenly over its frames; the last slice is filled up by repeating the last frame. Each
+        sequence is conditioned on at most context_frames before it.
+        """
+        c = self.config
+        if video.shape[1] < 2:
+            raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
+        asked = video.shape[1] - 1
+        lacking = -asked % c.chunk_frames
+        video = torch.cat([video, video[:, -1:].expand(-1, lacking, -1, -1, -1)], dim=1)
+        label, nats = self.label(None, len(video)), []
+        ahead = c.slices if c.frame_conditioning else c.slices - c.prefix
+        for start in range(1, video.shape[1], ahead * c.chunk_frames):
+            context = video[:, max(0, start - c.context_frames) : start]
+            future = video[:, start : start + ahead * c.chunk_frames]
+            given = 0
+            if not c.frame_conditioning:
+                context = self._whole(context)
+                given, future = context.shape[1] // c.chunk_frames, torch.cat([context, future], dim=1)
+            codes = self.tokenizer.encode(future)
+            logits, _ = self.logits(codes.latents, self.remember(context), label)
+            ce = F.cross_entropy(logits.flatten(0, 1), codes.ids.flatten(), reduction="none")
+            nats.append(ce.view(codes.ids.shape[:-1])[:, given:])  # (B, S, h, w)
+        where = repeat(torch.cat(nats, dim=1) * self._bits_per_dim, "b s h w -> b (s f) h w", f=c.chunk_frames)
+        where = where[:, :asked]
+        return Surprise(where.mean(dim=(-2, -1)), where)
+
+    # ---- prediction ----------------------------------------------------------------------------------
+
+    def start(self, context: Video) -> VideoGPTState:
+        return self._sequence(context, self.label(None), drawn=False)
+
+    def _sequence(self, recent: Video, label: Tensor | None, drawn: bool) -> VideoGPTState:
+        """A new sequence after some frames, of which there may be none."""
+        c, b, side = self.config, len(recent), self.config.tokenizer.grid
+        recent = recent[:, -c.context_frames :]
+        seen = recent.shape[1] > 0
+        memory = self.remember(recent if seen else None, batch=b)
+        cache = self.begin.new_zeros(c.depth, 2, b, c.heads, c.slices * c.cells, c.dim // c.heads)
+        latents = self.begin.new_zeros(b, 0, side, side, c.tokenizer.latent_dim)
+        if seen and not c.frame_conditioning:
+            latents = self.tokenizer.encode(self._whole(recent)).latents
+            _, kept = self.logits(latents, memory, label)
+            cache[..., : kept.shape[-2], :] = kept
+        return VideoGPTState(recent, latents, cache, memory, drawn)
+
+    def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
+        c, futures = self.config, noise.futures
+        labels = torch.tensor([sampling.labels], device=self.begin.device) if sampling.labels else None
+        label = self.label(labels) if c.classes else None
+        if c.classes and sampling.labels and not state.drawn:
+            state = self._sequence(state.recent[:, :0], label, drawn=False)  # imagined from nothing
+        elif state.latents.shape[1] == c.slices:
+            state = self._sequence(state.recent, label, drawn=True)
+        past = state.latents.expand(futures, -1, -1, -1, -1)
+        cache = state.cache.expand(-1, -1, futures, -1, -1, -1).clone()
+        memory = state.memory.expand(futures) if state.memory else None
+        gumbel = noise.gumbel(c.cells, c.tokenizer.codebook_size) if sampling.temperature else None
+        latents = torch.cat([past, self._slice(past, cache, memory, label, sampling, gumbel)[:, None]], dim=1)
+        frames = self.tokenizer.decode(latents)[:, -c.chunk_frames :].clamp(-1, 1)
+        recent = torch.cat([state.recent.expand(futures, -1, -1, -1, -1), frames], dim=1)[:, -c.context_frames :]
+        return frames, VideoGPTState(recent, latents, cache, state.memory, drawn=True)
+
+    def _slice(
+        self,
+        past: Tensor,
+        cache: Tensor,
+        memory: Memory | None,
+        label: Tensor | None,
+        sampling: Sampling,
+        gumbel: Tensor | None,
+    ) -> Tensor:
+        """Draws the slice after `past` (F, s, h, w, D), code by code; its keys and values are added to the cache."""
+        c, done = self.config, past.shape[1] * self.config.cells
+        if done:
+            before, latent = self._before(past[:, -1]), past[:, -1, -1, -1]
+        else:
+            before, latent = self.nothing[None] if memory is None else memory.before, None
+        before = before + self.places[done : done + c.cells]
+        drawn = []
+        for j in range(c.cells):
+            token = self.begin if latent is None else self.embed(latent)
+            x = (token + before[:, j]).expand(len(past), -1)[:, None]
+            logits = self.one(x, torch.tensor([done + j], device=x.device), cache, memory, label)
+            ids = sample_logits(logits, sampling, gumbel[:, j] if gumbel is not None else logits)
+            latent = self.tokenizer.quantizer.embed(ids[:, None])
+            drawn.append(latent)
+        return rearrange(torch.stack(drawn, dim=1), "f (h w) d -> f h w d", h=c.tokenizer.grid)
+
+    def one(self, x: Tensor, at: Tensor, cache: Tensor, memory: Memory | None, label: Tensor | None) -> Tensor:
+        """Logits (F, K) of the code at position `at` (1,) from its embedding (F, 1, dim); shapes never change."""
+        for i, block in enumerate(self.blocks):
+            x = block.one(x, i, memory, label, (cache[i, 0], cache[i, 1]), at)
+        return self.head(self.norm(x, label))[:, 0].float()
