@@ -31,7 +31,7 @@ def test_patches_come_back_where_they_were():
 
 def test_a_patch_of_the_prediction_is_made_of_its_own_token():
     """Where nothing mixes places, what changes in one patch of the past changes that patch of the future alone."""
-    model = varied(block="ts")
+    model = varied()
     with torch.no_grad():
         for unit in model.units:
             unit.mlp.mix.weight.zero_()
@@ -127,8 +127,6 @@ def test_a_share_of_the_steps_trains_with_shorter_contexts(monkeypatch):
     ("fields", "message"),
     [
         ({"patch": 5}, "image_size 16 is not a multiple of patch 5"),
-        ({"block": "tt"}, "block is 'tt'"),
-        ({"block": "tsx"}, "block is 'tsx'"),
         ({"short_context": 1.5}, "short_context is 1.5"),
         ({"chunk_frames": 0}, "chunk_frames is 0"),
     ],

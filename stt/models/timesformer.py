@@ -27,21 +27,16 @@ class TimeSformerConfig(PredictorConfig):
     chunk_frames: int = 10  # target frames: what one pass predicts; longer horizons feed predictions back
     patch: int = 8
     dim: int = 128
-    depth: int = 4  # blocks
+    depth: int = 4  # blocks, each of attention over time, then over space
     heads: int = 4
     mlp_ratio: int = 4
-    block: str = "ts"  # a block's attentions over time (t) and space (s) in their order, an MLP after each
-    mlp: str = "conv"  # "plain", "conv" (plain with a depthwise convolution), "gated", "gated_conv"
-    positions: str = "both"  # "rotary", "learned" or "both"
-    targets: str = "last"  # target tokens begin as the "last" frame's, or from "nothing"
+    gated: bool = True  # MLPs
     short_context: float = 0.2  # share of training steps whose context has a random length
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
-        if set(self.block) != {"t", "s"}:
-            raise ValueError(f"block is {self.block!r}, must be made of t (time) and s (space), each at least once")
         if not 0 <= self.short_context <= 1:
             raise ValueError(f"short_context is {self.short_context}, must be between 0 and 1")
 
@@ -51,36 +46,18 @@ class TimeSformerConfig(PredictorConfig):
         return self.image_size // self.patch
 
 
-class OtherMLP(nn.Module):
-    """The MLPs that ConvMLP is measured against; SwiGLU (arXiv 2002.05202) with as many weights."""
-
-    def __init__(self, kind: str, dim: int, ratio: int) -> None:
-        super().__init__()
-        self.gated = kind.startswith("gated")
-        hidden = dim * ratio * 2 // 3 // 8 * 8 if self.gated else dim * ratio
-        self.up = nn.Linear(dim, 2 * hidden if self.gated else hidden)
-        self.mix = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if kind.endswith("conv") else None
-        self.down = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, gate = self.up(x).chunk(2, dim=-1) if self.gated else (self.up(x), None)
-        if self.mix is not None:
-            h = h + self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.down(h * F.silu(gate) if self.gated else F.silu(h))
-
-
 Angles = tuple[Tensor, Tensor]  # rotary positions, (N, d/2) each
 
 
 class Unit(nn.Module):
     """Attention along time (t) or space (s), then an MLP; each residual and pre-normed. (B, T, h, w, D) -> same."""
 
-    def __init__(self, axis: str, dim: int, heads: int, mlp_ratio: int, mlp: str) -> None:
+    def __init__(self, axis: str, dim: int, heads: int, mlp_ratio: int, gated: bool) -> None:
         super().__init__()
         self.axis = axis
         self.norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = Attention(dim, heads)
-        self.mlp = ConvMLP(dim, mlp_ratio) if mlp == "conv" else OtherMLP(mlp, dim, mlp_ratio)
+        self.mlp = ConvMLP(dim, mlp_ratio, gated)
 
     def forward(self, x: Tensor, angles: Angles) -> Tensor:
         b, t, height, width, _ = x.shape
@@ -112,7 +89,7 @@ class TimeSformer(Predictor):
         self.places = nn.Parameter(0.02 * torch.randn(1, c.grid**2, c.dim))
         self.times = nn.Parameter(0.02 * torch.randn(c.context_frames, 1, c.dim))  # the last is the latest frame's
         self.targets = nn.Parameter(0.02 * torch.randn(c.chunk_frames, 1, c.dim))
-        self.units = nn.ModuleList(Unit(axis, c.dim, c.heads, c.mlp_ratio, c.mlp) for axis in c.block * c.depth)
+        self.units = nn.ModuleList(Unit(axis, c.dim, c.heads, c.mlp_ratio, c.gated) for axis in "ts" * c.depth)
         self.norm = nn.LayerNorm(c.dim)
         self.head = nn.Linear(c.dim, pixels)
         nn.init.normal_(self.head.weight, std=0.02)
@@ -123,17 +100,12 @@ class TimeSformer(Predictor):
         c = self.config
         seen = rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d")
         seen = self.embed(seen)  # (B, T, N, D)
-        learned = c.positions != "rotary"
-        begin = seen[:, -1:] if c.targets == "last" else 0 * seen[:, -1:]
-        x = torch.cat([seen + learned * self.times[-context.shape[1] :], begin + self.targets], dim=1)
-        x = x + learned * self.places
+        x = torch.cat([seen + self.times[-context.shape[1] :], seen[:, -1:] + self.targets], dim=1) + self.places
         x = rearrange(x, "b t (h w) d -> b t h w d", h=c.grid)
         angles = self._angles(context.shape[1], x.device)
-        last_look = max(i for i, unit in enumerate(self.units) if unit.axis == "t")
-        for i, unit in enumerate(self.units):
+        for unit in self.units[:-1]:
             x = unit(x, angles[unit.axis])
-            if i == last_look:
-                x = x[:, -c.chunk_frames :]  # the past has told all that it will
+        x = self.units[-1](x[:, -c.chunk_frames :], angles["s"])  # the past has told all that it will
         return unpatchify(rearrange(self.head(self.norm(x)), "b t h w d -> b t d h w"), c.patch)
 
     def _angles(self, seen: int, device: torch.device) -> dict[str, Angles]:
@@ -141,10 +113,6 @@ class TimeSformer(Predictor):
         c = self.config
         times = torch.arange(-seen, c.chunk_frames, device=device)
         dim = c.dim // c.heads
-        if c.positions == "learned":
-            times = torch.zeros_like(times)
-            cos, sin = rotary_grid(c.grid, c.grid, dim, device)
-            return {"t": rotary(times, dim, longest=8.0), "s": (torch.ones_like(cos), torch.zeros_like(sin))}
         return {"t": rotary(times, dim, longest=8.0), "s": rotary_grid(c.grid, c.grid, dim, device)}
 
     def loss(self, video: Video) -> Loss:
