@@ -144,8 +144,8 @@ class VideoVQConfig(Config):
 class VideoVQ(Tokenizer):
     """3D VQ autoencoder with axial attention (VideoGPT, arXiv 2104.10157): S slices of codes for S * frames frames.
 
-    Where we differ: nothing looks ahead in time, neither codes nor frames, so that a video can be decoded slice by slice
-    as it is drawn; the stem and the head work on patches.
+    Where we differ: nothing looks ahead in time, neither codes nor frames, so that a video can be decoded slice by
+    slice as it is drawn; the stem and the head work on patches.
     """
 
     def __init__(self, config: VideoVQConfig) -> None:

@@ -8,8 +8,8 @@ import torch
 from stt.api import Predictor, PredictorConfig
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
-from stt.registry import CONFIGS, FAMILIES
 from stt.models.videogpt import VideoGPTConfig
+from stt.registry import CONFIGS, FAMILIES
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
@@ -37,7 +37,9 @@ TINY_CONFIGS = {
     ),
     "timesformer": TINY_TIMESFORMER,
     "videogpt": TINY_VIDEOGPT,
-    "videogpt, unconditional": VideoGPTConfig.from_dict(TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}),
+    "videogpt, unconditional": VideoGPTConfig.from_dict(
+        TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}
+    ),
     "timesformer, colour": TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"channels": 3}),
 }
 

@@ -98,18 +98,18 @@ PRESETS: dict[str, Preset] = {
     ),
     "digits_video_tokenizer": Preset(
         summary="VideoVQ for two digits, sized for a GPU",
-        model=_gpu_video_tokenizer, world=replace(_two_digits, frames=10), loop=replace(_gpu_loop, minutes=4, batch=64),
+        model=_gpu_video_tokenizer, world=replace(_two_digits, frames=16), loop=replace(_gpu_loop, minutes=4, batch=64),
     ),
     "one_digit_video_tokenizer": Preset(
         summary="VideoVQ for one digit, sized for two CPU cores",
-        model=_cpu_video_tokenizer, world=replace(_one_digit, frames=10), loop=replace(_tokenizer_loop, batch=4),
+        model=_cpu_video_tokenizer, world=replace(_one_digit, frames=16), loop=replace(_tokenizer_loop, batch=3),
     ),
     "digits_videogpt": Preset(
-        summary="VideoGPT on Stochastic Moving MNIST with two digits, conditioned on frames and digits, sized for a GPU",
+        summary="VideoGPT on Stochastic Moving MNIST, given frames or two digits, sized for a GPU",
         model=_gpu_videogpt, world=replace(_two_digits, frames=15), loop=replace(_gpu_loop, batch=128, muon=True),
     ),
     "one_digit_videogpt": Preset(
-        summary="VideoGPT on Stochastic Moving MNIST with one digit, conditioned on frames and digit, for two CPU cores",
+        summary="VideoGPT on Stochastic Moving MNIST, given frames or one digit, sized for two CPU cores",
         model=_cpu_videogpt, world=replace(_one_digit, frames=15), loop=replace(_predictor_loop, batch=2),
     ),
     "digits_timesformer": Preset(

@@ -47,7 +47,8 @@ def flops_per_clip(model: nn.Module, clips: Video, *more: Tensor, draws: int = 4
     """Floating-point operations that a step spends on one clip: the loss and its gradients.
 
     Matrix products, convolutions and attention count, nothing else. A loss that chooses at random what to compute is
-    averaged over `draws`. `more` is what `loss` takes beside the clips. The model and the random state are left as they were.
+    averaged over `draws`. `more` is what `loss` takes beside the clips. The model and the random state are left as
+    they were.
     """
     model = copy.deepcopy(model).train()
     cuda = [clips.device] if clips.device.type == "cuda" else []

@@ -2,8 +2,9 @@
 
 Conditioned on the frames before a sequence (a small 3D resnet, cross-attention), on classes (gains and biases of the
 norms), on both or on neither: training leaves out each at random, so that one network serves all. Where we differ:
-codes do not look ahead, so that frames come slice by slice; every code also sees its neighbourhood in the slice
-before; and a horizon beyond the trained length begins a new sequence after its own last frames.
+codes do not look ahead, so that frames come slice by slice, but they know the frames before the sequence; every code
+also sees its neighbourhood in the slice before; a horizon beyond the trained length begins a new sequence after its
+own last frames.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import Codes, Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import Attention, CrossAttention, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import VideoVQ, VideoVQConfig, video_encoder
@@ -38,7 +39,7 @@ class VideoGPTConfig(PredictorConfig):
     widths: tuple[int, ...] = (32, 64)  # of the resnet that sees the context
     classes: int = 0  # 0 for none
     labels: int = 1  # most classes of a clip
-    drop_frames: float = 0.1  # share of clips that are learned without their context
+    drop_frames: float = 0.1  # share of training steps without a context
     drop_labels: float = 0.5  # share of clips that are learned without their classes
     short_context: float = 0.3  # share of training steps whose context has a random length
     own_past: float = 0.5  # share of training steps whose context went through the tokenizer, as predictions do
@@ -46,7 +47,9 @@ class VideoGPTConfig(PredictorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.chunk_frames != self.tokenizer.frames:
-            raise ValueError(f"chunk_frames is {self.chunk_frames}, its tokenizer's slices have {self.tokenizer.frames}")
+            raise ValueError(
+                f"chunk_frames is {self.chunk_frames}, its tokenizer's slices have {self.tokenizer.frames}"
+            )
         if self.slices < 1 or (not self.frame_conditioning and self.prefix >= self.slices):
             least = 1 if self.frame_conditioning else self.prefix + 1
             raise ValueError(f"slices is {self.slices}, must be at least {least}")
@@ -98,11 +101,10 @@ class Memory(NamedTuple):
 
     before: Tensor  # (B, cells, dim) what the first slice finds in the place of a slice before
     layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, 1 + M, d)
-    mask: Tensor | None  # (B, 1, 1, 1 + M), True where there is something; None means everywhere
 
     def expand(self, batch: int) -> Memory:
         layers = tuple((k.expand(batch, *k.shape[1:]), v.expand(batch, *v.shape[1:])) for k, v in self.layers)
-        return Memory(self.before.expand(batch, -1, -1), layers, self.mask)
+        return Memory(self.before.expand(batch, -1, -1), layers)
 
 
 class Block(nn.Module):
@@ -120,7 +122,7 @@ class Block(nn.Module):
 
     def _rest(self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None) -> Tensor:
         if memory is not None:
-            x = x + self.cross(self.cross_norm(x, label), memory.layers[i], memory.mask)
+            x = x + self.cross(self.cross_norm(x, label), memory.layers[i])
         return x + self.down(F.gelu(self.up(self.mlp_norm(x, label)), approximate="tanh"))
 
     def forward(self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,6 +145,7 @@ class Block(nn.Module):
 
 class VideoGPTState(NamedTuple):
     recent: Video  # (B, 0 ... context_frames, C, H, W) the last frames
+    past: Tensor  # (B, S, h, w, D) latents of those that condition the sequence
     latents: Tensor  # (B, 0 ... slices, h, w, D) of the sequence
     cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values
     memory: Memory | None
@@ -206,25 +209,20 @@ class VideoGPT(Predictor):
         each = self.class_embed(labels.clamp(min=0)) * known[..., None]
         return (self.any_class + each.sum(dim=1))[:, None]
 
-    def remember(self, context: Video | None, dropped: Tensor | None = None, batch: int = 1) -> Memory | None:
-        """Frames (B, T, C, H, W) -> what a sequence after them is conditioned on; `dropped` (B,) says whose are hidden."""
-        c = self.config
+    def remember(self, context: Video) -> Memory | None:
+        """Frames (B, T >= 0, C, H, W) -> what a sequence after them is conditioned on."""
+        c, batch = self.config, len(context)
         if not c.frame_conditioning:
             return None
-        before, memory, mask = self.nothing[None], self.no_context, None
-        if context is not None:
-            batch = len(context)
+        before, memory = self.nothing[None], self.no_context
+        if context.shape[1]:
             h = rearrange(self.context(patchify(context, c.tokenizer.patch)), "b t d h w -> b t h w d")
             last = self.last(rearrange(h[:, -1], "b h w d -> b (h w) d"))
             h = h + self.context_times[-context.shape[1] :] + self.rows + self.columns
             memory = torch.cat([memory.expand(batch, 1, -1), rearrange(h, "b t h w d -> b (t h w) d")], dim=1)
-            if dropped is not None:
-                last = last * ~dropped[:, None, None]
-                mask = torch.ones(batch, 1, 1, memory.shape[1], dtype=torch.bool, device=context.device)
-                mask[..., 1:] = ~dropped[:, None, None, None]
             before = before + last
         layers = tuple(block.cross.remember(memory.expand(batch, -1, -1)) for block in self.blocks)
-        return Memory(before.expand(batch, -1, -1), layers, mask)
+        return Memory(before.expand(batch, -1, -1), layers)
 
     def _before(self, latents: Tensor) -> Tensor:
         """A slice (B, h, w, D) as its successor sees it, (B, cells, dim)."""
@@ -260,39 +258,46 @@ class VideoGPT(Predictor):
         needed = c.chunk_frames + c.frame_conditioning
         if video.shape[1] < needed:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least {needed}")
-        memory, video = self._conditioned(video) if c.frame_conditioning else (None, self._begun(video))
-        with torch.no_grad():
-            codes = self.tokenizer.encode(video)
+        context, future = self._conditioned(video) if c.frame_conditioning else self._begun(video)
+        _, codes = self._encode(context, future)
         if labels is not None:
             hidden = torch.rand(len(video), 1, device=video.device) < c.drop_labels
             labels = labels.masked_fill(hidden, -1)
-        logits, _ = self.logits(codes.latents, memory, self.label(labels, len(video)))
+        logits, _ = self.logits(codes.latents, self.remember(context), self.label(labels, len(video)))
         ids = codes.ids.flatten(1)
         ce = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
         accuracy = (logits.detach().argmax(-1) == ids).float().mean()
         return Loss(ce, {"ce": ce.detach(), "accuracy": accuracy, "bits_per_dim": ce.detach() * self._bits_per_dim})
 
-    def _conditioned(self, video: Video) -> tuple[Memory, Video]:
-        """Clips (B, T, ...) -> what is known of their past, and the frames of a sequence."""
+    def _conditioned(self, video: Video) -> tuple[Video, Video]:
+        """Clips (B, T, ...) -> as much of their past as this step may see, and the frames of a sequence."""
         c = self.config
         count = min(c.slices, (video.shape[1] - 1) // c.chunk_frames) * c.chunk_frames
         context, future = video[:, :-count][:, -c.context_frames :], video[:, -count:]
+        if torch.rand(()) < c.drop_frames:
+            return context[:, :0], future
         if torch.rand(()) < c.short_context:
             context = context[:, -int(torch.randint(1, context.shape[1] + 1, ())) :]
-        if torch.rand(()) < c.own_past:
-            with torch.no_grad():
-                context = self.as_predicted(context)
-        return self.remember(context, torch.rand(len(video), device=video.device) < c.drop_frames), future
+        return self.as_predicted(context) if torch.rand(()) < c.own_past else context, future
 
-    def _begun(self, video: Video) -> Video:
-        """The frames of a sequence that begins as prompts do: the first may have to fill a slice."""
+    def _begun(self, video: Video) -> tuple[Video, Video]:
+        """No past, and the frames of a sequence that begins as prompts do: the first may have to fill a slice."""
         c = self.config
         if video.shape[1] > c.chunk_frames and torch.rand(()) < c.short_context:
             video = video[:, int(torch.randint(1, c.chunk_frames + 1, ())) :]
-        return self._whole(video)[:, : c.slices * c.chunk_frames]
+        return video[:, :0], self._whole(video)[:, : c.slices * c.chunk_frames]
 
+    @torch.no_grad()
+    def _encode(self, context: Video, future: Video) -> tuple[Tensor, Codes]:
+        """Latents of a context, which may be empty, and the codes of the frames after it."""
+        whole = self._whole(context)
+        ids, latents, loss = self.tokenizer.encode(torch.cat([whole, future], dim=1))
+        given = whole.shape[1] // self.config.chunk_frames
+        return latents[:, :given], Codes(ids[:, given:], latents[:, given:], loss)
+
+    @torch.no_grad()
     def as_predicted(self, frames: Video) -> Video:
-        """Frames as the tokenizer gives them back; the first is repeated to fill a slice."""
+        """Frames as the tokenizer gives them back."""
         whole = self._whole(frames)
         return self.tokenizer.decode(self.tokenizer.encode(whole).latents)[:, -frames.shape[1] :].clamp(-1, 1)
 
@@ -327,14 +332,14 @@ class VideoGPT(Predictor):
         for start in range(1, video.shape[1], ahead * c.chunk_frames):
             context = video[:, max(0, start - c.context_frames) : start]
             future = video[:, start : start + ahead * c.chunk_frames]
-            given = 0
-            if not c.frame_conditioning:
-                context = self._whole(context)
-                given, future = context.shape[1] // c.chunk_frames, torch.cat([context, future], dim=1)
-            codes = self.tokenizer.encode(future)
-            logits, _ = self.logits(codes.latents, self.remember(context), label)
+            past, codes = self._encode(context, future)
+            if c.frame_conditioning:
+                logits, _ = self.logits(codes.latents, self.remember(context), label)
+            else:
+                logits, _ = self.logits(torch.cat([past, codes.latents], dim=1), None, label)
+            logits = logits[:, -codes.ids[0].numel() :]
             ce = F.cross_entropy(logits.flatten(0, 1), codes.ids.flatten(), reduction="none")
-            nats.append(ce.view(codes.ids.shape[:-1])[:, given:])  # (B, S, h, w)
+            nats.append(ce.view(codes.ids.shape[:-1]))  # (B, S, h, w)
         where = repeat(torch.cat(nats, dim=1) * self._bits_per_dim, "b s h w -> b (s f) h w", f=c.chunk_frames)
         where = where[:, :asked]
         return Surprise(where.mean(dim=(-2, -1)), where)
@@ -348,15 +353,15 @@ class VideoGPT(Predictor):
         """A new sequence after some frames, of which there may be none."""
         c, b, side = self.config, len(recent), self.config.tokenizer.grid
         recent = recent[:, -c.context_frames :]
-        seen = recent.shape[1] > 0
-        memory = self.remember(recent if seen else None, batch=b)
         cache = self.begin.new_zeros(c.depth, 2, b, c.heads, c.slices * c.cells, c.dim // c.heads)
-        latents = self.begin.new_zeros(b, 0, side, side, c.tokenizer.latent_dim)
-        if seen and not c.frame_conditioning:
-            latents = self.tokenizer.encode(self._whole(recent)).latents
-            _, kept = self.logits(latents, memory, label)
-            cache[..., : kept.shape[-2], :] = kept
-        return VideoGPTState(recent, latents, cache, memory, drawn)
+        past = latents = self.begin.new_zeros(b, 0, side, side, c.tokenizer.latent_dim)
+        if recent.shape[1]:
+            past = self.tokenizer.encode(self._whole(recent)).latents
+            if not c.frame_conditioning:
+                past, latents = latents, past
+                _, kept = self.logits(latents, None, label)
+                cache[..., : kept.shape[-2], :] = kept
+        return VideoGPTState(recent, past, latents, cache, self.remember(recent), drawn)
 
     def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
         c, futures = self.config, noise.futures
@@ -366,35 +371,36 @@ class VideoGPT(Predictor):
             state = self._sequence(state.recent[:, :0], label, drawn=False)  # imagined from nothing
         elif state.latents.shape[1] == c.slices:
             state = self._sequence(state.recent, label, drawn=True)
-        past = state.latents.expand(futures, -1, -1, -1, -1)
+        done = state.latents.expand(futures, -1, -1, -1, -1)
         cache = state.cache.expand(-1, -1, futures, -1, -1, -1).clone()
         memory = state.memory.expand(futures) if state.memory else None
         gumbel = noise.gumbel(c.cells, c.tokenizer.codebook_size) if sampling.temperature else None
-        latents = torch.cat([past, self._slice(past, cache, memory, label, sampling, gumbel)[:, None]], dim=1)
-        frames = self.tokenizer.decode(latents)[:, -c.chunk_frames :].clamp(-1, 1)
+        latents = torch.cat([done, self._slice(done, cache, memory, label, sampling, gumbel)[:, None]], dim=1)
+        past = state.past.expand(futures, -1, -1, -1, -1)
+        frames = self.tokenizer.decode(torch.cat([past, latents], dim=1))[:, -c.chunk_frames :].clamp(-1, 1)
         recent = torch.cat([state.recent.expand(futures, -1, -1, -1, -1), frames], dim=1)[:, -c.context_frames :]
-        return frames, VideoGPTState(recent, latents, cache, state.memory, drawn=True)
+        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, drawn=True)
 
     def _slice(
         self,
-        past: Tensor,
+        sequence: Tensor,
         cache: Tensor,
         memory: Memory | None,
         label: Tensor | None,
         sampling: Sampling,
         gumbel: Tensor | None,
     ) -> Tensor:
-        """Draws the slice after `past` (F, s, h, w, D), code by code; its keys and values are added to the cache."""
-        c, done = self.config, past.shape[1] * self.config.cells
+        """Draws the next slice of (F, s, h, w, D), code by code; its keys and values are added to the cache."""
+        c, done = self.config, sequence.shape[1] * self.config.cells
         if done:
-            before, latent = self._before(past[:, -1]), past[:, -1, -1, -1]
+            before, latent = self._before(sequence[:, -1]), sequence[:, -1, -1, -1]
         else:
             before, latent = self.nothing[None] if memory is None else memory.before, None
         before = before + self.places[done : done + c.cells]
         drawn = []
         for j in range(c.cells):
             token = self.begin if latent is None else self.embed(latent)
-            x = (token + before[:, j]).expand(len(past), -1)[:, None]
+            x = (token + before[:, j]).expand(len(sequence), -1)[:, None]
             logits = self.one(x, torch.tensor([done + j], device=x.device), cache, memory, label)
             ids = sample_logits(logits, sampling, gumbel[:, j] if gumbel is not None else logits)
             latent = self.tokenizer.quantizer.embed(ids[:, None])
