@@ -60,7 +60,7 @@ _gpu_video_tokenizer = VideoVQConfig(blocks=2)
 
 _cpu_videogpt = VideoGPTConfig(tokenizer=_cpu_video_tokenizer, classes=10)
 _gpu_videogpt = VideoGPTConfig(
-    tokenizer=_gpu_video_tokenizer, dim=256, depth=6, heads=8, widths=(64, 128), classes=10, labels=2
+    tokenizer=_gpu_video_tokenizer, dim=224, depth=5, heads=7, widths=(64, 96), classes=10, labels=2
 )
 
 _cpu_timesformer = TimeSformerConfig()

@@ -77,23 +77,26 @@ class VideoGPTConfig(PredictorConfig):
         return -(-self.context_frames // self.chunk_frames)
 
 
+Shift = tuple[Tensor, ...] | None  # gain and bias (B, 1, D)
+
+
 class Norm(nn.Module):
-    """Layer norm; with classes, their embedding sets gain and bias."""
+    """Layer norm; classes add to its gain and bias."""
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=not classes)
-        self.adapt = nn.Linear(dim, 2 * dim) if classes else None
+        self.adapt = nn.Linear(classes, 2 * dim) if classes else None
         if self.adapt is not None:
             nn.init.normal_(self.adapt.weight, std=0.02)
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        """x (B, N, D), label (B, 1, D)."""
+    def shift(self, label: Tensor | None) -> Shift:
+        """How often each class is there (B, 1, classes) -> what `forward` takes; the same for every code."""
+        return None if self.adapt is None else self.adapt(label).chunk(2, dim=-1)
+
+    def forward(self, x: Tensor, shift: Shift) -> Tensor:
         x = self.norm(x)
-        if self.adapt is None:
-            return x
-        gain, bias = self.adapt(label).chunk(2, dim=-1)
-        return x * (1 + gain) + bias
+        return x if shift is None else torch.addcmul(x + shift[1], x, shift[0])
 
 
 class Memory(NamedTuple):
@@ -120,27 +123,33 @@ class Block(nn.Module):
         self.mlp_norm = Norm(c.dim, c.classes)
         self.up, self.down = nn.Linear(c.dim, c.dim * c.mlp_ratio), nn.Linear(c.dim * c.mlp_ratio, c.dim)
 
-    def _rest(self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None) -> Tensor:
-        if memory is not None:
-            x = x + self.cross(self.cross_norm(x, label), memory.layers[i])
-        return x + self.down(F.gelu(self.up(self.mlp_norm(x, label)), approximate="tanh"))
+    def shifts(self, label: Tensor | None) -> list[Shift]:
+        norms = (self.norm, self.mlp_norm, getattr(self, "cross_norm", None))
+        return [norm.shift(label) for norm in norms if norm is not None]
 
-    def forward(self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _rest(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]) -> Tensor:
+        if memory is not None:
+            x = x + self.cross(self.cross_norm(x, shifts[2]), memory)
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x, shifts[1])), approximate="tanh"))
+
+    def forward(
+        self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A whole sequence (B, N, D) -> the same, and its keys and values (B, heads, N, d)."""
-        q, k, v = self.attention.project(self.norm(x, label))
+        q, k, v = self.attention.project(self.norm(x, shifts[0]))
         x = x + self.attention.attend(q, k, v, causal=True)
-        return self._rest(x, i, memory, label), k, v
+        return self._rest(x, memory, shifts), k, v
 
     def one(
-        self, x: Tensor, i: int, memory: Memory | None, label: Tensor | None, cache: tuple[Tensor, Tensor], at: Tensor
+        self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift], cache: Tensor, at: Tensor
     ) -> Tensor:
-        """One token (B, 1, D) at position `at` (1,); its key and value are written into the cache."""
-        q, k, v = self.attention.project(self.norm(x, label))
+        """One token (B, 1, D) at position `at` (1,); its key and value are written into the cache (2, B, ..., d)."""
+        q, k, v = self.attention.project(self.norm(x, shifts[0]))
         for kept, new in zip(cache, (k, v), strict=True):
             kept.index_copy_(2, at, new)
-        seen = torch.arange(cache[0].shape[2], device=x.device)[None] <= at
+        seen = torch.arange(cache.shape[-2], device=x.device)[None] <= at
         x = x + self.attention.attend(q, *cache, mask=seen)
-        return self._rest(x, i, memory, label)
+        return self._rest(x, memory, shifts)
 
 
 class VideoGPTState(NamedTuple):
@@ -174,9 +183,6 @@ class VideoGPT(Predictor):
             self.context_times = nn.Parameter(0.02 * torch.randn(c.context_frames, 1, 1, c.dim))
             self.no_context = nn.Parameter(0.02 * torch.randn(1, 1, c.dim))
             self.last = nn.Linear(c.dim, c.dim)  # of the last frame of the context, before the first slice
-        if c.classes:
-            self.any_class = nn.Parameter(0.02 * torch.randn(c.dim))
-            self.class_embed = nn.Embedding(c.classes, c.dim)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.norm = Norm(c.dim, c.classes)
         self.head = nn.Linear(c.dim, c.tokenizer.codebook_size)
@@ -195,19 +201,17 @@ class VideoGPT(Predictor):
         return rearrange(self.times + self.rows + self.columns, "s h w d -> (s h w) d")
 
     def label(self, labels: Tensor | None, batch: int = 1) -> Tensor | None:
-        """Classes (B, L), -1 for none -> their embedding (B, 1, dim); None where the model knows none."""
+        """Classes (B, L), -1 for none -> how often each is there (B, 1, classes); None where the model knows none."""
         c = self.config
         if not c.classes:
             if labels is not None:
                 raise ValueError(f"labels {tuple(labels.shape)} are given, the model knows no classes")
             return None
         if labels is None:
-            labels = torch.full((batch, 1), -1, device=self.any_class.device)
+            labels = torch.full((batch, 1), -1, device=self.begin.device)
         if labels.shape[1] > c.labels or labels.max() >= c.classes or labels.min() < -1:
             raise ValueError(f"labels are {labels.tolist()}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
-        known = labels >= 0
-        each = self.class_embed(labels.clamp(min=0)) * known[..., None]
-        return (self.any_class + each.sum(dim=1))[:, None]
+        return F.one_hot(labels + 1, c.classes + 1)[..., 1:].sum(dim=1, keepdim=True).to(self.begin.dtype)
 
     def remember(self, context: Video) -> Memory | None:
         """Frames (B, T >= 0, C, H, W) -> what a sequence after them is conditioned on."""
@@ -243,9 +247,9 @@ class VideoGPT(Predictor):
         x = x + torch.cat([first, later], dim=1)
         kept = []
         for i, block in enumerate(self.blocks):
-            x, k, v = block(x, i, memory, label)
+            x, k, v = block(x, memory.layers[i] if memory else None, block.shifts(label))
             kept.append(torch.stack([k, v]))
-        return self.head(self.norm(x, label)).float(), torch.stack(kept)
+        return self.head(self.norm(x, self.norm.shift(label))).float(), torch.stack(kept)
 
     # ---- training ------------------------------------------------------------------------------------
 
@@ -397,18 +401,22 @@ class VideoGPT(Predictor):
         else:
             before, latent = self.nothing[None] if memory is None else memory.before, None
         before = before + self.places[done : done + c.cells]
+        seen = cache[..., : done + c.cells, :]
+        shifts = [block.shifts(label) for block in self.blocks], self.norm.shift(label)
         drawn = []
         for j in range(c.cells):
             token = self.begin if latent is None else self.embed(latent)
             x = (token + before[:, j]).expand(len(sequence), -1)[:, None]
-            logits = self.one(x, torch.tensor([done + j], device=x.device), cache, memory, label)
+            logits = self.one(x, torch.tensor([done + j], device=x.device), seen, memory, *shifts)
             ids = sample_logits(logits, sampling, gumbel[:, j] if gumbel is not None else logits)
             latent = self.tokenizer.quantizer.embed(ids[:, None])
             drawn.append(latent)
         return rearrange(torch.stack(drawn, dim=1), "f (h w) d -> f h w d", h=c.tokenizer.grid)
 
-    def one(self, x: Tensor, at: Tensor, cache: Tensor, memory: Memory | None, label: Tensor | None) -> Tensor:
-        """Logits (F, K) of the code at position `at` (1,) from its embedding (F, 1, dim); shapes never change."""
+    def one(
+        self, x: Tensor, at: Tensor, cache: Tensor, memory: Memory | None, shifts: list[list[Shift]], last: Shift
+    ) -> Tensor:
+        """Logits (F, K) of the code at position `at` (1,) from its embedding (F, 1, dim)."""
         for i, block in enumerate(self.blocks):
-            x = block.one(x, i, memory, label, (cache[i, 0], cache[i, 1]), at)
-        return self.head(self.norm(x, label))[:, 0].float()
+            x = block.one(x, memory.layers[i] if memory else None, shifts[i], cache[i], at)
+        return self.head(self.norm(x, last))[:, 0].float()
