@@ -215,6 +215,13 @@ def test_short_contexts_and_none_are_part_of_training(model, monkeypatch):
     assert set(seen) == {0, 1, 2, 3, 4} and 0 < seen.count(0) < 20
 
 
+def test_even_a_step_without_a_context_gives_every_weight_a_gradient():
+    """Or processes that train together would wait for each other for ever."""
+    model = varied(drop_frames=1.0).train()
+    model.loss(clips(model, 2, 7)).total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
