@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import torch
+from einops import rearrange
 
 import stt
 from stt.api import Predictor, Sampling, Tokenizer, Video
@@ -22,7 +24,9 @@ from train.protocols import (
     SEED,
     Figures,
     against_truth,
+    asked_classes,
     best_of,
+    frechet,
     held_out,
     moving_mnist,
     official_clips,
@@ -31,7 +35,7 @@ from train.protocols import (
     surprise,
 )
 
-PROTOCOLS = ("tokenizer", "moving_mnist", "best_of", "truth", "spread", "surprise")
+PROTOCOLS = ("tokenizer", "moving_mnist", "best_of", "truth", "spread", "frechet", "classes", "surprise")
 JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
 SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
@@ -45,6 +49,10 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     source = f"held-out seed {SEED}, {digits} digit{'s' * (digits > 1)}, {args.strokes:.0%} drawn, the rest MNIST test"
     drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
     clips = [clip.video[0] for clip in held_out(videos, args.clips)] if {"best_of", "spread"} & set(args.only) else []
+    judge = load_judge(args.judge, args.device) if args.judge.is_file() else None
+    if judge is None and {"frechet", "classes"} & set(args.only):
+        raise SystemExit(f"evaluate: {args.judge} is missing; frechet and classes need it (train.judge makes one)")
+    fvd = fvd_measure(args.fvd, args.device) if args.fvd else None
     scores: Figures = {}
 
     def put(name: str, title: str, figures: Figures) -> None:
@@ -69,13 +77,27 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     if "truth" in args.only:
         title = f"5 -> 20, {args.prompts} prompts, {source}; {args.sets} model futures, seeds 0 to {args.sets - 1}, "
         title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor"
-        judge = load_judge(args.judge, args.device) if args.judge.is_file() else None
         figures = against_truth(model, videos, held_out(videos, args.prompts), judge, sampling, args.sets)
         put("truth", title, figures)
     if "spread" in args.only:
         some = clips[:32]
         title = f"5 -> 10, {len(some)} prompts, {source}; 8 futures; standard deviation over futures"
         put("spread", title, {"by_temperature": spreads(model, some)})
+    if "frechet" in args.only:
+        some = torch.cat([clip.video for clip in held_out(videos, 2 * args.clips)])
+        title = f"5 -> 10, {args.clips} prompts, {source}; seed k for prompt k, {drawn}; predicted frames against "
+        title += f"{args.clips} other true clips'; `truth`: the prompts' own true futures against those, the floor"
+        title += "; fvd: package cd-fvd, I3D" * bool(fvd)
+        some, others = some.split(args.clips)
+        put("frechet", title, frechet(model, some, others, judge, sampling, fvd))
+    if "classes" in args.only and "labels" in model.knobs and model.config.classes == 10:
+        each = model.config.labels
+        real = DigitVideos(replace(stochastic, digits=each), args.mnist, "test", args.device)
+        figures = asked_classes(model, held_out(real, args.clips), judge, sampling, args.per_label)
+        asked = "each digit" if each == 1 else f"40 random draws of {each} digits"
+        title = f"imagined from nothing, {args.per_label} clips of {asked}, seeds 0, 1, ..., {drawn}; whether the "
+        title += f"judge names what was asked; `truth`: on {args.clips} real clips of as many digits, the ceiling"
+        put("classes", title, figures)
     if "surprise" in args.only:
         longer = DigitVideos(replace(stochastic, frames=20), args.mnist, "test", args.device)
         figures = surprise(model, torch.cat([clip.video for clip in held_out(longer, args.clips)]))
@@ -83,6 +105,28 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         if figures:
             put("surprise", title, figures)
     return scores
+
+
+def fvd_measure(weights: Path, device: str) -> Callable[[Video, Video], float]:
+    """FVD (arXiv 1812.01717) of true and made frames (N, T >= 9, C, H, W) on [0, 1], by the package cd-fvd.
+
+    weights: of the library's I3D network (i3d_pretrained_400.pt). Raises SystemExit where either is missing.
+    """
+    try:
+        from cdfvd.fvd import cdfvd
+    except ImportError as error:
+        raise SystemExit("evaluate: --fvd needs the package cd-fvd: pip install cd-fvd") from error
+    if not weights.is_file():  # the library would download it to there
+        raise SystemExit(f"evaluate: {weights} is missing; --fvd takes the I3D weights of the package cd-fvd")
+
+    def measure(true: Video, made: Video) -> float:
+        # anew for each pair, for it adds to the sets that it has seen
+        library = cdfvd("i3d", n_real="full", n_fake="full", ckpt_path=str(weights), device=device)
+        colour = (frames.expand(-1, -1, 3, -1, -1) for frames in (true, made))
+        pixels = (rearrange(frames, "n t c h w -> n t h w c").mul(255).round().byte() for frames in colour)
+        return float(library.compute_fvd(*(frames.cpu().numpy() for frames in pixels)))
+
+    return measure
 
 
 def table(figures: Figures) -> list[str]:
@@ -113,6 +157,9 @@ def markdown(scores: dict[str, Any]) -> str:
         if "per_horizon" in figures:
             lines += table(figures)
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
+        nested = [k for k, v in rest.items() if isinstance(v, dict)]
+        for title in nested:
+            lines += ["", *row(title.replace("_", " "), rest.pop(title))]
         if name == "surprise":
             lines += row("surprise, bits per dimension", rest)
             continue
@@ -136,10 +183,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run")
     parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
     parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits; 1 needs no MNIST")
-    parser.add_argument("--clips", type=int, default=256, help="of best_of and surprise; the first 32 serve spread")
+    parser.add_argument("--clips", type=int, default=256, help="of most protocols; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
     parser.add_argument("--prompts", type=int, default=64, help="prompts of truth")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
+    parser.add_argument("--per-label", type=int, default=16, help="clips imagined of each label of classes")
+    parser.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="frechet gives FVD too: I3D weights of cd-fvd")
     parser.add_argument("--moving-clips", type=int, default=1000, help="clips of moving_mnist; the field's are 10000")
     parser.add_argument("--official", type=Path, help="mnist_test_seq.npy in the place of clips made here")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="weights of train.judge")

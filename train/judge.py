@@ -35,13 +35,20 @@ class Judge(nn.Module):
         self.features = nn.Sequential(*layers, group_norm(widths[-1]), nn.SiLU())
         self.head = nn.Linear(2 * widths[-1], 10 * (MOST + 1))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames (N, 1, 64, 64) on [0, 1] -> logits (N, 10, 3) of how often each digit is there."""
+    def embed(self, frames: Tensor) -> Tensor:
+        """Frames (N, 1, 64, 64) on [0, 1] -> what the head sees of them (N, 256)."""
         if tuple(frames.shape[1:]) != (1, SIZE, SIZE):
             raise ValueError(f"frames are {tuple(frames.shape[1:])}, the judge reads (1, {SIZE}, {SIZE})")
         h = self.features(patchify(frames, self.patch))
-        pooled = torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
-        return self.head(pooled).unflatten(1, (10, MOST + 1))
+        return torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
+
+    def named(self, embedded: Tensor) -> Tensor:
+        """What `embed` gives, (..., 256) -> logits (..., 10, 3) of how often each digit is there."""
+        return self.head(embedded).unflatten(-1, (10, MOST + 1))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (N, 1, 64, 64) on [0, 1] -> logits (N, 10, 3) of how often each digit is there."""
+        return self.named(self.embed(frames))
 
     @torch.inference_mode()
     def digits(self, frames: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ def future_sheet(videos: DigitVideos, clips: int = 4):
         for clip in shown:
             rows.append(clip)
             if hasattr(model, "tokenizer"):
-                rows.append(model.tokenizer.decode(model.tokenizer.encode(clip[None]).latents)[0])
+                whole = clip[None, len(clip) % getattr(model.tokenizer.config, "frames", 1) :]
+                rows.append(model.tokenizer.decode(model.tokenizer.encode(whole).latents)[0])
             futures = predict(model, clip[:context], len(clip) - context, seeds=[0, 1, 2] if model.knobs else [0])
             rows += [torch.cat([clip[:context], future]) for future in futures]
         return rows_of_frames(rows)

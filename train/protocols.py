@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +17,20 @@ from tqdm import tqdm
 from stt.api import Predictor, Sampling, Video
 from stt.measures import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, unit
 from stt.sampler import SeededNoise, fit_context, predict
-from train.data import DigitClip, DigitVideos
+from train.data import DigitClip, DigitVideos, generator_for
 from train.judge import Judge, counts
 from train.metrics import (
     SetDistances,
+    clip_features,
     coverage_and_precision,
+    digit_shares,
     energy,
+    frechet_distance,
     gradient_energy,
+    judge_score,
     perplexity,
     pooled,
+    scaled,
     spread,
 )
 
@@ -61,6 +68,17 @@ def rounded(values: Tensor) -> list[float | None]:
     return [round(float(v), 4) if v == v else None for v in values]
 
 
+@torch.inference_mode()
+def continued(model: Predictor, prompts: Video, frames: int, sampling: Sampling, seeds: Sequence[int]) -> Video:
+    """One future of each prompt (B, T, C, H, W), of one seed each -> (B, frames, C, H, W) in [-1, 1]."""
+    noise, drawn = SeededNoise(seeds, prompts.device), []
+    state = model.start(fit_context(model, prompts))
+    while len(drawn) < frames:
+        chunk, state = model.step(state, sampling, noise)
+        drawn += chunk.unbind(dim=1)
+    return torch.stack(drawn[:frames], dim=1).clamp(-1, 1)
+
+
 # ---- Moving MNIST ------------------------------------------------------------------------------------
 
 
@@ -70,11 +88,7 @@ def moving_mnist(model: Predictor, clips: Video, context: int = 10, batch: int =
     rows = defaultdict(list)
     for part in tqdm(clips.split(batch), desc="Moving MNIST", disable=quiet):
         prompt, truth = part[:, :context], unit(part[:, context:])
-        state, frames = model.start(fit_context(model, prompt)), []
-        while len(frames) < truth.shape[1]:
-            chunk, state = model.step(state, Sampling(temperature=0.0), SeededNoise(range(len(part)), part.device))
-            frames += chunk.unbind(dim=1)
-        predicted = unit(torch.stack(frames[: truth.shape[1]], dim=1))
+        predicted = unit(continued(model, prompt, truth.shape[1], Sampling(temperature=0.0), range(len(part))))
         copied = unit(prompt[:, -1:]).expand_as(truth)
         for name, metric in FRAME_METRICS.items():
             rows[name] += metric(predicted, truth).unbind()
@@ -205,6 +219,104 @@ class _Tally:
         return {"per_horizon": rows}
 
 
+# ---- sets of clips -----------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def frechet(
+    model: Predictor,
+    clips: Video,
+    others: Video,
+    judge: Judge,
+    sampling: Sampling,
+    fvd: Callable[[Video, Video], float] | None = None,
+    context: int = 5,
+    batch: int = 20,
+) -> Figures:
+    """Predicted continuations of clips (N, T, C, H, W) as a set, held against those of other true clips (M, T, ...).
+
+    Clip k is continued with seed k; only frames after the prompts count. `truth` is the prompts' own true
+    continuations against the same others: the floor, which a perfect model reaches. Nothing is compared with the
+    future of its own prompt, since sets that share their digits would come nearer than two sets of true clips do.
+    The distance is that of train/metrics.py on the judge's features, and no FVD; `fvd` measures one where there is a
+    library for it. The judge score is over the clips' frames at each horizon.
+    """
+    horizon, parts = clips.shape[1] - context, range(0, len(clips), batch)
+    drawn = [
+        continued(model, clips[k : k + batch, :context], horizon, sampling, range(k, min(k + batch, len(clips))))
+        for k in tqdm(parts, desc="frechet")
+    ]
+    sets = {
+        "model": unit(torch.cat(drawn)),
+        "truth": unit(clips[:, context:]),
+        "copy": unit(clips[:, context - 1 : context]).expand(-1, horizon, -1, -1, -1),
+    }
+    real = unit(others[:, context:])
+    reference = clip_features(embedded(judge, real))
+    rows, distances = {}, {}
+    for name, frames in sets.items():
+        seen = embedded(judge, frames)
+        rows[f"judge score {name}"] = rounded(judge_score(digit_shares(judge.named(seen))))
+        distance = frechet_distance(*(scaled(part, reference) for part in (clip_features(seen), reference)))
+        distances[name] = round(float(distance), 4)
+    figures = {"per_horizon": rows, "frechet distance (judge features)": distances}
+    return figures | ({"fvd": {name: round(fvd(real, frames), 2) for name, frames in sets.items()}} if fvd else {})
+
+
+def embedded(judge: Judge, clips: Video) -> Tensor:
+    """Clips (N, T, 1, 64, 64) on [0, 1] -> the judge's features of every frame (N, T, D)."""
+    flat = clips.flatten(0, 1)
+    return torch.cat([judge.embed(part) for part in flat.split(512)]).unflatten(0, clips.shape[:2])
+
+
+# ---- classes -----------------------------------------------------------------------------------------
+
+
+def asked_labels(classes: int, labels: int, most: int) -> list[tuple[int, ...]]:
+    """Every class by itself, or, of models with several labels, `most` random draws of so many classes each.
+
+    Drawn as the worlds draw them: a digit may be there twice.
+    """
+    if labels == 1:
+        return [(k,) for k in range(classes)]
+    return [tuple(row) for row in torch.randint(classes, (most, labels), generator=generator_for("asked")).tolist()]
+
+
+@torch.inference_mode()
+def asked_classes(
+    model: Predictor,
+    real: list[DigitClip],
+    judge: Judge,
+    sampling: Sampling,
+    count: int = 16,
+    most: int = 40,
+    horizon: int = 10,
+) -> Figures:
+    """Share of frames in which the judge names the digits asked for, of clips imagined from nothing by their labels.
+
+    `count` clips of each of `asked_labels`, every one with a seed of its own. `truth` is the judge's own rate on
+    the frames of real clips: the ceiling. Raises ValueError for a model whose classes are not the ten digits.
+    """
+    c = model.config
+    if "labels" not in model.knobs or c.classes != 10:
+        raise ValueError(f"the model knows {getattr(c, 'classes', 0)} classes, the judge names 10 digits")
+    black = torch.full((1, c.channels, c.image_size, c.image_size), -1.0)  # any prompt would do, none is seen
+    rows = defaultdict(list)
+    for k, labels in enumerate(tqdm(asked_labels(c.classes, c.labels, most), desc="classes")):
+        wanted = replace(sampling, labels=labels)
+        futures = predict(model, black, horizon, wanted, range(k * count, (k + 1) * count))
+        rows["asked digits model"] += all_named(judge, futures, torch.tensor([labels])).unbind()
+    for clip in real:
+        rows["asked digits truth"] += all_named(judge, clip.video[:, :horizon], clip.labels).unbind()
+    return per_horizon(rows)
+
+
+def all_named(judge: Judge, video: Video, labels: Tensor) -> Tensor:
+    """Whether the judge names just these digits, (B or 1, D), in each frame of (B, T, C, H, W) -> (B, T)."""
+    found = judge.digits(unit(video))  # (B, T, 10)
+    return (found == counts(labels)[:, None].to(found.device)).all(dim=-1).float()
+
+
 # ---- surprise ----------------------------------------------------------------------------------------
 
 
@@ -231,7 +343,11 @@ def surprise(model: Predictor, clips: Video, batch: int = 8) -> Figures:
 
 @torch.inference_mode()
 def reconstruction(tokenizer: Any, clips: Video) -> Figures:
-    """Reconstruction and code use of clips (N, T, C, H, W); several code groups are averaged."""
+    """Reconstruction and code use of clips (N, T, C, H, W); several code groups are averaged.
+
+    Frames at the end that fill no slice of a tokenizer's codes are left out.
+    """
+    clips = clips[:, : clips.shape[1] - clips.shape[1] % getattr(tokenizer.config, "frames", 1)]
     codes = tokenizer.encode(clips)
     decoded, true = unit(tokenizer.decode(codes.latents)), unit(clips)
     again = unit(tokenizer.decode(tokenizer.encode(decoded * 2 - 1).latents))
