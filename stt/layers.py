@@ -179,15 +179,22 @@ class CausalConv3d(nn.Module):
         return self.body(torch.cat([before, x], dim=2))
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position, (N, C, H, W) -> same: unlike a group norm it mixes no places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class VideoResBlock(nn.Module):
     """A 3D convolution over time and space and one over space, with a skip, pre-normed. (B, T, C, H, W) -> same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            PerFrame(group_norm(channels), nn.SiLU()),
+            PerFrame(ChannelNorm(channels), nn.SiLU()),
             CausalConv3d(channels, channels),
-            PerFrame(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)),
+            PerFrame(ChannelNorm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,7 +206,7 @@ class AxialAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
-        self.norm = PerFrame(group_norm(channels))
+        self.norm = PerFrame(ChannelNorm(channels))
         self.axes = nn.ModuleList(Attention(channels, heads) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:

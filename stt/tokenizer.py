@@ -13,6 +13,7 @@ from stt.layers import (
     AttentionBlock,
     AxialAttention,
     CausalConv3d,
+    ChannelNorm,
     PerFrame,
     ResBlock,
     VideoResBlock,
@@ -145,14 +146,16 @@ class VideoVQ(Tokenizer):
     """3D VQ autoencoder with axial attention (VideoGPT, arXiv 2104.10157): S slices of codes for S * frames frames.
 
     Where we differ: nothing looks ahead in time, neither codes nor frames, so that a video can be decoded slice by
-    slice as it is drawn; the stem and the head work on patches.
+    slice as it is drawn. Codes are local, only the decoder attends: an encoder with attention, or norms over whole
+    frames, hides what it cannot say of a digit in the codes of the black around it, where no predictor can guess it.
+    The stem and the head work on patches.
     """
 
     def __init__(self, config: VideoVQConfig) -> None:
         super().__init__()
         self.config = c = config
         pixels = c.frames * c.channels * c.patch**2
-        self.encoder = video_encoder(pixels, c.widths, c.blocks, c.latent_dim)
+        self.encoder = video_encoder(pixels, c.widths, c.blocks, c.latent_dim, attention=False)
         self.quantizer = VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
         self.decoder = video_decoder(c.latent_dim, c.widths, c.blocks, pixels)
 
@@ -177,7 +180,9 @@ class VideoVQ(Tokenizer):
         return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
 
 
-def video_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
+def video_encoder(
+    channels: int, widths: tuple[int, ...], blocks: int, out: int, attention: bool = True
+) -> nn.Sequential:
     """A causal 3D resnet: (B, T, channels, H, W) -> (B, T, out, h, w), halved in space between the widths."""
     layers: list[nn.Module] = [CausalConv3d(channels, widths[0])]
     for i, width in enumerate(widths):
@@ -185,7 +190,8 @@ def video_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int)
             layers.append(PerFrame(nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1)))
         layers += [VideoResBlock(width) for _ in range(blocks)]
     last = widths[-1]
-    return nn.Sequential(*layers, AxialAttention(last), PerFrame(group_norm(last), nn.SiLU(), nn.Conv2d(last, out, 1)))
+    layers += [AxialAttention(last)] * attention
+    return nn.Sequential(*layers, PerFrame(ChannelNorm(last), nn.SiLU(), nn.Conv2d(last, out, 1)))
 
 
 def video_decoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
@@ -196,5 +202,5 @@ def video_decoder(channels: int, widths: tuple[int, ...], blocks: int, out: int)
         if i:
             layers.append(PerFrame(nn.Upsample(scale_factor=2), nn.Conv2d(widths[i], widths[i - 1], 3, padding=1)))
     first = widths[0]
-    head = PerFrame(group_norm(first), nn.SiLU(), nn.Conv2d(first, out, 3, padding=1))
+    head = PerFrame(ChannelNorm(first), nn.SiLU(), nn.Conv2d(first, out, 3, padding=1))
     return nn.Sequential(*layers, head)

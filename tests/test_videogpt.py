@@ -265,6 +265,17 @@ def test_a_frame_changes_the_codes_of_its_own_slice_and_may_change_later_ones(to
     assert same[0].all() and not same[1].all() and not same[2].all()
 
 
+def test_what_happens_in_one_place_changes_no_code_far_away():
+    tokenizer = lively(
+        VideoVQ(VideoVQConfig(image_size=64, patch=2, widths=(8, 16), codebook_size=32, code_dim=8))
+    ).eval()
+    video = torch.rand(1, 4, 1, 64, 64) * 2 - 1
+    other = video.clone()
+    other[..., :4, :4] *= -1
+    changed = (tokenizer.encode(video).latents != tokenizer.encode(other).latents).any(dim=-1)[0].any(dim=0)
+    assert changed[0, 0] and not changed[8:].any() and not changed[:, 8:].any()
+
+
 def test_clips_that_fill_no_slice_are_refused(tokenizer):
     with pytest.raises(ValueError, match="the clip has 5 frames, must be a multiple of 2"):
         tokenizer.encode(torch.zeros(1, 5, 1, 16, 16))
@@ -276,7 +287,7 @@ def test_every_weight_of_the_tokenizer_learns_and_its_codes_come_into_use():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     video = torch.rand(4, 6, 1, 4, 4).repeat_interleave(4, -1).repeat_interleave(4, -2) * 2 - 1
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         loss = model.loss(video)
         optimizer.zero_grad()
         loss.total.backward()
