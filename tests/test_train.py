@@ -14,13 +14,14 @@ import stt
 from stt.api import Loss
 from stt.checkpoint import load_any
 from stt.models.stt import STT, STTConfig
+from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
-from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, built, clips
+from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips
 from train.data import DigitVideos, World
 from train.gan import AdversarialTokenizer
 from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.muon import MuonAdamW, orthogonalised
-from train.predictor import future_sheet, held_out_score, network, start_from
+from train.predictor import batches_of, future_sheet, held_out_score, network, start_from
 from train.presets import PRESETS
 from train.publish import decoder_of, portable
 from train.throughput import flops_per_clip, peak_flops
@@ -206,12 +207,23 @@ def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
         network(preset, str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["stt", "timesformer"])
-def test_a_sheet_shows_one_future_of_a_model_that_draws_nothing_and_three_of_others(name):
-    videos = DigitVideos(World(image_size=16, digits=1, frames=8, strokes=1), None, "test", count_strokes=20)
+@pytest.mark.parametrize("frames", [8, 9])
+@pytest.mark.parametrize("name", ["stt", "timesformer", "videogpt"])
+def test_a_sheet_shows_one_future_of_a_model_that_draws_nothing_and_three_of_others(name, frames):
+    videos = DigitVideos(World(image_size=16, digits=1, frames=frames, strokes=1), None, "test", count_strokes=20)
     picture = future_sheet(videos, clips=2)(built(TINY_CONFIGS[name]).eval())
-    rows = {"stt": 5, "timesformer": 2}[name]  # truth, a tokenizer's reconstruction, futures
-    assert picture.shape == (2 * rows * 18, 8 * 18, 3)
+    rows = {"stt": 5, "videogpt": 5, "timesformer": 2}[name]  # truth, a tokenizer's reconstruction, futures
+    assert picture.shape == (2 * rows * 18, frames * 18, 3)
+
+
+def test_models_with_classes_are_told_what_clips_show():
+    videos = DigitVideos(World(image_size=16, digits=2, frames=7, strokes=1), None, "train", count_strokes=20)
+    preset = replace(PRESETS["digits_videogpt"], model=replace(TINY_VIDEOGPT, classes=10, labels=2))
+    video, labels = batches_of(videos, preset)(3, 5)
+    assert torch.equal(video, videos.batch(3, preset.loop.seed, 5))
+    assert torch.equal(labels, videos.sample(3, preset.loop.seed, 5).labels) and labels.shape == (3, 2)
+    assert VideoGPT(preset.model).loss(video, labels).total.isfinite()
+    assert len(batches_of(videos, replace(preset, model=TINY))(3, 5)) == 1
 
 
 def test_moving_mnist_scores_a_run_and_a_world_of_chance_does_not():

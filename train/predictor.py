@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stt.checkpoint import build, load_any
 from stt.sampler import predict
 from train.data import DigitVideos, World
-from train.loop import Run, Score, accelerator_for, fit, rows_of_frames
+from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames
 from train.presets import Preset, arguments, card_of, chosen
 from train.protocols import held_out, moving_mnist
 
@@ -83,6 +83,17 @@ def network(preset: Preset, tokenizer: str | None) -> nn.Module:
     return model
 
 
+def batches_of(videos: DigitVideos, preset: Preset) -> Batches:
+    """Clips, and which digits they show where the model knows classes."""
+
+    def batches(size: int, index: int) -> tuple[Tensor, ...]:
+        clips = videos.sample(size, preset.loop.seed, index)
+        labelled = getattr(preset.model, "classes", 0)
+        return (clips.video, clips.labels.to(videos.device)) if labelled else (clips.video,)
+
+    return batches
+
+
 def main() -> None:
     args = parser().parse_args()
     preset = chosen(args)
@@ -96,13 +107,7 @@ def main() -> None:
     run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))
     if args.resume:
         run.resume()
-
-    def batches(size: int, index: int) -> tuple[Tensor, ...]:
-        clips = train.sample(size, preset.loop.seed, index)
-        labelled = getattr(preset.model, "classes", 0)
-        return (clips.video, clips.labels.to(accelerator.device)) if labelled else (clips.video,)
-
-    fit(run, batches, future_sheet(test), held_out_score(test))
+    fit(run, batches_of(train, preset), future_sheet(test), held_out_score(test))
 
 
 if __name__ == "__main__":
