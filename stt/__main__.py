@@ -33,8 +33,10 @@ SETTINGS = {  # the flags that are a Request's fields
     "steps": "refinement passes a frame; 0 leaves it to the model",
     "stride": f"keep every n-th frame of the clip, 1 to {MAX_STRIDE}",
     "fit": "crop or pad: how a clip becomes a square",
+    "labels": "digits to imagine from nothing, without the clip, such as 3, or 3,7, or any, where the model knows them",
     "fps": f"frames a second of what is written, 1 to {MAX_FPS:g}; 0 is the clip's own",
 }
+WORDS = {"fit": "HOW", "labels": "WHICH"}  # those that are no numbers
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,12 +57,12 @@ def parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="continue a clip", description="Continue a clip, as the app does.")
     predict.add_argument("clip", type=Path, help="video file")
     predict.add_argument("--model", help=f"{MODEL} (default: the one in assets)")
-    defaults = {field.name: field.default for field in dataclasses.fields(Request)} | {"seed": None}
+    defaults = {field.name: field.default for field in dataclasses.fields(Request)} | {"seed": None, "labels": None}
     for name, text in SETTINGS.items():
         default = defaults[name]
         predict.add_argument(
-            f"--{name.replace('_', '-')}", type=str if name == "fit" else number, default=default,
-            metavar="HOW" if name == "fit" else "N", help=text + f" (default: {default})" * (default is not None),
+            f"--{name.replace('_', '-')}", type=str if name in WORDS else number, default=default,
+            metavar=WORDS.get(name, "N"), help=text + f" (default: {default})" * (default is not None),
         )  # fmt: skip
     predict.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     predict.add_argument(

@@ -145,17 +145,17 @@ class VideoVQConfig(Config):
 class VideoVQ(Tokenizer):
     """3D VQ autoencoder with axial attention (VideoGPT, arXiv 2104.10157): S slices of codes for S * frames frames.
 
-    Where we differ: nothing looks ahead in time, neither codes nor frames, so that a video can be decoded slice by
-    slice as it is drawn. Codes are local, only the decoder attends: an encoder with attention, or norms over whole
-    frames, hides what it cannot say of a digit in the codes of the black around it, where no predictor can guess it.
-    The stem and the head work on patches.
+    Where we differ: frames do not depend on later codes, so that a video can be decoded slice by slice as it is drawn.
+    And codes are local, each of its own pixels alone, only the decoder looks around: an encoder that does, by
+    attention, overlapping kernels or norms over whole frames, hides what it cannot say of a digit in the codes of the
+    black around it, where no predictor can guess it.
     """
 
     def __init__(self, config: VideoVQConfig) -> None:
         super().__init__()
         self.config = c = config
         pixels = c.frames * c.channels * c.patch**2
-        self.encoder = video_encoder(pixels, c.widths, c.blocks, c.latent_dim, attention=False)
+        self.encoder = cell_encoder(pixels, c.widths, c.blocks, c.latent_dim)
         self.quantizer = VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
         self.decoder = video_decoder(c.latent_dim, c.widths, c.blocks, pixels)
 
@@ -180,9 +180,30 @@ class VideoVQ(Tokenizer):
         return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
 
 
-def video_encoder(
-    channels: int, widths: tuple[int, ...], blocks: int, out: int, attention: bool = True
-) -> nn.Sequential:
+def cell_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
+    """Strided convolutions whose kernels do not overlap: (B, T, channels, H, W) -> (B, T, out, h, w)."""
+    layers: list[nn.Module] = [nn.Conv2d(channels, 2 * widths[0], 1)]
+    for i, width in enumerate(widths):
+        if i:
+            layers.append(nn.Conv2d(2 * widths[i - 1], 2 * width, 2, stride=2))
+        layers += [CellBlock(2 * width) for _ in range(blocks)]
+    last = 2 * widths[-1]
+    return PerFrame(*layers, ChannelNorm(last), nn.SiLU(), nn.Conv2d(last, out, 1))
+
+
+class CellBlock(nn.Module):
+    """An MLP at every position, with a skip, pre-normed. (N, C, H, W) -> same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        up, down = nn.Conv2d(channels, 2 * channels, 1), nn.Conv2d(2 * channels, channels, 1)
+        self.body = nn.Sequential(ChannelNorm(channels), up, nn.SiLU(), down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def video_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
     """A causal 3D resnet: (B, T, channels, H, W) -> (B, T, out, h, w), halved in space between the widths."""
     layers: list[nn.Module] = [CausalConv3d(channels, widths[0])]
     for i, width in enumerate(widths):
@@ -190,12 +211,11 @@ def video_encoder(
             layers.append(PerFrame(nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1)))
         layers += [VideoResBlock(width) for _ in range(blocks)]
     last = widths[-1]
-    layers += [AxialAttention(last)] * attention
-    return nn.Sequential(*layers, PerFrame(ChannelNorm(last), nn.SiLU(), nn.Conv2d(last, out, 1)))
+    return nn.Sequential(*layers, AxialAttention(last), PerFrame(ChannelNorm(last), nn.SiLU(), nn.Conv2d(last, out, 1)))
 
 
 def video_decoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
-    """The way back of `video_encoder`."""
+    """(B, T, channels, h, w) -> (B, T, out, H, W), doubled in space between the widths."""
     layers: list[nn.Module] = [CausalConv3d(channels, widths[-1]), AxialAttention(widths[-1])]
     for i in reversed(range(len(widths))):
         layers += [VideoResBlock(widths[i]) for _ in range(blocks)]

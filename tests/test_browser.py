@@ -77,7 +77,7 @@ def visit(chromium, running):
 
 def is_farewell(text: str) -> bool:
     """What Gradio says when a page is left while it listens to the server."""
-    return "BodyStreamBuffer was aborted" in text or "Connection errored out" in text
+    return any(f in text for f in ("BodyStreamBuffer was aborted", "signal is aborted", "Connection errored out"))
 
 
 def is_foreign(url: str, own: str) -> bool:
@@ -278,6 +278,53 @@ def test_presets_set_the_temperature_and_idle_knobs_are_hidden(page):
     page.get_by_label("number input for Stride").wait_for()
     for knob in ("Top-k", "Top-p", "Refinement steps"):
         assert number(page, knob).count() == 0 or not number(page, knob).is_visible()
+
+
+def imagine(page, place: str, what: str) -> None:
+    page.get_by_label(place, exact=True).click()
+    page.get_by_role("option", name=what, exact=True).click()
+    page.wait_for_timeout(300)
+
+
+def imagined(page) -> list[str]:
+    return page.evaluate("[...document.querySelectorAll('#imagine input')].map((field) => field.value)")
+
+
+def test_digits_are_imagined_and_their_settings_travel(page, running):
+    wait_for(lambda: imagined(page) == [])
+    choose_example(page)
+    choose_model(page, "dreamer")
+    wait_for(lambda: imagined(page) == ["the clip's future"])
+    size = page.evaluate("document.documentElement.scrollHeight")
+    assert size <= 800
+    imagine(page, "Imagine", "3")
+    wait_for(lambda: imagined(page) == ["3", "any digit"])
+    imagine(page, "and", "7")
+    page.wait_for_function("new URL(location).searchParams.get('labels') === '3,7'")
+    number(page, "Prompt frames").fill("3")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(500)
+    predict(page)
+    assert all(" · 3 and 7 · temp 1" in name for name in names(page))
+    assert "imagined without the clip" in page.locator(".player .facts").inner_text()
+    assert result(page)["settings"]["labels"] == [3, 7]
+    titles = page.locator(".player .chart figcaption span:first-child").all_inner_texts()
+    assert titles == ["Futures lie apart by", "Surprise of the clip"]
+    at_frame(page, 4)
+    assert page.locator(".player .clip .name").inner_text() == "the clip goes on"
+    address = page.url
+    imagine(page, "Imagine", "the clip's future")
+    wait_for(lambda: imagined(page) == ["the clip's future"])
+    page.wait_for_function("new URL(location).searchParams.get('labels') === ''")
+    predict(page)
+    assert "imagined" not in page.locator(".player .facts").inner_text()
+    page.locator(".player .thumbnail").nth(1).click()  # the result comes back, and with it its settings
+    page.wait_for_function("new URL(location).searchParams.get('labels') === '3,7'")
+    wait_for(lambda: imagined(page) == ["3", "7"])
+    page.locator(".player .extend").first.click()  # to be continued, and not imagined once more
+    page.wait_for_function("new URL(location).searchParams.get('labels') === ''")
+    page.goto(address)
+    wait_for(lambda: imagined(page) == ["3", "7"])
 
 
 # ---- using results ---------------------------------------------------------------------------------------

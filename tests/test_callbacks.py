@@ -13,12 +13,14 @@ import pytest
 
 from stt.ui import callbacks
 from stt.ui.callbacks import EMPTY, plain_errors
+from stt.ui.layout import arranged, dropdown
 from stt.ui.prediction import predict
 from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
 from tests.desk_fixtures import ME, SETTINGS, Desk, changed, values
 from tests.test_player import sheet
+from tests.ui_fixtures import dreamer
 
 
 def test_whatever_goes_wrong_becomes_one_harmless_sentence():
@@ -180,6 +182,11 @@ def test_a_link_says_everything_and_brings_its_clip(desk):
     assert desk.choose(desk.examples[1], wanted, stride=1).controls["prompt_frames"]["value"] == 4
 
 
+def test_a_link_without_labels_takes_back_what_the_browser_remembers_of_them(desk):
+    assert opened(desk, {"labels": [3, 7]})[1] == {"labels": [3, 7]}
+    assert opened(desk, {"labels": [3, 7]}, labels="")[1] == {"labels": []}
+
+
 def test_a_link_wins_over_what_the_browser_remembers(desk):
     _, controls = opened(desk, {"frames": 20, "futures": 3, "fit": "pad"}, frames="5", temperature="0.25")
     assert controls == {"frames": 5, "temperature": 0.25, "futures": 3, "fit": "pad"}
@@ -208,3 +215,38 @@ def test_nothing_remembered_and_no_request_leave_the_page_as_it_is(desk):
 def test_any_example_is_one_of_them(desk):
     assert desk.callbacks.example(1) == str(desk.examples[1])
     assert {desk.callbacks.example() for _ in range(40)} == set(map(str, desk.examples))
+
+
+# ---- imagining -------------------------------------------------------------------------------------------
+
+
+def test_models_say_which_classes_they_can_imagine(desk):
+    desk.callbacks.models = {"tiny": desk.models["tiny"], "dreamer": dreamer()}
+    known = [(model["name"], model["classes"], model["labels"]) for model in desk.callbacks.list_models()]
+    assert known == [("tiny", 0, 0), ("dreamer", 10, 2)]
+
+
+def test_a_place_offers_the_classes_and_the_first_one_the_clips_future_too():
+    first, second = (dropdown(dreamer(), [3], place) for place in range(2))
+    assert first["choices"][:3] == [("the clip's future", ""), ("any digit", -1), ("0", 0)]
+    assert second["choices"] == first["choices"][1:] and second["choices"][-1] == ("9", 9)
+    assert (first["value"], second["value"]) == (3, -1)
+
+
+@pytest.mark.parametrize(
+    ("places", "labels", "shown"),
+    [
+        (2, [], [True, False]), (2, [3], [True, True]), (2, [-1, 3], [True, True]), (1, [3], [True, False]),
+        (0, [3], [False, False]),
+    ],
+)  # fmt: skip
+def test_only_places_that_the_model_can_fill_are_shown_and_the_second_waits_for_the_first(tiny, places, labels, shown):
+    model = dreamer(places) if places else tiny
+    same, *dropdowns = arranged(model, labels, 2)
+    assert [update["visible"] for update in dropdowns] == shown and same == gr.skip()
+    assert all(update["value"] in [value for _, value in update["choices"]] for update in dropdowns)
+
+
+def test_labels_that_another_model_cannot_imagine_are_taken_back():
+    assert arranged(dreamer(1), [3, 7], 2)[0] == [3]
+    assert arranged(dreamer(2), [12, 7, 8], 2)[0] == [7, 8]

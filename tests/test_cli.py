@@ -18,11 +18,11 @@ from stt.checkpoint import load, save, weights_hash
 from stt.models.stt import STT
 from stt.models.timesformer import TimeSformer
 from stt.tokenizer import FrameVQ
-from stt.ui.prediction import predict
+from stt.ui.prediction import IMAGINED, predict
 from stt.ui.request import Request
 from stt.video import read_clip, read_metadata
 from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
-from tests.ui_fixtures import moving_dot
+from tests.ui_fixtures import dreamer, moving_dot
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +80,17 @@ def test_a_model_without_chance_writes_its_one_future_however_many_are_asked(her
     assert call("--frames", 2, "--futures", 2, "--seed", 1, "--out", "a.mp4", "--each") == 0
     assert {path.name for path in here.glob("a*")} == {"a.mp4", "a-seed-1.mp4"}
     assert capsys.readouterr().out.startswith("wrote a.mp4, a-seed-1.mp4\nmean future\n")
+
+
+@pytest.mark.parametrize(("words", "labels"), [("3", [3]), ("3,7", [3, 7]), ("any", [-1]), ("-1", [-1])])
+def test_digits_can_be_imagined(here, capsys, words, labels):
+    save(dreamer(), here / "tiny.safetensors")
+    assert call("--frames", 2, "--futures", 1, "--seed", 3, "--labels", words, "--report", "r.json") == 0
+    report = json.loads((here / "r.json").read_text())
+    assert report["settings"]["labels"] == labels and report["imagined"]
+    assert IMAGINED in capsys.readouterr().out
+    assert call("--frames", 2, "--labels", "3,10") == 2
+    assert "stt: Labels are 3, 10, but tiny takes up to 2 of 0 to 9, or -1 for any.\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("futures", [1, 2])
@@ -142,6 +153,7 @@ BAD = {
     "--temperature nan": "Temperature must be",
     "--top-p 0": "Top-p must be",
     "--fit zoom": "Fit must be one of crop, pad",
+    "--labels seven": 'Labels must be up to 4 whole numbers from -1 (any) to 999, not "seven".',
     "--prompt-frames 8": "Frames used as prompt is 8, but the clip has 7",
     "--device abacus": "abacus is no device of this machine",
     "--device meta": "meta is no device of this machine",

@@ -15,7 +15,7 @@ from stt.ui.player import heat, shown_progress, shown_prompt, shown_run, spread_
 from stt.ui.prediction import Progress, predict, read_prompt
 from stt.ui.request import Request
 from stt.ui.runs import Run
-from tests.ui_fixtures import asked, moving_dot, run_of
+from tests.ui_fixtures import asked, dreamer, moving_dot, run_of
 
 
 def sheet(source: str, size: int = 16) -> np.ndarray:
@@ -92,6 +92,17 @@ def test_of_a_result_that_ships_no_time_is_claimed(tiny, clip):
     shown = shown_run(kept(run_of(tiny, clip)), precomputed=True)
     assert shown["precomputed"] and shown["status"] == "Computed beforehand"
     assert shown["facts"][2] == "computed beforehand"
+
+
+def test_imagined_futures_say_so_and_what_they_are_of(clip):
+    request = asked(clip, prompt_frames=5, labels=(3, -1), temperature=0.5)
+    progress, *_, run = predict(request, dreamer())
+    growing, done = shown_progress(None, progress, "some-id"), shown_run(kept(run))
+    for shown in (growing, done):
+        assert shown["imagined"] and shown["detail"] == "3 and any · temp 0.5"
+    assert done["facts"][1] == "3 frames of 3 and any, imagined from nothing"
+    assert done["report"]["scores"] is None and done["truth_frames"] == 2
+    assert not shown_run(kept(run_of(dreamer(), clip)))["imagined"]
 
 
 def test_one_future_has_no_spread_and_a_single_frame_no_surprise(tiny, tmp_path):

@@ -14,12 +14,12 @@ import stt
 from stt.api import Sampling, Surprise
 from stt.models.stt import STT
 from stt.ui.player import shown_run
-from stt.ui.prediction import ONE_FUTURE, UNUSUAL, Progress, notes, predict, read_prompt
+from stt.ui.prediction import IMAGINED, ONE_FUTURE, UNUSUAL, Progress, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
 from stt.video import read_clip
 from tests.conftest import TINY_CONFIGS, lively
-from tests.ui_fixtures import asked, moving_dot, run_of
+from tests.ui_fixtures import asked, dreamer, moving_dot, run_of
 from tests.video_fixtures import lossless
 
 
@@ -260,6 +260,51 @@ def test_several_unusual_frames_are_listed_and_many_make_an_unusual_clip(tiny, c
 def test_a_model_that_knows_nothing_of_its_data_calls_no_clip_unusual(tiny, clip, monkeypatch):
     report = shocked(tiny, clip, monkeypatch, [9.0] * 4, usual=None).report
     assert report["surprise"] == {"bits": [9.0] * 4, "usual": None, "unusual_frames": []}
+
+
+# ---- what is imagined ------------------------------------------------------------------------------------
+
+
+def test_what_is_imagined_owes_nothing_to_the_clip(long_clip, tmp_path):
+    model, other = dreamer(), moving_dot(tmp_path / "other.mp4", start=9)
+    futures = [run_of(model, clip, labels=(3,)).futures for clip in (long_clip, other)]
+    np.testing.assert_array_equal(*futures)
+    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, Sampling(labels=(3,)), seeds=[7, 8, 9])
+    np.testing.assert_array_equal(futures[0], [stt.video.to_uint8(future) for future in expected])
+    continued, seven = (run_of(model, long_clip, labels=labels).futures for labels in ((), (7,)))
+    assert (continued != futures[0]).any() and (seven != futures[0]).any()
+
+
+def test_what_is_imagined_is_not_scored_but_the_clip_still_surprises(long_clip):
+    model = dreamer()
+    continued, imagined = (run_of(model, long_clip, prompt_frames=5, labels=labels) for labels in ((), (3, 7)))
+    assert not continued.report["imagined"] and continued.report["scores"]
+    assert imagined.report["imagined"] and imagined.report["scores"] is None
+    assert imagined.report["surprise"] == continued.report["surprise"]
+    np.testing.assert_array_equal(imagined.truth, continued.truth)  # the clip goes on, beside them
+    assert IMAGINED in imagined.report["notes"] and IMAGINED not in continued.report["notes"]
+
+
+def test_notes_on_what_the_model_saw_of_the_clip_are_left_out_where_it_saw_nothing(long_clip, monkeypatch):
+    model = dreamer()
+    of_the_clip = "It was resized to the 16 x 16 pixels that the model works on."
+    for start in (1, 11):
+        run = run_of(model, long_clip, prompt_frames=start, labels=(-1,))
+        assert run.report["notes"] == [IMAGINED, of_the_clip]
+    run = shocked(model, long_clip, monkeypatch, [9.0] * 3, prompt_frames=4, frames=1, labels=(-1,))
+    assert run.report["surprise"]["unusual_frames"]
+    assert run.report["notes"][0] == IMAGINED  # no advice on futures of the clip
+
+
+def test_labels_mean_nothing_to_a_model_that_only_continues_clips(tiny, long_clip):
+    asked_for, plain = (run_of(tiny, long_clip, prompt_frames=5, labels=labels) for labels in ((3,), ()))
+    np.testing.assert_array_equal(asked_for.futures, plain.futures)
+    assert asked_for.report["scores"] == plain.report["scores"] and not asked_for.report["imagined"]
+
+
+def test_an_unknown_label_is_refused_before_anything_is_read_or_computed(tmp_path):
+    with pytest.raises(Refused, match="takes up to 1 of 0 to 9"):
+        next(predict(asked(tmp_path / "gone.mp4", labels=(10,)), dreamer(labels=1)))
 
 
 # ---- what is said ----------------------------------------------------------------------------------------

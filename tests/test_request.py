@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from stt.api import MAX_SEED, Sampling
-from stt.ui.request import CHECKS, NO_CLIP, Refused, Request, check, remembered
+from stt.ui.request import CHECKS, NO_CLIP, Refused, check, remembered
+from tests.ui_fixtures import dreamer
 
 GOOD = {"model": "tiny", "frames": 10, "temperature": 1.0, "seed": 7, "futures": 4}
 WHOLE = {  # name: what a refusal calls it, lowest, highest
@@ -112,6 +113,36 @@ def test_seeds_count_up_and_wrap_around(file):
     assert checked(file, seed=MAX_SEED - 1, futures=3).seeds == [MAX_SEED - 1, MAX_SEED, 0]
 
 
+@pytest.mark.parametrize(
+    ("value", "labels"),
+    [
+        ("3", (3,)), ("3, 7", (3, 7)), ("3,7", (3, 7)), (" 3 7 ", (3, 7)), ("[3, 7]", (3, 7)), ("any", (-1,)),
+        ("any, 4", (-1, 4)), ("", ()), (None, ()), ("[]", ()), ([], ()), ([3, 3], (3, 3)), ((999, -1), (999, -1)),
+        (3, (3,)), ([3.0], (3,)), ([0, 1, 2, 3], (0, 1, 2, 3)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_labels_come_as_lists_numbers_or_texts(file, value, labels):
+    assert checked(file, labels=value).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ([1000], "1000"), ([-2], "-2"), ([0, 1, 2, 3, 4], "0, 1, 2, 3, 4"), ("0 1 2 3 4", '"0 1 2 3 4"'),
+        ([3, "7"], '3, "7"'), ([1.5], "1.5"), ([True], "True"), (True, "True"), (-2, "-2"), ("seven", '"seven"'),
+        ("3.5", '"3.5"'), ({}, "a dict"), ([[3]], "a list"), ([None], "empty"), (math.nan, "nan"),
+        ([10**400], "a number that large"),
+        ("9" * 9000, '"' + "9" * 37 + '..."'),
+    ],
+    ids=lambda v: str(v)[:9] if not isinstance(v, list) else "",
+)  # fmt: skip
+def test_labels_that_nobody_has_are_refused_in_a_short_sentence(file, value, shown):
+    with pytest.raises(Refused) as refusal:
+        checked(file, labels=value)
+    assert str(refusal.value) == f"Labels must be up to 4 whole numbers from -1 (any) to 999, not {shown}."
+
+
 @pytest.mark.parametrize("value", [None, "nope", 3, ["tiny"], {}, "x" * 10_000], ids=lambda v: str(v)[:9])
 def test_an_unknown_model_is_refused_with_the_known_ones(file, value):
     with pytest.raises(Refused, match="^Model must be one of other, tiny, not ") as refusal:
@@ -160,20 +191,22 @@ def test_a_folder_or_a_lost_file_is_no_clip(file):
 
 SETTINGS = {
     "model": "tiny", "frames": 7, "temperature": 0.3, "seed": 42, "futures": 2, "prompt_frames": 3, "top_k": 9,
-    "top_p": 0.9, "steps": 4, "stride": 2, "fit": "pad", "fps": 12.5,
+    "top_p": 0.9, "steps": 4, "stride": 2, "fit": "pad", "fps": 12.5, "labels": [3, -1],
 }  # fmt: skip
 
 
 def test_settings_are_all_that_is_needed_to_ask_for_the_same_again(file):
     request = checked(file, **SETTINGS)
     assert request.settings() == json.loads(json.dumps(request.settings())) == SETTINGS
-    assert Request(request.clip, **request.settings()) == request
+    assert checked(file, **request.settings()) == request and isinstance(hash(request), int)
     assert remembered(request.settings(), ["tiny"]) == SETTINGS
 
 
 def test_a_link_s_texts_are_understood_as_the_numbers_that_they_stand_for():
     texts = {name: str(value) for name, value in SETTINGS.items()}
     assert remembered(texts | {"clip": "two-rising", "__theme": "dark"}, ["tiny"]) == SETTINGS
+    assert remembered({"labels": "3,-1"}, ["tiny"]) == {"labels": [3, -1]}  # as a browser writes a list
+    assert remembered({"labels": ""}, ["tiny"]) == {"labels": []}
 
 
 def test_what_cannot_be_served_is_forgotten_and_the_rest_is_kept():
@@ -185,6 +218,7 @@ HOSTILE = [
     None, [], [1], "text", 3, True, {}, {"a": 1}, {1: 2, None: 3}, {"seed": None}, {"seed": ""}, {"frames": 10**400},
     {"frames": "9" * 5000}, {"frames": "inf"}, {"frames": "nan"}, {"frames": "1e999"}, {"frames": [3]}, {"frames": {}},
     {"frames": True}, {"top_p": "0"}, {"fps": "0.5"}, {"fit": []}, {"fit": {"crop": 1}}, {"fit": "CROP"},
+    {"labels": [10**400]}, {"labels": "9" * 5000}, {"labels": [[3]]}, {"labels": {"a": 1}}, {"labels": [math.nan]},
     {"model": ["tiny"]}, {"model": {}}, {"model": ""}, {"stride": "0x2"}, {"prompt_frames": -1}, {"steps": "\ud800"},
 ]  # fmt: skip
 
@@ -201,15 +235,31 @@ def test_no_json_whatsoever_raises_and_what_is_kept_can_be_served(file):
         values = {name: draw.choice(odd) for name in draw.sample([*CHECKS, "model", "clip"], 5)}
         kept = remembered(values, ["tiny"])
         request = checked(file, **kept)
-        assert all(getattr(request, name) == value for name, value in kept.items())
+        assert all(request.settings()[name] == value for name, value in kept.items())
 
 
 # ---- what reaches the model ------------------------------------------------------------------------------
 
 
 def test_only_what_the_model_honours_differs_from_the_defaults(file, predictor):
-    request = checked(file, temperature=0.3, top_k=9, top_p=0.5, steps=4)
-    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "steps": 4}
+    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "steps": 4, "labels": (1,)}
+    request, config = checked(file, **asked), SimpleNamespace(classes=2, labels=1)
     assert request.sampling(predictor) == Sampling(**{name: asked[name] for name in predictor.knobs})
-    assert request.sampling(SimpleNamespace(knobs=frozenset(asked))) == Sampling(**asked)
+    assert request.sampling(SimpleNamespace(knobs=frozenset(asked), config=config)) == Sampling(**asked)
     assert request.sampling(SimpleNamespace(knobs=frozenset())) == Sampling()
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [((10,), "10"), ((3, 12), "3, 12"), ((1, 2, 3), "1, 2, 3"), ((-1, -1, -1), "-1, -1, -1")]
+)
+def test_labels_that_the_model_does_not_know_are_refused_with_those_that_it_does(file, labels, shown):
+    model = dreamer(labels=2)
+    sentence = f"Labels are {shown}, but tiny takes up to 2 of 0 to 9, or -1 for any."
+    with pytest.raises(Refused) as refusal:
+        checked(file, labels=labels).sampling(model)
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize("labels", [(), (0,), (9, 9), (-1,), (-1, 3)])
+def test_labels_that_the_model_knows_reach_it(file, labels):
+    assert checked(file, labels=labels).sampling(dreamer(labels=2)).labels == labels

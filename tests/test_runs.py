@@ -148,7 +148,7 @@ def test_a_video_says_how_it_was_made_and_a_gif_cannot(runs, kept, clip, name):
     asked = {"seed": 6 + int(name[7]), "futures": 1} if alone else {"seed": 7, "futures": 3}
     assert told == {
         "app": "stt", "model": "tiny", "frames": 3, "temperature": 1.0, "prompt_frames": 5, "top_k": 0, "top_p": 1.0,
-        "steps": 0, "stride": 1, "fit": "crop", "fps": 0.0, **asked, "family": "stt", "weights": "tiny@1",
+        "steps": 0, "stride": 1, "fit": "crop", "fps": 0.0, "labels": [], **asked, "family": "stt", "weights": "tiny@1",
         "clip": {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()}, "given": 5, "alone": alone,
     }  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 Conditioned on the frames before a sequence (a small 3D resnet, cross-attention), on classes (gains and biases of the
 norms), on both or on neither: training leaves out each at random, so that one network serves all. Where we differ:
-codes do not look ahead, so that frames come slice by slice, but they know the frames before the sequence; every code
-also sees its neighbourhood in the slice before; a horizon beyond the trained length begins a new sequence after its
-own last frames.
+frames do not depend on later codes, so that they come slice by slice, and are decoded with those before the sequence
+in view; every code also sees its neighbourhood in the slice before; a horizon beyond the trained length begins a new
+sequence after its own last frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Codes, Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import Attention, CrossAttention, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import VideoVQ, VideoVQConfig, video_encoder
@@ -40,7 +40,7 @@ class VideoGPTConfig(PredictorConfig):
     classes: int = 0  # 0 for none
     labels: int = 1  # most classes of a clip
     drop_frames: float = 0.1  # share of training steps without a context
-    drop_labels: float = 0.5  # share of clips that are learned without their classes
+    drop_labels: float = 0.5  # share of the labels that are hidden
     short_context: float = 0.3  # share of training steps whose context has a random length
     own_past: float = 0.5  # share of training steps whose context went through the tokenizer, as predictions do
 
@@ -263,10 +263,10 @@ class VideoGPT(Predictor):
         if video.shape[1] < needed:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least {needed}")
         context, future = self._conditioned(video) if c.frame_conditioning else self._begun(video)
-        _, codes = self._encode(context, future)
+        with torch.no_grad():
+            codes = self.tokenizer.encode(future)
         if labels is not None:
-            hidden = torch.rand(len(video), 1, device=video.device) < c.drop_labels
-            labels = labels.masked_fill(hidden, -1)
+            labels = labels.masked_fill(torch.rand(labels.shape, device=labels.device) < c.drop_labels, -1)
         logits, _ = self.logits(codes.latents, self.remember(context), self.label(labels, len(video)))
         ids = codes.ids.flatten(1)
         ce = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
@@ -296,14 +296,6 @@ class VideoGPT(Predictor):
         if video.shape[1] > c.chunk_frames and torch.rand(()) < c.short_context:
             video = video[:, int(torch.randint(1, c.chunk_frames + 1, ())) :]
         return video[:, :0], self._whole(video)[:, : c.slices * c.chunk_frames]
-
-    @torch.no_grad()
-    def _encode(self, context: Video, future: Video) -> tuple[Tensor, Codes]:
-        """Latents of a context, which may be empty, and the codes of the frames after it."""
-        whole = self._whole(context)
-        ids, latents, loss = self.tokenizer.encode(torch.cat([whole, future], dim=1))
-        given = whole.shape[1] // self.config.chunk_frames
-        return latents[:, :given], Codes(ids[:, given:], latents[:, given:], loss)
 
     @torch.no_grad()
     def as_predicted(self, frames: Video) -> Video:
@@ -342,11 +334,12 @@ class VideoGPT(Predictor):
         for start in range(1, video.shape[1], ahead * c.chunk_frames):
             context = video[:, max(0, start - c.context_frames) : start]
             future = video[:, start : start + ahead * c.chunk_frames]
-            past, codes = self._encode(context, future)
+            codes = self.tokenizer.encode(future)
             if c.frame_conditioning:
                 logits, _ = self.logits(codes.latents, self.remember(context), label)
             else:
-                logits, _ = self.logits(torch.cat([past, codes.latents], dim=1), None, label)
+                given = self.tokenizer.encode(self._whole(context)).latents
+                logits, _ = self.logits(torch.cat([given, codes.latents], dim=1), None, label)
             logits = logits[:, -codes.ids[0].numel() :]
             ce = F.cross_entropy(logits.flatten(0, 1), codes.ids.flatten(), reduction="none")
             nats.append(ce.view(codes.ids.shape[:-1]))  # (B, S, h, w)

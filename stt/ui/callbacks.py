@@ -21,7 +21,7 @@ from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.ui.player import shown_progress, shown_prompt, shown_run
 from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt, sha256_of, stochastic
-from stt.ui.request import Refused, Request, check, remembered
+from stt.ui.request import Refused, Request, check, imaginable, remembered
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
 
@@ -30,7 +30,7 @@ MOST_SEEN = 10_000  # clips whose whereabouts are remembered
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages to a client
 ARGUMENTS = (
     "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "steps", "stride",
-    "fit", "fps",
+    "fit", "fps", "labels",
 )  # fmt: skip  # in the order of the endpoint and of the page's controls
 
 
@@ -76,6 +76,7 @@ class Callbacks:
         stride: Any = 1,
         fit: Any = "crop",
         fps: Any = 0,
+        labels: Any = "",
     ) -> Iterator[tuple[Any, ...]]:
         """Continues a clip.
 
@@ -84,14 +85,17 @@ class Callbacks:
         back. futures: 1 to 8. prompt_frames: where in the clip the future starts; 0 is after its end. top_k, top_p,
         steps: refine how codes are drawn, where the model honours it; 0, 1 and 0 leave it to the model. stride: keep
         every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of the videos; 0 is the clip's.
+        labels: classes to imagine from nothing, without the clip, such as "3", "3, 7" or "any", where the model knows
+        some; none continues the clip.
 
         Returns clip and futures in one video, one video per future (the clip, then that future), the first future's
         seed and a report. Values that cannot be served are answered with one sentence.
         """
         with plain_errors():
             request = self.check(
-                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, steps, stride, fit, fps
-            )
+                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, steps, stride, fit, fps,
+                labels,
+            )  # fmt: skip
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
             for event in self.predict_run(request):
                 if isinstance(event, Run):
@@ -110,7 +114,10 @@ class Callbacks:
         return [str(path) for path, _ in (self.runs.file(name, video) for video in videos)]
 
     def list_models(self) -> list[dict[str, Any]]:
-        """The models that can be asked, the preset one first, with the settings that change their futures."""
+        """The models that can be asked, the preset one first, with the settings that change their futures.
+
+        classes and labels: how many classes a model can imagine, and how many of them in one clip.
+        """
         return [
             {
                 "name": name,
@@ -119,6 +126,7 @@ class Callbacks:
                 "image_size": model.config.image_size,
                 "channels": model.config.channels,
                 "context_frames": model.config.context_frames,
+                **dict(zip(("classes", "labels"), imaginable(model), strict=True)),
                 "weights": model.weights,
             }
             for name, model in self.models.items()

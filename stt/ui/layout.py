@@ -20,6 +20,7 @@ from stt.ui.request import (
     MAX_STRIDE,
     MAX_TEMPERATURE,
     MAX_TOP_K,
+    imaginable,
     random_seed,
 )  # fmt: skip
 
@@ -42,6 +43,8 @@ KEEP = """(...values) => {
   for (const name of ["seed", "prompt_frames"]) delete settings[name];
   return settings;
 }"""
+# what the dropdowns say, as labels; of the others "any digit" adds nothing
+IMAGINE = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
 ASKED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("asked", "ended"))
 
 
@@ -51,6 +54,7 @@ class Page:
     fresh: gr.Checkbox
     dice: gr.Button
     presets: gr.Radio
+    places: list[gr.Dropdown]  # one per class of what is imagined; together they are the control "labels"
     predict: gr.Button
     stop: gr.Button
     surprise_me: gr.Button
@@ -120,8 +124,8 @@ def _examples(examples: Sequence[Path]) -> gr.Dataset:
 
 
 def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component], dict[str, gr.components.Component]]:
-    names = list(callbacks.models)
-    knobs = callbacks.models[names[0]].knobs
+    names, models = list(callbacks.models), list(callbacks.models.values())
+    knobs = models[0].knobs
     slider = {"buttons": []}
     with gr.Row():
         futures = gr.Slider(
@@ -142,6 +146,14 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
             visible="temperature" in knobs,
         )  # fmt: skip
         model = gr.Dropdown(names, value=names[0], label="Model", info="Who predicts", filterable=False)
+    with gr.Row(elem_id="imagine"):
+        places = [
+            gr.Dropdown(
+                label="and" if place else "Imagine", info=None if place else "Digits: from nothing", filterable=False,
+                **dropdown(models[0], [], place),
+            )
+            for place in range(max(imaginable(model)[1] for model in models))
+        ]  # fmt: skip
     with gr.Row(elem_id="seeds"):
         seed = gr.Number(None, label="Seed", info="Same seed, same future", precision=0, minimum=0, maximum=MAX_SEED)
         with gr.Column(min_width=100, elem_id="luck"):
@@ -149,9 +161,9 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
             dice = gr.Button("Roll the dice", size="sm", elem_id="dice")
     controls = {
         "futures": futures, "frames": frames, "prompt_frames": prompt_frames, "model": model,
-        "temperature": temperature, "seed": seed,
+        "temperature": temperature, "seed": seed, "labels": gr.JSON([], visible="hidden", elem_id="labels"),
     }  # fmt: skip
-    return controls, {"presets": presets, "dice": dice, "fresh": fresh}
+    return controls, {"presets": presets, "dice": dice, "fresh": fresh, "places": places}
 
 
 def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
@@ -204,6 +216,13 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
 
     # settings
     page.model.change(lambda name: knobs(callbacks.models[name]), page.model, knob_controls(page), **quick)
+    gr.on(
+        [page.model.change, page.labels.change],
+        lambda name, labels: arranged(callbacks.models[name], labels, len(page.places)), [page.model, page.labels],
+        [page.labels, *page.places], **quick,
+    )  # fmt: skip
+    for place in page.places:
+        place.input(None, page.places, page.labels, js=IMAGINE, **private)
     page.presets.input(PRESETS.get, page.presets, page.temperature, **quick)
     page.temperature.change(preset_of, page.temperature, page.presets, **quick)
     page.dice.click(lambda: (random_seed(), False), None, [page.seed, page.fresh], **quick)
@@ -215,6 +234,7 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
 
     # results
     page.player.extend(callbacks.extend, None, [page.wanted, page.clip], **quick)
+    page.player.extend(lambda: [], None, page.labels, **quick)  # which continues it, whatever it was
     page.player.restore(callbacks.restore, None, [page.wanted, *settings], **quick)
 
     # predicting
@@ -239,7 +259,9 @@ def _serve_clients(page: Page, callbacks: Callbacks) -> None:
     alone = gr.Gallery(visible=False, label="Each future by itself")
     report = gr.JSON(visible=False, label="Report")
     start = gr.Number(0, visible=False, label="Prompt frames")  # the page's begins at 1, which would be the default
-    settings = [start if control is page.prompt_frames else control for control in page.settings]
+    labels = gr.Textbox("", visible=False, label="Labels")  # easier to describe than JSON
+    instead = {"prompt_frames": start, "labels": labels}
+    settings = [instead.get(name, page.controls[name]) for name in ARGUMENTS]
     gr.Button(visible=False).click(
         callbacks.predict, settings, [together, alone, page.seed, report], preprocess=False, api_name="predict",
         concurrency_id="gpu", concurrency_limit=1,
@@ -255,6 +277,25 @@ def knobs(model: Predictor) -> list[Any]:
     """Which of `knob_controls` the model honours; one that draws nothing has one future."""
     names = ("temperature", "temperature", "temperature", "top_k", "top_p", "steps")
     return [gr.update(visible=name in model.knobs) for name in names]
+
+
+def arranged(model: Predictor, labels: list[int], places: int) -> list[Any]:
+    """Labels, without those that the model cannot imagine, and as many dropdowns that show them."""
+    classes, most = imaginable(model)
+    known = [label for label in labels if label < classes][:most] if classes else labels
+    dropdowns = [gr.update(**dropdown(model, known, place)) for place in range(places)]
+    return [gr.skip() if known == labels else known, *dropdowns]
+
+
+def dropdown(model: Predictor, labels: list[int], place: int) -> dict[str, Any]:
+    """What one place for a label offers and shows; the places after the first wait until something is imagined."""
+    classes, most = imaginable(model)
+    digits = [("any digit", -1), *((str(label), label) for label in range(classes))]
+    return {
+        "choices": digits if place else [("the clip's future", ""), *digits],
+        "value": labels[place] if place < min(len(labels), most) else -1 if place else "",
+        "visible": place < most and (place == 0 or bool(labels)),
+    }
 
 
 def preset_of(temperature: float) -> str | None:

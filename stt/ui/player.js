@@ -236,12 +236,12 @@ function layOut() {
 
 // ---- drawing -----------------------------------------------------------------------------------------
 
-function moment(run, future, frame) { // [image, x, y, what it is]
+function moment(run, future, frame) { // [image, x, y, what it is]; imagined futures stand apart from the clip
   const size = run.size;
-  if (frame < run.given) return [run.images.prompt, Math.max(frame, 0) * size, 0, "known"];
+  if (frame < run.given) return [run.images.prompt, Math.max(frame, 0) * size, 0, run.imagined && future >= 0 ? "apart" : "known"];
   let after = frame - run.given;
   if (future < 0) {
-    if (after < run.truth_frames) return [run.images.truth, after * size, 0, "truth"];
+    if (after < run.truth_frames) return [run.images.truth, after * size, 0, run.imagined ? "beside" : "truth"];
     return [run.images.prompt, (run.given - 1) * size, 0, "over"];
   }
   after = Math.min(after, done(run) - 1);
@@ -252,7 +252,7 @@ function moment(run, future, frame) { // [image, x, y, what it is]
   return [null, 0, 0, "waiting"];
 }
 
-const CAPTIONS = { known: "clip", truth: "what really happened", over: "the clip ends here" };
+const CAPTIONS = { known: "clip", truth: "what really happened", over: "the clip ends here", beside: "the clip goes on" };
 
 function draw() {
   if (!current) return;
@@ -264,7 +264,7 @@ function draw() {
     pen.imageSmoothingEnabled = false;
     if (image?.complete) { // until a new picture is decoded, the last one stays
       pen.clearRect(0, 0, run.size, run.size);
-      pen.globalAlpha = kind === "over" ? 0.35 : 1;
+      pen.globalAlpha = kind === "over" || kind === "apart" ? 0.35 : 1;
       pen.drawImage(image, x, y, run.size, run.size, 0, 0, run.size, run.size);
       pen.globalAlpha = 1;
       if (run === current) lay(pen, run, future);
@@ -278,7 +278,7 @@ function draw() {
   time.value = t;
   const predicted = t - current.given + 1;
   where.textContent = predicted > 0
-    ? `predicted ${Math.min(predicted, current.frames)} of ${current.frames}` : `clip ${t + 1} of ${current.given}`;
+    ? `${current.imagined ? "imagined" : "predicted"} ${Math.min(predicted, current.frames)} of ${current.frames}` : `clip ${t + 1} of ${current.given}`;
   where.dataset.kind = predicted > 0 ? "guessed" : "known";
   for (const chart of charts) chart(t);
 }
@@ -360,7 +360,7 @@ function tell() {
   const { report } = current;
   facts.append(make("p", { class: "line" }, (current.facts || []).join(" · ")));
   if (report.notes.length) {
-    const odd = report.surprise?.unusual_frames.length;
+    const odd = !current.imagined && report.surprise?.unusual_frames.length;
     facts.append(make("p", { class: odd ? "notes odd" : "notes" }, report.notes.join(" ")));
   }
   const start = current.given;

@@ -17,8 +17,8 @@ from PIL import Image
 
 from stt.measures import spread
 from stt.ui.board import Frame
-from stt.ui.prediction import Progress, Prompt, stochastic
-from stt.ui.request import Request
+from stt.ui.prediction import Progress, Prompt, imagined, stochastic
+from stt.ui.request import Request, called
 from stt.ui.runs import Run
 from stt.video import to_uint8
 
@@ -58,7 +58,8 @@ def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str)
         "state": "running",
         "id": name,
         "names": progress.names,
-        "detail": _detail(stochastic(progress.model), request.settings()),
+        "detail": _detail(request.settings(), stochastic(progress.model), imagined(request, progress.model)),
+        "imagined": imagined(request, progress.model),
         "settings": request.settings(),
     }
     shown = sum(part["frames"] for part in base["strips"])
@@ -82,7 +83,8 @@ def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool 
         "given": len(run.given),
         "frames": frames,
         "names": report["names"],
-        "detail": _detail(report["stochastic"], report["settings"]),
+        "detail": _detail(report["settings"], report["stochastic"], report["imagined"]),
+        "imagined": report["imagined"],
         "settings": report["settings"],
         "prompt": strip(run.given[None]),
         "truth": strip(run.truth[None]),
@@ -102,9 +104,10 @@ def _key(settings: dict[str, Any], sha256: str) -> str:
     return " ".join(str(settings[name]) for name in ("model", "prompt_frames", "stride", "fit")) + " " + sha256
 
 
-def _detail(stochastic: bool, settings: dict[str, Any]) -> str:
+def _detail(settings: dict[str, Any], stochastic: bool, imagined: bool) -> str:
     """What tells futures of one name apart when they play beside each other."""
-    return f"temp {settings['temperature']:g}" if stochastic else settings["model"]
+    detail = f"temp {settings['temperature']:g}" if stochastic else settings["model"]
+    return f"{called(settings['labels'])} · {detail}" if imagined else detail
 
 
 def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
@@ -113,7 +116,8 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     first, total = report["first_frame_seconds"], report["total_seconds"]
     return [
         settings["model"] + (f" at temperature {settings['temperature']:g}" if report["stochastic"] else ""),
-        f"{report['used_frames']} frames of the clip, then {frames} predicted",
+        f"{frames} frames of {called(settings['labels'])}, imagined from nothing" if report["imagined"]
+        else f"{report['used_frames']} frames of the clip, then {frames} predicted",
         "computed beforehand" if precomputed
         else f"first frame after {first:.1f} s, {futures} × {frames} frames in {total:.1f} s",
     ]  # fmt: skip

@@ -25,6 +25,7 @@ DEADLINE = 180.0  # seconds of computing that one visitor may have
 MAX_FPS = 30.0  # faster clips are played slower, or ten frames would be over at once
 UNUSUAL = 1.5  # times the surprise that 99 in 100 frames like the training data stay below
 
+IMAGINED = "The futures were imagined without the clip, so they are not compared with it."
 ONE_FUTURE = "This model knows one future only, the mean of what may follow: where the future is open, it blurs."
 
 Compute = Callable[[Predictor, Tensor, Tensor, int, Sampling, Sequence[int]], Iterator[Tensor | Surprise]]
@@ -82,6 +83,11 @@ def stochastic(model: Predictor) -> bool:
 def future_names(request: Request, model: Predictor) -> list[str]:
     """What the futures are called wherever they are seen."""
     return [f"seed {seed}" for seed in request.seeds] if stochastic(model) else ["mean future"]
+
+
+def imagined(request: Request, model: Predictor) -> bool:
+    """Whether the futures come from nothing and do not continue the clip."""
+    return bool(request.sampling(model).labels)
 
 
 def left(seconds: float) -> str:
@@ -142,11 +148,12 @@ def predict(
     began = time.perf_counter()
     if not stochastic(model):
         request = replace(request, futures=1)
+    sampling = request.sampling(model)
     progress = Progress(request, model, read_prompt(request, model), began=began)
     yield progress
     prompt, since = progress.prompt, time.perf_counter()
     truth = prompt.after[: request.frames]
-    for event in compute(model, prompt.video, truth, request.frames, request.sampling(model), request.seeds):
+    for event in compute(model, prompt.video, truth, request.frames, sampling, request.seeds):
         if isinstance(event, Surprise):
             progress.surprise = event
             continue
@@ -172,7 +179,7 @@ def conclude(progress: Progress) -> Run:
     if progress.surprise is not None:
         surprise = progress.surprise.where.numpy()
         report["surprise"] = told = _surprise(progress.surprise.bits.tolist(), progress.model, prompt)
-        if told["unusual_frames"]:
+        if told["unusual_frames"] and not report["imagined"]:
             report["notes"].insert(0, unlike(told["unusual_frames"], len(surprise)))
     report["total_seconds"] = round(time.perf_counter() - progress.began, 2)
     shown = [to_uint8(future) for future in futures]
@@ -181,6 +188,7 @@ def conclude(progress: Progress) -> Run:
 
 def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any]:
     request, model, prompt = progress.request, progress.model, progress.prompt
+    comparable = len(truth) and not imagined(request, model)
     return {
         "settings": request.settings() | {"prompt_frames": prompt.start},
         "family": model.family,
@@ -192,11 +200,12 @@ def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any
         "seeds": request.seeds,
         "names": future_names(request, model),
         "stochastic": stochastic(model),
+        "imagined": imagined(request, model),
         "fps": round(prompt.fps, 3),
         "first_frame_seconds": round(progress.first or 0.0, 2),
         "ms_per_frame": round(1000 * progress.computing / futures.shape[1], 1),
         "spread": _rounded(spread(futures).square().mean(dim=(-2, -1)).sqrt()),
-        "scores": scores(futures, truth, prompt.video[-1]) if len(truth) else None,
+        "scores": scores(futures, truth, prompt.video[-1]) if comparable else None,
         "surprise": None,
         "notes": notes(request, model, prompt),
     }
@@ -244,12 +253,13 @@ def _rounded(values: Tensor, digits: int = 4) -> list[Any]:
 def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     """What happened to the clip, and what else a visitor may wonder about; one sentence each."""
     c, clip, used = model.config, prompt.clip, len(prompt.video)
-    said = []
+    from_nothing = imagined(request, model)
+    said = [IMAGINED] if from_nothing else []
     if clip.truncated:
         said.append("The clip is longer than what the app reads, so only its start was used.")
-    if prompt.start > used:
+    if prompt.start > used and not from_nothing:
         said.append(f"The model saw the last {used} of the {prompt.start} frames before the future.")
-    elif used == 1:
+    elif used == 1 and not from_nothing:
         said.append("From a single frame the model can only guess what moves.")
     if clip.cropped:
         said.append("The clip was cropped to a square around its centre.")
@@ -257,7 +267,7 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         said.append("Black bars make the clip a square.")
     if tuple(clip.source_size) != (c.image_size, c.image_size):
         said.append(f"It was resized to the {c.image_size} x {c.image_size} pixels that the model works on.")
-    if used + request.frames > c.context_frames + 1:
+    if used + request.frames > c.context_frames + 1 and not from_nothing:
         said.append(f"The model looks back {c.context_frames} frames, so later ones no longer see the oldest.")
     if not stochastic(model):
         said.append(ONE_FUTURE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ MAX_STEPS = 16
 MAX_STRIDE = 8
 MAX_FPS = 60.0
 MAX_PROMPT = 600  # frames; as many as are read of a clip
+MAX_LABELS, MAX_LABEL = 4, 999  # how many, and the highest
 FITS = ("crop", "pad")
 NO_CLIP = "Choose an example or upload a clip first."
 
@@ -43,6 +45,7 @@ class Request:
     stride: int = 1  # every n-th frame of the file
     fit: str = "crop"
     fps: float = 0.0  # of what is made; 0 is the clip's own
+    labels: tuple[int, ...] = ()  # what to imagine without the clip, -1 for any; none continues it
 
     @property
     def seeds(self) -> list[int]:
@@ -50,13 +53,29 @@ class Request:
         return [(self.seed + k) % (MAX_SEED + 1) for k in range(self.futures)]
 
     def sampling(self, model: Predictor) -> Sampling:
-        """Only what the model honours differs from the defaults."""
+        """Only what the model honours differs from the defaults; raises Refused for labels that it does not know."""
+        classes, places = imaginable(model)
+        if classes and (len(self.labels) > places or max(self.labels, default=-1) >= classes):
+            asked = ", ".join(map(str, self.labels))
+            raise Refused(
+                f"Labels are {asked}, but {self.model} takes up to {places} of 0 to {classes - 1}, or -1 for any."
+            )
         names = [field.name for field in dataclasses.fields(Sampling)]
         return Sampling(**{name: getattr(self, name) for name in names if name in model.knobs})
 
     def settings(self) -> dict[str, Any]:
         """All but the clip, as JSON: enough to ask for the same again."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "clip"}
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items() if name != "clip"}
+
+
+def imaginable(model: Predictor) -> tuple[int, int]:
+    """(how many classes a model can imagine, how many of them in one clip); (0, 0) if it only continues clips."""
+    return (model.config.classes, model.config.labels) if "labels" in model.knobs else (0, 0)
+
+
+def called(labels: Sequence[int]) -> str:
+    """Labels in words: "3 and 7", "any"."""
+    return " and ".join("any" if label < 0 else str(label) for label in labels)
 
 
 def random_seed() -> int:
@@ -88,8 +107,8 @@ def remembered(values: Any, models: Collection[str]) -> dict[str, Any]:
     for name in checks.keys() & (values if isinstance(values, dict) else {}):
         value = values[name]
         with suppress(Refused, ValueError):
-            number = isinstance(value, str) and name not in ("model", "fit")
-            kept[name] = checks[name](float(value) if number else value)
+            number = isinstance(value, str) and name not in ("model", "fit", "labels")
+            kept[name] = _plain(checks[name](float(value) if number else value))
     return kept
 
 
@@ -136,6 +155,11 @@ def _number(value: Any) -> int | float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _show(value: Any) -> str:
     """A short, harmless rendering: what was sent may be long, or markup."""
     if value is None or value == "":
@@ -159,6 +183,23 @@ def _fit(value: Any) -> str:
     return value
 
 
+def _labels(value: Any) -> tuple[int, ...]:
+    """Of a list, a number, or a text such as "3, 7" or "any"; nothing is none."""
+    labels = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if isinstance(value, str):
+        words = re.findall(r"[^\s,]+", value.strip("[] "))
+        labels = [-1 if word == "any" else int(word) if re.fullmatch(r"-?\d{1,4}", word) else word for word in words]
+    if len(labels) > MAX_LABELS or not all(_is_label(label) for label in labels):
+        shown = ", ".join(map(_show, labels[:5])) if isinstance(value, list | tuple) else _show(value)
+        raise Refused(f"Labels must be up to {MAX_LABELS} whole numbers from -1 (any) to {MAX_LABEL}, not {shown}.")
+    return tuple(map(int, labels))
+
+
+def _is_label(value: Any) -> bool:
+    number = _number(value)
+    return number is not None and -1 <= number <= MAX_LABEL and number == int(number)
+
+
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "frames": lambda value: _whole("Frames", value, 1, MAX_FRAMES),
     "temperature": lambda value: _real("Temperature", value, 0, MAX_TEMPERATURE),
@@ -171,4 +212,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "stride": lambda value: _whole("Stride", value, 1, MAX_STRIDE),
     "fit": _fit,
     "fps": lambda value: _real("Frames a second", value, 0 if value == 0 else 1, MAX_FPS),
+    "labels": _labels,
 }
