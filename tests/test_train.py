@@ -117,10 +117,12 @@ def test_every_preset_is_a_model_that_survives_its_own_json(name):
     assert type(preset.model).from_dict(json.loads(json.dumps(preset.model.to_dict()))) == preset.model
 
 
-def test_the_vqgan_stage_waits_for_its_start_then_pushes_the_decoder(tiny):
+@pytest.mark.parametrize("family", ["stt", "videogpt"])
+def test_the_vqgan_stage_waits_for_its_start_then_pushes_the_decoder(family):
     torch.manual_seed(0)
-    stage = AdversarialTokenizer(tiny.tokenizer.requires_grad_(True), weight=0.5, start=1).train()
-    video = clips(tiny, 2, 2)
+    model = built(TINY_CONFIGS[family])
+    stage = AdversarialTokenizer(model.tokenizer.requires_grad_(True), weight=0.5, start=1).train()
+    video = clips(model, 2, 2)
     waiting = stage.loss(video)
     assert float(waiting.parts["adaptive_weight"]) == 0
     torch.testing.assert_close(waiting.total.detach(), waiting.parts["mse"] + waiting.parts["commitment"])

@@ -70,6 +70,6 @@ class AdversarialTokenizer(nn.Module):
         return (F.relu(1 - self.discriminator(real)).mean() + F.relu(1 + self.discriminator(fake)).mean()).float() / 2
 
     def _adaptive_weight(self, reconstruction: Tensor, deceived: Tensor) -> Tensor:
-        last = [m for m in self.tokenizer.decoder if isinstance(m, nn.Conv2d)][-1].weight
+        last = [m for m in self.tokenizer.decoder.modules() if isinstance(m, nn.Conv2d)][-1].weight
         norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (reconstruction, deceived)]
         return self.weight * (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4).detach()
