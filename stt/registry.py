@@ -5,14 +5,21 @@ from __future__ import annotations
 from stt.api import Config, Predictor, Tokenizer
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformer, TimeSformerConfig
+from stt.models.transframer import Transframer, TransframerConfig
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.tokenizer import FrameVQ, FrameVQConfig, VideoVQ, VideoVQConfig
 
-FAMILIES: dict[str, type[Predictor]] = {"stt": STT, "timesformer": TimeSformer, "videogpt": VideoGPT}
+FAMILIES: dict[str, type[Predictor]] = {
+    "stt": STT,
+    "timesformer": TimeSformer,
+    "transframer": Transframer,
+    "videogpt": VideoGPT,
+}
 TOKENIZERS: dict[str, type[Tokenizer]] = {"frame_vq": FrameVQ, "video_vq": VideoVQ}
 CONFIGS: dict[str, type[Config]] = {
     "stt": STTConfig,
     "timesformer": TimeSformerConfig,
+    "transframer": TransframerConfig,
     "videogpt": VideoGPTConfig,
     "frame_vq": FrameVQConfig,
     "video_vq": VideoVQConfig,

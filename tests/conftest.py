@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from stt.api import Predictor, PredictorConfig
+from stt.dct import DCTConfig
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
+from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS, FAMILIES
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
@@ -25,6 +27,11 @@ TINY_VIDEOGPT = VideoGPTConfig(
     image_size=16, tokenizer=TINY_VIDEO_TOKENIZER, context_frames=4, slices=3, dim=32, depth=2, heads=2, mlp_ratio=2,
     widths=(8, 16),
 )  # fmt: skip
+TINY_DCT = DCTConfig(image_size=16, channels=1, block=4, background=128, quality=10)
+TINY_TRANSFRAMER = TransframerConfig(
+    image_size=16, dct=TINY_DCT, context_frames=3, dim=32, depth=2, heads=2, mlp_ratio=2, widths=(16, 32), blocks=1,
+    draft=16, most_triples=96,
+)  # fmt: skip
 TINY_CONFIGS = {
     "stt": TINY,
     "stt, vector-quantized": STTConfig.from_dict(
@@ -40,6 +47,11 @@ TINY_CONFIGS = {
     "videogpt, unconditional": VideoGPTConfig.from_dict(
         TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}
     ),
+    "transframer": TINY_TRANSFRAMER,
+    "transframer, colour": TransframerConfig.from_dict(
+        TINY_TRANSFRAMER.to_dict() | {"channels": 3, "dct": TINY_DCT.to_dict() | {"channels": 3}}
+    ),
+    "transframer, residual": TransframerConfig.from_dict(TINY_TRANSFRAMER.to_dict() | {"residual": True}),
     "timesformer, colour": TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"channels": 3}),
 }
 

@@ -423,6 +423,10 @@ def test_kept_futures_play_beside_the_next_ones(page):
     page.locator(".player .keep").nth(1).click()
     predict(page)
     assert names(page)[2] == kept
+    choose_model(page, "slow")
+    set_number(page, "Frames", 1)
+    predict(page)
+    assert names(page)[2] == f"{kept} · tiny"  # beside those of another model it says whose it is
     page.locator(".player .kept .keep").click()
     assert len(names(page)) == 2
 

@@ -252,6 +252,11 @@ function moment(run, future, frame) { // [image, x, y, what it is]; imagined fut
   return [null, 0, 0, "waiting"];
 }
 
+// Whose a kept future is, beside those of another model.
+const foreign = (run) => {
+  const model = run.settings?.model;
+  return run !== current && current.settings && model !== current.settings.model && model !== run.detail ? model : "";
+};
 const CAPTIONS = { known: "clip", truth: "what really happened", over: "the clip ends here", beside: "the clip goes on" };
 
 function draw() {
@@ -270,7 +275,7 @@ function draw() {
       if (run === current) lay(pen, run, future);
     }
     figure.dataset.kind = kind;
-    const name = future < 0 ? CAPTIONS[kind] : run.detail ? `${run.names[future]} · ${run.detail}` : run.names[future];
+    const name = future < 0 ? CAPTIONS[kind] : [run.names[future], run.detail, foreign(run)].filter(Boolean).join(" · ");
     if (caption.textContent !== name) caption.textContent = name;
     if (future >= 0 && run.settings) caption.title = `${name}, ${run.settings.model}`;
     canvas.setAttribute("aria-label", `${name}, frame ${t + 1}`);
@@ -429,7 +434,7 @@ function thumbnails() {
     run.strips.at(-1)?.image?.decode().then(paint, () => {});
     const label = `Show again: ${run.names.length} × ${run.frames} frames, ${run.names[0]}`;
     const node = button(label, canvas, () => again(run), { class: "thumbnail", "aria-pressed": run === current });
-    node.append(make("span", {}, run.names[0].replace("seed ", "")));
+    node.append(make("span", {}, run.names[0].replace(/^seed | future$/, "")));
     return node;
   }));
   visit.hidden = results.size === 0;
