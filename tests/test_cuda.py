@@ -7,7 +7,7 @@ import torch
 
 import stt
 from stt.api import Sampling
-from tests.conftest import clips
+from tests.conftest import TINY_CONFIGS, built, clips, lively
 from train.data import DigitVideos, World
 from train.loop import LoopConfig, Run, accelerator_for
 from train.protocols import against_truth, held_out, moving_mnist
@@ -18,26 +18,39 @@ pytestmark = [
 ]
 
 
-def test_the_same_seed_gives_the_same_future_on_both_devices_within_40_db(tiny):
-    context = clips(tiny)[0]
-    on_cpu = stt.predict(tiny, context, 3, seeds=[0, 1])
-    on_cuda = stt.predict(tiny.cuda(), context, 3, seeds=[0, 1]).cpu()
+@pytest.fixture(params=["stt", "timesformer", "videogpt"])
+def model(request):
+    return lively(built(TINY_CONFIGS[request.param])).eval()
+
+
+def test_the_same_seed_gives_the_same_future_on_both_devices_within_40_db(model):
+    context = clips(model)[0]
+    on_cpu = stt.predict(model, context, 3, seeds=[0, 1])
+    on_cuda = stt.predict(model.cuda(), context, 3, seeds=[0, 1]).cpu()
     assert float((on_cpu - on_cuda).square().mean()) < 4e-4  # of a range of 2: 40 dB
 
 
-def test_temperature_zero_and_future_k_hold_on_cuda(tiny):
-    tiny.cuda()
-    context = clips(tiny)[0]
-    still = stt.predict(tiny, context, 3, Sampling(temperature=0), seeds=[0, 9])
-    torch.testing.assert_close(still[0], still[1], atol=1e-3, rtol=1e-3)
-    together = stt.predict(tiny, context, 3, seeds=[3, 11])
-    torch.testing.assert_close(together[1], stt.predict(tiny, context, 3, seeds=[11])[0], atol=1e-3, rtol=1e-3)
+def test_temperature_zero_and_future_k_hold_on_cuda(model):
+    model.cuda()
+    context = clips(model)[0]
+    still = stt.predict(model, context, 3, Sampling(temperature=0), seeds=[0, 9])
+    torch.testing.assert_close(still[0], still[-1], atol=1e-3, rtol=1e-3)
+    together = stt.predict(model, context, 3, seeds=[3, 11])
+    torch.testing.assert_close(together[-1], stt.predict(model, context, 3, seeds=[11])[0], atol=1e-3, rtol=1e-3)
 
 
-def test_a_training_step_runs_in_bf16(tiny, tmp_path):
-    run = Run(tiny, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
+def test_the_compiled_step_from_code_to_code_draws_the_same_codes():
+    model = lively(built(TINY_CONFIGS["videogpt"])).eval().cuda()
+    context = clips(model)[0]
+    plain = stt.predict(model, context, 4, seeds=[0, 1])
+    model.one = torch.compile(model.one)
+    torch.testing.assert_close(stt.predict(model, context, 4, seeds=[0, 1]), plain, atol=1e-3, rtol=1e-3)
+
+
+def test_a_training_step_runs_in_bf16(model, tmp_path):
+    run = Run(model, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
     run.raw.train()
-    loss = run.train_step(lambda size, index: (clips(tiny, size, seed=index).cuda(),))
+    loss = run.train_step(lambda size, index: (clips(model, size, seed=index).cuda(),))
     assert loss.total.isfinite()
 
 

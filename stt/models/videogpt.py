@@ -402,11 +402,11 @@ class VideoGPT(Predictor):
         before = before + self.places[done : done + c.cells]
         seen = cache[..., : done + c.cells, :]
         shifts = [block.shifts(label) for block in self.blocks], self.norm.shift(label)
-        drawn = []
+        positions, drawn = torch.arange(done, done + c.cells, device=cache.device), []
         for j in range(c.cells):
             token = self.begin if latent is None else self.embed(latent)
             x = (token + before[:, j]).expand(len(sequence), -1)[:, None]
-            logits = self.one(x, torch.tensor([done + j], device=x.device), seen, memory, *shifts)
+            logits = self.one(x, positions[j : j + 1], seen, memory, *shifts)
             ids = sample_logits(logits, sampling, gumbel[:, j] if gumbel is not None else logits)
             latent = self.tokenizer.quantizer.embed(ids[:, None])
             drawn.append(latent)
