@@ -12,7 +12,7 @@ import torch
 
 import stt
 from stt.api import Loss
-from stt.checkpoint import load_any
+from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
@@ -55,6 +55,15 @@ def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(tmp_path, muon):
         assert torch.equal(tensor, parts.raw.state_dict()[name]), name
     for name, tensor in whole.average.state_dict().items():
         assert torch.equal(tensor, parts.average.state_dict()[name]), name
+
+
+def test_a_run_that_goes_on_with_larger_batches_counts_its_clips(tmp_path):
+    assert trained(tmp_path, 3).clips == 6
+    larger = LoopConfig(steps=6, batch=3)
+    run = Run(STT(TINY), larger, tmp_path, accelerator_for("no", "cpu"), {})
+    run.resume()
+    run.train_step(batches(run.raw))
+    assert (run.step, run.clips) == (4, 9)
 
 
 def test_a_run_leaves_a_runnable_model_a_log_and_a_picture(tmp_path):
@@ -318,6 +327,10 @@ def test_the_commands_of_the_readme_train_a_tokenizer_and_a_predictor_and_score_
     tok = ["--tokenizer", tmp_path / "tok"]
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt")
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt", "--resume")
+    two = ["torch.distributed.run", "--nproc-per-node", 2, "-m"]  # a run of one process goes on with two
+    more = [*small[:-4], "--steps", 5, *small[-2:]]
+    run(*two, "train.predictor", "--preset", "one_digit_stt", *more, *tok, "--out", tmp_path / "stt", "--resume")
+    assert read_header(tmp_path / "stt" / "model.safetensors")["card"]["clips"] == 3 * 2 + 2 * 4
     scores = tmp_path / "scores.json"
     counts = ["--clips", 2, "--futures", 2, "--prompts", 1, "--sets", 4, "--moving-clips", 2, "--strokes", 1]
     run("train.evaluate", "--model", tmp_path / "stt", "--json", scores, "--sheet", tmp_path / "sheet.png", *counts)

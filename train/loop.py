@@ -138,7 +138,7 @@ class Run:
         module = LossModule(self.raw)
         self.module, self.optimizer = accelerator.prepare(module, self.optimizer)
         self.call = torch.compile(self.module) if config.compile else self.module
-        self.step = 0
+        self.step = self.clips = 0
         self.elapsed = 0.0
         self.cost = self.peak = 0.0  # operations of a clip, and operations a second that all processes could do
 
@@ -162,6 +162,7 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
+            "clips": self.clips,
             "elapsed": self.elapsed,
             "model": self.raw.state_dict(),
             "average": self.average.state_dict(),
@@ -172,8 +173,8 @@ class Run:
         checkpoint.save(self.averaged, self.out / checkpoint.FILE_NAME, card=card)
 
     def resume(self) -> None:
-        state = torch.load(self.state_path, map_location=self.accelerator.device, weights_only=True)
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+        self.step, self.clips, self.elapsed = state["step"], state["clips"], state["elapsed"]
         self.raw.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -183,10 +184,6 @@ class Run:
         self.cost = flops_per_clip(self.raw, *batches(1, 0))
         self.peak = peak_flops(self.accelerator.device, self.accelerator.mixed_precision)
         self.peak *= self.accelerator.num_processes
-
-    @property
-    def clips(self) -> int:
-        return self.step * self.config.batch * self.accelerator.num_processes
 
     def train_step(self, batches: Batches) -> Loss:
         """One optimizer step; data and noise depend on (seed, step, process) alone."""
@@ -206,6 +203,7 @@ class Run:
         self.optimizer.zero_grad()
         self.average.update_parameters(self.raw)
         self.step += 1
+        self.clips += c.batch * acc.num_processes
         return loss
 
     def log(self, figures: dict[str, float]) -> dict[str, float]:
