@@ -59,18 +59,23 @@ _gpu_stt = STTConfig(
 _cpu_video_tokenizer = VideoVQConfig()
 _gpu_video_tokenizer = VideoVQConfig(blocks=2)
 
-_cpu_videogpt = VideoGPTConfig(tokenizer=_cpu_video_tokenizer, classes=10)
+_cpu_videogpt = VideoGPTConfig(tokenizer=_cpu_video_tokenizer, classes=10, drop_frames=0.25)
 _gpu_videogpt = VideoGPTConfig(
-    tokenizer=_gpu_video_tokenizer, dim=224, depth=5, heads=7, widths=(64, 96), classes=10, labels=2
+    tokenizer=_gpu_video_tokenizer,
+    dim=224,
+    depth=5,
+    heads=7,
+    widths=(64, 96),
+    classes=10,
+    labels=2,
+    drop_frames=0.25,
 )
 
 _cpu_timesformer = TimeSformerConfig()
 _gpu_timesformer = TimeSformerConfig(dim=256, depth=5, heads=8)
 
 _cpu_transframer = TransframerConfig()
-_gpu_transframer = TransframerConfig(
-    dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416
-)
+_gpu_transframer = TransframerConfig(dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416)
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
 _predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
