@@ -137,7 +137,7 @@ def overfit(model, video) -> list[float]:
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    for _ in range(120):
+    for _ in range(160):
         loss = model.loss(video).total
         optimizer.zero_grad()
         loss.backward()
