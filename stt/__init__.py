@@ -8,6 +8,6 @@ for frames in stt.rollout(model, context, frames=10, sampling=stt.Sampling(tempe
 from stt.api import Sampling
 from stt.checkpoint import load, save
 from stt.registry import FAMILIES
-from stt.sampler import predict, rollout
+from stt.sampler import between, predict, rollout
 
-__all__ = ["FAMILIES", "Sampling", "load", "predict", "rollout", "save"]
+__all__ = ["FAMILIES", "Sampling", "between", "load", "predict", "rollout", "save"]

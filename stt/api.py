@@ -145,6 +145,7 @@ class Predictor(nn.Module, ABC):
     """A system that continues a clip. Randomness enters only as `noise`, never from global state."""
 
     family: ClassVar[str]
+    interpolates: ClassVar[bool] = False  # whether there is a `frame`
     knobs: frozenset[str]  # Sampling fields that change the result
     config: PredictorConfig
     card: Mapping[str, Any] = MappingProxyType({})  # how it was made and scored; stt.checkpoint.load sets it
@@ -164,6 +165,14 @@ class Predictor(nn.Module, ABC):
 
         B is `noise.futures`; a state of batch 1 serves any number of futures.
         """
+
+    def frame(self, context: Video, offsets: Tensor, sampling: Sampling, noise: Noise) -> Video:
+        """One frame (noise.futures, 1, C, H, W) given others (B, T, C, H, W) on any side of it, B 1 or the futures.
+
+        offsets (T,) are the others' times from it: -1 is the frame before it, 2 the second after it. Only for families
+        that interpolate.
+        """
+        raise NotImplementedError(f"{self.family} only continues clips")
 
     def surprise(self, video: Video) -> Surprise | None:
         """How little each frame of clips (B, T >= 2, C, H, W) was expected; the same clip always scores the same.

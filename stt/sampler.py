@@ -123,3 +123,50 @@ def predict(
 ) -> Video:
     """All of `rollout` at once: (len(seeds), frames, C, H, W)."""
     return torch.stack(list(rollout(model, context, frames, sampling, seeds)), dim=1)
+
+
+@torch.inference_mode()
+def between(
+    model: Predictor,
+    before: Tensor,
+    after: Tensor,
+    frames: int,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] = (0,),
+) -> Iterator[Tensor]:
+    """Fills the gap between two clips (T1, C, H, W) and (T2, C, H, W); yields `frames` tensors (len(seeds), C, H, W).
+
+    Its middle is drawn first, then those of the halves, so that every frame has near ones on both sides; each joins
+    the context. They are yielded in the order of time. Raises ValueError for a model that does not interpolate.
+    """
+    if frames < 1:
+        raise ValueError(f"frames is {frames}, must be at least 1")
+    if not model.interpolates:
+        raise ValueError(f"models of family {model.family} only continue clips, they fill no gaps")
+    device, count = next(model.parameters()).device, model.config.context_frames
+    noise, sampling = SeededNoise(seeds, device), sampling or Sampling()
+    before, after = (
+        fit_context(model, clip.to(device, torch.float32)[None]).expand(noise.futures, -1, -1, -1, -1)
+        for clip in (before, after[:count])
+    )
+    known = {t - before.shape[1]: frame for t, frame in enumerate(before.unbind(dim=1))}  # (F, C, H, W) by time
+    known |= {t + frames: frame for t, frame in enumerate(after.unbind(dim=1))}
+    done = 0
+    for asked in middles(0, frames):
+        near = sorted(known, key=lambda t: abs(t - asked))
+        near = [t for side in (-1, 1) for t in [t for t in near if (t - asked) * side > 0][:count]]
+        shown = torch.stack([known[t] for t in near], dim=1)
+        offsets = torch.tensor(near, device=device) - asked
+        known[asked] = model.frame(shown, offsets, sampling, noise)[:, 0].clamp(-1, 1)
+        while done < frames and done in known:
+            yield known[done]
+            done += 1
+
+
+def middles(start: int, end: int) -> Iterator[int]:
+    """The order in which a gap start ... end - 1 is filled: its middle, then its halves."""
+    if start < end:
+        middle = (start + end - 1) // 2
+        yield middle
+        yield from middles(start, middle)
+        yield from middles(middle + 1, end)

@@ -12,8 +12,8 @@ import stt
 from stt.api import Sampling
 from stt.dct import DCTConfig, Triples
 from stt.models import transframer
-from stt.models.transframer import NEVER, Transframer, TransframerConfig, between, middles, nearest
-from stt.sampler import SeededNoise, sample_logits
+from stt.models.transframer import NEVER, Transframer, TransframerConfig, nearest
+from stt.sampler import SeededNoise, middles, sample_logits
 from tests.conftest import TINY_CONFIGS, TINY_TRANSFRAMER, clips, lively
 
 
@@ -318,10 +318,14 @@ def test_a_frame_needs_times_that_are_whole_and_not_its_own(model):
 # ---- in between ------------------------------------------------------------------------------------------
 
 
+def between(*args, **options) -> torch.Tensor:
+    return torch.stack(list(stt.between(*args, **options)), dim=1)
+
+
 def test_a_gap_is_filled_from_its_middle():
-    assert middles(1) == [0] and middles(3) == [1, 0, 2] and middles(7)[:3] == [3, 1, 5]
-    for frames in (2, 6, 11):
-        assert sorted(middles(frames)) == list(range(frames))
+    assert list(middles(0, 3)) == [1, 0, 2] and list(middles(0, 7)) == [3, 1, 0, 2, 5, 4, 6]
+    for frames in (1, 2, 6, 11):
+        assert sorted(middles(0, frames)) == list(range(frames))
 
 
 def test_frames_in_between_depend_on_those_before_and_on_those_after(model):

@@ -14,7 +14,6 @@ carry no index, since their cells order them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -26,10 +25,12 @@ from torch import Tensor, nn
 from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.dct import DCTConfig, FrameDCT
 from stt.layers import Attention, AttentionBlock, CrossAttention, ResBlock, rotary
-from stt.sampler import SeededNoise, fit_context, sample_logits
+from stt.sampler import sample_logits
 
 NEVER = -1e9  # logit of what must not be drawn; finite, so that a row of nothing else has gradients
 WAVES = 32  # sines and cosines of a time
+FAR = 3  # times the reach, the most that a frame beyond the nearest is displaced
+AROUND = 4  # cells on each side that tell a cell's motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class TransframerConfig(PredictorConfig):
     residual: bool = False  # triples are what the frame differs from the nearest one that is there
     between: float = 0.3  # share of training clips whose asked-for frame has frames on both sides
     short_context: float = 0.1  # share of the others that see a random number of frames
+    own_past: float = 0.5  # share of training clips whose context went through the codec, as predictions do
     action_dim: int = 0  # numbers that annotate each frame beside its time
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class TransframerConfig(PredictorConfig):
         for name in ("reach", "action_dim"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
-        for name in ("between", "short_context"):
+        for name in ("between", "short_context", "own_past"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
 
@@ -95,13 +97,23 @@ class Scene(NamedTuple):
     layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, M, d)
     seen: Tensor  # (B, 1, 1, M) bool, which of them belong to frames
     displaced: Tensor  # (B, cells, D, K) coefficients of the nearest frame, displaced, in steps
+    motion: Tensor  # (B, D, h, w) how likely each displacement is, from two frames alone
     reference: Tensor  # (B, K, h, w) int64, what residuals are taken of
 
     def expand(self, batch: int) -> Scene:
         layers = tuple((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self.layers)
-        rest = (part.expand(batch, -1, -1, -1) for part in (self.asked, self.seen, self.displaced, self.reference))
-        asked, seen, displaced, reference = rest
-        return Scene(asked, layers, seen, displaced, reference)
+        rest = (
+            part.expand(batch, -1, -1, -1)
+            for part in (self.asked, self.seen, self.displaced, self.motion, self.reference)
+        )
+        asked, seen, displaced, motion, reference = rest
+        return Scene(asked, layers, seen, displaced, motion, reference)
+
+    def rows(self, index: Tensor) -> Scene:
+        layers = tuple((k[index], v[index]) for k, v in self.layers)
+        rest = (self.asked, self.seen, self.displaced, self.motion, self.reference)
+        asked, seen, displaced, motion, reference = (part[index] for part in rest)
+        return Scene(asked, layers, seen, displaced, motion, reference)
 
 
 class Scores(NamedTuple):
@@ -122,8 +134,8 @@ def nearest(offsets: Tensor, held: Tensor, count: int) -> Tensor:
     """Indices (B, min(count, T)) of the frames nearest to time 0, sides in turn, those that are not there last."""
     side, far = offsets > 0, offsets.abs()
     nearer = (side[:, None] == side[..., None]) & (far[:, None] < far[..., None]) & held[:, None]
-    key = 2 * nearer.sum(dim=-1) + side + ~held * (2 * held.shape[1] + 2)
-    return key.argsort(dim=-1, stable=True)[:, :count]
+    rank = nearer.sum(dim=-1) + ~held * held.shape[1]
+    return (rank * 2 * (far.amax() + 1) + 2 * far + side).argsort(dim=-1, stable=True)[:, :count]
 
 
 def look(table: Tensor, ids: Tensor) -> Tensor:
@@ -248,33 +260,34 @@ class Draft(nn.Module):
         self.channel = nn.Parameter(0.02 * torch.randn(k, 1, c.draft))
         self.body = ResBlock(c.draft)
         self.displace = nn.Conv2d(c.draft, (2 * c.reach + 1) ** 2, 1)
+        self.trust = nn.Parameter(torch.tensor(10.0))
         self.copies = nn.Conv2d(k, c.draft, 1)
         self.copy = nn.Conv2d(3, c.draft, 1)
         self.mix = nn.Sequential(
             nn.SiLU(), nn.Conv2d(c.draft, 2 * c.draft, 1), nn.SiLU(), nn.Conv2d(2 * c.draft, c.draft, 1)
         )
         self.fires = nn.Conv2d(c.draft, 1, 1)
+        self.clear = nn.Parameter(torch.zeros(1))  # log of how much a copied value says of whether a cell fires
         nn.init.constant_(self.fires.bias, -2.0)  # most cells hold nothing
 
-    def forward(self, asked: Tensor, images: Tensor, channel: Tensor, displaced: Tensor) -> Drafts:
-        """asked (B, W, h, w), images (B, 2 K, h, w), channel (B, M), displaced (B, cells, D, K).
-
-        Of the images nothing but the channels below `channel` counts.
-        """
+    def forward(self, scene: Scene, images: Tensor, channel: Tensor) -> Drafts:
+        """images (B, 2 K, h, w), channel (B, M): of the images nothing but the channels below `channel` counts."""
+        asked = scene.asked
         (b, m), k, side = channel.shape, len(self.channel), asked.shape[-1]
         below = torch.arange(k, device=channel.device) < channel[..., None]
         drawn = images[:, None] * below.repeat(1, 1, 2)[..., None, None]
         x = self.drawn(drawn.flatten(0, 1)).unflatten(0, (b, m)) + self.asked(asked)[:, None]
         x = self.body((x + look(self.channel, channel)[..., None, None]).flatten(0, 1))
-        weights = self.displace(F.silu(x)).float().softmax(dim=1)
-        weights = rearrange(weights, "(b m) d h w -> b (h w) m d", b=b)
-        copies = weights @ displaced  # (B, cells, M, K)
+        weights = self.displace(F.silu(x)).unflatten(0, (b, m)).float() + (self.trust * scene.motion)[:, None]
+        weights = rearrange(weights.softmax(dim=2), "b m d h w -> b (h w) m d")
+        copies = weights @ scene.displaced  # (B, cells, M, K)
         copied = copies.gather(-1, channel[:, None, :, None].expand(-1, side**2, -1, -1))[..., 0]  # (B, cells, M)
         seen = torch.stack([copied / 8, copied.sign() * copied.abs().log1p(), torch.tanh(2 * copied.abs() - 1)])
         x = x + self.copies(rearrange(copies / 8, "b (h w) m k -> (b m) k h w", h=side))
         x = x + self.copy(rearrange(seen, "c b (h w) m -> (b m) c h w", h=side))
         x = x + self.mix(x)
         hazards = rearrange(self.fires(F.silu(x)), "(b m) 1 h w -> b m (h w)", b=b)
+        hazards = hazards + self.clear.exp() * (copied.mT.abs().clamp(max=1.5) - 0.5)  # half a step rounds to one
         return Drafts(hazards, rearrange(x, "(b m) c h w -> b m (h w) c", b=b), copied.mT)
 
 
@@ -312,6 +325,7 @@ class TransframerState(NamedTuple):
 
 class Transframer(Predictor):
     family: ClassVar[str] = "transframer"
+    interpolates: ClassVar[bool] = True
     knobs: frozenset[str] = frozenset({"temperature", "top_k", "top_p"})
 
     def __init__(self, config: TransframerConfig) -> None:
@@ -362,43 +376,59 @@ class Transframer(Predictor):
         return torch.cat([dense * self.unit, logs], dim=-3)
 
     def scene(self, context: Context) -> Scene:
-        displaced = self.displaced(context.video[:, 0])
-        asked, low, note = self.unet(self.images(context.dense), context, self.motion(context, displaced))
+        displaced, motion = self.motion(context)
+        asked, low, note = self.unet(self.images(context.dense), context, motion)
         memory = self.memory(rearrange(low, "b s c h w -> b s h w c"))
         memory = memory + self.memory_note(note)[:, :, None, None] + self.memory_rows + self.memory_columns
         there = F.pad(context.held, (0, 1), value=True)
         seen = repeat(there, "b s -> b 1 1 (s n)", n=low.shape[-2] * low.shape[-1])
         memory = rearrange(memory, "b s h w d -> b (s h w) d")
         layers = tuple(block.cross.remember(memory) for block in self.blocks)
-        return Scene(asked, layers, seen, displaced, context.dense[:, 0])
+        return Scene(asked, layers, seen, displaced, motion, context.dense[:, 0])
 
-    def motion(self, context: Context, displaced: Tensor) -> Tensor:
-        """How well the nearest frame, displaced, matches the second nearest, (B, D, h, w): at most 1, 0 on average."""
-        if context.video.shape[1] == 1:
-            return displaced.new_zeros(len(displaced), displaced.shape[2], *context.dense.shape[-2:])
-        second = rearrange(context.dense[:, 1], "b k h w -> b (h w) 1 k")
-        off = ((displaced - second) * self.unit.flatten()).square().sum(dim=-1)  # (B, cells, D)
-        mean = off.mean(dim=-1, keepdim=True)
-        match = (mean - off) / (mean + 1e-3) * context.held[:, 1, None, None]
-        return rearrange(match, "b (h w) d -> b d h w", h=context.dense.shape[-1])
+    def displaced(self, frames: Tensor, shifts: Tensor) -> Tensor:
+        """Coefficients, in steps, of frames (B, C, H, W) seen from shifted cells: shifts (B, D, 2) -> (B, cells, D, K).
 
-    def displaced(self, frames: Tensor) -> Tensor:
-        """Coefficients of frames (B, C, H, W) at every displacement, (B, cells, D, K), in steps."""
-        c, reach = self.config, self.config.reach
+        Shifts are pixels (y, x), cut to those that FAR times `reach` allows; beyond the border lies the background.
+        """
+        c, far = self.config, FAR * self.config.reach
         colours = torch.einsum("yc,bchw->byhw", self.codec.to_ycbcr.float(), (frames + 1) * 127.5)
-        found = []
+        everywhere = []
         for component in range(c.channels):
             spacing = c.dct.spacing if component else 1
             plane = colours[:, component : component + 1] - (0 if component else c.dct.background)
             kernel = self.codec.basis.unflatten(-1, (c.dct.block, c.dct.block))
             kernel = kernel.repeat_interleave(spacing, 1).repeat_interleave(spacing, 2) / spacing**2
             kernel = (kernel / self.codec.steps[component, :, None, None]).float()[:, None]
-            more = reach + c.dct.block * (spacing - 1)
-            at = F.conv2d(F.pad(plane, (reach, more, reach, more)), kernel)
-            for axis in (2, 3):
-                at = at.unfold(axis, 2 * reach + 1, c.dct.block)
-            found.append(rearrange(at, "b k h w p q -> b (h w) (p q) k"))
-        return torch.stack(found, dim=-1).flatten(-2)
+            more = far + c.dct.block * spacing - 1
+            everywhere.append(F.conv2d(F.pad(plane, (far, more, far, more)), kernel))
+        everywhere = rearrange(torch.stack(everywhere, dim=2), "b k c y x -> b (y x) (k c)")
+        y, x = (shifts.clamp(-far, far) + far).unbind(dim=-1)  # (B, D)
+        corner = torch.arange(c.dct.grid, device=frames.device) * c.dct.block
+        rows, columns = corner[:, None, None, None] + y, corner[:, None, None] + x  # (h, 1, B, D), (w, B, D)
+        index = rearrange(rows * (c.image_size + 2 * far) + columns, "h w b d -> b (h w d)")
+        found = everywhere.gather(1, index[..., None].expand(-1, -1, everywhere.shape[-1]))
+        return rearrange(found, "b (n d) k -> b n d k", n=c.dct.positions)
+
+    @torch.no_grad()
+    def motion(self, context: Context) -> tuple[Tensor, Tensor]:
+        """The nearest frame as each motion would have it in the place of the asked-for one, (B, cells, D, K).
+
+        And how well the second nearest agrees, had it moved alike, around each cell (B, D, h, w): at most 1, 0 on
+        average.
+        """
+        c, side = self.config, torch.arange(-self.config.reach, self.config.reach + 1, device=context.video.device)
+        shifts = torch.cartesian_prod(side, side).expand(len(context.video), -1, -1)
+        nearest = self.displaced(context.video[:, 0], shifts)
+        if context.video.shape[1] == 1:
+            return nearest, nearest.new_zeros(len(nearest), shifts.shape[1], c.dct.grid, c.dct.grid)
+        pace = context.offsets[:, 1] / context.offsets[:, 0]
+        second = self.displaced(context.video[:, 1], (shifts * pace[:, None, None]).round().long())
+        off = ((nearest - second) * self.unit.flatten()).square().sum(dim=-1)  # (B, cells, D)
+        off = rearrange(off, "b (h w) d -> b d h w", h=c.dct.grid)
+        off = F.avg_pool2d(off, 2 * AROUND + 1, stride=1, padding=AROUND)
+        mean = off.mean(dim=1, keepdim=True)
+        return nearest, (mean - off) / (mean + 1e-4) * context.held[:, 1, None, None, None]
 
     @property
     def places(self) -> Tensor:
@@ -456,7 +486,7 @@ class Transframer(Predictor):
         moved, sharp, free = h.split([1, 1, h.shape[-1] - 2], dim=-1)
         sizes = torch.arange(1, self.codec.limit + 1, device=h.device)
         values = torch.cat([-sizes.flip(0), sizes])
-        return free - F.softplus(sharp - 2) * (values - copied[..., None] - moved).abs()
+        return free - F.softplus(sharp) * (values - copied[..., None] - moved).abs()
 
     def scores(self, scene: Scene, dense: Tensor) -> Scores:
         """How likely images (B, K, h, w) are, triple by triple: of no more than most_triples."""
@@ -467,7 +497,7 @@ class Transframer(Predictor):
         position, value = triples.position.masked_fill(end, 0), triples.value.masked_fill(end, 1)
 
         every = torch.arange(k, device=dense.device).expand(len(dense), -1)
-        drafts = self.draft(scene.asked, self.images(dense), every, scene.displaced)
+        drafts = self.draft(scene, self.images(dense), every)
         cell = channel * self.exists.shape[1] + position
         features = drafts.features.flatten(1, 2)
         features = features.gather(1, cell[..., None].expand(-1, -1, features.shape[-1]))  # (B, N, C)
@@ -507,12 +537,15 @@ class Transframer(Predictor):
         """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
+        c = self.config
         asked, held = self.task(*video.shape[:2], video.device)
         offsets = torch.arange(video.shape[1], device=video.device) - asked[:, None]
         each = torch.arange(len(video), device=video.device)
         if actions is not None:
             actions = torch.cat([actions, actions[each, asked][:, None]], dim=1)
-        scene = self.scene(self._context(video, offsets, held, actions))
+        own = (torch.rand(len(video), device=video.device) < c.own_past)[:, None, None, None, None]
+        context = torch.where(own, self.codec.decode(self.codec.encode(video)), video)
+        scene = self.scene(self._context(context, offsets, held, actions))
         scores = self.scores(scene, self._target(video[each, asked], scene))
         count = scores.alive.sum()
         ce = {name: getattr(scores, name).sum() / count for name in ("channel", "position", "value")}
@@ -635,7 +668,7 @@ class Transframer(Predictor):
         dense = torch.zeros(futures, k, c.dct.grid, c.dct.grid, dtype=torch.long, device=self.begin.device)
         channel, after = torch.zeros_like(every), torch.full_like(every, -1)
         ended = torch.zeros_like(every, dtype=torch.bool)
-        drafts = self.draft(scene.asked, self.images(dense), channel, scene.displaced)
+        drafts = self.draft(scene, self.images(dense), channel)
         x = self.begin.expand(futures, 1, -1)
         for n in range(c.most_triples):
             for block, memory, kept in zip(self.blocks, scene.layers, cache, strict=True):
@@ -650,7 +683,7 @@ class Transframer(Predictor):
             if moved.any():
                 channel, after = torch.where(moved, chosen, channel), torch.where(moved, -1, after)
                 rows = moved[:, 0].nonzero()[:, 0]
-                new = self.draft(scene.asked[rows], self.images(dense[rows]), channel[rows], scene.displaced[rows])
+                new = self.draft(scene.rows(rows), self.images(dense[rows]), channel[rows])
                 drafts = Drafts(*(old.index_copy(0, rows, part) for old, part in zip(drafts, new, strict=True)))
                 fires, _ = self.first(hidden, keys, drafts.hazards, channel, after)
             after = choose(1, fires, n)
@@ -672,44 +705,3 @@ def rows_of(table: Tensor, index: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """(B, N, K), (B, N) -> nats (B, N)."""
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-
-
-@torch.inference_mode()
-def between(
-    model: Transframer,
-    first: Tensor,
-    last: Tensor,
-    frames: int,
-    sampling: Sampling | None = None,
-    seeds: Sequence[int] = (0,),
-) -> Video:
-    """Fills the gap between clips (T1, C, H, W) and (T2, C, H, W): (len(seeds), frames, C, H, W).
-
-    The middle of the widest gap comes first, so that every frame has near ones on both sides; each joins the context.
-    """
-    if frames < 1:
-        raise ValueError(f"frames is {frames}, must be at least 1")
-    device, count = next(model.parameters()).device, model.config.context_frames
-    noise, sampling = SeededNoise(seeds, device), sampling or Sampling()
-    ends = [fit_context(model, end.to(device, torch.float32)[None]) for end in (first, last[:count])]
-    known = {t - ends[0].shape[1]: ends[0][:, t] for t in range(ends[0].shape[1])}  # (1 or futures, C, H, W) by time
-    known |= {frames + t: ends[1][:, t] for t in range(ends[1].shape[1])}
-    for asked in middles(frames):
-        near = sorted(known, key=lambda t: abs(t - asked))
-        near = [t for side in (-1, 1) for t in [t for t in near if (t - asked) * side > 0][:count]]
-        shown = torch.stack([known[t].expand(noise.futures, -1, -1, -1) for t in near], dim=1)
-        offsets = torch.tensor(near, device=device) - asked
-        known[asked] = model.frame(shown, offsets, sampling, noise)[:, 0].clamp(-1, 1)
-    return torch.stack([known[t] for t in range(frames)], dim=1)
-
-
-def middles(frames: int) -> list[int]:
-    """The order in which a gap is filled: its middle, then those of the halves, wide ones first."""
-    gaps, order = [(0, frames)], []
-    while gaps:
-        start, end = gaps.pop(0)
-        if start < end:
-            middle = (start + end - 1) // 2
-            order.append(middle)
-            gaps = sorted([*gaps, (start, middle), (middle + 1, end)], key=lambda gap: gap[0] - gap[1])
-    return order
