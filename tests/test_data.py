@@ -375,6 +375,23 @@ def test_a_sample_tells_what_its_clip_shows():
     assert torch.equal(render(clips.bank.pictures(clip.glyphs), places), clip.video)
 
 
+def test_a_segmentation_names_the_digit_of_every_pixel_of_ink(scans):
+    videos = DigitVideos(World(digits=1, frames=3, strokes=1.0), None, "test", count_strokes=40)
+    clip = videos.sample(4, seed=0, index=0)
+    levels = (videos.segmentation(clip) + 1) / 2
+    for video, level, label in zip(clip.video, levels, clip.labels, strict=True):
+        assert torch.equal(level > 0, video > 0)
+        torch.testing.assert_close(level[level > 0].unique(), (label + 1) / 10)
+
+
+def test_where_digits_overlap_the_higher_one_is_segmented():
+    videos = DigitVideos(World(digits=2, frames=6, strokes=1.0), None, "test", count_strokes=40)
+    clip = videos.sample(6, seed=0, index=0)
+    named = ((videos.segmentation(clip) + 1) * 5 - 1).round().long()  # -1 for none
+    for label, level in zip(clip.labels, named, strict=True):
+        assert set(level.unique().tolist()) <= {-1, *label.tolist()} and label.max() in level
+
+
 def test_true_futures_go_on_legally_and_differ_only_after_a_wall():
     clips = videos(World(digits=1, frames=10, strokes=1.0))
     clip = clips.sample(40, seed=0, index=0)

@@ -253,14 +253,46 @@ def test_a_slot_without_a_frame_is_as_if_it_were_not_there(model):
 
 def test_training_asks_for_frames_with_others_before_them_and_in_between_on_both_sides():
     model = Transframer(config(between=0.5, short_context=0.5))
-    asked, held = model.task(400, 6, torch.device("cpu"))
+    asked, held, wanted = model.task(400, 6, 0, torch.device("cpu"))
     times = torch.arange(6)
     before = (held & (times < asked[:, None])).sum(dim=1)
     after = (held & (times > asked[:, None])).sum(dim=1)
     assert not held[torch.arange(400), asked].any() and (before > 0).all()
     assert set(asked.tolist()) == {1, 2, 3, 4, 5} and {0, 1, 2, 3} <= set(before.tolist()) | {0}
-    assert 120 < (after > 0).sum() < 280
-    assert not model.task(50, 2, torch.device("cpu"))[1][:, 1].any()  # two frames have none in between
+    assert 120 < (after > 0).sum() < 280 and not wanted.any()
+    assert not model.task(50, 2, 0, torch.device("cpu"))[1][:, 1].any()  # two frames have none in between
+
+
+def test_training_asks_for_maps_mostly_of_frames_that_are_there():
+    asked, held, wanted = Transframer(config(maps=("a", "b"), map_share=0.5)).task(800, 6, 2, torch.device("cpu"))
+    its_own = held[torch.arange(800), asked]
+    assert 300 < (wanted > 0).sum() < 500 and not its_own[wanted == 0].any()
+    assert 0.65 < its_own[wanted > 0].float().mean() < 0.85
+    assert 0.35 < (wanted[wanted > 0] == 1).float().mean() < 0.65 and wanted.max() == 2
+
+
+def test_a_map_is_learned_beside_the_frames_and_differs_from_them():
+    torch.manual_seed(0)
+    model = Transframer(config(maps=("dark",), map_share=0.5))
+    video = clips(model, 2, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model.loss(video, torch.full_like(video, -1.0)[:, None]).total.backward()  # a map without any ink
+        optimizer.step()
+    context, offsets = video[:1, :3], torch.tensor([-2, -1, 0])
+    with torch.inference_mode():
+        dark = model.eval().frame(context, offsets, Sampling(temperature=0), SeededNoise([0]), ask="dark")
+        plain = model.frame(context[:, :2], offsets[:2], Sampling(temperature=0), SeededNoise([0]))
+    assert dark.std() < 0.05 and plain.std() > 0.2 and dark.mean() < -0.85
+
+
+def test_maps_that_the_config_does_not_name_are_refused(model):
+    video = clips(model, 1, 3)
+    with pytest.raises(ValueError, match=r"maps are \(1, 1, 3, 1, 16, 16\), must be 0 of each frame"):
+        model.loss(video, video[:, None])
+    with pytest.raises(ValueError, match=r"'depth' is asked for, the model knows \[\]"):
+        model.frame(video, torch.tensor([-2, -1, 0]), Sampling(), SeededNoise([0]), ask="depth")
 
 
 @pytest.mark.parametrize("between_share", [0.0, 1.0])
@@ -397,6 +429,7 @@ def test_only_the_likeliest_are_drawn_where_top_k_says_so(model):
         ({"most_triples": 257}, "most_triples is 257, must be 1 to 256"),
         ({"between": 1.5}, "between is 1.5, must be between 0 and 1"),
         ({"short_context": -1}, "short_context is -1, must be between 0 and 1"),
+        ({"map_share": 2}, "map_share is 2, must be between 0 and 1"),
         ({"action_dim": -2}, "action_dim is -2, must be 0"),
         ({"reach": -1}, "reach is -1, must be 0"),
     ],

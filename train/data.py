@@ -210,6 +210,7 @@ class DigitClip(NamedTuple):
     labels: Tensor  # (B, D) int64, which digits
     glyphs: Tensor  # (B, D) int64, indices into the bank
     states: BounceState  # (B, T + 1, D, 2), before each frame and after the last
+    positions: Tensor  # (B, T, D, 2) int64 pixels, where the digits are drawn
 
 
 class DigitVideos:
@@ -246,7 +247,15 @@ class DigitVideos:
         else:
             start = deterministic_start(size, w.digits, generator)
         moves = self._moves(start, w.frames, generator)
-        return DigitClip(self._render(ids, moves.positions), self.bank.labels[ids], ids, moves.states)
+        return DigitClip(self._render(ids, moves.positions), self.bank.labels[ids], ids, moves.states, moves.positions)
+
+    def segmentation(self, clip: DigitClip) -> Video:
+        """Which digit lies where, (B, T, 1, H, W): digit d is gray level (d + 1) / 10 on [0, 1], here in [-1, 1].
+
+        The higher digit lies in front.
+        """
+        ink = (self.bank.pictures(clip.glyphs) > 0.5) * (clip.labels.to(self.device)[..., None, None] + 1) / 10
+        return render(ink, clip.positions.to(self.device), self.world.image_size, "max")
 
     def futures(self, clip: DigitClip, at_frame: int, frames: int, count: int, seed: int) -> Video:
         """True futures (B, count, frames, 1, H, W) of the clips' first `at_frame` frames, re-simulated.

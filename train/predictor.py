@@ -84,12 +84,16 @@ def network(preset: Preset, tokenizer: str | None) -> nn.Module:
 
 
 def batches_of(videos: DigitVideos, preset: Preset) -> Batches:
-    """Clips, and which digits they show where the model knows classes."""
+    """Clips, and what else the model learns: which digits they show, or other images of their frames."""
+    classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
+    if set(maps) - {"digits"}:
+        raise SystemExit(f"maps are {', '.join(maps)}, this world has digits alone")
 
     def batches(size: int, index: int) -> tuple[Tensor, ...]:
         clips = videos.sample(size, preset.loop.seed, index)
-        labelled = getattr(preset.model, "classes", 0)
-        return (clips.video, clips.labels.to(videos.device)) if labelled else (clips.video,)
+        if maps:
+            return clips.video, videos.segmentation(clips)[:, None]
+        return (clips.video, clips.labels.to(videos.device)) if classes else (clips.video,)
 
     return batches
 

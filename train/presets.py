@@ -74,8 +74,10 @@ _gpu_videogpt = VideoGPTConfig(
 _cpu_timesformer = TimeSformerConfig()
 _gpu_timesformer = TimeSformerConfig(dim=256, depth=5, heads=8)
 
-_cpu_transframer = TransframerConfig()
-_gpu_transframer = TransframerConfig(dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416)
+_cpu_transframer = TransframerConfig(maps=("digits",))
+_gpu_transframer = replace(
+    _cpu_transframer, dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416
+)
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
 _predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
@@ -124,11 +126,11 @@ PRESETS: dict[str, Preset] = {
         model=_cpu_videogpt, world=replace(_one_digit, frames=15), loop=replace(_predictor_loop, batch=2),
     ),
     "digits_transframer": Preset(
-        summary="Transframer on Stochastic Moving MNIST, any frame from four others, sized for a GPU",
+        summary="Transframer on Stochastic Moving MNIST: any frame from four others, or its digits named; sized for a GPU",
         model=_gpu_transframer, world=replace(_two_digits, frames=10), loop=replace(_gpu_loop, batch=128, muon=True),
     ),
     "one_digit_transframer": Preset(
-        summary="Transframer on Stochastic Moving MNIST with one digit, sized for two CPU cores",
+        summary="Transframer on Stochastic Moving MNIST with one digit: frames and segmentation, sized for two CPU cores",
         model=_cpu_transframer, world=replace(_one_digit, frames=10), loop=replace(_predictor_loop, batch=2),
     ),
     "digits_timesformer": Preset(

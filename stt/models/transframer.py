@@ -2,7 +2,8 @@
 
 A U-Net sees the frames that are there, each with its time from the asked-for one; a causal transformer writes the
 asked-for frame as (channel, position, value), one triple after the other, until an end (arXiv 2203.09494; the sequence
-is that of arXiv 2103.03841). As any frame may be asked for, the same network predicts and fills gaps.
+is that of arXiv 2103.03841). As any frame may be asked for, the same network predicts and fills gaps; asked for another
+image of a frame, such as which digit lies where, it draws that.
 
 Where we differ. Positions follow a chain of hazards: every cell fires or is passed over, in the order of the sequence.
 A softmax over places would have to unlearn, at every step, the places that come later. The asked-for frame is a slot
@@ -52,6 +53,8 @@ class TransframerConfig(PredictorConfig):
     short_context: float = 0.1  # share of the others that see a random number of frames
     own_past: float = 0.5  # share of training clips whose context went through the codec, as predictions do
     action_dim: int = 0  # numbers that annotate each frame beside its time
+    maps: tuple[str, ...] = ()  # other images of a frame that may be asked for, by name
+    map_share: float = 0.15  # share of training clips that ask for one
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +74,7 @@ class TransframerConfig(PredictorConfig):
         for name in ("reach", "action_dim"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
-        for name in ("between", "short_context", "own_past"):
+        for name in ("between", "short_context", "own_past", "map_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
 
@@ -87,7 +90,7 @@ class Context(NamedTuple):
     dense: Tensor  # (B, S, K, h, w) int64
     offsets: Tensor  # (B, S) int64, times from the asked-for frame: negative is before it
     held: Tensor  # (B, S) bool, whether the slot holds a frame; the first always does
-    actions: Tensor  # (B, S + 1, A), the asked-for frame's last
+    notes: Tensor  # (B, S + 1, A + M) actions, and which map is asked for; the asked-for frame's last
 
 
 class Scene(NamedTuple):
@@ -206,7 +209,7 @@ class ContextUNet(nn.Module):
     def __init__(self, config: TransframerConfig) -> None:
         super().__init__()
         c = config
-        self.annotate = nn.Sequential(nn.Linear(WAVES + 1 + c.action_dim, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
+        self.annotate = nn.Sequential(nn.Linear(WAVES + 1 + c.action_dim + len(c.maps), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
         self.embed = nn.Conv2d(2 * c.dct.dct_channels, c.widths[0], 3, padding=1)
         self.motion = nn.Conv2d((2 * c.reach + 1) ** 2, c.widths[0], 3, padding=1)
         steps = list(zip(c.widths[:-1], c.widths[1:], strict=True))
@@ -221,7 +224,7 @@ class ContextUNet(nn.Module):
         images = F.pad(images * context.held[..., None, None, None], (0, 0, 0, 0, 0, 0, 0, 1))
         times = torch.cat(rotary(F.pad(context.offsets, (0, 1)).flatten(), WAVES, longest=16.0), dim=-1)
         held = F.pad(context.held, (0, 1)).to(images.dtype)[..., None]
-        note = self.annotate(torch.cat([times.unflatten(0, there.shape), held, context.actions], dim=-1))
+        note = self.annotate(torch.cat([times.unflatten(0, there.shape), held, context.notes], dim=-1))
         x = self.embed(images.flatten(0, 1)).unflatten(0, there.shape)
         x = torch.cat([x[:, :-1], x[:, -1:] + self.motion(motion)[:, None]], dim=1)
         fine = []
@@ -422,13 +425,14 @@ class Transframer(Predictor):
         nearest = self.displaced(context.video[:, 0], shifts)
         if context.video.shape[1] == 1:
             return nearest, nearest.new_zeros(len(nearest), shifts.shape[1], c.dct.grid, c.dct.grid)
-        pace = context.offsets[:, 1] / context.offsets[:, 0]
+        moves = context.offsets[:, 0] != 0  # a map of a frame that is there lies where that frame does
+        pace = context.offsets[:, 1] / torch.where(moves, context.offsets[:, 0], 1)
         second = self.displaced(context.video[:, 1], (shifts * pace[:, None, None]).round().long())
         off = ((nearest - second) * self.unit.flatten()).square().sum(dim=-1)  # (B, cells, D)
         off = rearrange(off, "b (h w) d -> b d h w", h=c.dct.grid)
         off = F.avg_pool2d(off, 2 * AROUND + 1, stride=1, padding=AROUND)
         mean = off.mean(dim=1, keepdim=True)
-        return nearest, (mean - off) / (mean + 1e-4) * context.held[:, 1, None, None, None]
+        return nearest, (mean - off) / (mean + 1e-4) * (context.held[:, 1] & moves)[:, None, None, None]
 
     @property
     def places(self) -> Tensor:
@@ -530,31 +534,38 @@ class Transframer(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, labels: Tensor | None = None, actions: Tensor | None = None) -> Loss:
+    def loss(self, video: Video, maps: Tensor | None = None, actions: Tensor | None = None) -> Loss:
         """Cross-entropy of one frame of each clip given others, in nats a triple; the parts are nats a triple too.
 
-        labels are ignored; actions (B, T, action_dim) annotate the frames.
+        maps (B, M, T, C, H, W) are the other images that the config names, without which none is asked for; actions
+        (B, T, action_dim) annotate the frames.
         """
+        c, known = self.config, 0 if maps is None else maps.shape[1]
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        c = self.config
-        asked, held = self.task(*video.shape[:2], video.device)
+        if maps is not None and (known != len(c.maps) or maps.shape[2:] != video.shape[1:]):
+            raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(c.maps)} of each frame of {tuple(video.shape)}")
+        asked, held, wanted = self.task(*video.shape[:2], known, video.device)
         offsets = torch.arange(video.shape[1], device=video.device) - asked[:, None]
         each = torch.arange(len(video), device=video.device)
         if actions is not None:
             actions = torch.cat([actions, actions[each, asked][:, None]], dim=1)
         own = (torch.rand(len(video), device=video.device) < c.own_past)[:, None, None, None, None]
         context = torch.where(own, self.codec.decode(self.codec.encode(video)), video)
-        scene = self.scene(self._context(context, offsets, held, actions))
-        scores = self.scores(scene, self._target(video[each, asked], scene))
+        scene = self.scene(self._context(context, offsets, held, wanted, actions))
+        images = video[:, None] if maps is None else torch.cat([video[:, None], maps], dim=1)
+        scores = self.scores(scene, self._target(images[each, wanted, asked], scene))
         count = scores.alive.sum()
         ce = {name: getattr(scores, name).sum() / count for name in ("channel", "position", "value")}
         total = sum(ce.values())
         bits = scores.nats.detach().sum() / (math.log(2) * video[:, 0].numel())
         return Loss(total, {f"ce_{name}": part.detach() for name, part in ce.items()} | {"bits_per_dim": bits})
 
-    def task(self, batch: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Draws which frame of each clip is asked for (B,) and which others are there (B, T)."""
+    def task(self, batch: int, frames: int, maps: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws which frame of each clip is asked for (B,), which others are there (B, T), and what of it (B,).
+
+        That is 0 for the frame itself, from 1 on for one of the maps; for these the frame mostly is there as well.
+        """
         c = self.config
 
         def below(ends: Tensor) -> Tensor:
@@ -574,18 +585,28 @@ class Transframer(Predictor):
         left, right = below(asked)[:, None], (asked + 1 + below((frames - 1 - asked).clamp(min=1)))[:, None]
         share = 2 * torch.rand(batch, 1, device=device)
         around = (times == left) | (times == right) | ((times < left) | (times > right)) & chance(share, batch, frames)
-        return asked, torch.where(between[:, None], around, ahead)
+        held = torch.where(between[:, None], around, ahead)
+        wanted = (1 + below(torch.full_like(asked, maps))) * chance(c.map_share, batch) if maps else 0 * asked
+        return asked, held | (times == asked[:, None]) & (wanted > 0)[:, None] & chance(0.75, batch, 1), wanted
 
-    def _context(self, video: Video, offsets: Tensor, held: Tensor, actions: Tensor | None = None) -> Context:
-        """The nearest frames of those that are there; offsets and held are (B, T)."""
-        index = nearest(offsets, held, self.config.context_frames)
+    def _context(
+        self,
+        video: Video,
+        offsets: Tensor,
+        held: Tensor,
+        wanted: Tensor | None = None,
+        actions: Tensor | None = None,
+    ) -> Context:
+        """The nearest frames of those that are there; offsets and held are (B, T), wanted (B,) as `task` draws it."""
+        c, index = self.config, nearest(offsets, held, self.config.context_frames)
         each = torch.arange(len(video), device=video.device)[:, None]
-        if actions is None:
-            annotated = video.new_zeros(len(video), index.shape[1] + 1, self.config.action_dim)
-        else:
-            annotated = torch.cat([actions[each, index], actions[:, -1:]], dim=1)
+        notes = video.new_zeros(len(video), index.shape[1] + 1, c.action_dim + len(c.maps))
+        if actions is not None:
+            notes[..., : c.action_dim] = torch.cat([actions[each, index], actions[:, -1:]], dim=1)
+        if wanted is not None:
+            notes[:, -1, c.action_dim :] = F.one_hot(wanted, len(c.maps) + 1)[:, 1:].to(notes.dtype)
         dense = self.codec.encode(video[each, index])
-        return Context(video[each, index], dense, offsets.gather(1, index), held.gather(1, index), annotated)
+        return Context(video[each, index], dense, offsets.gather(1, index), held.gather(1, index), notes)
 
     def _target(self, frames: Tensor, scene: Scene) -> Tensor:
         """Frames (B, C, H, W) -> the dense images whose triples are written."""
@@ -631,21 +652,29 @@ class Transframer(Predictor):
         return frame, TransframerState(torch.cat([recent, frame], dim=1)[:, -self.config.context_frames :])
 
     def frame(
-        self, context: Video, offsets: Tensor, sampling: Sampling, noise: Noise, actions: Tensor | None = None
+        self,
+        context: Video,
+        offsets: Tensor,
+        sampling: Sampling,
+        noise: Noise,
+        actions: Tensor | None = None,
+        ask: str = "",
     ) -> Video:
-        """The frame that is asked for, (noise.futures, 1, C, H, W), given others (B, T, C, H, W), B 1 or the futures.
+        """As `Predictor.frame`; of more than context_frames the nearest on both sides count.
 
-        offsets (T,) are the frames' times from the asked-for one: -1 is the frame before it, 2 the second after. Of
-        more than context_frames the nearest on both sides count. actions (B, T + 1, action_dim), the asked-for
-        frame's last.
+        actions: (B, T + 1, action_dim), the asked-for frame's last. ask: which of the config's maps of that frame is
+        wanted in its place; then the frame itself, of time 0, may be among the others.
         """
         if context.shape[1] < 1 or tuple(offsets.shape) != (context.shape[1],):
             raise ValueError(f"context has {context.shape[1]} frames, offsets are {offsets.tolist()}")
-        if offsets.is_floating_point() or not offsets.all():
+        if ask and ask not in self.config.maps:
+            raise ValueError(f"{ask!r} is asked for, the model knows {list(self.config.maps)}")
+        if offsets.is_floating_point() or not (ask or offsets.all()):
             raise ValueError(f"offsets are {offsets.tolist()}, must be whole and not 0: that is the asked-for frame")
         offsets = offsets.to(context.device).expand(len(context), -1)
-        held = torch.ones_like(offsets, dtype=torch.bool)
-        return self._drawn(self.scene(self._context(context, offsets, held, actions)), sampling, noise)
+        wanted = torch.full_like(offsets[:, 0], 1 + self.config.maps.index(ask) if ask else 0)
+        scene = self.scene(self._context(context, offsets, torch.ones_like(offsets).bool(), wanted, actions))
+        return self._drawn(scene, sampling, noise)
 
     def _drawn(self, scene: Scene, sampling: Sampling, noise: Noise) -> Video:
         dense = self.draw(scene.expand(noise.futures), sampling, noise)
