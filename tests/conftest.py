@@ -52,6 +52,7 @@ TINY_CONFIGS = {
         TINY_TRANSFRAMER.to_dict() | {"channels": 3, "dct": TINY_DCT.to_dict() | {"channels": 3}}
     ),
     "transframer, residual": TransframerConfig.from_dict(TINY_TRANSFRAMER.to_dict() | {"residual": True}),
+    "transframer, maps": TransframerConfig.from_dict(TINY_TRANSFRAMER.to_dict() | {"maps": ["digits"]}),
     "timesformer, colour": TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"channels": 3}),
 }
 

@@ -289,7 +289,7 @@ def test_a_map_is_learned_beside_the_frames_and_differs_from_them():
 
 def test_maps_that_the_config_does_not_name_are_refused(model):
     video = clips(model, 1, 3)
-    with pytest.raises(ValueError, match=r"maps are \(1, 1, 3, 1, 16, 16\), must be 0 of each frame"):
+    with pytest.raises(ValueError, match=r"maps are \(1, 1, 3, 1, 16, 16\), must be 0 a frame"):
         model.loss(video, video[:, None])
     with pytest.raises(ValueError, match=r"'depth' is asked for, the model knows \[\]"):
         model.frame(video, torch.tensor([-2, -1, 0]), Sampling(), SeededNoise([0]), ask="depth")

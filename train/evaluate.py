@@ -18,6 +18,7 @@ import stt
 from stt.api import Predictor, Sampling, Tokenizer, Video
 from stt.checkpoint import find, read_header
 from train.data import DigitVideos, World
+from train.interpolation import interpolation, segmentation
 from train.judge import load_judge
 from train.loop import rows_of_frames
 from train.protocols import (
@@ -35,7 +36,10 @@ from train.protocols import (
     surprise,
 )
 
-PROTOCOLS = ("tokenizer", "moving_mnist", "best_of", "truth", "spread", "frechet", "classes", "surprise")
+PROTOCOLS = (
+    "tokenizer", "moving_mnist", "best_of", "truth", "spread", "frechet", "classes", "surprise", "interpolation",
+    "segmentation",
+)  # fmt: skip
 JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
 SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
@@ -104,6 +108,14 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         title = f"{args.clips} clips of 20 frames, {source}; frames 3 to 20; bits of codes per pixel and channel"
         if figures:
             put("surprise", title, figures)
+    if "interpolation" in args.only and model.interpolates:
+        title = f"6 frames between 4 and 4, {args.prompts} clips, {source}; {args.futures} futures, "
+        title += f"seeds 0 to {args.futures - 1}, {drawn}; `blend` of the two ends, `flow`: Farneback's between them"
+        figures = interpolation(model, held_out(videos, args.prompts), judge, sampling, args.futures)
+        put("interpolation", title, figures)
+    if "segmentation" in args.only and "digits" in getattr(model.config, "maps", ()):
+        title = f"4 frames of {args.clips} clips, {source}; seed k for clip k, {drawn}; `codec`: the ceiling"
+        put("segmentation", title, segmentation(model, videos, held_out(videos, args.clips), sampling))
     return scores
 
 

@@ -126,11 +126,11 @@ PRESETS: dict[str, Preset] = {
         model=_cpu_videogpt, world=replace(_one_digit, frames=15), loop=replace(_predictor_loop, batch=2),
     ),
     "digits_transframer": Preset(
-        summary="Transframer on Stochastic Moving MNIST: any frame from four others, or its digits named; sized for a GPU",
+        summary="Transframer on Stochastic Moving MNIST: any frame of four others', its segmentation; for a GPU",
         model=_gpu_transframer, world=replace(_two_digits, frames=10), loop=replace(_gpu_loop, batch=128, muon=True),
     ),
     "one_digit_transframer": Preset(
-        summary="Transframer on Stochastic Moving MNIST with one digit: frames and segmentation, sized for two CPU cores",
+        summary="Transframer on Stochastic Moving MNIST with one digit: frames, segmentation; for two CPU cores",
         model=_cpu_transframer, world=replace(_one_digit, frames=10), loop=replace(_predictor_loop, batch=2),
     ),
     "digits_timesformer": Preset(

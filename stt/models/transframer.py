@@ -209,7 +209,9 @@ class ContextUNet(nn.Module):
     def __init__(self, config: TransframerConfig) -> None:
         super().__init__()
         c = config
-        self.annotate = nn.Sequential(nn.Linear(WAVES + 1 + c.action_dim + len(c.maps), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
+        self.annotate = nn.Sequential(
+            nn.Linear(WAVES + 1 + c.action_dim + len(c.maps), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
+        )
         self.embed = nn.Conv2d(2 * c.dct.dct_channels, c.widths[0], 3, padding=1)
         self.motion = nn.Conv2d((2 * c.reach + 1) ** 2, c.widths[0], 3, padding=1)
         steps = list(zip(c.widths[:-1], c.widths[1:], strict=True))
@@ -544,7 +546,7 @@ class Transframer(Predictor):
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if maps is not None and (known != len(c.maps) or maps.shape[2:] != video.shape[1:]):
-            raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(c.maps)} of each frame of {tuple(video.shape)}")
+            raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(c.maps)} a frame of {tuple(video.shape)}")
         asked, held, wanted = self.task(*video.shape[:2], known, video.device)
         offsets = torch.arange(video.shape[1], device=video.device) - asked[:, None]
         each = torch.arange(len(video), device=video.device)
