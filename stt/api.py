@@ -174,6 +174,12 @@ class Predictor(nn.Module, ABC):
         """
         raise NotImplementedError(f"{self.family} only continues clips")
 
+    def compile_step(self) -> None:
+        """Compiles what is called most often in drawing, for many futures to come; the first calls then take longer.
+
+        Nothing, as here, for families without such a step of fixed shapes.
+        """
+
     def surprise(self, video: Video) -> Surprise | None:
         """How little each frame of clips (B, T >= 2, C, H, W) was expected; the same clip always scores the same.
 

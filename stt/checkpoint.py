@@ -218,16 +218,18 @@ def load_any(source: str | Path, device: torch.device | str = "cpu") -> nn.Modul
     return model.eval()
 
 
-def load(source: str | Path, device: torch.device | str = "cpu") -> Predictor:
+def load(source: str | Path, device: torch.device | str = "cpu", *, compile: bool = False) -> Predictor:
     """Loads a predictor in eval mode from a file, a run's folder or "owner/repo[@revision]" on the Hub.
 
-    Its `card` says how it was made, its `weights` is the file's `weights_hash`.
+    Its `card` says how it was made, its `weights` is the file's `weights_hash`. compile: see `Predictor.compile_step`.
     Raises CheckpointError when the file is no predictor or the Hub does not give it, FileNotFoundError when
     there is none.
     """
     model = load_any(source, device)
     if not isinstance(model, Predictor):
         raise CheckpointError(f"{source} holds a {type(model).__name__}, which predicts nothing by itself")
+    if compile:
+        model.compile_step()
     return model
 
 

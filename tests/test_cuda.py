@@ -43,7 +43,7 @@ def test_the_compiled_step_from_code_to_code_draws_the_same_codes():
     model = lively(built(TINY_CONFIGS["videogpt"])).eval().cuda()
     context = clips(model)[0]
     plain = stt.predict(model, context, 4, seeds=[0, 1])
-    model.one = torch.compile(model.one)
+    model.compile_step()
     torch.testing.assert_close(stt.predict(model, context, 4, seeds=[0, 1]), plain, atol=1e-3, rtol=1e-3)
 
 

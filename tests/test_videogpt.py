@@ -132,6 +132,15 @@ def test_no_code_sees_itself_or_what_comes_after(model):
             assert place == 47 or not torch.allclose(after[:, place + 1], before[:, place + 1], atol=1e-3)
 
 
+def test_compiling_reaches_every_code_and_changes_none(model, monkeypatch):
+    context, calls = clips(model)[0], []
+    plain = stt.predict(model, context, 4, seeds=[0, 1])
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *args: (calls.append(1), function(*args))[1])
+    model.compile_step()
+    assert torch.equal(stt.predict(model, context, 4, seeds=[0, 1]), plain)
+    assert len(calls) == 4 // model.config.chunk_frames * model.config.cells
+
+
 def test_a_new_sequence_goes_on_after_the_last_frames_of_the_one_before(model):
     """The fourth slice is the first of a new sequence: as if the predicted frames had been the prompt."""
     context = clips(model, 1, 4)

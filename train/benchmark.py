@@ -77,7 +77,7 @@ def without_frames(model: VideoGPT) -> VideoGPT:
 def compiled(model: VideoGPT) -> VideoGPT:
     """A copy whose step from one code to the next is compiled."""
     model = copy.deepcopy(model)
-    model.one = torch.compile(model.one)
+    model.compile_step()
     return model
 
 
