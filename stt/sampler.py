@@ -136,8 +136,8 @@ def between(
 ) -> Iterator[Tensor]:
     """Fills the gap between two clips (T1, C, H, W) and (T2, C, H, W); yields `frames` tensors (len(seeds), C, H, W).
 
-    Its middle is drawn first, then those of the halves, so that every frame has near ones on both sides; each joins
-    the context. They are yielded in the order of time. Raises ValueError for a model that does not interpolate.
+    Frames are drawn from both ends inwards, so that each has one right beside it, and joins the context. They are
+    yielded in the order of time. Raises ValueError for a model that does not interpolate.
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}, must be at least 1")
@@ -152,7 +152,7 @@ def between(
     known = {t - before.shape[1]: frame for t, frame in enumerate(before.unbind(dim=1))}  # (F, C, H, W) by time
     known |= {t + frames: frame for t, frame in enumerate(after.unbind(dim=1))}
     done = 0
-    for asked in middles(0, frames):
+    for asked in inwards(frames):
         near = sorted(known, key=lambda t: abs(t - asked))
         near = [t for side in (-1, 1) for t in [t for t in near if (t - asked) * side > 0][:count]]
         shown = torch.stack([known[t] for t in near], dim=1)
@@ -163,10 +163,6 @@ def between(
             done += 1
 
 
-def middles(start: int, end: int) -> Iterator[int]:
-    """The order in which a gap start ... end - 1 is filled: its middle, then its halves."""
-    if start < end:
-        middle = (start + end - 1) // 2
-        yield middle
-        yield from middles(start, middle)
-        yield from middles(middle + 1, end)
+def inwards(frames: int) -> list[int]:
+    """0 ... frames - 1 from both ends in turn."""
+    return sorted(range(frames), key=lambda t: min(2 * t, 2 * (frames - 1 - t) + 1))

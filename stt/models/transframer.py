@@ -51,7 +51,8 @@ class TransframerConfig(PredictorConfig):
     residual: bool = False  # triples are what the frame differs from the nearest one that is there
     between: float = 0.3  # share of training clips whose asked-for frame has frames on both sides
     short_context: float = 0.1  # share of the others that see a random number of frames
-    own_past: float = 0.5  # share of training clips whose context went through the codec, as predictions do
+    own_past: float = 0.5  # share of training clips whose context is as if it had been drawn: coded, with mistakes
+    mistakes: float = 0.5  # of their triples, most that are lacking, and how far values are off
     action_dim: int = 0  # numbers that annotate each frame beside its time
     maps: tuple[str, ...] = ()  # other images of a frame that may be asked for, by name
     map_share: float = 0.15  # share of training clips that ask for one
@@ -74,13 +75,18 @@ class TransframerConfig(PredictorConfig):
         for name in ("reach", "action_dim"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
-        for name in ("between", "short_context", "own_past", "map_share"):
+        for name in ("between", "short_context", "own_past", "mistakes", "map_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
 
     @classmethod
     def nested(cls) -> dict[str, type[Config]]:
         return {"dct": DCTConfig}
+
+    @property
+    def others(self) -> int:
+        """Frames beside the nearest one."""
+        return max(self.context_frames - 1, 1)
 
 
 class Context(NamedTuple):
@@ -100,23 +106,19 @@ class Scene(NamedTuple):
     layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, M, d)
     seen: Tensor  # (B, 1, 1, M) bool, which of them belong to frames
     displaced: Tensor  # (B, cells, D, K) coefficients of the nearest frame, displaced, in steps
-    motion: Tensor  # (B, D, h, w) how likely each displacement is, from two frames alone
+    motion: Tensor  # (B, others, D, h, w) how well every other frame agrees with each displacement
     reference: Tensor  # (B, K, h, w) int64, what residuals are taken of
 
     def expand(self, batch: int) -> Scene:
         layers = tuple((k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self.layers)
-        rest = (
-            part.expand(batch, -1, -1, -1)
-            for part in (self.asked, self.seen, self.displaced, self.motion, self.reference)
-        )
-        asked, seen, displaced, motion, reference = rest
-        return Scene(asked, layers, seen, displaced, motion, reference)
+        rest = (part.expand(batch, *part.shape[1:]) for part in (self.asked, self.seen, *self[3:]))
+        asked, seen, *others = rest
+        return Scene(asked, layers, seen, *others)
 
     def rows(self, index: Tensor) -> Scene:
         layers = tuple((k[index], v[index]) for k, v in self.layers)
-        rest = (self.asked, self.seen, self.displaced, self.motion, self.reference)
-        asked, seen, displaced, motion, reference = (part[index] for part in rest)
-        return Scene(asked, layers, seen, displaced, motion, reference)
+        asked, seen, *others = (part[index] for part in (self.asked, self.seen, *self[3:]))
+        return Scene(asked, layers, seen, *others)
 
 
 class Scores(NamedTuple):
@@ -213,7 +215,7 @@ class ContextUNet(nn.Module):
             nn.Linear(WAVES + 1 + c.action_dim + len(c.maps), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
         )
         self.embed = nn.Conv2d(2 * c.dct.dct_channels, c.widths[0], 3, padding=1)
-        self.motion = nn.Conv2d((2 * c.reach + 1) ** 2, c.widths[0], 3, padding=1)
+        self.motion = nn.Conv2d(c.others * (2 * c.reach + 1) ** 2, c.widths[0], 3, padding=1)
         steps = list(zip(c.widths[:-1], c.widths[1:], strict=True))
         self.levels = nn.ModuleList(Level(width, 1, c.dim, lowest=False) for width in c.widths[:-1])
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 4, stride=2, padding=1) for fine, coarse in steps)
@@ -221,14 +223,14 @@ class ContextUNet(nn.Module):
         self.ups = nn.ModuleList(Up(coarse, fine) for fine, coarse in reversed(steps))
 
     def forward(self, images: Tensor, context: Context, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images (B, S, C, h, w), motion (B, D, h, w) -> (B, W, h, w), (B, S + 1, W', h', w'), (B, S + 1, dim)."""
+        """images (B, S, C, h, w), motion (B, N, D, h, w) -> (B, W, h, w), (B, S + 1, W', h', w'), (B, S + 1, dim)."""
         there = F.pad(context.held, (0, 1), value=True)  # the asked-for frame comes last, as an empty image
         images = F.pad(images * context.held[..., None, None, None], (0, 0, 0, 0, 0, 0, 0, 1))
         times = torch.cat(rotary(F.pad(context.offsets, (0, 1)).flatten(), WAVES, longest=16.0), dim=-1)
         held = F.pad(context.held, (0, 1)).to(images.dtype)[..., None]
         note = self.annotate(torch.cat([times.unflatten(0, there.shape), held, context.notes], dim=-1))
         x = self.embed(images.flatten(0, 1)).unflatten(0, there.shape)
-        x = torch.cat([x[:, :-1], x[:, -1:] + self.motion(motion)[:, None]], dim=1)
+        x = torch.cat([x[:, :-1], x[:, -1:] + self.motion(motion.flatten(1, 2))[:, None]], dim=1)
         fine = []
         for level, down in zip(self.levels, self.downs, strict=True):
             fine.append(level(x, note, there))
@@ -265,7 +267,7 @@ class Draft(nn.Module):
         self.channel = nn.Parameter(0.02 * torch.randn(k, 1, c.draft))
         self.body = ResBlock(c.draft)
         self.displace = nn.Conv2d(c.draft, (2 * c.reach + 1) ** 2, 1)
-        self.trust = nn.Parameter(torch.tensor(10.0))
+        self.trust = nn.Parameter(torch.full((c.others, 1, 1, 1), 10.0 / c.others))
         self.copies = nn.Conv2d(k, c.draft, 1)
         self.copy = nn.Conv2d(3, c.draft, 1)
         self.mix = nn.Sequential(
@@ -283,7 +285,8 @@ class Draft(nn.Module):
         drawn = images[:, None] * below.repeat(1, 1, 2)[..., None, None]
         x = self.drawn(drawn.flatten(0, 1)).unflatten(0, (b, m)) + self.asked(asked)[:, None]
         x = self.body((x + look(self.channel, channel)[..., None, None]).flatten(0, 1))
-        weights = self.displace(F.silu(x)).unflatten(0, (b, m)).float() + (self.trust * scene.motion)[:, None]
+        agreed = (self.trust * scene.motion).sum(dim=1)
+        weights = self.displace(F.silu(x)).unflatten(0, (b, m)).float() + agreed[:, None]
         weights = rearrange(weights.softmax(dim=2), "b m d h w -> b (h w) m d")
         copies = weights @ scene.displaced  # (B, cells, M, K)
         copied = copies.gather(-1, channel[:, None, :, None].expand(-1, side**2, -1, -1))[..., 0]  # (B, cells, M)
@@ -419,22 +422,26 @@ class Transframer(Predictor):
     def motion(self, context: Context) -> tuple[Tensor, Tensor]:
         """The nearest frame as each motion would have it in the place of the asked-for one, (B, cells, D, K).
 
-        And how well the second nearest agrees, had it moved alike, around each cell (B, D, h, w): at most 1, 0 on
-        average.
+        And how well every other frame agrees, had it moved alike, around each cell (B, others, D, h, w):
+        at most 1, 0 on average; 0 where none is there, the motion is beyond FAR, or the asked-for frame is there.
         """
         c, side = self.config, torch.arange(-self.config.reach, self.config.reach + 1, device=context.video.device)
-        shifts = torch.cartesian_prod(side, side).expand(len(context.video), -1, -1)
+        shifts = torch.cartesian_prod(side, side).expand(len(context.video), -1, -1)  # (B, D, 2)
         nearest = self.displaced(context.video[:, 0], shifts)
-        if context.video.shape[1] == 1:
-            return nearest, nearest.new_zeros(len(nearest), shifts.shape[1], c.dct.grid, c.dct.grid)
-        moves = context.offsets[:, 0] != 0  # a map of a frame that is there lies where that frame does
-        pace = context.offsets[:, 1] / torch.where(moves, context.offsets[:, 0], 1)
-        second = self.displaced(context.video[:, 1], (shifts * pace[:, None, None]).round().long())
-        off = ((nearest - second) * self.unit.flatten()).square().sum(dim=-1)  # (B, cells, D)
-        off = rearrange(off, "b (h w) d -> b d h w", h=c.dct.grid)
-        off = F.avg_pool2d(off, 2 * AROUND + 1, stride=1, padding=AROUND)
-        mean = off.mean(dim=1, keepdim=True)
-        return nearest, (mean - off) / (mean + 1e-4) * (context.held[:, 1] & moves)[:, None, None, None]
+        agreed = nearest.new_zeros(len(nearest), c.others, shifts.shape[1], c.dct.grid, c.dct.grid)
+        away = context.offsets[:, :1]
+        pace = context.offsets[:, 1:] / torch.where(away == 0, 1, away)  # a map lies where its own frame does
+        there = context.held[:, 1:] & (away != 0)
+        for k in range(context.video.shape[1] - 1):
+            moved = (shifts * pace[:, k, None, None]).round().long()
+            near = (moved.abs() <= FAR * c.reach).all(dim=-1) & there[:, k, None]  # (B, D)
+            off = (nearest - self.displaced(context.video[:, k + 1], moved)) * self.unit.flatten()
+            off = rearrange(off.square().sum(dim=-1), "b (h w) d -> b d h w", h=c.dct.grid)
+            off = F.avg_pool2d(off, 2 * AROUND + 1, stride=1, padding=AROUND)
+            near = near[..., None, None]
+            mean = (off * near).sum(dim=1, keepdim=True) / near.sum(dim=1, keepdim=True).clamp(min=1)
+            agreed[:, k] = (mean - off) / (mean + 1e-4) * near
+        return nearest, agreed
 
     @property
     def places(self) -> Tensor:
@@ -552,8 +559,7 @@ class Transframer(Predictor):
         each = torch.arange(len(video), device=video.device)
         if actions is not None:
             actions = torch.cat([actions, actions[each, asked][:, None]], dim=1)
-        own = (torch.rand(len(video), device=video.device) < c.own_past)[:, None, None, None, None]
-        context = torch.where(own, self.codec.decode(self.codec.encode(video)), video)
+        context = self.as_drawn(video)
         scene = self.scene(self._context(context, offsets, held, wanted, actions))
         images = video[:, None] if maps is None else torch.cat([video[:, None], maps], dim=1)
         scores = self.scores(scene, self._target(images[each, wanted, asked], scene))
@@ -562,6 +568,17 @@ class Transframer(Predictor):
         total = sum(ce.values())
         bits = scores.nats.detach().sum() / (math.log(2) * video[:, 0].numel())
         return Loss(total, {f"ce_{name}": part.detach() for name, part in ce.items()} | {"bits_per_dim": bits})
+
+    @torch.no_grad()
+    def as_drawn(self, video: Video) -> Video:
+        """Clips, some of them as if this model had drawn them: triples are lacking, their values are off."""
+        c, dense = self.config, self.codec.encode(video)
+        own, wrong = torch.rand(2, len(video), 1, 1, 1, 1, device=video.device)
+        wrong = c.mistakes * wrong
+        off = (wrong * (1 + dense.abs()) * torch.randn(dense.shape, device=video.device)).round().long()
+        kept = (dense != 0) & (torch.rand(dense.shape, device=video.device) >= wrong / 2)
+        drawn = ((dense + off) * kept).clamp(-self.codec.limit, self.codec.limit)
+        return torch.where(own < c.own_past, self.codec.decode(drawn), video)
 
     def task(self, batch: int, frames: int, maps: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Draws which frame of each clip is asked for (B,), which others are there (B, T), and what of it (B,).
@@ -584,7 +601,10 @@ class Transframer(Predictor):
         count = torch.where(chance(c.short_context, batch), 1 + below(full), full)
         ahead = (times - asked[:, None] + count[:, None] >= 0) & (times < asked[:, None])
         # in between: a gap around the asked-for frame; beyond it all frames are there, or a random part of them
+        # often next to it, as when gaps are filled from their ends
         left, right = below(asked)[:, None], (asked + 1 + below((frames - 1 - asked).clamp(min=1)))[:, None]
+        left = torch.where(chance(0.4, batch, 1), asked[:, None] - 1, left)
+        right = torch.where(chance(0.4, batch, 1), asked[:, None] + 1, right)
         share = 2 * torch.rand(batch, 1, device=device)
         around = (times == left) | (times == right) | ((times < left) | (times > right)) & chance(share, batch, frames)
         held = torch.where(between[:, None], around, ahead)
