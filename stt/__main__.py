@@ -64,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}", type=str if name in WORDS else number, default=default,
             metavar=WORDS.get(name, "N"), help=text + f" (default: {default})" * (default is not None),
         )  # fmt: skip
+    predict.add_argument(
+        "--between", action="store_true", help="fill a gap in the clip, where the model interpolates: it starts after "
+        "the prompt frames, and so many frames are missing",
+    )  # fmt: skip
     predict.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     predict.add_argument(
         "--out", type=Path, metavar="FILE", help=".mp4 or .gif; one future: the clip and then that future; several: "
@@ -80,7 +84,7 @@ def predict_clip(args: argparse.Namespace) -> None:
     source = args.model or str(SHIPPED)
     if not args.model and not SHIPPED.is_file():
         raise Refused(f"No model came with this copy of the package; give one by --model, {MODEL}.")
-    settings = {name: CHECKS[name](getattr(args, name)) for name in SETTINGS}
+    settings = {name: CHECKS[name](getattr(args, name)) for name in (*SETTINGS, "between")}
     request = Request(clip=args.clip, model=name_of(source), **settings)
     videos = files(request, args.out or Path(f"{args.clip.stem}-future.mp4"), args.each)
     report = Path(args.report) if args.report not in (None, "-") else None

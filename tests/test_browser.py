@@ -327,6 +327,58 @@ def test_digits_are_imagined_and_their_settings_travel(page, running):
     wait_for(lambda: imagined(page) == ["3", "7"])
 
 
+# ---- filling gaps ----------------------------------------------------------------------------------------
+
+
+def in_between(page):
+    return page.get_by_label("In between")
+
+
+def test_a_gap_is_filled_and_shown_between_the_frames_around_it(page, running, tmp_path):
+    assert in_between(page).count() == 0
+    upload(page, moving_dot(tmp_path / "long.mp4", frames=9))
+    choose_model(page, "filler")
+    set_number(page, "Futures", 2)
+    in_between(page).check()
+    number(page, "Gap length").wait_for()
+    page.wait_for_function("document.querySelector('[aria-label=\"number input for Gap length\"]').value === '7'")
+    set_number(page, "Gap length", 3)  # of nine frames; ten would not have left one on each side
+    page.wait_for_timeout(500)
+    set_number(page, "Gap after", 4)
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollHeight") <= 800
+    predict(page)
+    kept = result(page)
+    before, ending = sheet(kept["prompt"], 16)[0], sheet(kept["ending"], 16)[0]
+    truth, futures = sheet(kept["truth"], 16)[0], sheet(kept["strips"][0]["src"], 16)
+    assert (len(before), futures.shape[:2], len(ending)) == (3, (2, 3), 2)
+    for k, future in enumerate((truth, *futures)):
+        for frame, expected in enumerate((*before, *future, *ending)):
+            at_frame(page, frame)
+            np.testing.assert_array_equal(panel(page, k), expected)
+    assert page.locator(".player .where").inner_text() == "after 2 of 2"
+    assert page.locator(".player .future").first.get_attribute("data-kind") == "known"
+    at_frame(page, 4)
+    assert page.locator(".player .where").inner_text() == "filled in 2 of 3"
+    assert page.locator(".player .clip .name").inner_text() == "what really happened"
+    assert "3 frames before, 2 after, 3 filled in" in page.locator(".player .facts").inner_text()
+    assert "blended" in page.locator(".player .curves").inner_text()
+    assert "between=true" in page.url
+    address = page.url
+    page.locator(".player .extend").first.click()  # to be continued, and not filled once more
+    wait_for(lambda: number(page, "Prompt frames").count() and number(page, "Prompt frames").input_value() == "8")
+    assert not in_between(page).is_checked()
+    page.locator(".player .thumbnail").first.click()  # the result comes back, and with it its settings
+    wait_for(lambda: number(page, "Gap after").count() and number(page, "Gap after").input_value() == "4")
+    assert in_between(page).is_checked()
+    choose_model(page, "tiny")
+    wait_for(lambda: in_between(page).count() == 0 and number(page, "Prompt frames").count())
+    predict(page)
+    assert not result(page)["between"]
+    page.goto(address)
+    wait_for(lambda: in_between(page).count() and in_between(page).is_checked())
+
+
 # ---- using results ---------------------------------------------------------------------------------------
 
 

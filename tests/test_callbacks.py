@@ -13,14 +13,14 @@ import pytest
 
 from stt.ui import callbacks
 from stt.ui.callbacks import EMPTY, plain_errors
-from stt.ui.layout import arranged, dropdown
+from stt.ui.layout import arranged, dropdown, phrased
 from stt.ui.prediction import predict
 from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
-from tests.desk_fixtures import ME, SETTINGS, Desk, changed, values
+from tests.desk_fixtures import ME, SETTINGS, Desk, changed, event_of, values
 from tests.test_player import sheet
-from tests.ui_fixtures import dreamer
+from tests.ui_fixtures import dreamer, filler
 
 
 def test_whatever_goes_wrong_becomes_one_harmless_sentence():
@@ -146,7 +146,7 @@ def test_what_was_wanted_for_one_clip_is_not_wanted_for_the_next(desk):
 
 
 def test_a_moved_start_or_another_stride_is_looked_at_again(desk):
-    player, start = desk.callbacks.look(ME, *values(desk.upload(), prompt_frames=5))
+    player, start, _ = desk.callbacks.look(ME, *values(desk.upload(), prompt_frames=5))
     assert (player["given"], player["truth_frames"], start["maximum"]) == (5, 1, 6)
     assert desk.callbacks.look(ME, *values(desk.upload(), prompt_frames=11))[1]["value"] == 6
     assert desk.callbacks.look(ME, *values(None))[0] == EMPTY
@@ -250,3 +250,91 @@ def test_only_places_that_the_model_can_fill_are_shown_and_the_second_waits_for_
 def test_labels_that_another_model_cannot_imagine_are_taken_back():
     assert arranged(dreamer(1), [3, 7], 2)[0] == [3]
     assert arranged(dreamer(2), [12, 7, 8], 2)[0] == [7, 8]
+
+
+# ---- filling gaps ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gaps(desk):
+    """A desk with a model that fills gaps, of which it is asked for one of three frames in a clip of twelve."""
+    desk.callbacks.models = {**desk.models, "filler": filler()}
+    return lambda clip=None, **changes: values(
+        clip or desk.upload(), **{"model": "filler", "stride": 1, "prompt_frames": 4, "between": True, **changes}
+    )
+
+
+def test_a_gap_is_filled_and_shown_between_the_frames_around_it(desk, gaps):
+    *_, (shown, _) = desk.callbacks.watch(ME, False, *gaps())
+    assert (shown["given"], shown["frames"], shown["ending_frames"]) == (3, 3, 3)
+    assert desk.runs.get(shown["id"]).report["settings"]["between"]
+
+
+def test_a_model_without_the_control_for_gaps_continues_the_clip(desk, gaps):
+    *_, (shown, _) = desk.callbacks.watch(ME, False, *gaps(model="tiny"))
+    assert not shown["between"] and not shown["settings"]["between"]
+    with pytest.raises(gr.Error, match="tiny only continues clips"):
+        list(desk.callbacks.predict(*gaps(model="tiny")))
+
+
+@pytest.mark.parametrize(
+    ("start", "frames", "shown"), [(4, 3, (4, 8, 3)), (11, 3, (8, 8, 3)), (4, 10, (1, 2, 10)), (4, 40, (1, 2, 10))]
+)
+def test_a_gap_is_moved_and_shortened_until_it_lies_in_the_clip(desk, gaps, start, frames, shown):
+    player, control, kept = desk.callbacks.look(ME, *gaps(prompt_frames=start, frames=frames))
+    assert (control["value"], control["maximum"], player["frames"]) == shown
+    assert kept == (gr.skip() if frames == shown[2] else shown[2])
+    assert player["ending_frames"] == min(12 - shown[0] - shown[2], 3) and player["truth_frames"] == shown[2]
+
+
+def test_a_clip_too_short_for_any_gap_is_explained(desk, gaps):
+    with pytest.raises(gr.Error, match="A gap of 1 needs a clip of at least 3 frames"):
+        desk.callbacks.look(ME, *gaps(desk.upload(frames=2)))
+
+
+def test_how_many_frames_are_asked_for_matters_to_the_clip_only_where_they_are_a_gap(desk, gaps):
+    assert desk.callbacks.look_at_gap(ME, *gaps())[0]["frames"] == 3
+    for other in (gaps(between=False), gaps(model="tiny"), values(None, between=True)):
+        assert desk.callbacks.look_at_gap(ME, *other) == (gr.skip(),) * 3
+
+
+def test_a_chosen_clip_shortens_the_gap_and_a_wanted_one_stays(desk, gaps):
+    clip = desk.upload(frames=6)
+    answer = changed(desk.callbacks.choose(ME, {}, *gaps(clip, frames=10))[2:])
+    assert (answer["frames"], answer["prompt_frames"]["value"]) == (4, 1)
+    wanted = {"prompt_frames": 2, "frames": 3, "between": True}
+    player, _, *controls = desk.callbacks.choose(ME, wanted, *gaps(clip, frames=10, between=False))
+    assert player["between"] and changed(controls)["prompt_frames"]["value"] == 2
+
+
+def test_no_result_that_ships_stands_for_a_filled_gap(tmp_path, models):
+    models["filler"] = filler()
+    first = Desk(tmp_path / "first", models)
+    asked = {"model": "filler", "stride": 1, "fit": "crop", "prompt_frames": 3}
+    run = first.predict(first.examples[0], **asked)
+    desk = Desk(tmp_path / "second", models, {"example-0": run})
+    states = [desk.choose(desk.examples[0], **asked, between=between).player["state"] for between in (False, True)]
+    assert states == ["done", "ready"]
+
+
+def test_an_extended_future_is_continued_and_has_no_gap(desk, gaps):
+    *_, (shown, _) = desk.callbacks.watch(ME, False, *gaps())
+    wanted, clip = desk.callbacks.extend(event_of(run=shown["id"], future=1))
+    assert wanted == {"prompt_frames": 3 + 3 + 3, "between": False}
+    player, *_ = desk.callbacks.choose(ME, wanted, *gaps(clip))
+    assert not player["between"] and player["given"] == 3 and player["truth_frames"] == 0
+
+
+def test_the_control_for_gaps_is_shown_by_models_that_fill_some_and_renames_two_others(tiny):
+    def names(model, between):
+        control, *others = phrased(model, between)
+        return control["visible"], [other["label"] for other in others]
+
+    assert names(filler(), True) == (True, ["Gap after", "Gap length"])
+    assert names(filler(), False) == (True, ["Prompt frames", "Frames"])
+    assert names(tiny, True) == (False, ["Prompt frames", "Frames"])
+
+
+def test_a_link_may_ask_for_a_gap_and_the_browser_remembers_it(desk):
+    assert opened(desk, {"between": True})[1] == {"between": True}
+    assert opened(desk, {"between": True}, between="false")[1] == {"between": False}

@@ -22,7 +22,7 @@ from stt.ui.prediction import IMAGINED, predict
 from stt.ui.request import Request
 from stt.video import read_clip, read_metadata
 from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
-from tests.ui_fixtures import dreamer, moving_dot
+from tests.ui_fixtures import dreamer, filler, moving_dot
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,6 +93,20 @@ def test_digits_can_be_imagined(here, capsys, words, labels):
     assert "stt: Labels are 3, 10, but tiny takes up to 2 of 0 to 9, or -1 for any.\n" in capsys.readouterr().err
 
 
+def test_a_gap_can_be_filled(here, capsys):
+    save(filler(), here / "tiny.safetensors")
+    assert (
+        call("--frames", 2, "--futures", 1, "--seed", 3, "--prompt-frames", 3, "--between", "--report", "r.json") == 0
+    )
+    report = json.loads((here / "r.json").read_text())
+    assert report["between"] and (report["used_frames"], report["ending_frames"]) == (3, 2)
+    assert len(read_clip(here / "dot-future.mp4", size=16, channels=1).video) == 7
+    assert read_metadata(here / "dot-future.mp4")["between"]
+    capsys.readouterr()
+    assert call("--frames", 6, "--between") == 2
+    assert "stt: A gap of 6 needs a clip of at least 8 frames" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("futures", [1, 2])
 def test_the_name_may_ask_for_a_gif(here, futures):
     assert call("--frames", 2, "--futures", futures, "--out", "one.GIF", "--each", "--seed", 1) == 0
@@ -154,6 +168,7 @@ BAD = {
     "--top-p 0": "Top-p must be",
     "--fit zoom": "Fit must be one of crop, pad",
     "--labels seven": 'Labels must be up to 4 whole numbers from -1 (any) to 999, not "seven".',
+    "--between": "tiny only continues clips and fills no gaps",
     "--prompt-frames 8": "Frames used as prompt is 8, but the clip has 7",
     "--device abacus": "abacus is no device of this machine",
     "--device meta": "meta is no device of this machine",

@@ -15,7 +15,7 @@ from stt.ui.player import heat, shown_progress, shown_prompt, shown_run, spread_
 from stt.ui.prediction import Progress, predict, read_prompt
 from stt.ui.request import Request
 from stt.ui.runs import Run
-from tests.ui_fixtures import asked, dreamer, moving_dot, run_of
+from tests.ui_fixtures import asked, dreamer, filler, moving_dot, run_of
 
 
 def sheet(source: str, size: int = 16) -> np.ndarray:
@@ -103,6 +103,33 @@ def test_imagined_futures_say_so_and_what_they_are_of(clip):
     assert done["facts"][1] == "3 frames of 3 and any, imagined from nothing"
     assert done["report"]["scores"] is None and done["truth_frames"] == 2
     assert not shown_run(kept(run_of(dreamer(), clip)))["imagined"]
+
+
+def test_a_filled_gap_is_shown_between_the_frames_around_it(clip):
+    request = asked(clip, prompt_frames=2, between=True)
+    progress, *_, run = predict(request, filler())
+    growing, done = shown_progress(None, progress, "some-id"), shown_run(kept(run))
+    for shown in (growing, done):
+        assert shown["between"] and (shown["given"], shown["frames"], shown["ending_frames"]) == (2, 3, 2)
+        np.testing.assert_array_equal(sheet(shown["ending"])[0], run.ending)
+    assert done["key"] == growing["key"] and done["truth_frames"] == 3
+    assert done["facts"][1] == "2 frames before, 2 after, 3 filled in"
+    assert "blend" in done["report"]["scores"]
+    continued = shown_run(kept(run_of(filler(), clip, prompt_frames=2)))
+    assert (continued["between"], continued["ending"], continued["ending_frames"]) == (False, "", 0)
+    assert (
+        len(
+            {
+                shown["key"]
+                for shown in (
+                    done,
+                    continued,
+                    shown_run(kept(run_of(filler(), clip, prompt_frames=2, frames=4, between=True))),
+                )
+            }
+        )
+        == 3
+    )
 
 
 def test_one_future_has_no_spread_and_a_single_frame_no_surprise(tiny, tmp_path):

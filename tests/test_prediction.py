@@ -14,12 +14,12 @@ import stt
 from stt.api import Sampling, Surprise
 from stt.models.stt import STT
 from stt.ui.player import shown_run
-from stt.ui.prediction import IMAGINED, ONE_FUTURE, UNUSUAL, Progress, notes, predict, read_prompt
+from stt.ui.prediction import IMAGINED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
 from stt.video import read_clip
 from tests.conftest import TINY_CONFIGS, lively
-from tests.ui_fixtures import asked, dreamer, moving_dot, run_of
+from tests.ui_fixtures import asked, dreamer, filler, moving_dot, run_of
 from tests.video_fixtures import lossless
 
 
@@ -180,7 +180,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def test_a_perfect_prediction_has_no_error_and_copying_a_still_clip_is_one(tiny, tmp_path):
     still = lossless(tmp_path / "still.mp4", np.full((8, 16, 16, 3), 60, np.uint8))
 
-    def copying(model, video, truth, frames, sampling, seeds):
+    def copying(model, video, truth, ending, frames, sampling, seeds):
         yield from (frame.expand(len(seeds), -1, -1, -1) for frame in truth)
 
     *_, run = predict(asked(still, prompt_frames=5), tiny, copying)
@@ -305,6 +305,76 @@ def test_labels_mean_nothing_to_a_model_that_only_continues_clips(tiny, long_cli
 def test_an_unknown_label_is_refused_before_anything_is_read_or_computed(tmp_path):
     with pytest.raises(Refused, match="takes up to 1 of 0 to 9"):
         next(predict(asked(tmp_path / "gone.mp4", labels=(10,)), dreamer(labels=1)))
+
+
+# ---- what is filled in ------------------------------------------------------------------------------------
+
+
+def test_frames_in_between_are_those_of_the_sampler_with_the_clip_on_both_sides(long_clip):
+    model = filler()
+    video = read_clip(long_clip, size=16, channels=1).video
+    run, frames = run_of(model, long_clip, prompt_frames=4, between=True), seen_by(model, long_clip)
+    expected = stt.between(model, video[:4], video[7:], 3, seeds=[7, 8, 9])
+    for t, futures in enumerate(expected):
+        np.testing.assert_array_equal(run.futures[:, t], stt.video.to_uint8(futures))
+    np.testing.assert_array_equal(run.given, frames[1:4])  # it sees three
+    np.testing.assert_array_equal(run.truth, frames[4:7])
+    np.testing.assert_array_equal(run.ending, frames[7:10])
+    report = run.report
+    assert report["between"] and report["settings"]["between"] and report["names"] == ["seed 7", "seed 8", "seed 9"]
+    assert (report["used_frames"], report["ending_frames"], report["predicted_frames"]) == (3, 3, 3)
+    assert len(run.surprise) == 3 + 3 + 3 - 1
+
+
+@pytest.mark.parametrize(("frames", "start"), [(3, 3), (7, 3), (8, 2), (9, 1)])
+def test_left_open_a_gap_lies_in_the_clip(long_clip, frames, start):
+    request = asked(long_clip, frames=frames, between=True)
+    prompt = read_prompt(request, filler())
+    assert prompt.start == start
+    assert len(prompt.ending) == min(11 - start - frames, 3) and len(prompt.after) == 11 - start
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"frames": 10}, "A gap of 10 needs a clip of at least 12 frames, .* but this one has 11."),
+        ({"prompt_frames": 8}, "starts after 8 frames and 3 are missing, but the clip has 11; start after at most 7."),
+        ({"stride": 4, "frames": 2}, "at least 4 frames, one before it and one after, but this one has 3"),
+    ],
+)
+def test_a_gap_that_does_not_lie_in_the_clip_is_refused_with_the_numbers(long_clip, changes, sentence):
+    with pytest.raises(Refused, match=sentence):
+        run_of(filler(), long_clip, **{"between": True, **changes})
+
+
+def test_a_filled_gap_is_scored_beside_its_ends_blended(long_clip):
+    run = run_of(filler(), long_clip, prompt_frames=4, between=True)
+    scores, truth = run.report["scores"], run.truth[..., 0] / 255
+    first, last = run.given[-1, ..., 0] / 255, run.ending[0, ..., 0] / 255
+    for name, shares in (("copy", (0, 0, 0)), ("blend", (0.25, 0.5, 0.75))):
+        errors = [
+            100 * np.sqrt(np.mean((first + s * (last - first) - t) ** 2)) for s, t in zip(shares, truth, strict=True)
+        ]
+        np.testing.assert_allclose(scores[name]["error"], errors, atol=0.02)
+    assert len(scores["futures"]["error"][0]) == len(scores["blend"]["ssim"]) == 3
+    assert "blend" not in run_of(filler(), long_clip, prompt_frames=4).report["scores"]
+
+
+def test_a_gap_that_was_not_filled_to_its_end_does_not_join(long_clip):
+    events = predict(asked(long_clip, between=True), filler())
+    progress = next(event for event in events if event.frames)
+    run = conclude(progress)
+    assert run.futures.shape[1] == len(run.truth) == 1 and len(run.ending) == 0
+    assert run.report["ending_frames"] == 3 and len(run.report["scores"]["blend"]["error"]) == 1
+    assert len(run.alone(0)) == 3 + 1
+
+
+def test_of_a_gap_is_said_what_is_seen_around_it(long_clip, tmp_path):
+    said = run_of(filler(), long_clip, prompt_frames=5, between=True).report["notes"]
+    assert said[0] == "For each frame the model saw the 3 nearest on both sides, filled in or given."
+    assert not any("before the future" in note or "looks back" in note for note in said)
+    short = moving_dot(tmp_path / "short.mp4", frames=3)
+    assert "frame" not in " ".join(run_of(filler(), short, frames=1, between=True).report["notes"])
 
 
 # ---- what is said ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from stt.api import MAX_SEED, Sampling
 from stt.ui.request import CHECKS, NO_CLIP, Refused, check, remembered
-from tests.ui_fixtures import dreamer
+from tests.ui_fixtures import dreamer, filler
 
 GOOD = {"model": "tiny", "frames": 10, "temperature": 1.0, "seed": 7, "futures": 4}
 WHOLE = {  # name: what a refusal calls it, lowest, highest
@@ -48,7 +48,9 @@ def test_both_limits_of_a_setting_are_taken(file, name, value):
         assert taken == value and isinstance(taken, int)
 
 
-@pytest.mark.parametrize("changes", [{"seed": 0}, {"seed": MAX_SEED}, {"model": "other"}, {"fit": "pad"}, {"fps": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"seed": 0}, {"seed": MAX_SEED}, {"model": "other"}, {"fit": "pad"}, {"fps": 0}, {"between": True}]
+)
 def test_other_values_that_can_be_served_are_taken(file, changes):
     request = checked(file, **changes)
     assert all(getattr(request, name) == value for name, value in changes.items())
@@ -157,6 +159,13 @@ def test_an_unknown_fit_is_refused_with_the_known_ones(file, value):
     assert len(str(refusal.value)) < 100
 
 
+@pytest.mark.parametrize("value", [None, "", "yes", 1, 0, [], {}, "x" * 10_000], ids=lambda v: str(v)[:9])
+def test_in_between_is_true_or_false(file, value):
+    with pytest.raises(Refused, match="^In between must be true or false, not ") as refusal:
+        checked(file, between=value)
+    assert len(str(refusal.value)) < 100
+
+
 # ---- clips -----------------------------------------------------------------------------------------------
 
 
@@ -192,6 +201,7 @@ def test_a_folder_or_a_lost_file_is_no_clip(file):
 SETTINGS = {
     "model": "tiny", "frames": 7, "temperature": 0.3, "seed": 42, "futures": 2, "prompt_frames": 3, "top_k": 9,
     "top_p": 0.9, "steps": 4, "stride": 2, "fit": "pad", "fps": 12.5, "labels": [3, -1],
+    "between": True,
 }  # fmt: skip
 
 
@@ -207,6 +217,7 @@ def test_a_link_s_texts_are_understood_as_the_numbers_that_they_stand_for():
     assert remembered(texts | {"clip": "two-rising", "__theme": "dark"}, ["tiny"]) == SETTINGS
     assert remembered({"labels": "3,-1"}, ["tiny"]) == {"labels": [3, -1]}  # as a browser writes a list
     assert remembered({"labels": ""}, ["tiny"]) == {"labels": []}
+    assert remembered({"between": "true"}, ["tiny"]) == {"between": True}
 
 
 def test_what_cannot_be_served_is_forgotten_and_the_rest_is_kept():
@@ -219,6 +230,7 @@ HOSTILE = [
     {"frames": "9" * 5000}, {"frames": "inf"}, {"frames": "nan"}, {"frames": "1e999"}, {"frames": [3]}, {"frames": {}},
     {"frames": True}, {"top_p": "0"}, {"fps": "0.5"}, {"fit": []}, {"fit": {"crop": 1}}, {"fit": "CROP"},
     {"labels": [10**400]}, {"labels": "9" * 5000}, {"labels": [[3]]}, {"labels": {"a": 1}}, {"labels": [math.nan]},
+    {"between": 1}, {"between": "1"}, {"between": None}, {"between": [True]},
     {"model": ["tiny"]}, {"model": {}}, {"model": ""}, {"stride": "0x2"}, {"prompt_frames": -1}, {"steps": "\ud800"},
 ]  # fmt: skip
 
@@ -263,3 +275,21 @@ def test_labels_that_the_model_does_not_know_are_refused_with_those_that_it_does
 @pytest.mark.parametrize("labels", [(), (0,), (9, 9), (-1,), (-1, 3)])
 def test_labels_that_the_model_knows_reach_it(file, labels):
     assert checked(file, labels=labels).sampling(dreamer(labels=2)).labels == labels
+
+
+# ---- gaps ------------------------------------------------------------------------------------------------
+
+
+def test_a_gap_is_refused_by_name_for_a_model_that_only_continues_clips(file, tiny):
+    with pytest.raises(Refused, match="^tiny only continues clips and fills no gaps; leave out in between.$"):
+        checked(file, between=True).sampling(tiny)
+    assert checked(file, between=True, labels=[3]).sampling(filler()) == Sampling()  # it knows no labels
+
+
+def test_a_model_that_could_imagine_and_fill_gaps_is_asked_for_one_of_them(file, monkeypatch):
+    model = dreamer()
+    monkeypatch.setattr(type(model), "interpolates", True)
+    with pytest.raises(Refused, match="ask for one of them"):
+        checked(file, between=True, labels=[3]).sampling(model)
+    for changes in ({"labels": [3]}, {"between": True}):
+        checked(file, **changes).sampling(model)

@@ -15,7 +15,7 @@ from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip, to_uint8
 from tests.desk_fixtures import ANOTHER, OTHERS, SETTINGS, Desk, changed, event_of
 from tests.test_player import sheet
-from tests.ui_fixtures import moving_dot
+from tests.ui_fixtures import filler, moving_dot
 
 # ---- results that come back ------------------------------------------------------------------------------
 
@@ -63,6 +63,17 @@ def test_a_dropped_future_without_its_clip_goes_on_with_its_own_frames(tmp_path,
     assert answer.controls == {n: v for n, v in SETTINGS.items() if n != "prompt_frames"} | {
         "futures": 1, "stride": 1, "fresh": False
     }  # fmt: skip
+
+
+def test_a_dropped_filled_gap_without_its_clip_lies_between_its_own_frames(tmp_path, desk, models, said):
+    models["filler"] = filler()
+    elsewhere = Desk(tmp_path / "elsewhere", models)
+    run = elsewhere.predict(elsewhere.upload(), model="filler", stride=1, between=True)
+    answer = desk.choose(dropped(desk, "future-1.mp4", run, elsewhere), **OTHERS)
+    player = answer.player
+    assert (player["given"], player["frames"], player["ending_frames"]) == (3, 3, 3)
+    assert answer.controls["between"] is True and answer.controls["prompt_frames"]["value"] == 3
+    assert np.abs(sheet(player["ending"])[0].astype(int) - run.ending).max() <= 4
 
 
 def test_a_dropped_side_by_side_video_without_its_clip_asks_for_it(tmp_path, desk, models, said):

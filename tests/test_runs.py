@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,12 +12,13 @@ import pytest
 
 from stt.models.stt import STT
 from stt.ui import runs as module
+from stt.ui.board import GUESSED, KNOWN
 from stt.ui.request import Refused
 from stt.ui.runs import FILE, NO_RUN, Run, Runs
 from stt.ui.server import load_runs
 from stt.video import read_clip, read_metadata, to_uint8
 from tests.conftest import TINY, lively
-from tests.ui_fixtures import moving_dot, run_of
+from tests.ui_fixtures import filler, moving_dot, run_of
 
 STEMS = ("side-by-side", "future-1", "future-2", "future-3")
 NAMES = [f"{stem}.{ending}" for stem in STEMS for ending in ("mp4", "gif")]
@@ -51,7 +53,7 @@ def kept(runs, run):
 
 def assert_same(one: Run, two: Run) -> None:
     assert one.report == two.report
-    for name in ("given", "futures", "truth", "surprise"):
+    for name in ("given", "futures", "truth", "surprise", "ending"):
         a, b = getattr(one, name), getattr(two, name)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
@@ -66,6 +68,17 @@ def test_a_run_that_was_saved_comes_back_the_same(run, tmp_path):
     bare = replace(run, truth=run.truth[:0], surprise=run.surprise[:0])
     bare.save(tmp_path / "b.npz")
     assert_same(Run.load(tmp_path / "b.npz"), bare)
+
+
+def test_a_run_from_before_there_were_gaps_fills_none(run, tmp_path):
+    settings = {name: value for name, value in run.report["settings"].items() if name != "between"}
+    report = {name: value for name, value in run.report.items() if name not in ("between", "ending_frames")}
+    arrays = {name: getattr(run, name) for name in ("given", "futures", "truth", "surprise")}
+    np.savez(tmp_path / "old.npz", report=np.asarray(json.dumps(report | {"settings": settings})), **arrays)
+    old = Run.load(tmp_path / "old.npz")
+    assert old.report["between"] is old.report["settings"]["between"] is False
+    np.testing.assert_array_equal(old.alone(0), run.alone(0))
+    np.testing.assert_array_equal(old.together(), run.together())
 
 
 def test_a_kept_run_comes_back_under_its_id(runs, run, kept):
@@ -148,7 +161,8 @@ def test_a_video_says_how_it_was_made_and_a_gif_cannot(runs, kept, clip, name):
     asked = {"seed": 6 + int(name[7]), "futures": 1} if alone else {"seed": 7, "futures": 3}
     assert told == {
         "app": "stt", "model": "tiny", "frames": 3, "temperature": 1.0, "prompt_frames": 5, "top_k": 0, "top_p": 1.0,
-        "steps": 0, "stride": 1, "fit": "crop", "fps": 0.0, "labels": [], **asked, "family": "stt", "weights": "tiny@1",
+        "steps": 0, "stride": 1, "fit": "crop", "fps": 0.0, "labels": [], "between": False, **asked,
+        "family": "stt", "weights": "tiny@1",
         "clip": {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()}, "given": 5, "alone": alone,
     }  # fmt: skip
 
@@ -167,6 +181,19 @@ def test_side_by_side_all_futures_stand_at_the_same_moment_and_the_truth_goes_on
         np.testing.assert_array_equal(panel(t, 0), clip)
         for k in range(3):
             np.testing.assert_array_equal(panel(t, k + 1), kept.given[t] if t < 5 else kept.futures[k, t - 5])
+
+
+def test_videos_of_a_filled_gap_go_on_with_the_clip(clip, tmp_path):
+    run = run_of(filler(), clip, prompt_frames=2, between=True)  # of seven frames, three are missing
+    alone, board, frames = run.alone(1)[:, ::16, ::16], run.board, run.together()
+    np.testing.assert_array_equal(alone, np.concatenate([run.given, run.futures[1], run.ending]))
+    assert len(frames) == len(alone) == 2 + 3 + 2
+    corners = [tuple(frame[board.corner(1)]) for frame in frames]
+    assert corners == [KNOWN] * 2 + [GUESSED] * 3 + [KNOWN] * 2
+    for t, shown in enumerate([*run.given, *run.truth, *run.ending]):
+        y, x = (corner + 3 for corner in board.corner(0))
+        side = 16 * board.factor
+        np.testing.assert_array_equal(frames[t, y : y + side : board.factor, x : x + side : board.factor], shown)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_lent_gpu_gives_the_same_frames_and_is_asked_for_no_longer_than_needed
     asked = []
     monkeypatch.setitem(sys.modules, "spaces", lending(asked))
     video = clips(tiny, 1, frames=6)[0]
-    work = (tiny, video[:4], video[4:], 3, Sampling(), [7, 8])
+    work = (tiny, video[:4], video[4:], video[:0], 3, Sampling(), [7, 8])
     lent, plain = list(on_lent_gpu({"tiny": tiny})(*work)), list(compute(*work))
     assert len(lent) == 4 and isinstance(lent[-1], Surprise)
     for one, two in zip(lent, plain, strict=True):
@@ -47,9 +47,9 @@ def test_a_lent_gpu_gives_the_same_frames_and_is_asked_for_no_longer_than_needed
 
 def test_longer_requests_ask_for_more_up_to_a_limit():
     video = torch.zeros(5, 1, 64, 64)
-    durations = [seconds("tiny", video, video, frames, Sampling(), range(8)) for frames in (1, 10, 40)]
+    durations = [seconds("tiny", video, video, video, frames, Sampling(), range(8)) for frames in (1, 10, 40)]
     assert durations == sorted(set(durations))
-    assert seconds("tiny", torch.zeros(5, 3, 256, 256), video, 40, Sampling(steps=16), range(8)) == LONGEST
+    assert seconds("tiny", torch.zeros(5, 3, 256, 256), video, video, 40, Sampling(steps=16), range(8)) == LONGEST
 
 
 def test_elsewhere_nothing_is_lent(tiny, monkeypatch):

@@ -16,12 +16,13 @@ import numpy as np
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.models.stt import STT
+from stt.models.transframer import Transframer
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.ui.prediction import predict
 from stt.ui.request import Request
 from stt.ui.runs import Run
 from stt.ui.server import serve
-from tests.conftest import TINY, TINY_VIDEOGPT, lively
+from tests.conftest import TINY, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
 
 SECONDS_PER_STEP = 0.25
 
@@ -38,6 +39,11 @@ def dreamer(labels: int = 2) -> VideoGPT:
     """Knows ten classes, and so many of them in a clip."""
     config = TINY_VIDEOGPT.to_dict() | {"classes": 10, "labels": labels}
     return lively(VideoGPT(VideoGPTConfig.from_dict(config))).eval()
+
+
+def filler() -> Transframer:
+    """Fills gaps; it sees three frames."""
+    return lively(Transframer(TINY_TRANSFRAMER)).eval()
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def served(folder: Path) -> Iterator[Served]:
     examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(4)]
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
-    models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval(), "dreamer": dreamer()}
+    models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
+    models |= {"dreamer": dreamer(), "filler": filler()}
     run_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
     app = serve(models, examples, [folder / "example-3.npz"], host="127.0.0.1", block=False)
     try:

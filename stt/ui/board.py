@@ -34,6 +34,7 @@ class Board:
     names: tuple[str, ...]  # one per future
     given: int  # frames of the clip
     frames: int  # frames to predict
+    ending: int = 0  # frames of the clip after the gap that they fill
 
     # ---- layout --------------------------------------------------------------------------------------
 
@@ -95,14 +96,14 @@ class Board:
         return ImageFont.load_default(13)
 
     def draw(self, clip: Frame, futures: Sequence[Frame], moment: int) -> Frame:
-        """`moment` counts from 1: up to `given` it shows the clip, after that the prediction.
+        """`moment` counts from 1: up to `given` it shows the clip, then the prediction, then the clip after a gap.
 
         futures: one frame each, or none to leave their panels empty.
         """
-        board = self._ground.copy()
+        board, guessed = self._ground.copy(), self.given < moment <= self.given + self.frames
         for panel, frame in enumerate((clip, *futures)):
             y, x = self.corner(panel)
-            board[y : y + self.cell, x : x + self.cell] = GUESSED if panel and moment > self.given else KNOWN
+            board[y : y + self.cell, x : x + self.cell] = GUESSED if panel and guessed else KNOWN
             inside = slice(y + EDGE, y + self.cell - EDGE), slice(x + EDGE, x + self.cell - EDGE)
             board[inside] = enlarge(frame[None], self.factor)[0]
         self._timeline(board, moment)
@@ -111,12 +112,16 @@ class Board:
     def _timeline(self, board: Frame, moment: int) -> None:
         height, width = self.shape
         y, left, right = height - 10, PAD, width - PAD
-        reach = lambda frames: left + round((right - left) * frames / (self.given + self.frames))  # noqa: E731
+        join = self.given + self.frames
+        reach = lambda frames: left + round((right - left) * frames / (join + self.ending))  # noqa: E731
         board[y : y + 4, left:right] = EMPTY
-        board[y : y + 4, left : reach(min(moment, self.given))] = KNOWN
-        board[y : y + 4, reach(self.given) : reach(max(moment, self.given))] = GUESSED
-        if moment > self.given:
-            text, colour = f"prediction {moment - self.given} of {self.frames}", GUESSED
+        board[y : y + 4, left : reach(moment)] = KNOWN
+        board[y : y + 4, reach(self.given) : reach(min(max(moment, self.given), join))] = GUESSED
+        if moment > join:
+            text, colour = f"after the gap {moment - join} of {self.ending}", QUIET
+        elif moment > self.given:
+            text = "filled in" if self.ending else "prediction"
+            text, colour = f"{text} {moment - self.given} of {self.frames}", GUESSED
         else:
             text, colour = f"clip {moment} of {self.given}", QUIET
         strip = Image.new("RGB", (right - left, 16), GROUND)

@@ -20,7 +20,20 @@ import torch
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.ui.player import shown_progress, shown_prompt, shown_run
-from stt.ui.prediction import Compute, Progress, Prompt, compute, conclude, predict, read_prompt, sha256_of, stochastic
+from stt.ui.prediction import (
+    Compute,
+    Progress,
+    Prompt,
+    compute,
+    conclude,
+    fitted,
+    latest,
+    predict,
+    prompt_of,
+    read,
+    sha256_of,
+    stochastic,
+)  # fmt: skip
 from stt.ui.request import Refused, Request, check, imaginable, remembered
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
@@ -30,7 +43,7 @@ MOST_SEEN = 10_000  # clips whose whereabouts are remembered
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages to a client
 ARGUMENTS = (
     "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "steps", "stride",
-    "fit", "fps", "labels",
+    "fit", "fps", "labels", "between",
 )  # fmt: skip  # in the order of the endpoint and of the page's controls
 
 
@@ -77,6 +90,7 @@ class Callbacks:
         fit: Any = "crop",
         fps: Any = 0,
         labels: Any = "",
+        between: Any = False,
     ) -> Iterator[tuple[Any, ...]]:
         """Continues a clip.
 
@@ -86,7 +100,8 @@ class Callbacks:
         steps: refine how codes are drawn, where the model honours it; 0, 1 and 0 leave it to the model. stride: keep
         every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of the videos; 0 is the clip's.
         labels: classes to imagine from nothing, without the clip, such as "3", "3, 7" or "any", where the model knows
-        some; none continues the clip.
+        some; none continues the clip. between: true fills a gap in the clip, where the model interpolates: it begins
+        after prompt_frames, and frames are missing.
 
         Returns clip and futures in one video, one video per future (the clip, then that future), the first future's
         seed and a report. Values that cannot be served are answered with one sentence.
@@ -94,7 +109,7 @@ class Callbacks:
         with plain_errors():
             request = self.check(
                 clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, steps, stride, fit, fps,
-                labels,
+                labels, between,
             )  # fmt: skip
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
             for event in self.predict_run(request):
@@ -116,7 +131,8 @@ class Callbacks:
     def list_models(self) -> list[dict[str, Any]]:
         """The models that can be asked, the preset one first, with the settings that change their futures.
 
-        classes and labels: how many classes a model can imagine, and how many of them in one clip.
+        classes and labels: how many classes a model can imagine, and how many of them in one clip. interpolates:
+        whether it can fill the gap between two clips.
         """
         return [
             {
@@ -127,6 +143,7 @@ class Callbacks:
                 "channels": model.config.channels,
                 "context_frames": model.config.context_frames,
                 **dict(zip(("classes", "labels"), imaginable(model), strict=True)),
+                "interpolates": model.interpolates,
                 "weights": model.weights,
             }
             for name, model in self.models.items()
@@ -137,7 +154,7 @@ class Callbacks:
     def watch(self, visitor: gr.Request, fresh: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
         """(player, seed) again and again. fresh: draw a new seed."""
         with plain_errors():
-            request = self.check(*replaced(values, seed=None) if fresh else values)
+            request = self._asked(*replaced(values, seed=None) if fresh else values)
             name, last, shown, progress = new_name(), 0.0, None, None
             try:
                 for event in self.predict_run(request):
@@ -181,30 +198,37 @@ class Callbacks:
                     return gr.skip(), wanted, *self._settings(wanted, clip=str(origin))
                 gr.Info("The settings of this result are back; its own frames stand in for its clip.")
                 wanted = remembered(told | {"prompt_frames": told.get("given"), "stride": 1}, self.models)
-                values = replaced(values, **wanted)
-            player, start = self.look(visitor, *replaced(values, prompt_frames=wanted.get("prompt_frames", 0)))
+            player, start, frames = self.look(visitor, *replaced(values, **{"prompt_frames": 0, **wanted}))
         settings = self._settings(wanted if told else {})
         settings[ARGUMENTS.index("prompt_frames")] = start
+        if frames != gr.skip():
+            settings[ARGUMENTS.index("frames")] = frames
         return player, {**wanted, "clip": str(request.clip)}, *settings
 
-    def look(self, visitor: gr.Request, *values: Any) -> tuple[Any, Any]:
-        """The clip as the model will see it, and where the future starts: (player, prompt frames)."""
+    def look(self, visitor: gr.Request, *values: Any) -> tuple[Any, Any, Any]:
+        """The clip as the model will see it, and what of it can be asked for: (player, prompt frames, frames)."""
         if values[0] is None:
-            return EMPTY, gr.skip()
+            return EMPTY, gr.skip(), gr.skip()
         with plain_errors():
-            request = self.check(*replaced(values, seed=0))
-            model = self.models[request.model]
+            asked = self._asked(*replaced(values, seed=0))
+            model = self.models[asked.model]
+            clip = read(asked, model)
+            request = fitted(asked, model, len(clip.video))
             if not stochastic(model):
                 request = replace(request, futures=1)
-            begin = request.prompt_frames
-            prompt = read_prompt(
-                replace(request, prompt_frames=0), model, lambda n: min(begin or model.config.context_frames, n)
-            )
-            frames = len(prompt.clip.video)
-            start = gr.update(value=prompt.start, maximum=max(frames, 2), interactive=frames > 1)
+            prompt, last = prompt_of(clip, request, model), latest(request, len(clip.video))
+            start = gr.update(value=prompt.start, maximum=max(last, 2), interactive=last > 1)
             self._remember((visitor.session_hash, prompt.sha256), request.clip)
             run = self._shipped(request, prompt)
-        return shown_prompt(prompt, request) if run is None else shown_run(run, precomputed=True), start
+        player = shown_prompt(prompt, request) if run is None else shown_run(run, precomputed=True)
+        return player, start, gr.skip() if request.frames == asked.frames else request.frames
+
+    def look_at_gap(self, visitor: gr.Request, *values: Any) -> tuple[Any, Any, Any]:
+        """`look`, where the number of frames matters to it."""
+        with plain_errors():
+            if values[0] is None or not self._asked(*replaced(values, seed=0)).between:
+                return gr.skip(), gr.skip(), gr.skip()
+        return self.look(visitor, *values)
 
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:
         """The settings of a result of this visit, which the page shows by itself: (wanted, clip, *settings, fresh)."""
@@ -226,7 +250,7 @@ class Callbacks:
             folder = Path(tempfile.mkdtemp(dir=self.uploads))
             path = folder / f"{run.report['names'][future].replace(' ', '-')}-extended.mp4"
             write_mp4(path, video, run.fps)
-        return {"prompt_frames": len(video)}, str(path)
+        return {"prompt_frames": len(video), "between": False}, str(path)
 
     def dropped(self, event: gr.EventData) -> str:
         with plain_errors():
@@ -245,9 +269,15 @@ class Callbacks:
         """Of the examples, this one or any."""
         return str(secrets.choice(self.examples) if number is None else self.examples[number])
 
+    def _asked(self, *values: Any) -> Request:
+        """What the page asks for, where the control for gaps counts only if the model shows it."""
+        request = self.check(*values)
+        return replace(request, between=request.between and self.models[request.model].interpolates)
+
     def _shipped(self, request: Request, prompt: Prompt) -> Run | None:
-        """A result that came with the app, of this very prompt and these weights."""
-        prompted = {"prompt_frames": prompt.start, "stride": request.stride, "fit": request.fit}.items()
+        """A result that came with the app, of this very prompt and these weights; none fills a gap."""
+        names = ("stride", "fit", "between")
+        prompted = {"prompt_frames": prompt.start, **{name: getattr(request, name) for name in names}}.items()
         ours = prompt.sha256, self.models[request.model].weights
         for run in self.runs.shipped.values():
             made = run.report["clip"]["sha256"], run.report["weights"]
@@ -263,7 +293,7 @@ class Callbacks:
     def _told(self, clip: Path) -> dict[str, Any] | None:
         """What a video says of its making, if this app made it."""
         told = None if clip in self.examples else read_metadata(clip)
-        return told if told and told.get("app") == "stt" else None
+        return {"between": False, **told} if told and told.get("app") == "stt" else None
 
     def _remember(self, key: tuple[str, str], clip: Path) -> None:
         self.seen[key] = clip

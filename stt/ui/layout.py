@@ -146,6 +146,9 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
             visible="temperature" in knobs,
         )  # fmt: skip
         model = gr.Dropdown(names, value=names[0], label="Model", info="Who predicts", filterable=False)
+    between = gr.Checkbox(
+        False, label="In between", info="Fill a gap in the clip", visible=models[0].interpolates, elem_id="between"
+    )  # fmt: skip
     with gr.Row(elem_id="imagine"):
         places = [
             gr.Dropdown(
@@ -162,6 +165,7 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
     controls = {
         "futures": futures, "frames": frames, "prompt_frames": prompt_frames, "model": model,
         "temperature": temperature, "seed": seed, "labels": gr.JSON([], visible="hidden", elem_id="labels"),
+        "between": between,
     }  # fmt: skip
     return controls, {"presets": presets, "dice": dice, "fresh": fresh, "places": places}
 
@@ -210,8 +214,13 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
         callbacks.choose, [page.wanted, *page.settings], [page.player, page.wanted, *settings], **look
     )  # fmt: skip
     looked = gr.on(
-        [page.prompt_frames.input, page.stride.input, page.fit.input, page.model.change], callbacks.look, page.settings,
-        [page.player, page.prompt_frames], trigger_mode="always_last", **look,
+        [page.prompt_frames.input, page.stride.input, page.fit.input, page.between.input, page.model.change],
+        callbacks.look, page.settings,
+        [page.player, page.prompt_frames, page.frames], trigger_mode="always_last", **look,
+    )  # fmt: skip
+    resized = page.frames.input(
+        callbacks.look_at_gap, page.settings, [page.player, page.prompt_frames, page.frames],
+        trigger_mode="always_last", **look,
     )  # fmt: skip
 
     # settings
@@ -220,6 +229,11 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
         [page.model.change, page.labels.change],
         lambda name, labels: arranged(callbacks.models[name], labels, len(page.places)), [page.model, page.labels],
         [page.labels, *page.places], **quick,
+    )  # fmt: skip
+    gr.on(
+        [page.model.change, page.between.change],
+        lambda name, between: phrased(callbacks.models[name], between), [page.model, page.between],
+        [page.between, page.prompt_frames, page.frames], **quick,
     )  # fmt: skip
     for place in page.places:
         place.input(None, page.places, page.labels, js=IMAGINE, **private)
@@ -234,13 +248,13 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
 
     # results
     page.player.extend(callbacks.extend, None, [page.wanted, page.clip], **quick)
-    page.player.extend(lambda: [], None, page.labels, **quick)  # which continues it, whatever it was
+    page.player.extend(lambda: ([], False), None, [page.labels, page.between], **quick)  # which continues it
     page.player.restore(callbacks.restore, None, [page.wanted, *settings], **quick)
 
     # predicting
     buttons = [page.predict, page.stop]
     started = page.predict.click(
-        lambda: _buttons(running=True), None, buttons, js=ASKED, cancels=[chosen, looked], **quick
+        lambda: _buttons(running=True), None, buttons, js=ASKED, cancels=[chosen, looked, resized], **quick
     )  # fmt: skip
     run = started.then(
         callbacks.watch, [page.fresh, *page.settings], [page.player, page.seed], preprocess=False,
@@ -296,6 +310,15 @@ def dropdown(model: Predictor, labels: list[int], place: int) -> dict[str, Any]:
         "value": labels[place] if place < min(len(labels), most) else -1 if place else "",
         "visible": place < most and (place == 0 or bool(labels)),
     }
+
+
+def phrased(model: Predictor, between: bool) -> list[Any]:
+    """The control for gaps, where the model fills some, and what the start and the frames are then called."""
+    start, frames = ("Prompt frames", "Future starts here"), ("Frames", "How far ahead")
+    if between and model.interpolates:
+        start, frames = ("Gap after", "So many frames"), ("Gap length", "Frames missing")
+    named = [gr.update(label=label, info=info) for label, info in (start, frames)]
+    return [gr.update(visible=model.interpolates), *named]
 
 
 def preset_of(temperature: float) -> str | None:

@@ -81,6 +81,7 @@ const results = new Map(); // this visit's, by id, oldest first
 const kept = []; // {run, future}
 
 const length = (run) => run.given + done(run);
+const join = (run) => run.given + (run.state === "running" ? run.frames : done(run) || run.truth_frames); // where a gap ends
 const done = (run) => run.strips.reduce((sum, part) => sum + part.frames, 0);
 const drawable = (run) => run.strips.reduce((sum, part) => sum + (part.image.complete ? part.frames : 0), 0);
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -97,7 +98,7 @@ function picture(source) {
 function prepared(value, before) {
   const strips = value.strips.map((part, i) => before?.strips[i] || { ...part, image: picture(part.src) });
   const same = (name) => (before && before[name] === value[name] ? before.images[name] : picture(value[name]));
-  const images = Object.fromEntries(["prompt", "truth", "spread", "surprise"].map((name) => [name, same(name)]));
+  const images = Object.fromEntries(["prompt", "truth", "ending", "spread", "surprise"].map((name) => [name, same(name)]));
   return { ...value, strips, images };
 }
 
@@ -133,7 +134,7 @@ function ended() { // by Stop or by an error: what there is stays and plays
   if (!done(current)) {
     current = { ...current, state: "ready", status: "" };
   } else {
-    current = { ...current, state: "stopped", status: `Stopped after ${done(current)} of ${current.frames} frames`, frames: done(current) };
+    current = { ...current, state: "stopped", status: `Stopped after ${done(current)} of ${current.frames} frames`, frames: done(current), ending_frames: 0 };
     remember(current);
   }
   t = 0;
@@ -199,10 +200,12 @@ function keep(run, future) {
 
 function refresh() {
   layOut();
-  const total = current ? current.given + (current.state === "running" ? current.frames : done(current) || current.truth_frames) : 1;
+  const total = current ? join(current) + current.ending_frames : 1;
+  const share = (frame) => `${current ? (100 * frame) / Math.max(total, 1) : 0}%`;
   time.max = total - 1;
-  mark.style.left = current ? `${(100 * current.given) / Math.max(total, 1)}%` : "0";
+  mark.style.left = share(current?.given);
   home.style.setProperty("--start", mark.style.left);
+  home.style.setProperty("--end", share(current && join(current)));
   bar.hidden = !current;
   all.hidden = link.hidden = !(current?.state === "done" || current?.state === "stopped");
   if (!all.hidden) all.href = file(current, "side-by-side.mp4");
@@ -240,6 +243,8 @@ function moment(run, future, frame) { // [image, x, y, what it is]; imagined fut
   const size = run.size;
   if (frame < run.given) return [run.images.prompt, Math.max(frame, 0) * size, 0, run.imagined && future >= 0 ? "apart" : "known"];
   let after = frame - run.given;
+  const beyond = Math.min(frame - join(run), run.ending_frames - 1);
+  if (beyond >= 0) return [run.images.ending, beyond * size, 0, "known"];
   if (future < 0) {
     if (after < run.truth_frames) return [run.images.truth, after * size, 0, run.imagined ? "beside" : "truth"];
     return [run.images.prompt, (run.given - 1) * size, 0, "over"];
@@ -281,10 +286,13 @@ function draw() {
     canvas.setAttribute("aria-label", `${name}, frame ${t + 1}`);
   }
   time.value = t;
-  const predicted = t - current.given + 1;
-  where.textContent = predicted > 0
-    ? `${current.imagined ? "imagined" : "predicted"} ${Math.min(predicted, current.frames)} of ${current.frames}` : `clip ${t + 1} of ${current.given}`;
-  where.dataset.kind = predicted > 0 ? "guessed" : "known";
+  const predicted = t - current.given + 1, after = current.ending_frames && t - join(current) + 1;
+  const made = current.imagined ? "imagined" : current.between ? "filled in" : "predicted";
+  const [kind, what, at, of] = predicted <= 0 ? ["known", current.between ? "before" : "clip", t + 1, current.given]
+    : after > 0 ? ["known", "after", after, current.ending_frames]
+    : ["guessed", made, Math.min(predicted, current.frames), current.frames];
+  where.textContent = `${what} ${at} of ${of}`;
+  where.dataset.kind = kind;
   for (const chart of charts) chart(t);
 }
 
@@ -374,11 +382,12 @@ function tell() {
   if (report.scores) {
     for (const [name, title, unit] of [["error", "Error to what happened", "%"], ["ssim", "Likeness to it (SSIM)", ""]]) {
       const futures = report.scores.futures[name];
+      const [plain, called] = report.scores.blend ? ["blend", "blended"] : ["copy", "held still"]; // what takes no model
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
         ...(several ? futures.map((line) => ["faint", start, line]) : []),
-        ["guessed", start, mean, several ? "mean" : "future"], ["copy", start, report.scores.copy[name], "held still"]],
-        null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores.copy[name]) : 0);
+        ["guessed", start, mean, several ? "mean" : "future"], ["copy", start, report.scores[plain][name], called]],
+        null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores[plain][name]) : 0);
     }
   }
   if (report.surprise) chart("Surprise of the clip", "bits", [["surprise", 1, report.surprise.bits, "a pixel"]], report.surprise.usual);
@@ -387,14 +396,16 @@ function tell() {
 // lines: [class, first frame, values, name or nothing]; dotted: a value to compare with
 function chart(title, unit, lines, dotted = null, low = 0) {
   const width = 240, height = 74, pad = 3;
-  const total = current.given + Math.max(current.frames, current.truth_frames);
+  const total = current.given + Math.max(current.frames, current.truth_frames) + current.ending_frames;
   const values = lines.flatMap((line) => line[2]).concat(dotted ?? []);
   const high = Math.max(...values, low + 1e-9);
   const digits = high >= 10 ? 1 : high >= 1 ? 2 : 3;
   const x = (frame) => pad + ((width - 2 * pad) * frame) / Math.max(total - 1, 1);
   const y = (value) => height - pad - ((height - 2 * pad) * (value - low)) / (high - low);
   const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": title });
-  plot.append(svg("line", { class: "start", x1: x(current.given - 0.5), x2: x(current.given - 0.5), y1: 0, y2: height }));
+  for (const edge of [current.given, ...(current.ending_frames ? [join(current)] : [])]) {
+    plot.append(svg("line", { class: "start", x1: x(edge - 0.5), x2: x(edge - 0.5), y1: 0, y2: height }));
+  }
   if (dotted != null) plot.append(svg("line", { class: "usual", x1: 0, x2: width, y1: y(dotted), y2: y(dotted) }));
   for (const [kind, first, line] of lines) {
     plot.append(svg("polyline", { class: kind, points: line.map((v, i) => `${x(first + i)},${y(v)}`).join(" ") }));
@@ -480,7 +491,7 @@ async function copyLink() {
 
 time.addEventListener("input", () => {
   setPlaying(false);
-  t = Math.min(Number(time.value), current ? Math.max(length(current) - 1, current.given + current.truth_frames - 1) : 0);
+  t = Number(time.value);
   draw();
 });
 overlay.addEventListener("change", draw);

@@ -46,6 +46,9 @@ def shown_prompt(prompt: Prompt, request: Request) -> dict[str, Any]:
         "prompt": strip(prompt.pixels[None]),
         "truth": strip(to_uint8(prompt.after[: request.frames])[None]),
         "truth_frames": min(len(prompt.after), request.frames),
+        "between": request.between,
+        "ending": strip(to_uint8(prompt.ending)[None]),
+        "ending_frames": len(prompt.ending),
         "strips": [],
         "status": "Press Predict",
     }
@@ -89,6 +92,9 @@ def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool 
         "prompt": strip(run.given[None]),
         "truth": strip(run.truth[None]),
         "truth_frames": len(run.truth),
+        "between": report["between"],
+        "ending": strip(run.ending[None]),
+        "ending_frames": len(run.ending),
         "strips": before["strips"] if before else [{"frames": frames, "src": strip(run.futures)}],
         "spread": strip(spread_map(run.futures)[None]) if len(run.futures) > 1 else "",
         "surprise": strip(heat(run.surprise)[None]) if len(run.surprise) else "",
@@ -101,7 +107,8 @@ def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool 
 
 def _key(settings: dict[str, Any], sha256: str) -> str:
     """Equal for results of the same prompt by the same model."""
-    return " ".join(str(settings[name]) for name in ("model", "prompt_frames", "stride", "fit")) + " " + sha256
+    gap = ("between", "frames") if settings["between"] else ()
+    return " ".join(str(settings[name]) for name in ("model", "prompt_frames", "stride", "fit", *gap)) + " " + sha256
 
 
 def _detail(settings: dict[str, Any], stochastic: bool, imagined: bool) -> str:
@@ -117,6 +124,8 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     return [
         settings["model"] + (f" at temperature {settings['temperature']:g}" if report["stochastic"] else ""),
         f"{frames} frames of {called(settings['labels'])}, imagined from nothing" if report["imagined"]
+        else f"{report['used_frames']} frames before, {report['ending_frames']} after, {frames} filled in"
+        if report["between"]
         else f"{report['used_frames']} frames of the clip, then {frames} predicted",
         "computed beforehand" if precomputed
         else f"first frame after {first:.1f} s, {futures} × {frames} frames in {total:.1f} s",

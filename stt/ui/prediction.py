@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stt.api import Predictor, Sampling, Surprise
 from stt.measures import frame_mse, frame_ssim, spread, unit
-from stt.sampler import rollout
+from stt.sampler import between, rollout
 from stt.ui.board import Frame
 from stt.ui.request import Refused, Request
 from stt.ui.runs import Run
@@ -28,7 +28,7 @@ UNUSUAL = 1.5  # times the surprise that 99 in 100 frames like the training data
 IMAGINED = "The futures were imagined without the clip, so they are not compared with it."
 ONE_FUTURE = "This model knows one future only, the mean of what may follow: where the future is open, it blurs."
 
-Compute = Callable[[Predictor, Tensor, Tensor, int, Sampling, Sequence[int]], Iterator[Tensor | Surprise]]
+Compute = Callable[[Predictor, Tensor, Tensor, Tensor, int, Sampling, Sequence[int]], Iterator[Tensor | Surprise]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Prompt:
     clip: Clip
     name: str
     sha256: str
-    start: int  # frames of the clip before the future
+    start: int  # frames of the clip before the future, or before the gap
     video: Tensor  # (P, C, H, W), the last of them: what the model sees
     after: Tensor  # (N - start, C, H, W), the clip's own continuation
+    ending: Tensor  # (E, C, H, W), what the model sees of the clip after a gap; none where there is no gap
     fps: float
 
     @property
@@ -94,28 +95,59 @@ def left(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else "a second"
 
 
-def read_prompt(request: Request, model: Predictor, start: Callable[[int], int] | None = None) -> Prompt:
-    """start: where the future starts in a clip of so many frames, for requests that leave it open.
-
-    Raises stt.video.VideoError when the file is no usable video, Refused when it is too short for the request.
-    """
+def read(request: Request, model: Predictor) -> Clip:
+    """Raises stt.video.VideoError when the file is no usable video."""
     c = model.config
-    clip = read_clip(
-        request.clip, size=c.image_size, channels=c.channels, stride=request.stride, fit=request.fit
-    )  # fmt: skip
-    frames = len(clip.video)
-    first = request.prompt_frames or (start(frames) if start else frames)
-    if first > frames:
-        raise Refused(f"Frames used as prompt is {first}, but the clip has {frames}; choose at most {frames}.")
+    return read_clip(request.clip, size=c.image_size, channels=c.channels, stride=request.stride, fit=request.fit)
+
+
+def latest(request: Request, frames: int) -> int:
+    """Where the future, or the gap, may start at the latest in a clip of so many frames; below 1 it does not fit."""
+    return frames - request.frames - 1 if request.between else frames
+
+
+def fitted(request: Request, model: Predictor, frames: int) -> Request:
+    """The request with start and gap moved to where they lie in a clip of so many frames, as far as they can."""
+    if request.between:
+        request = replace(request, frames=max(min(request.frames, frames - 2), 1))
+    start = min(request.prompt_frames or model.config.context_frames, latest(request, frames))
+    return replace(request, prompt_frames=max(start, 1))
+
+
+def prompt_of(clip: Clip, request: Request, model: Predictor) -> Prompt:
+    """Left open, the future starts after the clip's end, and a gap where the model can look back furthest.
+
+    Raises Refused when the clip is too short for the request.
+    """
+    c, frames, last = model.config, len(clip.video), latest(request, len(clip.video))
+    if last < 1:
+        raise Refused(
+            f"A gap of {request.frames} needs a clip of at least {request.frames + 2} frames, one before it and one"
+            f" after, but this one has {frames}."
+        )
+    first = request.prompt_frames or (min(c.context_frames, last) if request.between else last)
+    if first > last:
+        raise Refused(
+            f"The gap starts after {first} frames and {request.frames} are missing, but the clip has {frames};"
+            f" start after at most {last}."
+            if request.between
+            else f"Frames used as prompt is {first}, but the clip has {frames}; choose at most {frames}."
+        )
+    after = clip.video[first:]
     return Prompt(
         clip=clip,
         name=request.clip.name,
         sha256=sha256_of(request.clip),
         start=first,
         video=clip.video[:first][-c.context_frames :],
-        after=clip.video[first:],
+        after=after,
+        ending=after[request.frames :][: c.context_frames * request.between],
         fps=request.fps or min(max(clip.fps, 1.0), MAX_FPS),
     )
+
+
+def read_prompt(request: Request, model: Predictor) -> Prompt:
+    return prompt_of(read(request, model), request, model)
 
 
 def sha256_of(path: Path) -> str:
@@ -124,15 +156,23 @@ def sha256_of(path: Path) -> str:
 
 
 def compute(
-    model: Predictor, video: Tensor, truth: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
+    model: Predictor,
+    video: Tensor,
+    truth: Tensor,
+    ending: Tensor,
+    frames: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
 ) -> Iterator[Tensor | Surprise]:
     """All that needs the model's device: every frame (F, C, H, W) of the futures, then how surprising the clip is.
 
-    video, truth: (P, C, H, W) and (T', C, H, W), the prompt and what really followed. Everything comes on the CPU.
+    video, truth, ending: (P, C, H, W), (T', C, H, W) and (E, C, H, W), the prompt, what really followed, and what came
+    after the gap if there is one to fill. Everything comes on the CPU.
     """
-    for frame in rollout(model, video, frames, sampling, seeds):
+    gap = between(model, video, ending, frames, sampling, seeds) if len(ending) else None
+    for frame in gap or rollout(model, video, frames, sampling, seeds):
         yield frame.float().cpu()
-    clip = torch.cat([video, truth])[None]
+    clip = torch.cat([video, truth, ending])[None]
     score = model.surprise(clip.to(next(model.parameters()).device)) if clip.shape[1] > 1 else None
     if score is not None:
         yield Surprise(score.bits[0].float().cpu(), score.where[0].float().cpu())
@@ -153,7 +193,7 @@ def predict(
     yield progress
     prompt, since = progress.prompt, time.perf_counter()
     truth = prompt.after[: request.frames]
-    for event in compute(model, prompt.video, truth, request.frames, sampling, request.seeds):
+    for event in compute(model, prompt.video, truth, prompt.ending, request.frames, sampling, request.seeds):
         if isinstance(event, Surprise):
             progress.surprise = event
             continue
@@ -183,7 +223,8 @@ def conclude(progress: Progress) -> Run:
             report["notes"].insert(0, unlike(told["unusual_frames"], len(surprise)))
     report["total_seconds"] = round(time.perf_counter() - progress.began, 2)
     shown = [to_uint8(future) for future in futures]
-    return Run(report, prompt.pixels, np.stack(shown), to_uint8(truth), surprise)
+    ending = prompt.ending if len(progress.frames) == progress.request.frames else prompt.ending[:0]  # nothing joins it
+    return Run(report, prompt.pixels, np.stack(shown), to_uint8(truth), surprise, to_uint8(ending))
 
 
 def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any]:
@@ -197,6 +238,8 @@ def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any
         "clip_frames": len(prompt.clip.video),
         "used_frames": len(prompt.video),
         "predicted_frames": futures.shape[1],
+        "between": request.between,
+        "ending_frames": len(prompt.ending),
         "seeds": request.seeds,
         "names": future_names(request, model),
         "stochastic": stochastic(model),
@@ -205,19 +248,30 @@ def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any
         "first_frame_seconds": round(progress.first or 0.0, 2),
         "ms_per_frame": round(1000 * progress.computing / futures.shape[1], 1),
         "spread": _rounded(spread(futures).square().mean(dim=(-2, -1)).sqrt()),
-        "scores": scores(futures, truth, prompt.video[-1]) if comparable else None,
+        "scores": scores(futures, truth, baselines(request, prompt)) if comparable else None,
         "surprise": None,
         "notes": notes(request, model, prompt),
     }
 
 
-def scores(futures: Tensor, truth: Tensor, last: Tensor) -> dict[str, Any]:
-    """Against what really followed, per frame: every future (F, T, C, H, W), and the last frame held still.
+def baselines(request: Request, prompt: Prompt) -> dict[str, Tensor]:
+    """What takes no model, (T, C, H, W) each: the last frame held still, and over a gap its two ends blended."""
+    last = prompt.video[-1]
+    held = last.expand(request.frames, *last.shape)
+    if not request.between:
+        return {"copy": held}
+    weights = torch.linspace(0, 1, request.frames + 2)[1:-1, None, None, None]
+    return {"copy": held, "blend": held.lerp(prompt.ending[0], weights)}
 
-    truth (T', C, H, W), last (C, H, W). error: root-mean-square, in percent of the step from black to white.
+
+def scores(futures: Tensor, truth: Tensor, others: dict[str, Tensor]) -> dict[str, Any]:
+    """Against what really followed, per frame: every future (F, T, C, H, W), and what takes no model.
+
+    truth (T', C, H, W), others (T, C, H, W). error: root-mean-square, in percent of the step from black to white.
     """
-    truth, pixels = unit(truth), last.numel()
-    predicted = {"futures": unit(futures[:, : len(truth)]), "copy": unit(last).expand_as(truth)}
+    truth, pixels = unit(truth), futures[0, 0].numel()
+    predicted = {"futures": unit(futures[:, : len(truth)])}
+    predicted |= {name: unit(video[: len(truth)]) for name, video in others.items()}
     return {
         name: {
             "error": _rounded(100 * (frame_mse(video, truth) / pixels).sqrt(), 2),
@@ -243,7 +297,7 @@ def unlike(frames: list[int], length: int) -> str:
     if len(frames) > max(2, length // 4):
         return "This clip is unlike what the model was trained on, so expect little of its futures."
     which = f"Frame {frames[0]}" if len(frames) == 1 else f"Frames {', '.join(map(str, frames))}"
-    return f"{which} of the clip came as a shock: nothing like it was in the training data, so mistrust what follows."
+    return f"{which} of the clip came as a shock: nothing like it was in the training data, so mistrust these futures."
 
 
 def _rounded(values: Tensor, digits: int = 4) -> list[Any]:
@@ -254,12 +308,14 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     """What happened to the clip, and what else a visitor may wonder about; one sentence each."""
     c, clip, used = model.config, prompt.clip, len(prompt.video)
     from_nothing = imagined(request, model)
-    said = [IMAGINED] if from_nothing else []
+    said, apart = [IMAGINED] if from_nothing else [], from_nothing or request.between
     if clip.truncated:
         said.append("The clip is longer than what the app reads, so only its start was used.")
-    if prompt.start > used and not from_nothing:
+    if request.between and used + request.frames + len(prompt.ending) > c.context_frames + 1:
+        said.append(f"For each frame the model saw the {c.context_frames} nearest on both sides, filled in or given.")
+    elif prompt.start > used and not apart:
         said.append(f"The model saw the last {used} of the {prompt.start} frames before the future.")
-    elif used == 1 and not from_nothing:
+    elif used == 1 and not apart:
         said.append("From a single frame the model can only guess what moves.")
     if clip.cropped:
         said.append("The clip was cropped to a square around its centre.")
@@ -267,7 +323,7 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         said.append("Black bars make the clip a square.")
     if tuple(clip.source_size) != (c.image_size, c.image_size):
         said.append(f"It was resized to the {c.image_size} x {c.image_size} pixels that the model works on.")
-    if used + request.frames > c.context_frames + 1 and not from_nothing:
+    if used + request.frames > c.context_frames + 1 and not apart:
         said.append(f"The model looks back {c.context_frames} frames, so later ones no longer see the oldest.")
     if not stochastic(model):
         said.append(ONE_FUTURE)

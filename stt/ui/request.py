@@ -46,6 +46,7 @@ class Request:
     fit: str = "crop"
     fps: float = 0.0  # of what is made; 0 is the clip's own
     labels: tuple[int, ...] = ()  # what to imagine without the clip, -1 for any; none continues it
+    between: bool = False  # fill a gap in the clip: so many frames from where the future would start
 
     @property
     def seeds(self) -> list[int]:
@@ -53,8 +54,12 @@ class Request:
         return [(self.seed + k) % (MAX_SEED + 1) for k in range(self.futures)]
 
     def sampling(self, model: Predictor) -> Sampling:
-        """Only what the model honours differs from the defaults; raises Refused for labels that it does not know."""
+        """Only what the model honours differs from the defaults; raises Refused for what it cannot do."""
         classes, places = imaginable(model)
+        if self.between and not model.interpolates:
+            raise Refused(f"{self.model} only continues clips and fills no gaps; leave out in between.")
+        if self.between and classes and self.labels:
+            raise Refused("Labels imagine a clip from nothing and in between fills a gap in one; ask for one of them.")
         if classes and (len(self.labels) > places or max(self.labels, default=-1) >= classes):
             asked = ", ".join(map(str, self.labels))
             raise Refused(
@@ -107,7 +112,7 @@ def remembered(values: Any, models: Collection[str]) -> dict[str, Any]:
     for name in checks.keys() & (values if isinstance(values, dict) else {}):
         value = values[name]
         with suppress(Refused, ValueError):
-            number = isinstance(value, str) and name not in ("model", "fit", "labels")
+            number = isinstance(value, str) and name not in ("model", "fit", "labels", "between")
             kept[name] = _plain(checks[name](float(value) if number else value))
     return kept
 
@@ -183,6 +188,14 @@ def _fit(value: Any) -> str:
     return value
 
 
+def _between(value: Any) -> bool:
+    """A link says it in words."""
+    switch = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(switch, bool):
+        raise Refused(f"In between must be true or false, not {_show(value)}.")
+    return switch
+
+
 def _labels(value: Any) -> tuple[int, ...]:
     """Of a list, a number, or a text such as "3, 7" or "any"; nothing is none."""
     labels = value if isinstance(value, list | tuple) else [] if value is None else [value]
@@ -213,4 +226,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "fit": _fit,
     "fps": lambda value: _real("Frames a second", value, 0 if value == 0 else 1, MAX_FPS),
     "labels": _labels,
+    "between": _between,
 }

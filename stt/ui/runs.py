@@ -33,7 +33,9 @@ class Run:
     futures: Frame  # (F, T, H, W, 3)
     truth: Frame  # (T' <= T, H, W, 3) what really followed; empty where nobody knows
     surprise: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 1, 1), np.float32))
-    # (P + T' - 1, h, w) bits per dimension of every frame but the first, by place; empty without a likelihood
+    # (P + T' + E - 1, h, w) bits per dimension of every frame but the first, by place; empty without a likelihood
+    ending: Frame = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    # (E, H, W, 3) frames of the clip after the gap; empty where none was filled to its end
 
     @property
     def fps(self) -> float:
@@ -41,17 +43,20 @@ class Run:
 
     @property
     def board(self) -> Board:
-        return Board(self.given.shape[1], tuple(self.report["names"]), len(self.given), self.futures.shape[1])
+        frames = len(self.given), self.futures.shape[1], len(self.ending)
+        return Board(self.given.shape[1], tuple(self.report["names"]), *frames)
 
     def save(self, path: Path) -> None:
-        arrays = {name: getattr(self, name) for name in ("given", "futures", "truth", "surprise")}
+        arrays = {name: getattr(self, name) for name in ("given", "futures", "truth", "surprise", "ending")}
         report = np.asarray(json.dumps(self.report))
         write_whole(path, lambda file: np.savez_compressed(file, report=report, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> Run:
         with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by itself
-            return cls(json.loads(str(file["report"])), **{name: file[name] for name in file.files if name != "report"})
+            report = {"between": False, "ending_frames": 0} | json.loads(str(file["report"]))
+            report["settings"] = {"between": False} | report["settings"]  # older ones know of no gaps
+            return cls(report, **{name: file[name] for name in file.files if name != "report"})
 
     # ---- files ---------------------------------------------------------------------------------------
 
@@ -64,8 +69,8 @@ class Run:
         return {"app": "stt", **asked, **made, "given": len(self.given), "alone": future is not None}
 
     def alone(self, future: int) -> Frame:
-        """The clip and then one future (P + T, H', W', 3), enlarged by a whole factor."""
-        video = np.concatenate([self.given, self.futures[future]])
+        """The clip, one future, and the clip after a gap (P + T + E, H', W', 3), enlarged by a whole factor."""
+        video = np.concatenate([self.given, self.futures[future], *self.ending[:, None]])
         return enlarge(video, -(-SHOWN_SIZE // video.shape[1]))
 
     def together(self) -> Frame:
@@ -73,6 +78,7 @@ class Run:
         moments = [(frame, [frame] * len(self.futures)) for frame in self.given]
         for t, futures in enumerate(self.futures.swapaxes(0, 1)):
             moments.append((self.truth[t] if t < len(self.truth) else moments[-1][0], futures))
+        moments += [(frame, [frame] * len(self.futures)) for frame in self.ending]
         board = self.board
         return np.stack([board.draw(*moment, t) for t, moment in enumerate(moments, 1)])
 

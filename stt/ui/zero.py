@@ -12,7 +12,9 @@ from stt.ui.prediction import Compute, compute
 LONGEST = 120  # seconds
 
 
-def seconds(name: str, video: Tensor, truth: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]) -> int:
+def seconds(
+    name: str, video: Tensor, truth: Tensor, ending: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
+) -> int:
     """How long to ask for the GPU, from the arguments of the work: shorter requests are served sooner.
 
     Generous for models of some 10M parameters; no such Space has been timed yet.
@@ -33,9 +35,9 @@ def on_lent_gpu(models: Mapping[str, Predictor]) -> Compute:
 
     @spaces.GPU(duration=seconds)
     def lent(
-        name: str, video: Tensor, truth: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
+        name: str, video: Tensor, truth: Tensor, ending: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
     ) -> Iterator[Tensor | Surprise]:
-        yield from compute(models[name], video, truth, frames, sampling, seeds)
+        yield from compute(models[name], video, truth, ending, frames, sampling, seeds)
 
     names = {id(model): name for name, model in models.items()}
     return lambda model, *rest: lent(names[id(model)], *rest)
