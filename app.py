@@ -22,6 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (default: this machine; 0.0.0.0: everywhere)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    parser.add_argument("--compile", action="store_true", help="compile what draws codes one by one; pays on a GPU")
     parser.add_argument("--share", action="store_true", help="also open a temporary public address")
     return parser.parse_args(arguments)
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"app: {source} is not pinned: add @ and a commit's 40 digits to keep its weights", file=sys.stderr)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        models = load_models(options.models, device)
+        models = load_models(options.models, device, compile=options.compile)
     except ValueError as error:
         sys.exit(f"app: {error}")
     examples = sorted((HERE / "assets/prompts").glob("*.mp4"))

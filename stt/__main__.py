@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "the prompt frames, and so many frames are missing",
     )  # fmt: skip
     predict.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    predict.add_argument("--compile", action="store_true", help="compile what draws codes one by one; pays on a GPU")
     predict.add_argument(
         "--out", type=Path, metavar="FILE", help=".mp4 or .gif; one future: the clip and then that future; several: "
         "the clip beside all of them (default: CLIP-future.mp4 in this folder)",
@@ -92,7 +93,7 @@ def predict_clip(args: argparse.Namespace) -> None:
         raise Refused(f"{report}: a report's name ends in .json.")
     for path in [*videos, *([report] if report else [])]:
         check_writable(path, request.clip)
-    run = watched(request, load(source, device(args.device)))
+    run = watched(request, load(source, device(args.device), compile=args.compile))
     videos = {path: name for path, name in videos.items() if name in run.names}  # of chance-free models only one
     for path, name in videos.items():
         run.write(name, path)

@@ -42,6 +42,14 @@ def frame_ssim(predicted: Tensor, true: Tensor) -> Tensor:
     return values.reshape(lead)
 
 
+def blended(first: Tensor, last: Tensor, frames: int) -> Tensor:
+    """Two frames (C, H, W) -> `frames` between them (frames, C, H, W), each their average by its time.
+
+    What a gap filled by a model is held against.
+    """
+    return first.lerp(last, torch.linspace(0, 1, frames + 2, device=first.device)[1:-1, None, None, None])
+
+
 FRAME_METRICS = {"mse": frame_mse, "psnr": frame_psnr, "ssim": frame_ssim}
 HIGHER_IS_BETTER = {"mse": False, "psnr": True, "ssim": True}
 

@@ -6,12 +6,14 @@ import os
 import time
 
 import pytest
+import torch
 
 import app as front_door
 from stt.checkpoint import save
+from stt.ui import server
 from stt.ui.janitor import Janitor
 from stt.ui.server import load_models
-from tests.conftest import clips
+from tests.conftest import TINY_CONFIGS, built, clips
 
 
 def test_models_come_from_files_and_folders_and_broken_ones_are_left_out(tiny, tmp_path, capsys):
@@ -29,6 +31,18 @@ def test_a_models_variants_stand_behind_it_so_that_the_plain_name_is_preset(tiny
     for name in ("digits-stt-ancestor", "digits-stt"):
         save(tiny, tmp_path / f"{name}.safetensors")
     assert list(load_models([str(tmp_path)], "cpu")) == ["digits-stt", "digits-stt-ancestor"]
+
+
+def test_models_are_compiled_where_that_is_asked_for_and_can_be_done(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: "compiled")
+    save(tiny, tmp_path / "a.safetensors")
+    save(built(TINY_CONFIGS["videogpt"]), tmp_path / "b.safetensors")
+    asked = []
+    monkeypatch.setattr(server, "serve", lambda models, *_, **__: asked.append(models))
+    front_door.main(["--models", str(tmp_path), "--device", "cpu", "--compile"])
+    front_door.main(["--models", str(tmp_path), "--device", "cpu"])
+    compiled, plain = (models["b"].one for models in asked)
+    assert compiled == "compiled" and callable(plain) and list(asked[0]) == ["a", "b"]
 
 
 def test_without_a_model_the_app_says_so(tmp_path):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from stt.api import Sampling
-from stt.measures import frame_mse, unit
+from stt.measures import blended, frame_mse, unit
 from tests.conftest import TINY_CONFIGS, built
 from train import interpolation as scoring
 from train.data import DigitVideos, World
 from train.evaluate import PROTOCOLS, evaluate, markdown, parser
-from train.interpolation import blended, flowed, interpolation, segmentation
+from train.interpolation import flowed, interpolation, segmentation
 from train.protocols import held_out
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import stt
 from stt.api import Predictor, Sampling, Video
-from stt.measures import unit
+from stt.measures import blended, unit
 from stt.sampler import SeededNoise
 from train.data import DigitClip, DigitVideos
 from train.judge import Judge
@@ -22,12 +22,6 @@ from train.protocols import Figures, all_named, per_horizon, score_futures
 
 CLASSES = 11  # nothing, then the ten digits
 SEEN = (0, 1, 3)  # how many frames ahead of the last one shown a segmentation is asked for
-
-
-def blended(first: Tensor, last: Tensor, frames: int) -> Video:
-    """Two frames (C, H, W) -> the `frames` between them (frames, C, H, W), each their average by its time."""
-    share = torch.arange(1, frames + 1, device=first.device)[:, None, None, None] / (frames + 1)
-    return (1 - share) * first + share * last
 
 
 def flowed(first: Tensor, last: Tensor, frames: int) -> Video:

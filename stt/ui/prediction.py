@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stt.api import Predictor, Sampling, Surprise
-from stt.measures import frame_mse, frame_ssim, spread, unit
+from stt.measures import blended, frame_mse, frame_ssim, spread, unit
 from stt.sampler import between, rollout
 from stt.ui.board import Frame
 from stt.ui.request import Refused, Request
@@ -260,8 +260,7 @@ def baselines(request: Request, prompt: Prompt) -> dict[str, Tensor]:
     held = last.expand(request.frames, *last.shape)
     if not request.between:
         return {"copy": held}
-    weights = torch.linspace(0, 1, request.frames + 2)[1:-1, None, None, None]
-    return {"copy": held, "blend": held.lerp(prompt.ending[0], weights)}
+    return {"copy": held, "blend": blended(last, prompt.ending[0], request.frames)}
 
 
 def scores(futures: Tensor, truth: Tensor, others: dict[str, Tensor]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from stt.video import LIMITS
 WAITING = 16  # requests in the queue, before visitors are told to come back
 
 
-def load_models(sources: Sequence[str], device: torch.device | str) -> dict[str, Predictor]:
+def load_models(sources: Sequence[str], device: torch.device | str, *, compile: bool = False) -> dict[str, Predictor]:
     """Models by name, from files, folders of them, runs' folders and Hub repositories.
 
     A source that holds no predictor is reported and left out. Raises ValueError when none is left.
@@ -45,7 +45,7 @@ def load_models(sources: Sequence[str], device: torch.device | str) -> dict[str,
         for one in map(str, files) if folder.is_dir() else [source]:
             try:
                 name = name_of(one)
-                models[one if name in models else name] = load(one, device)
+                models[one if name in models else name] = load(one, device, compile=compile)
             except (OSError, ValueError) as error:
                 print(f"left out {one}: {error}", file=sys.stderr)
     if not models:
