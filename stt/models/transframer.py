@@ -116,9 +116,9 @@ class Scene(NamedTuple):
         return Scene(asked, layers, seen, *others)
 
     def rows(self, index: Tensor) -> Scene:
-        layers = tuple((k[index], v[index]) for k, v in self.layers)
-        asked, seen, *others = (part[index] for part in (self.asked, self.seen, *self[3:]))
-        return Scene(asked, layers, seen, *others)
+        """Some of the batch, of what a Draft looks at."""
+        kept = {name: getattr(self, name)[index] for name in ("asked", "displaced", "motion")}
+        return self._replace(**kept)
 
 
 class Scores(NamedTuple):
