@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -192,6 +194,40 @@ def test_labels_imagine_a_clip_that_the_prompt_has_no_part_in(classy):
     assert not torch.equal(imagined(one, -1), stt.predict(classy, one, 8, seeds=[2]))
 
 
+def test_guidance_favours_what_the_labels_make_likelier():
+    """Of codes drawn without cutting, log p(code | label) - log p(code) grows with guidance."""
+    gains = []
+    for guidance in (1.0, 3.0):
+        model = varied(classes=10, labels=1, guidance=guidance)
+        state, sampling = model.start(clips(model, 1, 1)), Sampling(labels=(3,))
+        with torch.inference_mode():
+            _, after = model.step(state, sampling, SeededNoise(range(40)))
+            ids = (after.latents[:, :, :, :, None] == model.tokenizer.quantizer.codebook).all(dim=-1).long().argmax(-1)
+            nats = []
+            for labels in ([[3]], [[-1]]):
+                memory = model.remember(clips(model, 1, 1)[:, :0]).expand(40)
+                logits, _ = model.logits(after.latents, memory, model.label(torch.tensor(labels)).expand(40, -1, -1))
+                nats.append(logits.log_softmax(-1).gather(-1, ids.flatten(1)[..., None]).sum(dim=(1, 2)))
+        gains.append(float((nats[0] - nats[1]).mean()))
+    assert gains[1] > 2 * gains[0] > 0
+
+
+@pytest.mark.parametrize("frame_conditioning", [True, False])
+def test_guided_futures_are_their_own_whatever_is_drawn_beside_them(frame_conditioning):
+    model = varied(classes=10, labels=2, guidance=2.5, frame_conditioning=frame_conditioning)
+    context, frames = clips(model)[0], 2 * model.config.slices * model.config.chunk_frames
+    asked = Sampling(labels=(3, -1))
+    together = stt.predict(model, context, frames, asked, seeds=[3, 11])
+    torch.testing.assert_close(
+        stt.predict(model, context, frames, asked, seeds=[11])[0], together[1], atol=1e-4, rtol=1e-4
+    )
+    plain = copy.deepcopy(model)
+    plain.config = replace(model.config, guidance=1.0)
+    assert not torch.allclose(stt.predict(plain, context, frames, asked, seeds=[3, 11]), together, atol=1e-2)
+    for same in (Sampling(), Sampling(labels=(-1, -1))):  # nothing to be led by
+        assert torch.equal(stt.predict(plain, context, 4, same), stt.predict(model, context, 4, same))
+
+
 def test_a_model_without_classes_continues_the_prompt_whatever_labels_say(model):
     context = clips(model)[0]
     assert "labels" not in model.knobs
@@ -238,6 +274,7 @@ def test_even_a_step_without_a_context_gives_every_weight_a_gradient():
         ({"frame_conditioning": False, "slices": 2}, "slices is 2, must be at least 3"),
         ({"widths": (8,)}, r"widths are \(8,\), its tokenizer has 2 resolutions"),
         ({"drop_frames": 1.5}, "drop_frames is 1.5"),
+        ({"guidance": 0.5}, "guidance is 0.5, must be at least 1"),
         ({"channels": 3}, "channels is 3, its tokenizer's is 1"),
     ],
 )

@@ -59,7 +59,7 @@ _gpu_stt = STTConfig(
 _cpu_video_tokenizer = VideoVQConfig()
 _gpu_video_tokenizer = VideoVQConfig(blocks=2)
 
-_cpu_videogpt = VideoGPTConfig(tokenizer=_cpu_video_tokenizer, classes=10, drop_frames=0.25)
+_cpu_videogpt = VideoGPTConfig(tokenizer=_cpu_video_tokenizer, classes=10, drop_frames=0.25, guidance=3.0)
 _gpu_videogpt = VideoGPTConfig(
     tokenizer=_gpu_video_tokenizer,
     dim=224,
@@ -69,6 +69,7 @@ _gpu_videogpt = VideoGPTConfig(
     classes=10,
     labels=2,
     drop_frames=0.25,
+    guidance=3.0,
 )
 
 _cpu_timesformer = TimeSformerConfig()

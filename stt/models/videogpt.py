@@ -41,6 +41,7 @@ class VideoGPTConfig(PredictorConfig):
     labels: int = 1  # most classes of a clip
     drop_frames: float = 0.1  # share of training steps without a context
     drop_labels: float = 0.5  # share of the labels that are hidden
+    guidance: float = 1.0  # above 1, labels count for more in drawing than they did in training (arXiv 2207.12598)
     short_context: float = 0.3  # share of training steps whose context has a random length
     own_past: float = 0.5  # share of training steps whose context went through the tokenizer, as predictions do
 
@@ -55,6 +56,8 @@ class VideoGPTConfig(PredictorConfig):
             raise ValueError(f"slices is {self.slices}, must be at least {least}")
         if self.frame_conditioning and len(self.widths) != len(self.tokenizer.widths):
             raise ValueError(f"widths are {self.widths}, its tokenizer has {len(self.tokenizer.widths)} resolutions")
+        if not (math.isfinite(self.guidance) and self.guidance >= 1):
+            raise ValueError(f"guidance is {self.guidance}, must be at least 1: labels as they are")
         for name in ("drop_frames", "drop_labels", "short_context", "own_past"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
@@ -106,8 +109,14 @@ class Memory(NamedTuple):
     layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, 1 + M, d)
 
     def expand(self, batch: int) -> Memory:
-        layers = tuple((k.expand(batch, *k.shape[1:]), v.expand(batch, *v.shape[1:])) for k, v in self.layers)
-        return Memory(self.before.expand(batch, -1, -1), layers)
+        return Memory(rows(self.before, batch), tuple((rows(k, batch), rows(v, batch)) for k, v in self.layers))
+
+
+def rows(x: Tensor, batch: int) -> Tensor:
+    """What is one for all (1, ...), one for each future (F, ...) or whole already -> (batch, ...), F or 2 F."""
+    if len(x) == 1:
+        return x.expand(batch, *x.shape[1:])
+    return x if len(x) == batch else torch.cat([x, x])
 
 
 class Block(nn.Module):
@@ -156,7 +165,7 @@ class VideoGPTState(NamedTuple):
     recent: Video  # (B, 0 ... context_frames, C, H, W) the last frames
     past: Tensor  # (B, S, h, w, D) latents of those that condition the sequence
     latents: Tensor  # (B, 0 ... slices, h, w, D) of the sequence
-    cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values
+    cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values; with guidance 2 B, then without labels
     memory: Memory | None
     drawn: bool  # whether anything has been predicted yet
 
@@ -356,32 +365,35 @@ class VideoGPT(Predictor):
         """A new sequence after some frames, of which there may be none."""
         c, b, side = self.config, len(recent), self.config.tokenizer.grid
         recent = recent[:, -c.context_frames :]
-        cache = self.begin.new_zeros(c.depth, 2, b, c.heads, c.slices * c.cells, c.dim // c.heads)
+        batch = b if label is None else max(b, len(label))
+        cache = self.begin.new_zeros(c.depth, 2, batch, c.heads, c.slices * c.cells, c.dim // c.heads)
         past = latents = self.begin.new_zeros(b, 0, side, side, c.tokenizer.latent_dim)
         if recent.shape[1]:
             past = self.tokenizer.encode(self._whole(recent)).latents
             if not c.frame_conditioning:
                 past, latents = latents, past
-                _, kept = self.logits(latents, None, label)
+                _, kept = self.logits(rows(latents, batch), None, label)
                 cache[..., : kept.shape[-2], :] = kept
         return VideoGPTState(recent, past, latents, cache, self.remember(recent), drawn)
 
     def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
         c, futures = self.config, noise.futures
         labels = torch.tensor([sampling.labels], device=self.begin.device) if sampling.labels else None
-        label = self.label(labels) if c.classes else None
+        label, batch = self.label(labels) if c.classes else None, futures
+        if c.guidance > 1 and label is not None and label.any():
+            label, batch = torch.cat([label, 0 * label]).repeat_interleave(futures, dim=0), 2 * futures
         if c.classes and sampling.labels and not state.drawn:
             state = self._sequence(state.recent[:, :0], label, drawn=False)  # imagined from nothing
         elif state.latents.shape[1] == c.slices:
             state = self._sequence(state.recent, label, drawn=True)
-        done = state.latents.expand(futures, -1, -1, -1, -1)
-        cache = state.cache.expand(-1, -1, futures, -1, -1, -1).clone()
-        memory = state.memory.expand(futures) if state.memory else None
+        done = rows(state.latents, futures)
+        cache = rows(state.cache.transpose(0, 2), batch).transpose(0, 2).clone()
+        memory = state.memory.expand(batch) if state.memory else None
         gumbel = noise.gumbel(c.cells, c.tokenizer.codebook_size) if sampling.temperature else None
         latents = torch.cat([done, self._slice(done, cache, memory, label, sampling, gumbel)[:, None]], dim=1)
-        past = state.past.expand(futures, -1, -1, -1, -1)
+        past = rows(state.past, futures)
         frames = self.tokenizer.decode(torch.cat([past, latents], dim=1))[:, -c.chunk_frames :].clamp(-1, 1)
-        recent = torch.cat([state.recent.expand(futures, -1, -1, -1, -1), frames], dim=1)[:, -c.context_frames :]
+        recent = torch.cat([rows(state.recent, futures), frames], dim=1)[:, -c.context_frames :]
         return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, drawn=True)
 
     def _slice(
@@ -393,8 +405,11 @@ class VideoGPT(Predictor):
         sampling: Sampling,
         gumbel: Tensor | None,
     ) -> Tensor:
-        """Draws the next slice of (F, s, h, w, D), code by code; its keys and values are added to the cache."""
-        c, done = self.config, sequence.shape[1] * self.config.cells
+        """Draws the next slice of (F, s, h, w, D), code by code; its keys and values are added to the cache.
+
+        With 2 F rows in cache, memory and label the second half lacks the labels: the first is led away from it.
+        """
+        c, done, batch = self.config, sequence.shape[1] * self.config.cells, cache.shape[2]
         if done:
             before, latent = self._before(sequence[:, -1]), sequence[:, -1, -1, -1]
         else:
@@ -405,8 +420,11 @@ class VideoGPT(Predictor):
         positions, drawn = torch.arange(done, done + c.cells, device=cache.device), []
         for j in range(c.cells):
             token = self.begin if latent is None else self.embed(latent)
-            x = (token + before[:, j]).expand(len(sequence), -1)[:, None]
+            x = rows(token + before[: len(sequence), j], batch)[:, None]
             logits = self.one(x, positions[j : j + 1], seen, memory, *shifts)
+            if batch > len(sequence):
+                labelled, free = logits.chunk(2)
+                logits = free + c.guidance * (labelled - free)
             ids = sample_logits(logits, sampling, gumbel[:, j] if gumbel is not None else logits)
             latent = self.tokenizer.quantizer.embed(ids[:, None])
             drawn.append(latent)
