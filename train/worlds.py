@@ -7,6 +7,7 @@ Positions and velocities are (..., 2) as (y, x), of a digit's upper left corner.
 from __future__ import annotations
 
 import math
+import sys
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -277,3 +278,16 @@ def _ink(segments: Tensor, radius: Tensor, size: int) -> Tensor:
     distance2 += y.square()[..., :, None] + x.square()[..., None, :]
     distance = distance2.amin(dim=1).clamp_min(0).sqrt()
     return (radius[:, None, None] + 0.5 - distance).clamp(0, 1)
+
+
+def main() -> None:
+    """python -m train.worlds tabletop --clips N --out DIR writes a packed set; --help lists the rest."""
+    if sys.argv[1:2] != ["tabletop"]:
+        raise SystemExit(f"{main.__doc__.split(';')[0]}; worlds of digits are drawn as they are needed")
+    from train.packed import command  # which imports this module
+
+    command(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
