@@ -4,8 +4,8 @@
 
 A set is a folder: index.json and shards, each an .npz of the clips' video (AV1 with full colour resolution, one key
 frame a clip), actions, poses, shapes and colours. Video loses a little, which every shard measures as PSNR; places are
-rounded to millimetres, quaternions to 1/500, actions are exact. On 24 clips of 64x64 AV1 needed 5.4 kB a clip for 40 dB,
-VP9 and H.264 8, H.265 10; with half the colour resolution no codec comes beyond 32 dB, as objects are small.
+rounded to millimetres, quaternions to 1/500, actions are exact. On 24 clips of 64x64 AV1 takes 5.6 kB a clip for 40 dB,
+VP9 and H.264 8.5, H.265 10.5; with half the colour resolution no codec comes beyond 32 dB, as objects are small.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tqdm import tqdm
 from stt.api import Video
 from train.data import generator_for
 from train.scenes import PALETTE
+from train.table import load_mujoco
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig
 
 FORMAT = 1
@@ -132,8 +133,7 @@ def write_set(
     out: Path, config: TabletopConfig, split: str, seed: int, clips: int, crf: int, per_shard: int, workers: int
 ) -> None:
     """Writes what is missing of a set; ValueError if the folder holds one of other clips."""
-    import mujoco
-
+    mujoco, _ = load_mujoco()  # here, so that what it lacks is said once
     out.mkdir(parents=True, exist_ok=True)
     index = {
         "format": FORMAT, "split": split, "seed": seed, "clips": clips, "per_shard": per_shard, "crf": crf,
@@ -253,30 +253,32 @@ def _read(path: Path) -> dict[str, Any]:
 # ---- the command -------------------------------------------------------------------------------------
 
 
-def command(words: list[str]) -> None:
-    """Writes a set: what `python -m train.worlds tabletop` does with the words after it."""
+def parser() -> argparse.ArgumentParser:
     config = TabletopConfig()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser = argparse.ArgumentParser("train.worlds tabletop", description="Simulates clips of a tabletop, packed.")
+    parser = argparse.ArgumentParser(description="Simulates clips of a world on all cores and packs them.")
+    parser.add_argument("world", choices=["tabletop"])
     parser.add_argument("--clips", type=int, required=True, help="how many")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the set; goes on with one that is not complete"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the set; one that is begun is completed")
     parser.add_argument("--split", choices=["train", "test"], default="train", help="the two share no clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=config.image_size, help="pixels a side")
     parser.add_argument("--frames", type=int, default=config.frames, help="of a clip, 10 a second")
-    parser.add_argument("--crf", type=int, default=28, help="how much the video loses: 28 for 40 dB, 0 (best) to 63")
+    parser.add_argument("--crf", type=int, default=27, help="how much the video loses, 0 (least) to 63")
     parser.add_argument("--per-shard", type=int, default=50, help="clips of one file")
     parser.add_argument("--workers", type=int, default=cores, help="processes, by default one for each core")
-    args = parser.parse_args(words)
+    return parser
+
+
+def command(args: argparse.Namespace) -> None:
+    """Writes the set and says how large it is and what it lost."""
     if min(args.clips, args.per_shard, args.workers) < 1:
-        parser.error("--clips, --per-shard and --workers must be at least 1")
-    config = dataclasses.replace(config, image_size=args.size, frames=args.frames)
+        raise SystemExit("--clips, --per-shard and --workers must be at least 1")
     try:
+        config = TabletopConfig(image_size=args.size, frames=args.frames)
         write_set(args.out, config, args.split, args.seed, args.clips, args.crf, args.per_shard, args.workers)
     except (RuntimeError, ValueError) as error:
-        parser.error(str(error))
+        raise SystemExit(str(error)) from error
     shards = sorted(args.out.glob("shard-*.npz"))
     size, psnr = sum(path.stat().st_size for path in shards), np.concatenate([_read(path)["psnr"] for path in shards])
     print(f"{size / 2**20:.1f} MiB, {size / 2**20 * 1000 / args.clips:.2f} MiB per 1,000 clips; "

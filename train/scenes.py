@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 HALF = 0.5  # of the tray's side, inside
-PUSHER = 0.045  # radius of its ball
+PUSHER = 0.058  # radius of its ball
 WALL = 0.035  # half a wall's thickness
 
 PALETTE = {  # name: hue in degrees
@@ -92,13 +92,13 @@ def _parts(shape: str, rng: Generator) -> list[Geom]:
     if shape == "box":
         return [Geom("box", (0.065 + 0.03 * a, 0.065 + 0.03 * b, 0.06 + 0.035 * c))]
     if shape == "tower":
-        return [Geom("box", (0.05 + 0.015 * a, 0.05 + 0.015 * b, 0.14 + 0.07 * c))]
+        return [Geom("box", (0.04 + 0.015 * a, 0.04 + 0.015 * b, 0.105 + 0.055 * c))]
     if shape == "slab":
-        return [Geom("box", (0.07 + 0.03 * a, 0.11 + 0.05 * b, 0.035 + 0.015 * c))]
+        return [Geom("box", (0.07 + 0.03 * a, 0.11 + 0.05 * b, 0.04 + 0.015 * c))]
     if shape == "can":
         return [Geom("cylinder", (0.065 + 0.035 * a, 0.05 + 0.05 * b))]
     if shape == "column":
-        return [Geom("cylinder", (0.05 + 0.015 * a, 0.14 + 0.07 * b))]
+        return [Geom("cylinder", (0.042 + 0.013 * a, 0.105 + 0.055 * b))]
     if shape == "ball":
         return [Geom("sphere", (0.065 + 0.035 * a,))]
     if shape == "egg":
@@ -142,6 +142,8 @@ def _places(reaches: list[float], rng: Generator, tries: int = 400) -> list[np.n
 def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
     x, y = place
     density, slide = 80 * 5 ** rng.uniform(), rng.uniform(0.2, 0.55)
+    if _high(parts[0]) > 0.102:
+        slide += 0.35  # what is tall topples rather than slides
     turn = rng.uniform(-math.pi, math.pi)
     geoms = "".join(
         f'<geom type="{part.kind}" size="{" ".join(f"{s:.4f}" for s in part.size)}" pos="{part.at[0]:.4f} '
@@ -157,14 +159,14 @@ def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
 
 def _pusher(rng: Generator) -> str:
     """A ball on a rod from above, driven by velocities; its force is limited, so that it stalls before it crushes."""
-    high, reach = rng.uniform(0.075, 0.095), HALF - PUSHER - 0.005
+    high, reach = rng.uniform(0.105, 0.12), HALF - PUSHER - 0.005
     slide = f'type="slide" range="{-reach} {reach}" limited="true"'
     dark, light = rng.uniform(0.03, 0.12), rng.uniform(0.85, 0.95)
     return (
         f'<body name="pusher" pos="0 0 {high:.3f}"><joint name="x" axis="1 0 0" {slide}/>'
         f'<joint name="y" axis="0 1 0" {slide}/>'
         f'<geom type="sphere" size="{PUSHER}" mass="4" friction="0.2 0.002 0.0001" rgba="{light} {light} {light} 1"/>'
-        f'<geom type="capsule" fromto="0 0 0.03 0 0 0.36" size="0.024" mass="0.5" friction="0.2 0.002 0.0001" '
+        f'<geom type="capsule" fromto="0 0 0.03 0 0 0.36" size="0.022" mass="0.5" friction="0.2 0.002 0.0001" '
         f'rgba="{dark} {dark} {dark} 1"/></body></worldbody>'
         '<actuator><velocity joint="x" kv="60" forcerange="-45 45"/><velocity joint="y" kv="60" forcerange="-45 45"/>'
         "</actuator><worldbody>"

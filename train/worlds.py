@@ -6,8 +6,8 @@ Positions and velocities are (..., 2) as (y, x), of a digit's upper left corner.
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -280,13 +280,17 @@ def _ink(segments: Tensor, radius: Tensor, size: int) -> Tensor:
     return (radius[:, None, None] + 0.5 - distance).clamp(0, 1)
 
 
-def main() -> None:
-    """python -m train.worlds tabletop --clips N --out DIR writes a packed set; --help lists the rest."""
-    if sys.argv[1:2] != ["tabletop"]:
-        raise SystemExit(f"{main.__doc__.split(';')[0]}; worlds of digits are drawn as they are needed")
-    from train.packed import command  # which imports this module
+def parser() -> argparse.ArgumentParser:
+    """Of the one world that is written to disk; those of digits are drawn as they are needed."""
+    from train.packed import parser  # which imports this module
 
-    command(sys.argv[2:])
+    return parser()
+
+
+def main() -> None:
+    from train.packed import command
+
+    command(parser().parse_args())
 
 
 if __name__ == "__main__":
