@@ -5,7 +5,7 @@
 A set is a folder: index.json and shards, each an .npz of the clips' video (AV1 with full colour resolution, one key
 frame a clip), actions, poses, shapes and colours. Video loses a little, which every shard measures as PSNR; places are
 rounded to millimetres, quaternions to 1/500, actions are exact. On 24 clips of 64x64 AV1 takes 5.6 kB a clip for 40 dB,
-VP9 and H.264 8.5, H.265 10.5; with half the colour resolution no codec comes beyond 32 dB, as objects are small.
+VP9 and H.264 8.5, H.265 10.5; with half the colour resolution H.264 gave 32 dB at crf 14, as objects are small.
 """
 
 from __future__ import annotations
