@@ -6,6 +6,7 @@ Positions and velocities are (..., 2) as (y, x), of a digit's upper left corner.
 
 from __future__ import annotations
 
+import argparse
 import math
 from functools import cache
 from typing import Literal, NamedTuple
@@ -277,3 +278,20 @@ def _ink(segments: Tensor, radius: Tensor, size: int) -> Tensor:
     distance2 += y.square()[..., :, None] + x.square()[..., None, :]
     distance = distance2.amin(dim=1).clamp_min(0).sqrt()
     return (radius[:, None, None] + 0.5 - distance).clamp(0, 1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the one world that is written to disk; those of digits are drawn as they are needed."""
+    from train.packed import parser  # which imports this module
+
+    return parser()
+
+
+def main() -> None:
+    from train.packed import command
+
+    command(parser().parse_args())
+
+
+if __name__ == "__main__":
+    main()

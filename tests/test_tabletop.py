@@ -1,0 +1,290 @@
+"""The tabletop: clips that can be told again, futures from their states, hues, packed sets. Needs MuJoCo and OpenGL."""
+
+from __future__ import annotations
+
+import colorsys
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from train.packed import TabletopSet, pack, pack_poses, unpack, unpack_poses, write_set, write_shard
+from train.permanence import colour_pixels, permanence, visible_colours
+from train.scenes import HALF, PALETTE, SHAPES, draw_scene
+from train.tabletop import Tabletop, TabletopConfig
+from train.worlds import main
+
+SMALL = TabletopConfig(frames=8, oversampling=2, shadows=256)
+
+
+def why_not() -> str | None:
+    """What the tabletop lacks here; asked in another process, since a driver may crash."""
+    if importlib.util.find_spec("mujoco") is None:
+        return "needs the package mujoco"
+    tried = "from train.table import load_mujoco; load_mujoco()"
+    done = subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True, check=False)
+    return done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr else None
+
+
+@pytest.fixture(scope="module")
+def tabletop():
+    if reason := why_not():
+        pytest.skip(reason)
+    return Tabletop(SMALL, "test")
+
+
+@pytest.fixture(scope="module")
+def clips(tabletop):
+    return [tabletop.clip(seed=0, index=k) for k in range(3)]
+
+
+# scenes, which need no MuJoCo
+
+
+def test_a_scene_has_objects_of_distinct_hues_and_depends_on_its_generator_alone():
+    scenes = [draw_scene(np.random.default_rng(k), 3, 7, 64, 0) for k in range(40)]
+    assert {len(scene.colours) for scene in scenes} == {3, 4, 5, 6, 7}
+    assert all(len(set(scene.colours)) == len(scene.colours) for scene in scenes)
+    assert {int(k) for scene in scenes for k in scene.shapes} == set(range(len(SHAPES)))
+    assert draw_scene(np.random.default_rng(1), 3, 7, 64, 0).xml == scenes[1].xml != scenes[2].xml
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"least_objects": 5, "most_objects": 4}, "objects are 5 to 4"),
+        ({"fps": 7}, "fps 7"),
+        ({"image_size": 4}, "image_size is 4"),
+    ],
+)
+def test_a_config_checks_its_fields(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TabletopConfig(**fields)
+
+
+def test_importing_the_tabletop_touches_no_mujoco():
+    code = "import sys, train.packed, train.permanence; assert 'mujoco' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# hues
+
+
+def shade(colour: int) -> torch.Tensor:
+    """A strong colour of PALETTE's hue, (3, 1, 1) on [0, 1]."""
+    return torch.tensor(colorsys.hsv_to_rgb(list(PALETTE.values())[colour] / 360, 0.9, 0.95))[:, None, None]
+
+
+@pytest.mark.parametrize("light", [0.3, 0.6, 1.0])
+def test_a_patch_of_a_palette_colour_counts_as_that_colour_in_any_light(light):
+    for k in range(len(PALETTE)):
+        frame = torch.full((3, 64, 64), 0.4 * light)
+        frame[:, 10:14, 20:25] = light * shade(k)
+        expected = torch.zeros(len(PALETTE), dtype=torch.int64)
+        expected[k] = 20
+        assert torch.equal(colour_pixels(frame * 2 - 1), expected)
+
+
+def test_permanence_is_the_share_of_the_prompts_objects_and_counts_new_ones():
+    def picture(*colours: int) -> torch.Tensor:
+        frame = torch.zeros(3, 64, 64)
+        for k in colours:
+            frame[:, 8 * k : 8 * k + 8, :8] = shade(k)
+        return frame * 2 - 1
+
+    prompt = torch.stack([picture(0, 1), picture(0, 1)])
+    kept, new = permanence(prompt, torch.stack([picture(0, 1), picture(1), picture(0, 2), picture()]))
+    assert kept.tolist() == [1, 0.5, 0.5, 0]
+    assert new.tolist() == [0, 0, 1, 0]
+
+
+# clips
+
+
+def test_a_clip_tells_its_truth_in_shapes(clips):
+    clip = clips[0]
+    count = len(clip.colours)
+    assert clip.video.shape == (8, 3, 64, 64) and clip.video.dtype == torch.float32
+    assert clip.video.min() >= -1 and clip.video.max() <= 1 and clip.video.std() > 0.1
+    assert clip.actions.shape == clip.pusher.shape == (8, 2) and clip.actions.norm(dim=-1).max() <= 1
+    assert clip.poses.shape == (8, count, 7) and clip.shapes.shape == (count,)
+    torch.testing.assert_close(clip.poses[..., 3:].norm(dim=-1), torch.ones(8, count, dtype=torch.float64))
+
+
+def test_a_clip_depends_on_split_seed_and_index_alone(tabletop, clips):
+    again = Tabletop(SMALL, "test").clip(seed=0, index=1)
+    assert torch.equal(again.video, clips[1].video) and torch.equal(again.states, clips[1].states)
+    others = [tabletop.clip(0, 2), tabletop.clip(1, 1), Tabletop(SMALL, "train").clip(0, 1)]
+    assert not any(torch.equal(other.video, again.video) for other in others)
+
+
+def test_a_longer_or_larger_clip_shows_the_same_events(clips):
+    larger = Tabletop(replace(SMALL, frames=10, image_size=128, shadows=0, oversampling=1), "test").clip(0, 0)
+    assert larger.video.shape == (10, 3, 128, 128)
+    assert torch.equal(larger.poses[:8], clips[0].poses) and torch.equal(larger.actions[:8], clips[0].actions)
+
+
+def test_nothing_leaves_the_tray_and_the_pusher_moves(tabletop):
+    flat = Tabletop(replace(SMALL, frames=30, image_size=8, shadows=0, oversampling=1), "test")
+    moved = []
+    for clip in (flat.clip(seed=9, index=k) for k in range(6)):
+        places = clip.poses[..., :3]
+        assert places[..., :2].abs().max() < HALF and places[..., 2].min() > 0.02 and places[..., 2].max() < 0.4
+        assert clip.pusher.abs().max() < HALF
+        assert clip.pusher.diff(dim=0).norm(dim=-1).mean() > 0.01
+        moved.append((places[-1] - places[0]).norm(dim=-1).max())
+    assert torch.stack(moved).gt(0.05).sum() >= 4
+
+
+# futures
+
+
+def test_the_clips_own_actions_give_its_own_frames_to_the_bit(tabletop, clips):
+    clip = clips[0]
+    for at_frame in (1, 5):
+        replayed = tabletop.obeyed(clip, at_frame, clip.actions[at_frame - 1 : -1])
+        assert torch.equal(replayed, clip.video[at_frame:])
+
+
+def test_true_futures_differ_from_each_other_and_depend_on_their_seed_alone(tabletop, clips):
+    futures = tabletop.futures(clips[0], at_frame=3, frames=6, count=3, seed=0)
+    assert futures.shape == (3, 6, 3, 64, 64)
+    assert not torch.equal(futures[0], futures[1])
+    assert torch.equal(tabletop.futures(clips[0], 3, 6, 1, 0)[0], futures[0])
+    assert not torch.equal(tabletop.futures(clips[0], 3, 6, 1, 1)[0], futures[0])
+    jump = (futures[:, 0] - clips[0].video[2]).abs().mean(dim=(1, 2, 3))
+    assert jump.max() < 0.1  # they go on from the prompt's last frame
+
+
+def test_a_pusher_that_is_told_to_rest_rests(tabletop, clips):
+    rested = tabletop.obeyed(clips[1], 4, torch.zeros(12, 2))
+    assert (rested[-1] - rested[-2]).abs().mean() < 0.01
+
+
+def test_futures_of_frames_that_are_not_there_are_refused(tabletop, clips):
+    for at_frame in (0, 9):
+        with pytest.raises(ValueError, match=f"at_frame is {at_frame}, must be 1 to 8"):
+            tabletop.futures(clips[0], at_frame, 1, 1, 0)
+
+
+def test_objects_seen_by_their_hues_are_those_that_the_simulator_draws(tabletop, clips):
+    agree = []
+    for clip in clips:
+        named = tabletop.segmentation(clip)  # (T, H, W)
+        true = torch.zeros(len(named), len(PALETTE), dtype=torch.int64)
+        for k, colour in enumerate(clip.colours):
+            true[:, colour] = (named == k).sum(dim=(1, 2))
+        agree.append(visible_colours(clip.video) == (true >= 8))
+        assert (colour_pixels(clip.video) - true).abs().max() < 0.25 * true.max()
+        assert permanence(clip.video[:2], clip.video[2:])[1].max() == 0
+    assert torch.stack(agree).float().mean() >= 0.97
+
+
+# packed sets
+
+
+def test_packed_poses_are_right_to_a_millimetre():
+    generator = torch.Generator().manual_seed(0)
+    poses = [torch.rand(5, objects, 7, generator=generator) * 2 - 1 for objects in (3, 7)]
+    found = unpack_poses(pack_poses(poses), clips=2, times=5)
+    for row, true in zip(found, poses, strict=True):
+        assert np.abs(row[:, : true.shape[1]] - true.numpy()).max() <= 0.001 + 1e-6
+        assert not row[:, true.shape[1] :].any()
+
+
+def test_packed_video_is_close_to_what_went_in():
+    y, x = np.mgrid[:64, :64]
+    frames = np.stack([np.stack([128 + 80 * np.sin((x + 2 * t) / 9), 2 * y, x + y], axis=-1) for t in range(4)])
+    frames = np.stack([frames, frames[::-1]]).astype(np.uint8)
+    found = unpack(pack(frames, crf=20), frames.shape)
+    assert 10 * np.log10(255**2 / ((found.astype(float) - frames) ** 2).mean()) > 38
+    with pytest.raises(ValueError, match="the stream holds"):
+        unpack(pack(frames, crf=20), (3, *frames.shape[1:]))
+
+
+@pytest.fixture(scope="module")
+def packed(tabletop, tmp_path_factory):
+    """A set of three clips in two shards, written here and now, without processes."""
+    folder = tmp_path_factory.mktemp("set")
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("train.packed.multiprocessing.get_context", lambda kind: Here())
+    write_set(folder, SMALL, "test", seed=0, clips=3, crf=20, per_shard=2, workers=1)
+    monkey.undo()
+    return folder
+
+
+class Here:
+    """Stands in for a pool of processes."""
+
+    def Pool(self, count):  # noqa: N802
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def imap_unordered(self, function, items):
+        return map(function, items)
+
+
+def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips):
+    found = TabletopSet(packed)
+    assert len(found) == 3 and found.split == "test"
+    assert found.part("psnr").min() > 35
+    for k, clip in enumerate(clips):
+        torch.testing.assert_close(found.actions[k], clip.actions.float())
+        count = len(clip.colours)
+        assert found.part("colours")[k].tolist() == clip.colours.tolist() + [-1] * (8 - count)
+        assert np.abs(found.poses()[k][:, :count] - clip.poses.numpy()).max() < 0.0011
+
+
+def test_a_batch_of_a_set_depends_on_seed_and_index_alone(packed, clips):
+    found = TabletopSet(packed, frames=5)
+    batch = found.batch(6, seed=1, index=2)
+    assert batch.video.shape == (6, 5, 3, 64, 64) and batch.actions.shape == (6, 5, 2)
+    again = TabletopSet(packed, frames=5).batch(6, seed=1, index=2)
+    assert torch.equal(again.video, batch.video) and torch.equal(again.actions, batch.actions)
+    assert not torch.equal(found.batch(6, seed=1, index=3).video, batch.video)
+    sources = torch.stack([clip.video[t : t + 5] for clip in clips for t in range(4)])
+    apart = (batch.video[:, None] - sources).square().mean(dim=(2, 3, 4, 5)).amin(dim=1)
+    assert apart.max() < 0.002  # of 4: every clip of a batch is a stretch of a clip
+
+
+def test_a_set_that_is_not_complete_says_what_is_missing_and_is_completed(packed, tmp_path, monkeypatch):
+    for path in packed.glob("*[!y]"):
+        if path.name != "shard-00001.npz" and path.suffix in (".npz", ".json"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(FileNotFoundError, match="shard-00001.npz and 0 more are missing"):
+        TabletopSet(tmp_path)
+    written = []
+    monkeypatch.setattr("train.packed.multiprocessing.get_context", lambda kind: Here())
+    monkeypatch.setattr("train.packed.write_shard", lambda shard: written.append(shard.path.name) or write_shard(shard))
+    write_set(tmp_path, SMALL, "test", seed=0, clips=3, crf=20, per_shard=2, workers=1)
+    assert written == ["shard-00001.npz"]
+    assert torch.equal(TabletopSet(tmp_path).batch(4, 0, 0).video, TabletopSet(packed).batch(4, 0, 0).video)
+
+
+def test_a_folder_with_other_clips_is_not_written_over(packed):
+    with pytest.raises(ValueError, match="holds a set whose seed is 0, not 1"):
+        write_set(packed, SMALL, "test", seed=1, clips=3, crf=20, per_shard=2, workers=1)
+
+
+def test_a_set_of_another_format_is_refused(packed, tmp_path):
+    index = json.loads((packed / "index.json").read_text()) | {"format": 99}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="has format 99, this code reads 1"):
+        TabletopSet(tmp_path)
+
+
+def test_the_command_names_the_world_that_it_knows(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.worlds", "digits", "--clips", "1", "--out", "x"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "choose from" in (said := capsys.readouterr().err) and "tabletop" in said
