@@ -65,6 +65,7 @@ class PredictorConfig(Config):
 
     context_frames: int = 20  # most past frames that a prediction sees
     chunk_frames: int = 1  # frames that one step returns
+    actions: tuple[str, ...] = ()  # what each number of an action, -1 to 1, does; in words, for controls
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,6 +83,7 @@ class Sampling:
     top_p: float = 1.0  # 1 keeps every code
     steps: int = 0  # refinement passes a frame; 0 leaves it to the model
     labels: tuple[int, ...] = ()  # classes to imagine from nothing, -1 for any; none continues the prompt
+    actions: tuple[tuple[float, ...], ...] = ()  # that lead to each new frame, the last goes on; none is free
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
@@ -94,6 +96,12 @@ class Sampling:
             raise ValueError(f"steps is {self.steps}, must be 0 (the model's own) or more")
         if any(label < -1 for label in self.labels):
             raise ValueError(f"labels are {self.labels}, each must be a class or -1 (any)")
+        if len({len(row) for row in self.actions}) > 1 or not all(-1 <= v <= 1 for row in self.actions for v in row):
+            raise ValueError(f"actions are {self.actions}, must be rows of as many numbers between -1 and 1")
+
+    def action(self, frame: int) -> tuple[float, ...] | None:
+        """What leads to this frame of the future, counted from 0; None leaves it to the model."""
+        return self.actions[min(frame, len(self.actions) - 1)] if self.actions else None
 
 
 class Loss(NamedTuple):

@@ -287,7 +287,7 @@ def test_what_is_meant_to_be_private_never_goes_to_a_public_repository(hub, tiny
 def started(monkeypatch, arguments: list[str]) -> list[str]:
     """The sources that the app would load."""
     loaded = []
-    server = SimpleNamespace(load_models=lambda sources, device: loaded.extend(sources), serve=lambda *a, **k: None)
+    server = SimpleNamespace(load_models=lambda sources, *_, **__: loaded.extend(sources), serve=lambda *a, **k: None)
     monkeypatch.setitem(sys.modules, "stt.ui.server", server)
     front_door.main(arguments)
     return loaded

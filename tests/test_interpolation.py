@@ -77,6 +77,7 @@ def test_a_segmentation_is_perfect_if_it_is_the_truth_and_names_nothing_if_it_is
         for ahead in ("of the last frame shown", "1 ahead", "3 ahead"):
             assert figures[f"{ahead}, model"]["ink named"] == named
             assert (figures[f"{ahead}, model"]["mean IoU"] == 1) == (named == 1)
+            assert figures[f"{ahead}, model"]["ink IoU"] == named
             assert 0 < figures[f"{ahead}, codec"]["mean IoU"] <= 1
 
 

@@ -50,7 +50,7 @@ def test_the_first_frame_is_embedded_as_if_it_had_stood_still(tiny):
 
 def test_the_own_past_keeps_the_first_frame_and_puts_predictions_in_place_of_some_others(tiny):
     latents = tiny.tokenizer.encode(clips(tiny, 8, 6)).latents
-    changed = (tiny._own_past(latents, None) != latents).flatten(2).any(dim=-1)  # (B, T)
+    changed = (tiny._own_past(latents, None, None) != latents).flatten(2).any(dim=-1)  # (B, T)
     assert not changed[:, 0].any()
     assert 0.2 < changed[:, 1:].float().mean() < 0.8
 

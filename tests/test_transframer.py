@@ -332,7 +332,7 @@ def test_maps_that_the_config_does_not_name_are_refused(model):
 @pytest.mark.parametrize("between_share", [0.0, 1.0])
 @pytest.mark.parametrize("frames", [2, 3, 6])
 def test_every_parameter_gets_a_gradient_whatever_is_drawn(frames, between_share):
-    model = Transframer(config(between=between_share, short_context=0.5, residual=frames == 3, action_dim=2))
+    model = Transframer(config(between=between_share, short_context=0.5, residual=frames == 3, actions=("right", "up")))
     for seed in range(3):
         torch.manual_seed(seed)
         model.zero_grad()
@@ -348,7 +348,7 @@ def test_a_frame_of_more_triples_than_the_longest_sequence_trains():
 
 @torch.inference_mode()
 def test_an_action_and_the_time_of_a_frame_change_what_is_drawn():
-    model = varied(action_dim=2)
+    model = varied(actions=("right", "up"))
     context = clips(model, 1, 2)
 
     def drawn(offsets, actions=None):
@@ -463,7 +463,6 @@ def test_only_the_likeliest_are_drawn_where_top_k_says_so(model):
         ({"short_context": -1}, "short_context is -1, must be between 0 and 1"),
         ({"mistakes": 1.5}, "mistakes is 1.5, must be between 0 and 1"),
         ({"map_share": 2}, "map_share is 2, must be between 0 and 1"),
-        ({"action_dim": -2}, "action_dim is -2, must be 0"),
         ({"reach": -1}, "reach is -1, must be 0"),
     ],
 )

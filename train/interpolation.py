@@ -98,8 +98,8 @@ def segmentation(
     """Which digit lies where, as the model draws it after `context` frames: of the last one shown, and of later ones.
 
     A pixel belongs to the digit whose gray level is nearest. `mean IoU` is the intersection over the union of every
-    class, nothing among them, averaged over those that occur; `ink named` the share of the truth's pixels of ink that
-    get its class. `codec` is the truth after the codec alone: the ceiling.
+    class, nothing among them, averaged over those that occur; `ink IoU` that of ink, whatever its class; `ink named`
+    the share of the truth's pixels of ink that get its class. `codec` is the truth after the codec alone: the ceiling.
     """
     figures: Figures = {}
     for ahead in SEEN:
@@ -125,9 +125,10 @@ def _classes(image: Tensor) -> Tensor:
 
 
 def _shares(table: Tensor) -> dict[str, float]:
-    """Pixels by true and found class (K, K) -> mean IoU and the share of ink that is named right."""
+    """Pixels by true and found class (K, K) -> mean IoU, that of ink of any class, the share of ink named right."""
     union = table.sum(dim=0) + table.sum(dim=1) - table.diagonal()
     there = table.sum(dim=1) > 0
     iou = (table.diagonal() / union.clamp(min=1))[there].mean()
     named = table[1:, 1:].diagonal().sum() / table[1:].sum().clamp(min=1)
-    return {"mean IoU": round(float(iou), 4), "ink named": round(float(named), 4)}
+    found = table[1:, 1:].sum() / (table.sum() - table[0, 0]).clamp(min=1)
+    return {name: round(float(v), 4) for name, v in (("mean IoU", iou), ("ink IoU", found), ("ink named", named))}

@@ -45,6 +45,7 @@ class STTConfig(PredictorConfig):
     steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
     code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
+    drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +71,7 @@ class STTConfig(PredictorConfig):
 class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
+    drawn: int = 0  # frames of the future so far
 
 
 class STT(Predictor):
@@ -78,11 +80,14 @@ class STT(Predictor):
     def __init__(self, config: STTConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.knobs = frozenset({"temperature", "steps"} if c.refine_depth else {"temperature"})
+        knobs = {"temperature": True, "steps": c.refine_depth, "actions": c.actions}
+        self.knobs = frozenset(name for name, there in knobs.items() if there)
         self.refiner = None
         self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
         latent_dim = c.tokenizer.latent_dim
         self.embed = nn.Conv2d(2 * latent_dim, c.dim, 3, padding=1)
+        if c.actions:
+            self.act = nn.Linear(len(c.actions) + 1, c.dim)  # and whether they are known
         self.network = SpaceTimeTransformer(
             SpaceTimeConfig(
                 grid=c.tokenizer.grid, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
@@ -117,6 +122,19 @@ class STT(Predictor):
         h = self.embed(rearrange(pairs, "b t h w d -> (b t) d h w"))
         return rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
 
+    def _acted(self, embedded: Tensor, actions: Tensor | None) -> Tensor:
+        """Adds what is done after each frame to embedded frames (B, T, h, w, dim): actions (B, T, A), nan if unknown.
+
+        None: nothing is known. The posterior's frames go without.
+        """
+        if not self.config.actions:
+            return embedded
+        if actions is None:
+            actions = embedded.new_full((*embedded.shape[:2], len(self.config.actions)), torch.nan)
+        known = ~actions.isnan().any(dim=-1, keepdim=True)
+        told = torch.cat([torch.where(known, actions, 0.0), known.to(actions.dtype)], dim=-1)
+        return embedded + self.act(told)[:, :, None, None]
+
     def logits(self, hidden: Tensor, ids: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """(..., dim) -> (..., G, K) code logits; -inf where a group has fewer than K codes.
 
@@ -133,9 +151,15 @@ class STT(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video) -> Loss:
+    def loss(self, video: Video, actions: Tensor | None = None) -> Loss:
+        """actions (B, T, A): what is done after each frame, of configs that name some; the last frame's is not used."""
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
+        if actions is not None:
+            asked = (*video.shape[:2], len(self.config.actions))
+            if actions.shape != asked:
+                raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
+            actions = self._forget(actions)[:, :-1]
         with torch.no_grad():
             codes = self.tokenizer.encode(video)
             past = self._jitter(codes.latents)
@@ -144,24 +168,32 @@ class STT(Predictor):
             seen = self._embed(codes.latents, codes.latents[:, :1])[:, 1:]
             target = self.target_features(seen)
         if torch.rand(()) < self.config.own_past:
-            past = self._own_past(past, target)
-        out = self._forward_training(past, target)
+            past = self._own_past(past, target, actions)
+        out = self._forward_training(past, target, actions)
         if self.config.objective == "stt_ancestor":
             return self._ancestor_loss(out, codes.latents[:, 1:])
         return self._elbo(out, codes.ids[:, 1:])
 
-    def _forward_training(self, past: Tensor, target: Tensor | None) -> SpaceTimeOutput:
+    def _forget(self, actions: Tensor) -> Tensor:
+        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
+        b, t, _ = actions.shape
+        begin = (t * torch.rand(b, 1, device=actions.device)).floor()
+        begin = torch.where(torch.rand(b, 1, device=actions.device) < self.config.drop_actions, t, begin)
+        unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
+        return actions.masked_fill(unknown[..., None], torch.nan)
+
+    def _forward_training(self, past: Tensor, target: Tensor | None, actions: Tensor | None) -> SpaceTimeOutput:
         """All steps of clips at once: latents (B, T, h, w, D) -> features for frames 1 ... T-1."""
         draw = draw_sample if target is None else draw_posterior
-        return self.network(self._embed(past[:, :-1], past[:, :1]), draw, target=target)
+        return self.network(self._acted(self._embed(past[:, :-1], past[:, :1]), actions), draw, target=target)
 
     @torch.no_grad()
-    def _own_past(self, past: Tensor, target: Tensor | None) -> Tensor:
+    def _own_past(self, past: Tensor, target: Tensor | None, actions: Tensor | None) -> Tensor:
         """Puts the network's own predictions in the place of the past, each frame with even chances.
 
         The posterior saw the truth, so the predictions are of this clip's future and the targets stay valid.
         """
-        predicted = self._decide(self._forward_training(past, target).hidden)
+        predicted = self._decide(self._forward_training(past, target, actions).hidden)
         keep = torch.rand(*predicted.shape[:2], 1, 1, 1, device=past.device) < 0.5
         return torch.cat([past[:, :1], torch.where(keep, past[:, 1:], predicted)], dim=1)
 
@@ -221,7 +253,7 @@ class STT(Predictor):
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         codes = self.tokenizer.encode(video)
         embedded = self._embed(codes.latents, codes.latents[:, :1])
-        steps = embedded[:, :-1], self.target_features(embedded[:, 1:]), codes.ids[:, 1:]
+        steps = self._acted(embedded[:, :-1], None), self.target_features(embedded[:, 1:]), codes.ids[:, 1:]
         cache, nats = None, []
         for past, target, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
             out = self.network(past, draw_mean, target=target, cache=cache)
@@ -250,7 +282,7 @@ class STT(Predictor):
         if latents.shape[1] > 1:  # what followed each frame but the last is known, so chance has no part in it
             embedded = self._embed(latents, latents[:, :1])
             target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
-            cache = self.network(embedded[:, :-1], draw_mean, target=target).cache
+            cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
         recent = latents[:, -2:]
         return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache)
 
@@ -264,10 +296,15 @@ class STT(Predictor):
                 return prior.mean
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
-        out = self.network(self._embed(last, before), draw, cache=cache)
+        actions = None
+        if self.config.actions and (action := sampling.action(state.drawn)):
+            if len(action) != len(self.config.actions):
+                raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
+            actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
+        out = self.network(self._acted(self._embed(last, before), actions), draw, cache=cache)
         steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
         latents = self._decide(out.hidden) if steps == 1 else self._refine(out.hidden, steps, sampling, noise)
-        return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache)
+        return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache, state.drawn + 1)
 
     def _refine(self, hidden: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""

@@ -53,7 +53,6 @@ class TransframerConfig(PredictorConfig):
     short_context: float = 0.1  # share of the others that see a random number of frames
     own_past: float = 0.5  # share of training clips whose context is as if it had been drawn: coded, with mistakes
     mistakes: float = 0.5  # of their triples, most that are lacking, and how far values are off
-    action_dim: int = 0  # numbers that annotate each frame beside its time
     maps: tuple[str, ...] = ()  # other images of a frame that may be asked for, by name
     map_share: float = 0.15  # share of training clips that ask for one
 
@@ -72,9 +71,8 @@ class TransframerConfig(PredictorConfig):
                 raise ValueError(f"{name} is {value}, must be a multiple of 16")
         if not 1 <= self.most_triples <= self.dct.longest:
             raise ValueError(f"most_triples is {self.most_triples}, must be 1 to {self.dct.longest}, all of a frame")
-        for name in ("reach", "action_dim"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
+        if self.reach < 0:
+            raise ValueError(f"reach is {self.reach}, must be 0 or more")
         for name in ("between", "short_context", "own_past", "mistakes", "map_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
@@ -212,7 +210,7 @@ class ContextUNet(nn.Module):
         super().__init__()
         c = config
         self.annotate = nn.Sequential(
-            nn.Linear(WAVES + 1 + c.action_dim + len(c.maps), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
+            nn.Linear(WAVES + 1 + len(c.actions) + len(c.maps), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
         )
         self.embed = nn.Conv2d(2 * c.dct.dct_channels, c.widths[0], 3, padding=1)
         self.motion = nn.Conv2d(c.others * (2 * c.reach + 1) ** 2, c.widths[0], 3, padding=1)
@@ -547,7 +545,7 @@ class Transframer(Predictor):
         """Cross-entropy of one frame of each clip given others, in nats a triple; the parts are nats a triple too.
 
         maps (B, M, T, C, H, W) are the other images that the config names, without which none is asked for; actions
-        (B, T, action_dim) annotate the frames.
+        (B, T, A) annotate the frames.
         """
         c, known = self.config, 0 if maps is None else maps.shape[1]
         if video.shape[1] < 2:
@@ -622,11 +620,11 @@ class Transframer(Predictor):
         """The nearest frames of those that are there; offsets and held are (B, T), wanted (B,) as `task` draws it."""
         c, index = self.config, nearest(offsets, held, self.config.context_frames)
         each = torch.arange(len(video), device=video.device)[:, None]
-        notes = video.new_zeros(len(video), index.shape[1] + 1, c.action_dim + len(c.maps))
+        notes = video.new_zeros(len(video), index.shape[1] + 1, len(c.actions) + len(c.maps))
         if actions is not None:
-            notes[..., : c.action_dim] = torch.cat([actions[each, index], actions[:, -1:]], dim=1)
+            notes[..., : len(c.actions)] = torch.cat([actions[each, index], actions[:, -1:]], dim=1)
         if wanted is not None:
-            notes[:, -1, c.action_dim :] = F.one_hot(wanted, len(c.maps) + 1)[:, 1:].to(notes.dtype)
+            notes[:, -1, len(c.actions) :] = F.one_hot(wanted, len(c.maps) + 1)[:, 1:].to(notes.dtype)
         dense = self.codec.encode(video[each, index])
         return Context(video[each, index], dense, offsets.gather(1, index), held.gather(1, index), notes)
 
@@ -684,7 +682,7 @@ class Transframer(Predictor):
     ) -> Video:
         """As `Predictor.frame`; of more than context_frames the nearest on both sides count.
 
-        actions: (B, T + 1, action_dim), the asked-for frame's last. ask: which of the config's maps of that frame is
+        actions: (B, T + 1, A), the asked-for frame's last. ask: which of the config's maps of that frame is
         wanted in its place; then the frame itself, of time 0, may be among the others.
         """
         if context.shape[1] < 1 or tuple(offsets.shape) != (context.shape[1],):
