@@ -33,6 +33,7 @@ class FrameVQConfig(Config):
     codebook_size: int = 512
     code_dim: int = 32  # channels of a vector-quantized code
     commitment: float = 0.25
+    local: bool = False  # codes are each of its own pixels alone: what stands still keeps its codes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,14 +63,15 @@ class FrameVQ(Tokenizer):
     def __init__(self, config: FrameVQConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.encoder = self._encoder(c)
+        pixels = c.channels * c.patch**2
+        self.encoder = cell_encoder(pixels, c.widths, c.blocks, c.latent_dim) if c.local else self._encoder(c)
         self.quantizer = (
             FSQ(c.levels) if c.levels else VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
         )
         self.decoder = self._decoder(c)
 
     @staticmethod
-    def _encoder(c: FrameVQConfig) -> nn.Sequential:
+    def _encoder(c: FrameVQConfig) -> PerFrame:
         layers: list[nn.Module] = [nn.Conv2d(c.channels * c.patch**2, c.widths[0], 3, padding=1)]
         for i, width in enumerate(c.widths):
             if i:
@@ -77,7 +79,7 @@ class FrameVQ(Tokenizer):
             layers += [ResBlock(width) for _ in range(c.blocks)]
         last = c.widths[-1]
         layers += [AttentionBlock(last), group_norm(last), nn.SiLU(), nn.Conv2d(last, c.latent_dim, 1)]
-        return nn.Sequential(*layers)
+        return PerFrame(*layers)
 
     @staticmethod
     def _decoder(c: FrameVQConfig) -> nn.Sequential:
@@ -93,10 +95,8 @@ class FrameVQ(Tokenizer):
 
     def encode(self, video: Video) -> Codes:
         """(B, T, C, H, W) -> ids (B, T, h, w, G) and latents (B, T, h, w, D)."""
-        frames = rearrange(video, "b t c h w -> (b t) c h w")
-        z = self.encoder(patchify(frames, self.config.patch))
-        z = rearrange(z, "(b t) d h w -> b t h w d", b=video.shape[0])
-        return self.quantizer(z)
+        patches = patchify(video, self.config.patch)
+        return self.quantizer(self.encoder(patches).movedim(2, -1))
 
     def decode(self, latents: Tensor) -> Video:
         """(B, T, h, w, D) -> (B, T, C, H, W), not clamped."""
@@ -180,7 +180,7 @@ class VideoVQ(Tokenizer):
         return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
 
 
-def cell_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
+def cell_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> PerFrame:
     """Strided convolutions whose kernels do not overlap: (B, T, channels, H, W) -> (B, T, out, h, w)."""
     layers: list[nn.Module] = [nn.Conv2d(channels, 2 * widths[0], 1)]
     for i, width in enumerate(widths):

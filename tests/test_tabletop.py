@@ -15,6 +15,8 @@ import torch
 
 from train.packed import TabletopSet, pack, pack_poses, unpack, unpack_poses, write_set, write_shard
 from train.permanence import colour_pixels, permanence, visible_colours
+from train.predictor import batches_of
+from train.presets import PRESETS
 from train.scenes import HALF, PALETTE, SHAPES, draw_scene
 from train.tabletop import Tabletop, TabletopConfig
 from train.worlds import main
@@ -247,11 +249,12 @@ def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips):
 
 def test_a_batch_of_a_set_depends_on_seed_and_index_alone(packed, clips):
     found = TabletopSet(packed, frames=5)
-    batch = found.batch(6, seed=1, index=2)
+    batch = found.sample(6, seed=1, index=2)
     assert batch.video.shape == (6, 5, 3, 64, 64) and batch.actions.shape == (6, 5, 2)
-    again = TabletopSet(packed, frames=5).batch(6, seed=1, index=2)
+    again = TabletopSet(packed, frames=5).sample(6, seed=1, index=2)
     assert torch.equal(again.video, batch.video) and torch.equal(again.actions, batch.actions)
-    assert not torch.equal(found.batch(6, seed=1, index=3).video, batch.video)
+    assert torch.equal(found.batch(6, seed=1, index=2), batch.video)
+    assert not torch.equal(found.batch(6, seed=1, index=3), batch.video)
     sources = torch.stack([clip.video[t : t + 5] for clip in clips for t in range(4)])
     apart = (batch.video[:, None] - sources).square().mean(dim=(2, 3, 4, 5)).amin(dim=1)
     assert apart.max() < 0.002  # of 4: every clip of a batch is a stretch of a clip
@@ -268,7 +271,19 @@ def test_a_set_that_is_not_complete_says_what_is_missing_and_is_completed(packed
     monkeypatch.setattr("train.packed.write_shard", lambda shard: written.append(shard.path.name) or write_shard(shard))
     write_set(tmp_path, SMALL, "test", seed=0, clips=3, crf=20, per_shard=2, workers=1)
     assert written == ["shard-00001.npz"]
-    assert torch.equal(TabletopSet(tmp_path).batch(4, 0, 0).video, TabletopSet(packed).batch(4, 0, 0).video)
+    assert torch.equal(TabletopSet(tmp_path).batch(4, 0, 0), TabletopSet(packed).batch(4, 0, 0))
+
+
+def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
+    preset = PRESETS["cpu_tabletop_stt"]
+    found = TabletopSet(packed, frames=5)
+    video, actions = batches_of(found, preset)(2, 3)
+    again = found.sample(2, preset.loop.seed, 3)
+    assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
+    assert actions.shape[-1] == len(preset.model.actions)
+    assert len(batches_of(found, replace(preset, model=replace(preset.model, actions=())))(2, 3)) == 1
+    with pytest.raises(SystemExit, match="the tabletop has no classes and no maps"):
+        batches_of(found, PRESETS["digits_transframer"])
 
 
 def test_a_folder_with_other_clips_is_not_written_over(packed):

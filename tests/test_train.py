@@ -210,8 +210,6 @@ def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
     preset = replace(PRESETS["one_digit_stt"], model=STTConfig.from_dict(TINY.to_dict()))
     model = network(preset, str(tmp_path))
     assert isinstance(model, STT) and torch.equal(model.tokenizer.decoder[-1].bias, tiny.tokenizer.decoder[-1].bias)
-    with pytest.raises(SystemExit, match="stt needs a --tokenizer"):
-        network(preset, None)
     preset = replace(preset, model=TINY_TIMESFORMER)
     assert network(preset, None).config == TINY_TIMESFORMER
     with pytest.raises(SystemExit, match="timesformer has no tokenizer"):
@@ -323,6 +321,8 @@ def test_the_commands_of_the_readme_train_a_tokenizer_and_a_predictor_and_score_
         subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, check=True, timeout=300)
 
     small = ["--strokes", 1, "--frames", 6, "--batch", 2, "--steps", 3, "--device", "cpu"]
+    run("train.predictor", "--preset", "one_digit_stt", *small, "--out", tmp_path / "both")
+    assert load_any(tmp_path / "both").config.tokenizer == load_any(tmp_path / "both" / "tokenizer").config
     run("train.tokenizer", "--preset", "one_digit_tokenizer", *small, "--out", tmp_path / "tok")
     tok = ["--tokenizer", tmp_path / "tok"]
     run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt")

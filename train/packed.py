@@ -18,8 +18,9 @@ import multiprocessing
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import imageio_ffmpeg
 import numpy as np
@@ -166,6 +167,14 @@ def shard_path(folder: Path, number: int) -> Path:
 # ---- reading -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class TabletopWorld:
+    """What a preset trains on: clips cut from a packed set."""
+
+    kind: Literal["tabletop"] = "tabletop"
+    frames: int = 20  # per clip
+
+
 class TabletopBatch(NamedTuple):
     video: Video  # (B, T, 3, H, W)
     actions: Tensor  # (B, T, 2), of frame t to t + 1
@@ -214,8 +223,12 @@ class TabletopSet:
         shards = [_read(path) for path in self._shards]
         return np.concatenate([unpack_poses(s["poses"].tobytes(), *s["actions"].shape[:2]) for s in shards])
 
-    def batch(self, size: int, seed: int, index: int) -> TabletopBatch:
-        """Random clips, each from a random frame on: (size, frames, 3, H, W) on the set's device, and their actions."""
+    def batch(self, size: int, seed: int, index: int) -> Video:
+        """Random clips, each from a random frame on: (size, frames, 3, H, W) on the set's device."""
+        return self.sample(size, seed, index).video
+
+    def sample(self, size: int, seed: int, index: int) -> TabletopBatch:
+        """The same clips, with what the pusher was told."""
         generator = generator_for("packed", self.split, seed, index)
         clips = torch.randint(len(self), (size,), generator=generator)
         starts = torch.randint(self.config.frames - self.frames + 1, (size,), generator=generator)
@@ -259,8 +272,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Simulates clips of a world on all cores and packs them.")
     parser.add_argument("world", choices=["tabletop"])
     parser.add_argument("--clips", type=int, required=True, help="how many")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the set; one that is begun is completed")
-    parser.add_argument("--split", choices=["train", "test"], default="train", help="the two share no clip")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train/ and test/; begun sets are completed")
+    parser.add_argument("--held-out", type=int, default=64, help="clips of the test split besides; the two share none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=config.image_size, help="pixels a side")
     parser.add_argument("--frames", type=int, default=config.frames, help="of a clip, 10 a second")
@@ -272,14 +285,17 @@ def parser() -> argparse.ArgumentParser:
 
 def command(args: argparse.Namespace) -> None:
     """Writes the set and says how large it is and what it lost."""
-    if min(args.clips, args.per_shard, args.workers) < 1:
-        raise SystemExit("--clips, --per-shard and --workers must be at least 1")
-    try:
-        config = TabletopConfig(image_size=args.size, frames=args.frames)
-        write_set(args.out, config, args.split, args.seed, args.clips, args.crf, args.per_shard, args.workers)
-    except (RuntimeError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    shards = sorted(args.out.glob("shard-*.npz"))
-    size, psnr = sum(path.stat().st_size for path in shards), np.concatenate([_read(path)["psnr"] for path in shards])
-    print(f"{size / 2**20:.1f} MiB, {size / 2**20 * 1000 / args.clips:.2f} MiB per 1,000 clips; "
-          f"PSNR of a clip {psnr.mean():.1f} dB on average, {psnr.min():.1f} at least")  # fmt: skip
+    if min(args.clips, args.held_out, args.per_shard, args.workers) < 1:
+        raise SystemExit("--clips, --held-out, --per-shard and --workers must be at least 1")
+    for split, clips in (("test", args.held_out), ("train", args.clips)):
+        out = args.out / split
+        try:
+            config = TabletopConfig(image_size=args.size, frames=args.frames)
+            write_set(out, config, split, args.seed, clips, args.crf, args.per_shard, args.workers)
+        except (RuntimeError, ValueError) as error:
+            raise SystemExit(str(error)) from error
+        shards = sorted(out.glob("shard-*.npz"))
+        size = sum(path.stat().st_size for path in shards) / 2**20
+        psnr = np.concatenate([_read(path)["psnr"] for path in shards])
+        print(f"{split}: {size:.1f} MiB, {size * 1000 / clips:.2f} MiB per 1,000 clips; "
+              f"PSNR of a clip {psnr.mean():.1f} dB on average, {psnr.min():.1f} at least")  # fmt: skip

@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stt.checkpoint import build, load_any
+from stt.checkpoint import FILE_NAME, build, load_any
 from stt.sampler import predict
-from train.data import DigitVideos, World
+from train import tokenizer
+from train.data import DigitVideos
 from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames
-from train.presets import Preset, arguments, card_of, chosen
+from train.packed import TabletopSet
+from train.presets import Preset, arguments, card_of, chosen, videos_of
 from train.protocols import held_out, moving_mnist
 
 
-def future_sheet(videos: DigitVideos, clips: int = 4):
+def future_sheet(videos: DigitVideos | TabletopSet, clips: int = 4):
     """Rows of truth, reconstruction by the tokenizer if there is one, and up to three futures, clip after clip."""
     shown = videos.batch(clips, seed=1, index=0)
-    context = min(context_of(videos.world), videos.world.frames - 1)
+    context = min(context_of(videos), shown.shape[1] - 1)
 
     def sheet(model: nn.Module) -> np.ndarray:
         rows = []
@@ -36,15 +38,15 @@ def future_sheet(videos: DigitVideos, clips: int = 4):
     return sheet
 
 
-def context_of(world: World) -> int:
-    """Frames that are given where this world is a benchmark: 10 of Moving MNIST, 5 of the stochastic one."""
-    return 10 if world.kind == "deterministic" else 5
+def context_of(videos: DigitVideos | TabletopSet) -> int:
+    """Frames that are given where this world is a benchmark: 10 of Moving MNIST, 5 of those with chance."""
+    return 10 if isinstance(videos, DigitVideos) and videos.world.kind == "deterministic" else 5
 
 
-def held_out_score(videos: DigitVideos, clips: int = 64) -> Score | None:
+def held_out_score(videos: DigitVideos | TabletopSet, clips: int = 64) -> Score | None:
     """MSE and SSIM of Moving MNIST on its first clips; none of worlds with chance, which one future cannot score."""
-    context = context_of(videos.world)
-    if videos.world.kind == "stochastic" or videos.world.frames <= context:
+    context = context_of(videos)
+    if context == 5 or videos.world.frames <= context:
         return None
     some = torch.cat([clip.video for clip in held_out(videos, clips)])
 
@@ -57,7 +59,7 @@ def held_out_score(videos: DigitVideos, clips: int = 64) -> Score | None:
 
 def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__.split(":")[0])
-    parser.add_argument("--tokenizer", help="file or run folder of the frozen tokenizer, of families that have one")
+    parser.add_argument("--tokenizer", help="file or run folder of the frozen tokenizer; else the preset's is trained")
     return parser
 
 
@@ -69,28 +71,30 @@ def start_from(model: nn.Module, source: nn.Module) -> list[str]:
     return fresh
 
 
-def network(preset: Preset, tokenizer: str | None) -> nn.Module:
+def network(preset: Preset, source: str | None) -> nn.Module:
     """The preset's model, fresh, around the frozen tokenizer if its family has one."""
     if not hasattr(preset.model, "tokenizer"):
-        if tokenizer:
+        if source:
             raise SystemExit(f"the family {preset.family} has no tokenizer: leave out --tokenizer")
         return build(preset.family, preset.model)
-    if not tokenizer:
-        raise SystemExit(f"the family {preset.family} needs a --tokenizer")
-    frozen = load_any(tokenizer)
+    frozen = load_any(source)
     model = build(preset.family, replace(preset.model, tokenizer=frozen.config))
     model.tokenizer.load_state_dict(frozen.state_dict())
     return model
 
 
-def batches_of(videos: DigitVideos, preset: Preset) -> Batches:
-    """Clips, and what else the model learns: which digits they show, or other images of their frames."""
+def batches_of(videos: DigitVideos | TabletopSet, preset: Preset) -> Batches:
+    """Clips, and what else the model learns: what is done, which digits they show, or other images of their frames."""
     classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
     if set(maps) - {"digits"}:
         raise SystemExit(f"maps are {', '.join(maps)}, this world has digits alone")
+    if isinstance(videos, TabletopSet) and (classes or maps):
+        raise SystemExit("the tabletop has no classes and no maps")
 
     def batches(size: int, index: int) -> tuple[Tensor, ...]:
         clips = videos.sample(size, preset.loop.seed, index)
+        if isinstance(videos, TabletopSet):
+            return (clips.video, clips.actions) if preset.model.actions else (clips.video,)
         if maps:
             return clips.video, videos.segmentation(clips)[:, None]
         return (clips.video, clips.labels.to(videos.device)) if classes else (clips.video,)
@@ -98,16 +102,27 @@ def batches_of(videos: DigitVideos, preset: Preset) -> Batches:
     return batches
 
 
-def main() -> None:
-    args = parser().parse_args()
+def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
+    """Trains the preset's tokenizer by its own schedule, or as many steps as are told, to a folder in the run's own."""
+    out = args.out / "tokenizer"
+    if not (args.resume and (out / FILE_NAME).is_file()):
+        given = {name: getattr(args, name) for name in ("mnist", "data", "strokes", "digits", "device", "steps")}
+        words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        tokenizer.main(["--preset", preset.tokenizer, "--out", str(out), *words])
+    args.tokenizer = str(out)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
     preset = chosen(args)
+    if preset.tokenizer and not args.tokenizer:
+        tokenizer_first(args, preset)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     model = network(preset, args.tokenizer)
     if args.start_from:
         fresh = start_from(model, load_any(args.start_from))
         print("\n".join(f"{name} begins anew" for name in fresh))
-    train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
-    test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
+    train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))
     if args.resume:
         run.resume()

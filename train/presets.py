@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stt.api import Config
 from stt.checkpoint import find, read_header
 from stt.models.stt import STTConfig
@@ -19,8 +21,9 @@ from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
-from train.data import World
+from train.data import DigitVideos, Split, World
 from train.loop import LoopConfig
+from train.packed import TabletopSet, TabletopWorld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,9 @@ class Preset:
 
     summary: str
     model: Config
-    world: World
+    world: World | TabletopWorld
     loop: LoopConfig
+    tokenizer: str = ""  # preset of the tokenizer to train first where none is given
 
     @property
     def family(self) -> str:
@@ -80,6 +84,14 @@ _gpu_transframer = replace(
     _cpu_transframer, dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416
 )
 
+_tray = TabletopWorld(frames=16)
+_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True)
+_gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(96, 192), blocks=2)
+_cpu_tray_stt = STTConfig(channels=3, tokenizer=_cpu_tray_tokenizer, actions=("push right", "push up"), refine_depth=1)
+_gpu_tray_stt = replace(
+    _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4)
+)
+
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
 _predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
 _gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
@@ -92,10 +104,12 @@ PRESETS: dict[str, Preset] = {
     "digits_stt": Preset(
         summary="STT on Stochastic Moving MNIST with two digits, 8M parameters, sized for a GPU",
         model=_gpu_stt, world=_two_digits, loop=replace(_gpu_loop, muon=True),
+        tokenizer="digits_tokenizer",
     ),
     "digits_stt_ancestor": Preset(
         summary="the ancestor's objective at the size and training of digits_stt",
         model=_ancestor_of(_gpu_stt), world=_two_digits, loop=replace(_gpu_loop, muon=True),
+        tokenizer="digits_tokenizer",
     ),
     "one_digit_tokenizer": Preset(
         summary="FrameVQ for one or two digits, sized for two CPU cores",
@@ -104,11 +118,13 @@ PRESETS: dict[str, Preset] = {
     "one_digit_stt": Preset(
         summary="STT on Stochastic Moving MNIST with one digit, sized for two CPU cores",
         model=_cpu_stt, world=_one_digit, loop=_predictor_loop,
+        tokenizer="one_digit_tokenizer",
     ),
     "one_digit_stt_ancestor": Preset(
         summary="the ancestor's objective at the size and training of one_digit_stt",
         model=_ancestor_of(_cpu_stt), world=_one_digit,
         loop=_predictor_loop,
+        tokenizer="one_digit_tokenizer",
     ),
     "digits_video_tokenizer": Preset(
         summary="VideoVQ for two digits, sized for a GPU",
@@ -121,10 +137,12 @@ PRESETS: dict[str, Preset] = {
     "digits_videogpt": Preset(
         summary="VideoGPT on Stochastic Moving MNIST, given frames or two digits, sized for a GPU",
         model=_gpu_videogpt, world=replace(_two_digits, frames=15), loop=replace(_gpu_loop, batch=128, muon=True),
+        tokenizer="digits_video_tokenizer",
     ),
     "one_digit_videogpt": Preset(
         summary="VideoGPT on Stochastic Moving MNIST, given frames or one digit, sized for two CPU cores",
         model=_cpu_videogpt, world=replace(_one_digit, frames=15), loop=replace(_predictor_loop, batch=2),
+        tokenizer="one_digit_video_tokenizer",
     ),
     "digits_transframer": Preset(
         summary="Transframer on Stochastic Moving MNIST: any frame of four others', its segmentation; for a GPU",
@@ -133,6 +151,34 @@ PRESETS: dict[str, Preset] = {
     "one_digit_transframer": Preset(
         summary="Transframer on Stochastic Moving MNIST with one digit: frames, segmentation; for two CPU cores",
         model=_cpu_transframer, world=replace(_one_digit, frames=10), loop=replace(_predictor_loop, batch=2),
+    ),
+    "tabletop_tokenizer": Preset(
+        summary="FrameVQ for the tabletop in colour, sized for a GPU",
+        model=_gpu_tray_tokenizer, world=replace(_tray, frames=4), loop=replace(_gpu_loop, minutes=4),
+    ),
+    "tabletop_stt": Preset(
+        summary="STT on the tabletop, free or told what to push, sized for a GPU",
+        model=_gpu_tray_stt, world=_tray, loop=replace(_gpu_loop, batch=192, muon=True),
+        tokenizer="tabletop_tokenizer",
+    ),
+    "tabletop_stt_ancestor": Preset(
+        summary="the ancestor's objective at the size and training of tabletop_stt",
+        model=_ancestor_of(_gpu_tray_stt), world=_tray, loop=replace(_gpu_loop, batch=192, muon=True),
+        tokenizer="tabletop_tokenizer",
+    ),
+    "cpu_tabletop_tokenizer": Preset(
+        summary="FrameVQ for the tabletop in colour, sized for two CPU cores",
+        model=_cpu_tray_tokenizer, world=replace(_tray, frames=1), loop=replace(_tokenizer_loop, minutes=15),
+    ),
+    "cpu_tabletop_stt": Preset(
+        summary="STT on the tabletop, free or told what to push, sized for two CPU cores",
+        model=_cpu_tray_stt, world=_tray, loop=replace(_predictor_loop, minutes=80),
+        tokenizer="cpu_tabletop_tokenizer",
+    ),
+    "cpu_tabletop_stt_ancestor": Preset(
+        summary="the ancestor's objective at the size and training of cpu_tabletop_stt",
+        model=_ancestor_of(_cpu_tray_stt), world=_tray, loop=replace(_predictor_loop, minutes=80),
+        tokenizer="cpu_tabletop_tokenizer",
     ),
     "digits_timesformer": Preset(
         summary="TimeSformer on Moving MNIST 10 -> 10, 8M parameters, sized for a GPU; depth=16 is PredFormer's size",
@@ -151,6 +197,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--preset", required=True, choices=sorted(PRESETS), help="what to train")
     parser.add_argument("--out", required=True, type=Path, help="folder of the run")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
+    parser.add_argument("--data", type=Path, help="folder of the tabletop's clips, which train.worlds writes")
     parser.add_argument("--strokes", type=float, help="share of drawn digits; 1 needs no MNIST")
     parser.add_argument("--digits", type=int, help="digits per clip")
     parser.add_argument("--frames", type=int, help="frames per clip")
@@ -200,5 +247,18 @@ def chosen(args: argparse.Namespace) -> Preset:
         loop.setdefault("minutes", 0.0)
     world = {name: getattr(args, name) for name in ("strokes", "digits", "frames")}
     world = {name: value for name, value in world.items() if value is not None}
+    if unknown := set(world) - {f.name for f in dataclasses.fields(preset.world)}:
+        raise SystemExit(f"--{min(unknown)} means nothing to the preset {args.preset}")
     model = overridden(preset.model, args.set)
     return replace(preset, model=model, world=replace(preset.world, **world), loop=replace(preset.loop, **loop))
+
+
+def videos_of(
+    preset: Preset, args: argparse.Namespace, split: Split, device: torch.device
+) -> DigitVideos | TabletopSet:
+    """The clips of the preset's world, on the training device."""
+    if isinstance(preset.world, World):
+        return DigitVideos(preset.world, args.mnist, split, device)
+    if not args.data:
+        raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
+    return TabletopSet(args.data / split, preset.world.frames, device)

@@ -11,10 +11,11 @@ from stt.checkpoint import build, load_any
 from train.data import DigitVideos
 from train.gan import AdversarialTokenizer
 from train.loop import Run, accelerator_for, fit, rows_of_frames
-from train.presets import arguments, card_of, chosen
+from train.packed import TabletopSet
+from train.presets import arguments, card_of, chosen, videos_of
 
 
-def reconstruction_sheet(videos: DigitVideos, clips: int = 4, frames: int = 10):
+def reconstruction_sheet(videos: DigitVideos | TabletopSet, clips: int = 4, frames: int = 10):
     """Rows of truth and reconstruction, in turn."""
     held_out = videos.batch(clips, seed=1, index=0)[:, :frames]
 
@@ -33,15 +34,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    args = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
     preset = chosen(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     model = build(preset.family, preset.model)
     if args.start_from:
         model.load_state_dict(load_any(args.start_from).state_dict())
-    train = DigitVideos(preset.world, args.mnist, "train", accelerator.device)
-    test = DigitVideos(preset.world, args.mnist, "test", accelerator.device)
+    train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     card = card_of("train.tokenizer", args, preset)
     if args.gan_weight:
         model = AdversarialTokenizer(model, args.gan_weight, args.gan_start, args.decoder_only)
