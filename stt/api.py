@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Video = Tensor  # (B, T, C, H, W) float32 in [-1, 1]
@@ -145,8 +146,19 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, latents: Tensor) -> Video: ...
 
-    @abstractmethod
-    def loss(self, video: Video) -> Loss: ...
+    def reconstructed(self, video: Video) -> Video:
+        """Clips (B, T, C, H, W) through the codes and back, not clamped."""
+        return self.decode(self.encode(video).latents)
+
+    def lesson(self, video: Video) -> tuple[Video, Video, Codes]:
+        """Frames of clips to learn from (B, T', C, H, W), what they become, and their codes; here all frames."""
+        codes = self.encode(video)
+        return video, self.decode(codes.latents), codes
+
+    def loss(self, video: Video) -> Loss:
+        truth, decoded, codes = self.lesson(video)
+        mse = F.mse_loss(decoded.float(), truth)
+        return Loss(mse + codes.loss, {"mse": mse.detach(), "commitment": codes.loss.detach()})
 
 
 class Predictor(nn.Module, ABC):

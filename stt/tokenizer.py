@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stt.api import Codes, Config, Loss, Tokenizer, Video
+from stt.api import Codes, Config, Tokenizer, Video
 from stt.layers import (
     AttentionBlock,
     AxialAttention,
@@ -34,6 +35,7 @@ class FrameVQConfig(Config):
     code_dim: int = 32  # channels of a vector-quantized code
     commitment: float = 0.25
     local: bool = False  # codes are each of its own pixels alone: what stands still keeps its codes
+    reference: bool = False  # codes tell what is other than in a reference frame that both sides know
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,59 +58,117 @@ class FrameVQConfig(Config):
 class FrameVQ(Tokenizer):
     """Convolutional VQ autoencoder of single frames (VQ-VAE, arXiv 1711.00937).
 
-    Where we differ: the stem and the head work on patches, which spares the convolutions at full
-    resolution that would cost most, and the codes may be FSQ's.
+    Where we differ: the stem and the head work on patches, which spares the convolutions at full resolution that would
+    cost most, and the codes may be FSQ's. With a reference, an earlier frame of the same clip, codes need to say
+    only what has changed (as in iVideoGPT, arXiv 2405.15223), and pixels that have not are copied through a mask.
     """
 
     def __init__(self, config: FrameVQConfig) -> None:
         super().__init__()
         self.config = c = config
-        pixels = c.channels * c.patch**2
-        self.encoder = cell_encoder(pixels, c.widths, c.blocks, c.latent_dim) if c.local else self._encoder(c)
+        seen = (1 + c.reference) * c.channels * c.patch**2
+        self.encoder = (cell_encoder if c.local else frame_encoder)(seen, c.widths, c.blocks, c.latent_dim)
         self.quantizer = (
             FSQ(c.levels) if c.levels else VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
         )
-        self.decoder = self._decoder(c)
+        self.decoder = ReferenceDecoder(c) if c.reference else frame_decoder(c)
 
-    @staticmethod
-    def _encoder(c: FrameVQConfig) -> PerFrame:
-        layers: list[nn.Module] = [nn.Conv2d(c.channels * c.patch**2, c.widths[0], 3, padding=1)]
-        for i, width in enumerate(c.widths):
-            if i:
-                layers.append(nn.Conv2d(c.widths[i - 1], width, 4, stride=2, padding=1))
-            layers += [ResBlock(width) for _ in range(c.blocks)]
-        last = c.widths[-1]
-        layers += [AttentionBlock(last), group_norm(last), nn.SiLU(), nn.Conv2d(last, c.latent_dim, 1)]
-        return PerFrame(*layers)
+    def encode(self, video: Video, reference: Video | None = None) -> Codes:
+        """(B, T, C, H, W) -> ids (B, T, h, w, G) and latents (B, T, h, w, D).
 
-    @staticmethod
-    def _decoder(c: FrameVQConfig) -> nn.Sequential:
-        last = c.widths[-1]
-        layers: list[nn.Module] = [nn.Conv2d(c.latent_dim, last, 3, padding=1), AttentionBlock(last)]
-        for i in reversed(range(len(c.widths))):
-            layers += [ResBlock(c.widths[i]) for _ in range(c.blocks)]
-            if i:
-                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(c.widths[i], c.widths[i - 1], 3, padding=1)]
-        first = c.widths[0]
-        layers += [group_norm(first), nn.SiLU(), nn.Conv2d(first, c.channels * c.patch**2, 3, padding=1)]
-        return nn.Sequential(*layers)
+        reference (B, 1, C, H, W) or (B, T, ...), of configs that take one: the first frame if not given.
+        """
+        if self.config.reference:
+            reference = video[:, :1] if reference is None else reference
+            video = torch.cat([video, reference.expand_as(video)], dim=2)
+        return self.quantizer(self.encoder(patchify(video, self.config.patch)).movedim(2, -1))
 
-    def encode(self, video: Video) -> Codes:
-        """(B, T, C, H, W) -> ids (B, T, h, w, G) and latents (B, T, h, w, D)."""
-        patches = patchify(video, self.config.patch)
-        return self.quantizer(self.encoder(patches).movedim(2, -1))
-
-    def decode(self, latents: Tensor) -> Video:
-        """(B, T, h, w, D) -> (B, T, C, H, W), not clamped."""
+    def decode(self, latents: Tensor, reference: Video | None = None) -> Video:
+        """(B, T, h, w, D) -> (B, T, C, H, W), not clamped; `reference` as it was encoded with, B or 1 of them."""
+        b, t = latents.shape[:2]
         z = rearrange(latents, "b t h w d -> (b t) d h w")
-        frames = unpatchify(self.decoder(z), self.config.patch)
-        return rearrange(frames, "(b t) c h w -> b t c h w", b=latents.shape[0])
+        if not self.config.reference:
+            frames = unpatchify(self.decoder(z), self.config.patch)
+        elif reference is None:
+            raise ValueError("this tokenizer decodes frames beside a reference (B, 1, C, H, W), and none was given")
+        else:
+            frames = self.decoder(z, reference.expand(b, t, *reference.shape[2:]).flatten(0, 1))
+        return rearrange(frames, "(b t) c h w -> b t c h w", b=b)
 
-    def loss(self, video: Video) -> Loss:
-        codes = self.encode(video)
-        reconstruction = F.mse_loss(self.decode(codes.latents).float(), video)
-        total = reconstruction + codes.loss
-        return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
+    def reconstructed(self, video: Video) -> Video:
+        """With a reference, it is the clip's first frame."""
+        reference = video[:, :1] if self.config.reference else None
+        return self.decode(self.encode(video, reference).latents, reference)
+
+    def lesson(self, video: Video) -> tuple[Video, Video, Codes]:
+        """With a reference: one random frame of each clip beside another."""
+        if not self.config.reference:
+            return super().lesson(video)
+        order = torch.rand(video.shape[:2], device=video.device).argsort(dim=1)
+        each = torch.arange(len(video), device=video.device)
+        truth, reference = (video[each, order[:, k]][:, None] for k in (0, -1))
+        codes = self.encode(truth, reference)
+        return truth, self.decode(codes.latents, reference), codes
+
+
+def frame_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> PerFrame:
+    """Overlapping strided convolutions, then attention: (B, T, channels, H, W) -> (B, T, out, h, w)."""
+    layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
+    for i, width in enumerate(widths):
+        if i:
+            layers.append(nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1))
+        layers += [ResBlock(width) for _ in range(blocks)]
+    last = widths[-1]
+    return PerFrame(*layers, AttentionBlock(last), group_norm(last), nn.SiLU(), nn.Conv2d(last, out, 1))
+
+
+def frame_decoder(c: FrameVQConfig) -> nn.Sequential:
+    """(N, latent_dim, h, w) -> (N, pixels of a patch, H, W in patches)."""
+    last = c.widths[-1]
+    layers: list[nn.Module] = [nn.Conv2d(c.latent_dim, last, 3, padding=1), AttentionBlock(last)]
+    for i in reversed(range(len(c.widths))):
+        layers += [ResBlock(c.widths[i]) for _ in range(c.blocks)]
+        if i:
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(c.widths[i], c.widths[i - 1], 3, padding=1)]
+    first = c.widths[0]
+    layers += [group_norm(first), nn.SiLU(), nn.Conv2d(first, c.channels * c.patch**2, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+class ReferenceDecoder(nn.Module):
+    """(N, latent_dim, h, w) and reference frames (N, C, H, W) -> frames: new pixels, or the reference's, by a mask."""
+
+    def __init__(self, c: FrameVQConfig) -> None:
+        super().__init__()
+        self.patch = c.patch
+        widths, last = c.widths, c.widths[-1]
+        self.stem = nn.Conv2d(c.channels * c.patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.look = nn.Sequential(*(ResBlock(last) for _ in range(c.blocks)))
+        self.codes = nn.Conv2d(c.latent_dim, last, 3, padding=1)
+        self.join = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths)
+        self.attention = AttentionBlock(last)
+        self.draw = nn.ModuleList(nn.Sequential(*(ResBlock(w) for _ in range(c.blocks))) for w in widths)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.norm = group_norm(widths[0])
+        self.head = nn.Conv2d(widths[0], (c.channels + 1) * c.patch**2, 3, padding=1)
+
+    def forward(self, z: Tensor, reference: Tensor) -> Tensor:
+        seen = [self.stem(patchify(reference, self.patch))]
+        for down in self.down:
+            seen.append(down(F.silu(seen[-1])))
+        seen[-1] = self.look(seen[-1])
+        x = self.codes(z)
+        for i in reversed(range(len(seen))):
+            x = self.join[i](torch.cat([x, seen[i]], dim=1))
+            x = self.draw[i](x if i < len(seen) - 1 else self.attention(x))
+            if i:
+                x = self.up[i - 1](F.interpolate(x, scale_factor=2.0))
+        new = unpatchify(self.head(F.silu(self.norm(x))), self.patch)
+        kept = new[:, -1:].sigmoid()
+        return kept * reference + (1 - kept) * new[:, :-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +232,6 @@ class VideoVQ(Tokenizer):
         c = self.config
         x = unpatchify(self.decoder(rearrange(latents, "b s h w d -> b s d h w")), c.patch)
         return rearrange(x, "b s (f c) h w -> b (s f) c h w", f=c.frames)
-
-    def loss(self, video: Video) -> Loss:
-        codes = self.encode(video)
-        reconstruction = F.mse_loss(self.decode(codes.latents).float(), video)
-        total = reconstruction + codes.loss
-        return Loss(total, {"mse": reconstruction.detach(), "commitment": codes.loss.detach()})
 
 
 def cell_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> PerFrame:

@@ -71,11 +71,23 @@ class Gaussian(NamedTuple):
     prior: Normal
     posterior: Normal | None
 
+    def since(self, frame: int, times: int) -> Gaussian:
+        """Of clips of `times` frames, those from this frame on."""
+        late = [of and Normal(*(part.unflatten(0, (-1, times))[:, frame:].flatten(0, 1) for part in of)) for of in self]
+        return Gaussian(*late)
+
 
 class SpaceTimeOutput(NamedTuple):
     hidden: Tensor  # (B, T, h, w, D): features for predicting each frame's successor
     gaussians: list[Gaussian]  # one per Gaussian layer
     cache: Cache
+
+    def since(self, frame: int) -> SpaceTimeOutput:
+        """Without the features and normals of the frames before this one."""
+        if not frame:
+            return self
+        times = self.hidden.shape[1]
+        return SpaceTimeOutput(self.hidden[:, frame:], [g.since(frame, times) for g in self.gaussians], self.cache)
 
 
 class GaussianLayer(nn.Module):

@@ -37,6 +37,10 @@ TINY_CONFIGS = {
     "stt, vector-quantized": STTConfig.from_dict(
         TINY.to_dict() | {"tokenizer": TINY_TOKENIZER.to_dict() | {"levels": (), "codebook_size": 16, "code_dim": 8}}
     ),
+    "stt, beside a reference": STTConfig.from_dict(
+        TINY.to_dict()
+        | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}, "prompt_frames": 3}
+    ),
     "stt, refined": STTConfig.from_dict(TINY.to_dict() | {"refine_depth": 1}),
     "stt_ancestor": STTConfig.from_dict(TINY.to_dict() | {"objective": "stt_ancestor", "gaussian_grid": (4, 4)}),
     "stt, colour": STTConfig.from_dict(

@@ -213,3 +213,122 @@ def test_a_surprise_scored_in_strides_equals_one_pass(tiny, monkeypatch):
 
 def test_the_ancestor_has_no_likelihood():
     assert STT(TINY_CONFIGS["stt_ancestor"]).surprise(torch.zeros(1, 3, 1, 16, 16)) is None
+
+
+# ---- actions -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def acting():
+    """Half of its clips train without actions."""
+    return lively(STT(STTConfig.from_dict(TINY.to_dict() | {"actions": ["right", "up"], "drop_actions": 0.5}))).eval()
+
+
+def test_an_action_changes_the_future_from_its_frame_on_and_the_last_one_goes_on(acting):
+    prompt = clips(acting)[0]
+
+    def drawn(*actions):
+        return stt.predict(acting, prompt, 4, Sampling(actions=actions), seeds=[3])[0]
+
+    free, right, left = drawn(), drawn((1.0, 0.0)), drawn((-1.0, 0.0))
+    assert not torch.equal(free[0], right[0]) and not torch.equal(right[0], left[0])
+    assert torch.equal(drawn((1.0, 0.0), (1.0, 0.0)), right)
+    turned = drawn((1.0, 0.0), (1.0, 0.0), (-1.0, 0.0))
+    assert torch.equal(turned[:2], right[:2]) and not torch.equal(turned[2], right[2])
+    assert "actions" in acting.knobs
+
+
+def test_actions_of_another_length_or_out_of_range_are_refused_and_ignored_where_there_are_none(acting, tiny):
+    prompt = clips(acting)[0]
+    with pytest.raises(ValueError, match="an action has 1 numbers, the model takes 2"):
+        stt.predict(acting, prompt, 1, Sampling(actions=((1.0,),)))
+    with pytest.raises(ValueError, match="must be rows of as many numbers between -1 and 1"):
+        Sampling(actions=((1.5, 0.0),))
+    with pytest.raises(ValueError, match="must be rows of as many numbers"):
+        Sampling(actions=((1.0, 0.0), (1.0,)))
+    assert "actions" not in tiny.knobs
+    assert torch.equal(stt.predict(tiny, prompt, 2, Sampling(actions=((1.0,),))), stt.predict(tiny, prompt, 2))
+
+
+def test_training_forgets_the_actions_of_prompts_and_of_some_whole_clips(acting):
+    forgotten = acting._forget(torch.zeros(400, 8, 2)).isnan()
+    assert torch.equal(forgotten[..., 0], forgotten[..., 1])
+    known = (~forgotten[..., 0]).sum(dim=1)  # frames at the end
+    assert torch.equal(~forgotten[..., 0], torch.arange(8) >= 8 - known[:, None])
+    assert 0.4 < (known == 0).float().mean() < 0.6 and set(known.tolist()) == set(range(9))
+    video, actions = clips(acting, 4), torch.zeros(4, 5, 2)
+    acting.train().loss(video, actions).total.backward()
+    assert all(p.grad is not None and p.grad.any() for p in acting.act.parameters() if p.ndim < 2)
+    with pytest.raises(ValueError, match=r"actions have shape \(4, 4, 2\), must be \(4, 5, 2\)"):
+        acting.loss(video, actions[:, 1:])
+
+
+def test_a_model_learns_to_obey():
+    """Left or right halves light up as told; the clip's other frames are black."""
+    torch.manual_seed(0)
+    model = STT(STTConfig.from_dict(TINY.to_dict() | {"actions": ["side"], "drop_actions": 0.2, "own_past": 0.0}))
+    halves = -torch.ones(2, 3, 1, 16, 16)
+    halves[0, 1:, ..., :8], halves[1, 1:, ..., 8:] = 1, 1
+    actions = torch.tensor([-1.0, 1.0])[:, None, None].expand(2, 3, 1)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    model.train()
+    for _ in range(240):
+        loss = model.loss(halves, actions).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    wanted = model.tokenizer.reconstructed(halves)[:, 1]
+    for side, right, wrong in ((-1.0, *wanted), (1.0, *wanted.flip(0))):
+        drawn = stt.predict(model, halves[0, :1], 1, Sampling(actions=((side,),)), seeds=range(8))[:, 0]
+        assert ((drawn - right).abs().mean(dim=(1, 2, 3)) < 0.5 * (drawn - wrong).abs().mean(dim=(1, 2, 3))).all()
+
+
+# ---- beside a reference ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside():
+    return lively(STT(TINY_CONFIGS["stt, beside a reference"])).eval()
+
+
+def test_codes_beside_a_reference_are_local_and_those_of_what_did_not_change_are_all_alike(beside):
+    video = clips(beside, 1, 3)
+    still = beside.tokenizer.encode(video[:, :1].expand(1, 3, -1, -1, -1)).ids
+    assert torch.equal(still[:, 1:], still[:, :1].expand_as(still[:, 1:]))
+    changed = video[:, :1].repeat(1, 2, 1, 1, 1)
+    changed[:, 1, :, :4, :4] = 0.9
+    ids = beside.tokenizer.encode(changed).ids
+    places = (ids[:, 0] != ids[:, 1]).any(dim=-1)[0]
+    assert places[0, 0] and places.sum() == 1
+
+
+def test_the_reference_is_the_prompts_last_frame_and_earlier_ones_are_cut(beside):
+    prompt = clips(beside, 1, 6)
+    state = beside.start(prompt)
+    assert torch.equal(state.reference, prompt[:, -1:])
+    assert torch.equal(state.recent, beside.start(prompt[:, -3:]).recent) and state.cache.time == 2
+
+
+def test_only_frames_after_the_reference_are_asked_for(beside):
+    """A clip of 2 frames leaves no choice: the loss is that of its second frame."""
+    out = beside._forward_training(
+        beside.tokenizer.encode(clips(beside, 2, 4)).latents, None, None, clips(beside, 2, 1)
+    )
+    late = out.since(2)
+    assert late.hidden.shape[1] == 1 and torch.equal(late.hidden, out.hidden[:, 2:])
+    for whole, part in zip(out.gaussians, late.gaussians, strict=True):
+        assert torch.equal(whole.prior.mean.unflatten(0, (2, 3))[:, 2], part.prior.mean)
+
+
+def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):
+    tokenizer, video = beside.tokenizer, clips(beside, 2, 3)
+    codes = tokenizer.encode(video)
+    with pytest.raises(ValueError, match="decodes frames beside a reference"):
+        tokenizer.decode(codes.latents)
+    head = tokenizer.decoder.head
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.constant_(head.bias, 0.0)
+    with torch.no_grad():
+        head.bias.unflatten(0, (-1, 2))[:, 1] = 50.0  # of every pixel, its color and its mask
+    torch.testing.assert_close(tokenizer.decode(codes.latents, video[:, :1]), video[:, :1].expand_as(video))

@@ -52,8 +52,8 @@ class AdversarialTokenizer(nn.Module):
         return self
 
     def loss(self, video: Video) -> Loss:
-        codes = self.tokenizer.encode(video)
-        real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (video, self.tokenizer.decode(codes.latents)))
+        truth, decoded, codes = self.tokenizer.lesson(video)
+        real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (truth, decoded))
         mse = F.mse_loss(fake.float(), real)
         reconstruction = mse + codes.loss
         parts = {"mse": mse.detach(), "commitment": codes.loss.detach()}

@@ -30,7 +30,7 @@ def future_sheet(videos: DigitVideos | TabletopSet, clips: int = 4):
             rows.append(clip)
             if hasattr(model, "tokenizer"):
                 whole = clip[None, len(clip) % getattr(model.tokenizer.config, "frames", 1) :]
-                rows.append(model.tokenizer.decode(model.tokenizer.encode(whole).latents)[0])
+                rows.append(model.tokenizer.reconstructed(whole)[0])
             futures = predict(model, clip[:context], len(clip) - context, seeds=[0, 1, 2] if model.knobs else [0])
             rows += [torch.cat([clip[:context], future]) for future in futures]
         return rows_of_frames(rows)

@@ -84,8 +84,8 @@ _gpu_transframer = replace(
     _cpu_transframer, dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416
 )
 
-_tray = TabletopWorld(frames=16)
-_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True)
+_tray = TabletopWorld(frames=20)
+_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True, reference=True)
 _gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(96, 192), blocks=2)
 _cpu_tray_stt = STTConfig(channels=3, tokenizer=_cpu_tray_tokenizer, actions=("push right", "push up"), refine_depth=1)
 _gpu_tray_stt = replace(
@@ -154,7 +154,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "tabletop_tokenizer": Preset(
         summary="FrameVQ for the tabletop in colour, sized for a GPU",
-        model=_gpu_tray_tokenizer, world=replace(_tray, frames=4), loop=replace(_gpu_loop, minutes=4),
+        model=_gpu_tray_tokenizer, world=_tray, loop=replace(_gpu_loop, minutes=4),
     ),
     "tabletop_stt": Preset(
         summary="STT on the tabletop, free or told what to push, sized for a GPU",
@@ -168,7 +168,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "cpu_tabletop_tokenizer": Preset(
         summary="FrameVQ for the tabletop in colour, sized for two CPU cores",
-        model=_cpu_tray_tokenizer, world=replace(_tray, frames=1), loop=replace(_tokenizer_loop, minutes=15),
+        model=_cpu_tray_tokenizer, world=_tray, loop=replace(_tokenizer_loop, minutes=20, batch=8),
     ),
     "cpu_tabletop_stt": Preset(
         summary="STT on the tabletop, free or told what to push, sized for two CPU cores",

@@ -20,7 +20,7 @@ def reconstruction_sheet(videos: DigitVideos | TabletopSet, clips: int = 4, fram
     held_out = videos.batch(clips, seed=1, index=0)[:, :frames]
 
     def sheet(model: nn.Module) -> np.ndarray:
-        decoded = model.decode(model.encode(held_out).latents)
+        decoded = model.reconstructed(held_out)
         return rows_of_frames([row for pair in zip(held_out, decoded, strict=True) for row in pair])
 
     return sheet

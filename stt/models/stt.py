@@ -18,9 +18,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
-from stt.layers import ConvMLP
+from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
-from stt.tokenizer import FrameVQ, FrameVQConfig
+from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
 
 IGNORED = -100  # as a target: asks nothing
@@ -46,6 +46,7 @@ class STTConfig(PredictorConfig):
     code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
+    prompt_frames: int = 5  # most frames up to the tokenizer's reference, the last that is seen, if it takes one
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +72,7 @@ class STTConfig(PredictorConfig):
 class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
+    reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
     drawn: int = 0  # frames of the future so far
 
 
@@ -86,6 +88,9 @@ class STT(Predictor):
         self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
         latent_dim = c.tokenizer.latent_dim
         self.embed = nn.Conv2d(2 * latent_dim, c.dim, 3, padding=1)
+        if c.tokenizer.reference:
+            widths = (c.dim // 2,) * (len(c.tokenizer.widths) - 1) + (c.dim,)
+            self.scene = frame_encoder(c.channels * c.tokenizer.patch**2, widths, 1, c.dim)
         if c.actions:
             self.act = nn.Linear(len(c.actions) + 1, c.dim)  # and whether they are known
         self.network = SpaceTimeTransformer(
@@ -113,14 +118,18 @@ class STT(Predictor):
 
     # ---- network -------------------------------------------------------------------------------------
 
-    def _embed(self, latents: Tensor, before: Tensor) -> Tensor:
+    def _embed(self, latents: Tensor, before: Tensor, reference: Video | None) -> Tensor:
         """Latents (B, T, h, w, D) and the frame before the first (B, 1, h, w, D) -> (B, T, h, w, dim).
 
-        Each frame is embedded together with its predecessor, so that motion is visible at once.
+        Each frame is embedded together with its predecessor, so that motion is visible at once; with a reference
+        (B, 1, C, H, W) also with what that shows, of which the codes tell no more than changes.
         """
         pairs = torch.cat([latents, torch.cat([before, latents[:, :-1]], dim=1)], dim=-1)
         h = self.embed(rearrange(pairs, "b t h w d -> (b t) d h w"))
-        return rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
+        h = rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
+        if reference is None:
+            return h
+        return h + self.scene(patchify(reference, self.config.tokenizer.patch)).movedim(2, -1)
 
     def _acted(self, embedded: Tensor, actions: Tensor | None) -> Tensor:
         """Adds what is done after each frame to embedded frames (B, T, h, w, dim): actions (B, T, A), nan if unknown.
@@ -160,19 +169,23 @@ class STT(Predictor):
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
             actions = self._forget(actions)[:, :-1]
+        given, reference = 1, None
+        if self.config.tokenizer.reference:
+            given = int(torch.randint(1, min(self.config.prompt_frames, video.shape[1] - 1) + 1, ()))
+            reference = video[:, given - 1 : given]
         with torch.no_grad():
-            codes = self.tokenizer.encode(video)
+            codes = self.tokenizer.encode(video, reference)
             past = self._jitter(codes.latents)
         target = None
         if self.config.objective == "stt":
-            seen = self._embed(codes.latents, codes.latents[:, :1])[:, 1:]
+            seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
             target = self.target_features(seen)
         if torch.rand(()) < self.config.own_past:
-            past = self._own_past(past, target, actions)
-        out = self._forward_training(past, target, actions)
+            past = self._own_past(past, target, actions, reference)
+        out = self._forward_training(past, target, actions, reference).since(given - 1)
         if self.config.objective == "stt_ancestor":
-            return self._ancestor_loss(out, codes.latents[:, 1:])
-        return self._elbo(out, codes.ids[:, 1:])
+            return self._ancestor_loss(out, codes.latents[:, given:])
+        return self._elbo(out, codes.ids[:, given:])
 
     def _forget(self, actions: Tensor) -> Tensor:
         """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
@@ -182,18 +195,23 @@ class STT(Predictor):
         unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
         return actions.masked_fill(unknown[..., None], torch.nan)
 
-    def _forward_training(self, past: Tensor, target: Tensor | None, actions: Tensor | None) -> SpaceTimeOutput:
+    def _forward_training(
+        self, past: Tensor, target: Tensor | None, actions: Tensor | None = None, reference: Video | None = None
+    ) -> SpaceTimeOutput:
         """All steps of clips at once: latents (B, T, h, w, D) -> features for frames 1 ... T-1."""
         draw = draw_sample if target is None else draw_posterior
-        return self.network(self._acted(self._embed(past[:, :-1], past[:, :1]), actions), draw, target=target)
+        embedded = self._acted(self._embed(past[:, :-1], past[:, :1], reference), actions)
+        return self.network(embedded, draw, target=target)
 
     @torch.no_grad()
-    def _own_past(self, past: Tensor, target: Tensor | None, actions: Tensor | None) -> Tensor:
+    def _own_past(
+        self, past: Tensor, target: Tensor | None, actions: Tensor | None = None, reference: Video | None = None
+    ) -> Tensor:
         """Puts the network's own predictions in the place of the past, each frame with even chances.
 
         The posterior saw the truth, so the predictions are of this clip's future and the targets stay valid.
         """
-        predicted = self._decide(self._forward_training(past, target, actions).hidden)
+        predicted = self._decide(self._forward_training(past, target, actions, reference).hidden)
         keep = torch.rand(*predicted.shape[:2], 1, 1, 1, device=past.device) < 0.5
         return torch.cat([past[:, :1], torch.where(keep, past[:, 1:], predicted)], dim=1)
 
@@ -251,8 +269,8 @@ class STT(Predictor):
             return None
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
-        codes = self.tokenizer.encode(video)
-        embedded = self._embed(codes.latents, codes.latents[:, :1])
+        codes, reference = self.tokenizer.encode(video), video[:, :1] if self.config.tokenizer.reference else None
+        embedded = self._embed(codes.latents, codes.latents[:, :1], reference)
         steps = self._acted(embedded[:, :-1], None), self.target_features(embedded[:, 1:]), codes.ids[:, 1:]
         cache, nats = None, []
         for past, target, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
@@ -277,14 +295,18 @@ class STT(Predictor):
     # ---- prediction ----------------------------------------------------------------------------------
 
     def start(self, context: Video) -> STTState:
-        latents = self.tokenizer.encode(context).latents
+        reference = None
+        if self.config.tokenizer.reference:
+            context = context[:, -self.config.prompt_frames :]
+            reference = context[:, -1:]
+        latents = self.tokenizer.encode(context, reference).latents
         cache = None
         if latents.shape[1] > 1:  # what followed each frame but the last is known, so chance has no part in it
-            embedded = self._embed(latents, latents[:, :1])
+            embedded = self._embed(latents, latents[:, :1], reference)
             target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
             cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
         recent = latents[:, -2:]
-        return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache)
+        return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache, reference)
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
@@ -301,10 +323,12 @@ class STT(Predictor):
             if len(action) != len(self.config.actions):
                 raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
             actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
-        out = self.network(self._acted(self._embed(last, before), actions), draw, cache=cache)
+        out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
         steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
         latents = self._decide(out.hidden) if steps == 1 else self._refine(out.hidden, steps, sampling, noise)
-        return self.tokenizer.decode(latents), STTState(torch.cat([last, latents], dim=1), out.cache, state.drawn + 1)
+        recent = torch.cat([last, latents], dim=1)
+        frames = self.tokenizer.decode(latents, state.reference)
+        return frames, STTState(recent, out.cache, state.reference, state.drawn + 1)
 
     def _refine(self, hidden: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
