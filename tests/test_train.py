@@ -18,7 +18,7 @@ from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips
 from train.data import DigitVideos, World
-from train.gan import AdversarialTokenizer
+from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
 from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.muon import MuonAdamW, orthogonalised
 from train.predictor import batches_of, future_sheet, held_out_score, network, start_from
@@ -167,6 +167,37 @@ def test_a_discriminator_learns_from_the_hinge_alone_and_the_decoder_only_stage_
     stage._hinge(real, fake.detach()).backward()
     for name, p in stage.discriminator.named_parameters():
         torch.testing.assert_close(p.grad, alone[name])
+
+
+@pytest.fixture
+def vgg(tmp_path):
+    """Random weights by torchvision's names."""
+    tensors, channels = {"classifier.0.weight": torch.zeros(1)}, 3
+    for number, width in VGG16.items():
+        tensors[f"features.{number}.weight"] = torch.randn(width, channels, 3, 3) / (3 * channels**0.5)
+        tensors[f"features.{number}.bias"] = torch.zeros(width)
+        channels = width
+    torch.save(tensors, tmp_path / "vgg16.pth")
+    return tmp_path / "vgg16.pth"
+
+
+def test_the_perceptual_distance_is_that_of_vgg16s_features_and_joins_the_reconstruction(vgg, tiny):
+    distance = PerceptualDistance(vgg)
+    a, b = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    assert float(distance(a, a)) == 0 < float(distance(a, b)) == pytest.approx(float(distance(b, a)))
+    gray = a[:, :1]
+    torch.testing.assert_close(distance(gray, b), distance(gray.expand(-1, 3, -1, -1), b))
+    assert [len(stage) // 2 for stage in distance.stages] == [2, 2, 3, 3, 3]
+    stage = AdversarialTokenizer(
+        tiny.tokenizer.requires_grad_(True), 0.5, 1, perceptual=distance, perceptual_weight=0.3
+    ).train()
+    loss = stage.loss(clips(tiny, 1, 2))
+    assert float(loss.parts["perceptual"]) > 0
+    wanted = loss.parts["mse"] + loss.parts["commitment"] + 0.3 * loss.parts["perceptual"]
+    torch.testing.assert_close(loss.total.detach(), wanted)
+    torch.save({"features.0.weight": torch.zeros(1)}, vgg)
+    with pytest.raises(ValueError, match=r"vgg16.pth lacks features.0.bias and 24 more of torchvision's vgg16"):
+        PerceptualDistance(vgg)
 
 
 def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):

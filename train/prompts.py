@@ -1,7 +1,8 @@
 """Draws the app's example clips, and predicts them beforehand: python -m train.prompts --out assets/prompts
 
 With `--results assets/results --model assets/models/digits-stt.safetensors` every clip also gets the run that the app
-shows at once: what its own settings would give, so it stands for the very clip, weights and settings.
+shows at once: what its own settings would give, so it stands for the very clip, weights and settings. `--tabletop`
+draws the clips of the tabletop instead, which needs MuJoCo.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,6 +51,13 @@ PROMPTS = (  # places reach from 0 to 31; a wall is met when a place would leave
     Prompt(name="nine-rushing-left", mover=(9, (2, 28), (3, -4)), frames=LONG),
 )
 
+# clips of the tabletop's test split, by their index; seed 7, none of which the scores use
+TABLETOP_SEED = 7
+TRAYS = {
+    "tray-disc-onto-sphere": 0, "tray-cylinder-about-to-fall": 2, "tray-angle-into-the-corner": 4,
+    "tray-block-to-the-wall": 6, "tray-turning-a-brick": 12, "tray-green-block-uphill": 17,
+}  # fmt: skip
+
 # two digits of Moving MNIST, whose future is settled; places reach from 0 to 36, and walls are mirrors
 PAIR = Prompt(name="pair-crossing", mover=(3, (3, 5), (2, 3)), frames=30, companion=(8, (31, 28), (-3, -2)))
 
@@ -72,6 +81,13 @@ def draw_pair(prompt: Prompt = PAIR) -> Video:
     return render(glyphs, moves.positions, overlap="max")
 
 
+def draw_tray(index: int) -> Video:
+    """A clip (1, 30, 3, 64, 64) of the tabletop."""
+    from train.tabletop import Tabletop, TabletopConfig
+
+    return Tabletop(TabletopConfig(), "test").clip(TABLETOP_SEED, index).video[None]
+
+
 def result(clip: Path, frames: int, model: Predictor, name: str) -> Run:
     """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
     start = min(model.config.context_frames, frames)  # where the app begins by itself
@@ -83,6 +99,7 @@ def result(clip: Path, frames: int, model: Predictor, name: str) -> Run:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
+    parser.add_argument("--tabletop", action="store_true", help="the clips of the tabletop in the digits' place")
     parser.add_argument("--pairs", action="store_true", help="two of the clips show two digits")
     parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
     parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
@@ -95,14 +112,18 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("prompts: --results and --model need each other")
     model = load(args.model) if args.model else None
     args.out.mkdir(parents=True, exist_ok=True)
-    for prompt in PROMPTS:
-        clip, began = args.out / f"{prompt.name}.mp4", time.perf_counter()
-        write_mp4(clip, to_uint8(draw(prompt, args.pairs)[0]), FPS)
+    drawn = {prompt.name: partial(draw, prompt, args.pairs) for prompt in PROMPTS}
+    if args.tabletop:
+        drawn = {name: partial(draw_tray, index) for name, index in TRAYS.items()}
+    for name, clip in drawn.items():
+        file, began, video = args.out / f"{name}.mp4", time.perf_counter(), clip()[0]
+        write_mp4(file, to_uint8(video), FPS)
         if model is not None:
-            path = args.results / f"{prompt.name}.npz"
-            result(clip, prompt.frames, model, name_of(args.model)).save(path)
+            path = args.results / f"{name}.npz"
+            result(file, len(video), model, name_of(args.model)).save(path)
             print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - began:.1f} s")
-    write_mp4(args.out / f"{PAIR.name}.mp4", to_uint8(draw_pair()[0]), FPS)  # no run: STT knows one digit only
+    if not args.tabletop:
+        write_mp4(args.out / f"{PAIR.name}.mp4", to_uint8(draw_pair()[0]), FPS)  # no run: STT knows one digit only
 
 
 if __name__ == "__main__":

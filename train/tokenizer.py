@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from stt.checkpoint import build, load_any
 from train.data import DigitVideos
-from train.gan import AdversarialTokenizer
+from train.gan import AdversarialTokenizer, PerceptualDistance
 from train.loop import Run, accelerator_for, fit, rows_of_frames
 from train.packed import TabletopSet
 from train.presets import arguments, card_of, chosen, videos_of
@@ -30,6 +31,10 @@ def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__.split(":")[0])
     parser.add_argument("--gan-weight", type=float, default=0.0, help="strength of the VQGAN stage; 0 leaves it out")
     parser.add_argument("--gan-start", type=int, default=0, help="steps before the VQGAN stage begins")
+    parser.add_argument(
+        "--perceptual", type=Path, metavar="WEIGHTS", help="torchvision's vgg16, for VQGAN's other term"
+    )
+    parser.add_argument("--perceptual-weight", type=float, default=0.1, help="of that term")
     parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning; with --gan-weight")
     return parser
 
@@ -44,10 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     card = card_of("train.tokenizer", args, preset)
     if args.gan_weight:
-        model = AdversarialTokenizer(model, args.gan_weight, args.gan_start, args.decoder_only)
+        perceptual = PerceptualDistance(args.perceptual) if args.perceptual else None
+        settings = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
+        model = AdversarialTokenizer(model, *settings)
         run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
-    elif args.decoder_only:
-        raise SystemExit("--decoder-only belongs to the VQGAN stage: give --gan-weight too")
+    elif args.decoder_only or args.perceptual:
+        raise SystemExit("--decoder-only and --perceptual belong to the VQGAN stage: give --gan-weight too")
     else:
         run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
