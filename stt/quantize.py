@@ -41,6 +41,10 @@ class FSQ(nn.Module):
         """ids (..., D) -> latents (..., D) in [-1, 1]."""
         return ids / self.radius - 1
 
+    def values(self, codes: int) -> Tensor:
+        """What the first so many codes of each group stand for, (D, codes, 1); beyond a group's own they go on."""
+        return self.embed(torch.arange(codes, device=self.radius.device)[:, None]).T[..., None]
+
     def extra_repr(self) -> str:
         return f"levels={self.sizes}"
 
@@ -84,6 +88,10 @@ class VectorQuantizer(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """ids (..., 1) -> latents (..., D)."""
         return F.embedding(ids[..., 0], self.codebook)
+
+    def values(self, codes: int) -> Tensor:
+        """What the first so many codes stand for, (1, codes, D)."""
+        return self.codebook[None, :codes]
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor, error: Tensor) -> None:

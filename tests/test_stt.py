@@ -12,7 +12,7 @@ from stt.api import Sampling
 from stt.models.stt import STT, STTConfig, draw_mean
 from stt.sampler import SeededNoise
 from stt.transformer import Gaussian, Normal, SpaceTimeOutput
-from tests.conftest import TINY, TINY_CONFIGS, clips, lively
+from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, clips, lively
 
 
 @pytest.mark.parametrize("name", [name for name, config in TINY_CONFIGS.items() if isinstance(config, STTConfig)])
@@ -28,7 +28,7 @@ def test_futures_lie_further_apart_at_a_higher_temperature(name):
 
 
 def test_a_group_with_fewer_codes_never_names_one_that_does_not_exist(tiny):
-    logits = tiny.logits(torch.randn(50, TINY.dim))
+    logits = tiny.logits(torch.randn(50, TINY.dim), torch.zeros(50, 3))
     assert logits.shape == (50, 3, 5)  # FSQ levels 5, 5, 4
     assert logits[:, 2, 4].eq(-torch.inf).all()
     assert logits[:, :2].isfinite().all()
@@ -50,7 +50,7 @@ def test_the_first_frame_is_embedded_as_if_it_had_stood_still(tiny):
 
 def test_the_own_past_keeps_the_first_frame_and_puts_predictions_in_place_of_some_others(tiny):
     latents = tiny.tokenizer.encode(clips(tiny, 8, 6)).latents
-    changed = (tiny._own_past(latents, None, None) != latents).flatten(2).any(dim=-1)  # (B, T)
+    changed = (tiny._own_past(latents, None) != latents).flatten(2).any(dim=-1)  # (B, T)
     assert not changed[:, 0].any()
     assert 0.2 < changed[:, 1:].float().mean() < 0.8
 
@@ -332,3 +332,16 @@ def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_m
     with torch.no_grad():
         head.bias.unflatten(0, (-1, 2))[:, 1] = 50.0  # of every pixel, its color and its mask
     torch.testing.assert_close(tokenizer.decode(codes.latents, video[:, :1]), video[:, :1].expand_as(video))
+
+
+@pytest.mark.parametrize("levels", [(5, 5, 4), ()])
+def test_a_gate_makes_a_code_the_likelier_the_nearer_it_is_to_the_one_before(levels):
+    tokenizer = TINY_TOKENIZER.to_dict() | {"levels": levels, "codebook_size": 16}
+    model = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"tokenizer": tokenizer, "keep": True}))).eval()
+    codes = model.tokenizer.encode(clips(model, 2, 3))
+    hidden = torch.randn(*codes.ids.shape[:-1], TINY.dim)
+    torch.nn.init.zeros_(model.keep.weight)
+    for gate, kept in ((0.0, False), (50.0, True)):
+        torch.nn.init.constant_(model.keep.bias, gate)
+        same = model.logits(hidden, codes.latents).argmax(dim=-1) == codes.ids
+        assert bool(same.all()) == kept

@@ -25,6 +25,7 @@ from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOu
 
 IGNORED = -100  # as a target: asks nothing
 OBJECTIVES = ("stt", "stt_ancestor")
+KEEP = 25.0  # nats of a code as far off as the unit of latents; neighbours of FSQ's 8 levels lie 0.29 apart: 2 nats
 STRIDE = 20  # frames that surprise scores at a time
 
 
@@ -46,6 +47,7 @@ class STTConfig(PredictorConfig):
     code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
+    keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
     prompt_frames: int = 5  # most frames up to the tokenizer's reference, the last that is seen, if it takes one
 
     def __post_init__(self) -> None:
@@ -106,6 +108,10 @@ class STT(Predictor):
             self.head = nn.Linear(c.dim, len(sizes) * max(sizes))
             exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
             self.register_buffer("code_exists", exists, persistent=False)
+            if c.keep:
+                self.keep = nn.Linear(c.dim, len(sizes))
+                nn.init.zeros_(self.keep.weight)
+                nn.init.ones_(self.keep.bias)
             if c.refine_depth:
                 self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
         else:
@@ -144,10 +150,11 @@ class STT(Predictor):
         told = torch.cat([torch.where(known, actions, 0.0), known.to(actions.dtype)], dim=-1)
         return embedded + self.act(told)[:, :, None, None]
 
-    def logits(self, hidden: Tensor, ids: Tensor | None = None, known: Tensor | None = None) -> Tensor:
-        """(..., dim) -> (..., G, K) code logits; -inf where a group has fewer than K codes.
+    def logits(self, hidden: Tensor, before: Tensor, ids: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """(..., dim) and the latents in the same places before (..., D) -> (..., G, K) code logits.
 
-        With a refiner, `ids` (..., G) are the frame's codes and `known` (..., G) says which of them may be seen.
+        -inf where a group has fewer than K codes. With a refiner, `ids` (..., G) are the frame's codes and `known`
+        (..., G) says which of them may be seen.
         """
         if self.refiner is not None:
             if ids is None:
@@ -156,6 +163,10 @@ class STT(Predictor):
             hidden = self.refiner(hidden, self.tokenizer.quantizer.embed(ids), known)
         groups, codes = self.code_exists.shape
         logits = self.head(hidden).float().unflatten(-1, (groups, codes))
+        if self.config.keep:
+            values = self.tokenizer.quantizer.values(codes)  # (G, K, D/G)
+            apart = (before.unflatten(-1, (groups, 1, -1)) - values).square().sum(dim=-1)  # (..., G, K)
+            logits = logits - KEEP * self.keep(hidden).float()[..., None] * apart
         return logits.masked_fill(~self.code_exists, -torch.inf)
 
     # ---- training ------------------------------------------------------------------------------------
@@ -183,9 +194,10 @@ class STT(Predictor):
         if torch.rand(()) < self.config.own_past:
             past = self._own_past(past, target, actions, reference)
         out = self._forward_training(past, target, actions, reference).since(given - 1)
+        past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
             return self._ancestor_loss(out, codes.latents[:, given:])
-        return self._elbo(out, codes.ids[:, given:])
+        return self._elbo(out, past, codes.ids[:, given:])
 
     def _forget(self, actions: Tensor) -> Tensor:
         """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
@@ -211,15 +223,15 @@ class STT(Predictor):
 
         The posterior saw the truth, so the predictions are of this clip's future and the targets stay valid.
         """
-        predicted = self._decide(self._forward_training(past, target, actions, reference).hidden)
+        predicted = self._decide(self._forward_training(past, target, actions, reference).hidden, past[:, :-1])
         keep = torch.rand(*predicted.shape[:2], 1, 1, 1, device=past.device) < 0.5
         return torch.cat([past[:, :1], torch.where(keep, past[:, 1:], predicted)], dim=1)
 
-    def _decide(self, hidden: Tensor) -> Tensor:
-        """Features (..., dim) -> next latents (..., D): the likeliest codes, or the regressed latents."""
+    def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
+        """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
         if self.config.objective == "stt_ancestor":
             return self.head(hidden).float()
-        return self.tokenizer.quantizer.embed(self.logits(hidden).argmax(dim=-1))
+        return self.tokenizer.quantizer.embed(self.logits(hidden, before).argmax(dim=-1))
 
     def target_features(self, embedded: Tensor) -> Tensor:
         """Features of the next frames for the posterior, (B, T, h, w, dim) -> same."""
@@ -231,9 +243,9 @@ class STT(Predictor):
         scale = self.config.jitter * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
         return latents + scale * torch.randn_like(latents)
 
-    def _elbo(self, out: SpaceTimeOutput, ids: Tensor) -> Loss:
+    def _elbo(self, out: SpaceTimeOutput, before: Tensor, ids: Tensor) -> Loss:
         known = self._shown(ids)
-        logits = self.logits(out.hidden, ids, known)  # (B, T-1, h, w, G, K)
+        logits = self.logits(out.hidden, before, ids, known)  # (B, T-1, h, w, G, K)
         asked = ids.masked_fill(known, IGNORED)
         ce = F.cross_entropy(logits.flatten(0, -2), asked.flatten(), ignore_index=IGNORED)  # nats per code
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians]  # nats per frame
@@ -271,19 +283,22 @@ class STT(Predictor):
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         codes, reference = self.tokenizer.encode(video), video[:, :1] if self.config.tokenizer.reference else None
         embedded = self._embed(codes.latents, codes.latents[:, :1], reference)
-        steps = self._acted(embedded[:, :-1], None), self.target_features(embedded[:, 1:]), codes.ids[:, 1:]
+        steps = (
+            self._acted(embedded[:, :-1], None), self.target_features(embedded[:, 1:]),
+            codes.latents[:, :-1], codes.ids[:, 1:],
+        )  # fmt: skip
         cache, nats = None, []
-        for past, target, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
+        for past, target, before, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
             out = self.network(past, draw_mean, target=target, cache=cache)
             cache = out.cache
-            nats.append(self._nats(out, ids))
+            nats.append(self._nats(out, before, ids))
         pixels = self.config.tokenizer.downsampling**2 * self.config.channels  # of one place
         where = torch.cat(nats, dim=1) / (pixels * math.log(2))  # (B, T-1, h, w)
         return Surprise(where.mean(dim=(-2, -1)), where)
 
-    def _nats(self, out: SpaceTimeOutput, ids: Tensor) -> Tensor:
+    def _nats(self, out: SpaceTimeOutput, before: Tensor, ids: Tensor) -> Tensor:
         """Negative ELBO of codes (B, T, h, w, G) by place (B, T, h, w); a cell's KL spreads over its places."""
-        logits = self.logits(out.hidden)  # a refiner is shown nothing
+        logits = self.logits(out.hidden, before)  # a refiner is shown nothing
         ce = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none")
         nats = ce.view_as(ids).sum(dim=-1)
         for gaussian in out.gaussians:
@@ -325,18 +340,20 @@ class STT(Predictor):
             actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
         out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
         steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
-        latents = self._decide(out.hidden) if steps == 1 else self._refine(out.hidden, steps, sampling, noise)
+        latents = (
+            self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
+        )
         recent = torch.cat([last, latents], dim=1)
         frames = self.tokenizer.decode(latents, state.reference)
         return frames, STTState(recent, out.cache, state.reference, state.drawn + 1)
 
-    def _refine(self, hidden: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
+    def _refine(self, hidden: Tensor, before: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
         codes = Sampling(temperature=sampling.temperature * self.config.code_temperature)
         ids = torch.zeros(*hidden.shape[:-1], len(self.code_exists), dtype=torch.int64, device=hidden.device)
         known = torch.zeros_like(ids, dtype=torch.bool)  # (B, 1, h, w, G)
         for i in range(1, steps + 1):
-            logits = self.logits(hidden, ids, known)
+            logits = self.logits(hidden, before, ids, known)
             gumbel = noise.gumbel(*logits.shape[1:]) if codes.temperature else logits
             ids = torch.where(known, ids, sample_logits(logits, codes, gumbel))
             sure = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1).masked_fill(known, torch.inf)
