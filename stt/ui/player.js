@@ -221,12 +221,11 @@ function layOut() {
   const futures = Math.max(cells.length - 1, 1), gap = 10;
   const width = panels.clientWidth || home.clientWidth - 20;
   const phone = window.innerWidth <= 860;
-  const caption = cells.some(({ run }) => run.action) ? 60 : 42; // of three lines or two
   let best = { side: 0 };
   for (let rows = 1; rows <= futures; rows++) {
     const columns = Math.ceil(futures / rows);
     const across = (width - gap * columns) / (columns + 1);
-    const high = (478 - gap * (rows - 1)) / rows - caption;
+    const high = (478 - gap * (rows - 1)) / rows - 42; // a caption's lines
     const side = Math.min(across, high, 320);
     if (side > best.side + 1) best = { side, rows, columns };
   }
