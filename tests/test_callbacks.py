@@ -386,18 +386,18 @@ def test_a_slider_is_called_by_the_model_s_word_and_shown_while_it_steers(tiny):
 
 
 @pytest.mark.parametrize(
-    ("words", "action", "steered", "kept", "switch", "shown"),
+    ("words", "action", "kept", "switch", "shown"),
     [
-        (2, [0.5, -1.0], True, True, True, [True, True, False]), (2, [], False, True, True, [False] * 3),
-        (0, [0.5, -1.0], True, True, False, [False] * 3), (3, [0.5, -1.0], True, False, True, [False] * 3),
-        (1, [0.5, -1.0], True, False, True, [False] * 3), (3, [0.0] * 3, True, True, True, [True] * 3),
+        (2, [0.5, -1.0], True, True, [True, True, False]), (2, [], True, True, [False] * 3),
+        (0, [0.5, -1.0], True, False, [False] * 3), (3, [0.5, -1.0], False, True, [False] * 3),
+        (1, [0.5, -1.0], False, True, [False] * 3), (3, [0.0] * 3, True, True, [True] * 3),
     ],
 )  # fmt: skip
 def test_an_action_goes_to_the_next_model_unless_that_takes_more_or_fewer_numbers(
-    tiny, words, action, steered, kept, switch, shown
+    tiny, words, action, kept, switch, shown
 ):
     model = pusher(*(f"axis {k}" for k in range(words))) if words else tiny
-    same, steer, *axes = carried(model, action, steered, 3)
+    same, steer, *axes = carried(model, action, 3)
     assert same == (gr.skip() if kept else []) and steer["visible"] == switch
     assert [update["visible"] for update in axes] == shown
     assert all(("value" in update) == (not kept) for update in axes)

@@ -49,7 +49,7 @@ KEEP = """(...values) => {
 IMAGINE = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
 # sliders become an action, as many as the model has axes, and an action sliders
 STEER = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
-STEERED = "(action, ...axes) => [action.length > 0, ...axes.map((number, k) => action[k] ?? number)]"
+STEERED = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
 ASKED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("asked", "ended"))
 
 
@@ -255,8 +255,7 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
     for place in page.places:
         place.input(None, page.places, page.labels, js=IMAGINE, **private)
     page.model.change(
-        lambda name, *held: carried(callbacks.models[name], *held, len(page.axes)),
-        [page.model, page.action, page.steer],
+        lambda name, action: carried(callbacks.models[name], action, len(page.axes)), [page.model, page.action],
         [page.action, page.steer, *page.axes], **quick,
     )  # fmt: skip
     page.steer.change(
@@ -345,11 +344,11 @@ def dropdown(model: Predictor, labels: list[int], place: int) -> dict[str, Any]:
     }
 
 
-def carried(model: Predictor, action: list[float], steered: bool, places: int) -> list[Any]:
+def carried(model: Predictor, action: list[float], places: int) -> list[Any]:
     """The action, free again if another model's has more or fewer numbers, its switch, and as many sliders."""
     count = len(steerable(model))
     fits = not count or len(action) in (0, count)
-    axes = [axis(model, steered and fits, place) | ({} if fits else {"value": 0}) for place in range(places)]
+    axes = [axis(model, bool(action) and fits, place) | ({} if fits else {"value": 0}) for place in range(places)]
     return [gr.skip() if fits else [], gr.update(visible=count > 0), *(gr.update(**changes) for changes in axes)]
 
 
