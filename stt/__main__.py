@@ -6,8 +6,11 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
 import tempfile
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,7 +19,17 @@ from stt.api import MAX_SEED, Predictor
 from stt.card import facts, story
 from stt.checkpoint import find, load, name_of, write_whole
 from stt.ui.prediction import Progress, predict
-from stt.ui.request import CHECKS, MAX_FPS, MAX_FRAMES, MAX_FUTURES, MAX_STRIDE, MAX_TEMPERATURE, Refused, Request
+from stt.ui.request import (
+    CHECKS,
+    MAX_FPS,
+    MAX_FRAMES,
+    MAX_FUTURES,
+    MAX_STRIDE,
+    MAX_TEMPERATURE,
+    Refused,
+    Request,
+    steerable,
+)
 from stt.ui.runs import Run
 from stt.video import VideoError
 
@@ -34,9 +47,11 @@ SETTINGS = {  # the flags that are a Request's fields
     "stride": f"keep every n-th frame of the clip, 1 to {MAX_STRIDE}",
     "fit": "crop or pad: how a clip becomes a square",
     "labels": "digits to imagine from nothing, without the clip, such as 3, or 3,7, or any, where the model knows them",
+    "action": "what is done at every new frame, where the model takes actions: its numbers, -1 to 1, such as 0.5,-1, "
+    "or free, which leaves it to the model",
     "fps": f"frames a second of what is written, 1 to {MAX_FPS:g}; 0 is the clip's own",
 }
-WORDS = {"fit": "HOW", "labels": "WHICH"}  # those that are no numbers
+WORDS = {"fit": "HOW", "labels": "WHICH", "action": "NUMBERS"}  # those that are no numbers
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,13 +66,22 @@ def number(text: str) -> int | float:
         return float(text)
 
 
+def joined(words: Sequence[str]) -> list[str]:
+    """`--action -1,0.5` as one word: argparse would take the list for a flag, as it begins with a minus."""
+    for k, (flag, value) in enumerate(pairwise(words)):
+        if flag == "--action" and re.match(r"-[\d.]", value):
+            return [*words[:k], f"{flag}={value}", *words[k + 2 :]]
+    return list(words)
+
+
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m stt", description="Continue a clip into several possible futures.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     predict = commands.add_parser("predict", help="continue a clip", description="Continue a clip, as the app does.")
     predict.add_argument("clip", type=Path, help="video file")
     predict.add_argument("--model", help=f"{MODEL} (default: the one in assets)")
-    defaults = {field.name: field.default for field in dataclasses.fields(Request)} | {"seed": None, "labels": None}
+    defaults = {field.name: field.default for field in dataclasses.fields(Request)}
+    defaults |= dict.fromkeys(("seed", "labels", "action"))
     for name, text in SETTINGS.items():
         default = defaults[name]
         predict.add_argument(
@@ -160,6 +184,7 @@ def describe(args: argparse.Namespace) -> None:
     model = load(args.model)
     told = facts(model) | {
         "settings that it honours": ", ".join(sorted(model.knobs)) or "none",
+        **({"actions": ", ".join(steerable(model))} if steerable(model) else {}),
         "file": f"{find(args.model).stat().st_size / 2**20:.1f} MiB",
     }
     width = max(map(len, told))
@@ -169,7 +194,7 @@ def describe(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     try:
-        args = parser().parse_args(arguments)
+        args = parser().parse_args(joined(sys.argv[1:] if arguments is None else arguments))
         if args.command is None:
             parser().print_help()
         else:

@@ -379,6 +379,75 @@ def test_a_gap_is_filled_and_shown_between_the_frames_around_it(page, running, t
     wait_for(lambda: in_between(page).count() and in_between(page).is_checked())
 
 
+# ---- actions ---------------------------------------------------------------------------------------------
+
+
+def steer(page):
+    return page.get_by_label("Steer")
+
+
+def steered(page) -> dict[str, str]:
+    """The sliders that are shown, by what they are called."""
+    fields = page.locator(".axis input[type=number]")
+    named = "fields => fields.map(f => [f.getAttribute('aria-label').replace('number input for ', ''), f.value])"
+    return dict(fields.evaluate_all(named))
+
+
+def test_futures_are_steered_by_sliders_that_the_keyboard_moves_and_their_settings_travel(page):
+    assert steer(page).count() == 0
+    choose_example(page)
+    choose_model(page, "pusher")
+    steer(page).wait_for()
+    assert steered(page) == {}
+    steer(page).check()
+    wait_for(lambda: steered(page) == {"Push right": "0", "Push up": "0"})
+    page.wait_for_function("new URL(location).searchParams.get('action') === '0,0'")
+    page.get_by_label("range slider for Push right").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    set_number(page, "Push up", -1)
+    page.wait_for_function("new URL(location).searchParams.get('action') === '0.5,-1'")
+    assert steered(page) == {"Push right": "0.5", "Push up": "-1"}
+    assert page.evaluate("document.documentElement.scrollHeight") <= 800
+    predict(page)
+    assert set(page.locator(".player .future .action").all_inner_texts()) == {"push right 0.5, push up -1"}
+    assert "then 10 predicted under push right 0.5, push up -1" in page.locator(".player .facts").inner_text()
+    assert result(page)["settings"]["action"] == [0.5, -1.0]
+    address = page.url
+    steer(page).uncheck()
+    wait_for(lambda: steered(page) == {})
+    page.wait_for_function("new URL(location).searchParams.get('action') === ''")
+    predict(page)
+    assert page.locator(".player .action").count() == 0 and result(page)["settings"]["action"] == []
+    page.locator(".player .thumbnail").nth(1).click()  # the result comes back, and with it its settings
+    wait_for(lambda: steered(page) == {"Push right": "0.5", "Push up": "-1"})
+    page.locator(".player .extend").first.click()  # to be continued in the same way
+    page.wait_for_function("document.querySelector('[aria-label=\"number input for Prompt frames\"]').value === '15'")
+    choose_model(page, "tiny")
+    wait_for(lambda: steer(page).count() == 0 and steered(page) == {})
+    predict(page)
+    assert result(page)["settings"]["action"] == []
+    choose_model(page, "pusher")
+    wait_for(lambda: steered(page) == {"Push right": "0.5", "Push up": "-1"})
+    page.goto(address)
+    wait_for(lambda: steered(page) == {"Push right": "0.5", "Push up": "-1"})
+    assert steer(page).is_checked()
+
+
+def test_a_slider_that_is_dragged_stays_where_it_is_let_go(page):
+    choose_model(page, "pusher")
+    steer(page).check()
+    box = page.get_by_label("range slider for Push up").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for share in (0.6, 0.7, 0.8, 0.9, 1.0):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.up()
+    page.wait_for_function("new URL(location).searchParams.get('action') === '0,1'")
+    page.wait_for_timeout(300)
+    assert steered(page) == {"Push right": "0", "Push up": "1"}
+
+
 # ---- using results ---------------------------------------------------------------------------------------
 
 

@@ -13,14 +13,14 @@ import pytest
 
 from stt.ui import callbacks
 from stt.ui.callbacks import EMPTY, plain_errors
-from stt.ui.layout import arranged, dropdown, phrased
+from stt.ui.layout import arranged, axis, carried, dropdown, phrased
 from stt.ui.prediction import predict
 from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
 from tests.desk_fixtures import ME, SETTINGS, Desk, changed, event_of, values
 from tests.test_player import sheet
-from tests.ui_fixtures import dreamer, filler
+from tests.ui_fixtures import dreamer, filler, pusher
 
 
 def test_whatever_goes_wrong_becomes_one_harmless_sentence():
@@ -338,3 +338,72 @@ def test_the_control_for_gaps_is_shown_by_models_that_fill_some_and_renames_two_
 def test_a_link_may_ask_for_a_gap_and_the_browser_remembers_it(desk):
     assert opened(desk, {"between": True})[1] == {"between": True}
     assert opened(desk, {"between": True}, between="false")[1] == {"between": False}
+
+
+# ---- actions ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pushes(desk):
+    """A desk with a model that takes actions, which is asked for one."""
+    desk.callbacks.models = {**desk.models, "pusher": pusher()}
+    return lambda **changes: values(desk.upload(), **{"model": "pusher", "action": [0.5, -1.0], **changes})
+
+
+def test_futures_are_led_by_the_action_that_was_asked_for(desk, pushes):
+    *_, (shown, _) = desk.callbacks.watch(ME, False, *pushes())
+    settings = desk.runs.get(shown["id"]).report["settings"]
+    assert (settings["action"], settings["labels"]) == ([0.5, -1.0], [])  # labels of a control that is not shown
+    *_, (shown, _) = desk.callbacks.watch(ME, False, *pushes(action=[]))
+    assert desk.runs.get(shown["id"]).report["settings"]["labels"] == [3, 7]
+
+
+def test_a_model_without_the_control_for_actions_continues_the_clip_by_itself(desk, pushes):
+    *_, (shown, _) = desk.callbacks.watch(ME, False, *pushes(model="tiny"))
+    assert (shown["action"], shown["settings"]["action"]) == ("", [])
+    for changes, sentence in (
+        ({"model": "tiny"}, "tiny takes none"),
+        ({"action": "1"}, "Action is 1, but pusher takes 2 numbers"),
+        ({"labels": [3]}, "ask for one of them"),
+        ({"labels": [], "between": True}, "ask for one of them"),
+    ):
+        with pytest.raises(gr.Error, match=sentence):
+            list(desk.callbacks.predict(*pushes(**changes)))
+
+
+def test_models_say_what_the_numbers_of_an_action_do(desk, pushes):
+    known = [(model["name"], model["actions"]) for model in desk.callbacks.list_models()]
+    assert known == [("tiny", []), ("other", []), ("pusher", ["push right", "push up"])]
+
+
+def test_a_slider_is_called_by_the_model_s_word_and_shown_while_it_steers(tiny):
+    assert [axis(pusher(), True, place) for place in range(3)] == [
+        {"label": "Push right", "visible": True},
+        {"label": "Push up", "visible": True},
+        {"label": "", "visible": False},
+    ]
+    assert not any(axis(*shown, 0)["visible"] for shown in ((pusher(), False), (tiny, True)))
+
+
+@pytest.mark.parametrize(
+    ("words", "action", "kept", "switch", "shown"),
+    [
+        (2, [0.5, -1.0], True, True, [True, True, False]), (2, [], True, True, [False] * 3),
+        (0, [0.5, -1.0], True, False, [False] * 3), (3, [0.5, -1.0], False, True, [False] * 3),
+        (1, [0.5, -1.0], False, True, [False] * 3), (3, [0.0] * 3, True, True, [True] * 3),
+    ],
+)  # fmt: skip
+def test_an_action_goes_to_the_next_model_unless_that_takes_more_or_fewer_numbers(
+    tiny, words, action, kept, switch, shown
+):
+    model = pusher(*(f"axis {k}" for k in range(words))) if words else tiny
+    same, steer, *axes = carried(model, action, 3)
+    assert same == (gr.skip() if kept else []) and steer["visible"] == switch
+    assert [update["visible"] for update in axes] == shown
+    assert all(("value" in update) == (not kept) for update in axes)
+
+
+def test_a_link_may_ask_for_an_action_and_the_browser_remembers_it(desk):
+    assert opened(desk, {"action": [0.5, -1]})[1] == {"action": [0.5, -1.0]}
+    assert opened(desk, {"action": [0.5, -1]}, action="")[1] == {"action": []}
+    assert opened(desk, {}, action="0.5,-1")[1] == {"action": [0.5, -1.0]}

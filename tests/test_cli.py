@@ -22,7 +22,7 @@ from stt.ui.prediction import IMAGINED, predict
 from stt.ui.request import Request
 from stt.video import read_clip, read_metadata
 from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
-from tests.ui_fixtures import dreamer, filler, moving_dot
+from tests.ui_fixtures import dreamer, filler, moving_dot, pusher
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,6 +107,20 @@ def test_a_gap_can_be_filled(here, capsys):
     assert "stt: A gap of 6 needs a clip of at least 8 frames" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("words", "action"), [("0.5,-1", [0.5, -1]), ("-1,.5", [-1, 0.5]), ("free", [])])
+def test_an_action_can_be_given_even_one_that_begins_with_a_minus(here, capsys, words, action):
+    save(pusher(), here / "tiny.safetensors")
+    assert call("--frames", 2, "--futures", 1, "--seed", 3, "--action", words, "--report", "r.json") == 0
+    report = json.loads((here / "r.json").read_text())
+    assert report["settings"]["action"] == read_metadata(here / "dot-future.mp4")["action"] == action
+    assert report["action"] == dict(zip(("push right", "push up"), action, strict=False))
+    capsys.readouterr()
+    assert call("--frames", 2, "--action", "-0.5") == 2
+    assert "stt: Action is -0.5, but tiny takes 2 numbers (push right, push up).\n" in capsys.readouterr().err
+    assert cli.main(["info", "tiny.safetensors"]) == 0
+    assert re.search("^actions +push right, push up$", capsys.readouterr().out, flags=re.M)
+
+
 @pytest.mark.parametrize("futures", [1, 2])
 def test_the_name_may_ask_for_a_gif(here, futures):
     assert call("--frames", 2, "--futures", futures, "--out", "one.GIF", "--each", "--seed", 1) == 0
@@ -168,6 +182,9 @@ BAD = {
     "--top-p 0": "Top-p must be",
     "--fit zoom": "Fit must be one of crop, pad",
     "--labels seven": 'Labels must be up to 4 whole numbers from -1 (any) to 999, not "seven".',
+    "--action up": 'Action must be up to 8 numbers from -1 to 1, or free, not "up".',
+    "--action -2,0": 'Action must be up to 8 numbers from -1 to 1, or free, not "-2,0".',
+    "--action 0.5,-1": "Action is 0.5, -1, but tiny takes none; leave it out.",
     "--between": "tiny only continues clips and fills no gaps",
     "--prompt-frames 8": "Frames used as prompt is 8, but the clip has 7",
     "--device abacus": "abacus is no device of this machine",

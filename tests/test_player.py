@@ -15,7 +15,7 @@ from stt.ui.player import heat, shown_progress, shown_prompt, shown_run, spread_
 from stt.ui.prediction import Progress, predict, read_prompt
 from stt.ui.request import Request
 from stt.ui.runs import Run
-from tests.ui_fixtures import asked, dreamer, filler, moving_dot, run_of
+from tests.ui_fixtures import asked, dreamer, filler, moving_dot, pusher, run_of
 
 
 def sheet(source: str, size: int = 16) -> np.ndarray:
@@ -130,6 +130,17 @@ def test_a_filled_gap_is_shown_between_the_frames_around_it(clip):
         )
         == 3
     )
+
+
+def test_futures_under_an_action_say_it_in_the_model_s_words(clip):
+    progress, *_, run = predict(asked(clip, prompt_frames=5, action=(0.5, -1.0)), pusher())
+    growing, done = shown_progress(None, progress, "some-id"), shown_run(kept(run))
+    for shown in (growing, done):
+        assert (shown["action"], shown["detail"]) == ("push right 0.5, push up -1", "temp 1")
+    assert done["facts"][1] == "5 frames of the clip, then 3 predicted under push right 0.5, push up -1"
+    free = shown_run(kept(run_of(pusher(), clip, prompt_frames=5)))
+    assert free["action"] == "" and free["facts"][1] == "5 frames of the clip, then 3 predicted"
+    assert free["key"] == done["key"] == growing["key"]
 
 
 def test_one_future_has_no_spread_and_a_single_frame_no_surprise(tiny, tmp_path):

@@ -14,12 +14,12 @@ import stt
 from stt.api import Sampling, Surprise
 from stt.models.stt import STT
 from stt.ui.player import shown_run
-from stt.ui.prediction import IMAGINED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
+from stt.ui.prediction import IMAGINED, LED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
 from stt.video import read_clip
 from tests.conftest import TINY_CONFIGS, lively
-from tests.ui_fixtures import asked, dreamer, filler, moving_dot, run_of
+from tests.ui_fixtures import asked, dreamer, filler, moving_dot, pusher, run_of
 from tests.video_fixtures import lossless
 
 
@@ -375,6 +375,29 @@ def test_of_a_gap_is_said_what_is_seen_around_it(long_clip, tmp_path):
     assert not any("before the future" in note or "looks back" in note for note in said)
     short = moving_dot(tmp_path / "short.mp4", frames=3)
     assert "frame" not in " ".join(run_of(filler(), short, frames=1, between=True).report["notes"])
+
+
+# ---- what is done ----------------------------------------------------------------------------------------
+
+
+def test_futures_under_an_action_are_those_of_a_rollout_with_it_and_others_than_free_ones(clip):
+    model = pusher()
+    video = read_clip(clip, size=16, channels=1).video
+    run = run_of(model, clip, action=(0.5, -1.0))
+    expected = stt.predict(model, video, 3, Sampling(actions=((0.5, -1.0),)), seeds=[7, 8, 9])
+    for future, other in zip(run.futures, expected, strict=True):
+        np.testing.assert_array_equal(future, stt.video.to_uint8(other))
+    assert not any(np.array_equal(run.futures, run_of(model, clip, action=a).futures) for a in ((), (0.0, -1.0)))
+    assert run.report["action"] == {"push right": 0.5, "push up": -1.0}
+    assert run.report["settings"]["action"] == [0.5, -1.0]
+
+
+def test_an_action_is_told_apart_from_those_of_what_really_followed(long_clip):
+    told = [
+        LED in run_of(pusher(), long_clip, prompt_frames=start, action=action).report["notes"]
+        for start, action in ((5, (1.0, 0.0)), (11, (1.0, 0.0)), (5, ()))
+    ]
+    assert told == [True, False, False]
 
 
 # ---- what is said ----------------------------------------------------------------------------------------

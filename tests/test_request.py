@@ -11,7 +11,7 @@ import pytest
 
 from stt.api import MAX_SEED, Sampling
 from stt.ui.request import CHECKS, NO_CLIP, Refused, check, remembered
-from tests.ui_fixtures import dreamer, filler
+from tests.ui_fixtures import dreamer, filler, pusher
 
 GOOD = {"model": "tiny", "frames": 10, "temperature": 1.0, "seed": 7, "futures": 4}
 WHOLE = {  # name: what a refusal calls it, lowest, highest
@@ -166,6 +166,36 @@ def test_in_between_is_true_or_false(file, value):
     assert len(str(refusal.value)) < 100
 
 
+@pytest.mark.parametrize(
+    ("value", "action"),
+    [
+        ("0.5,-1", (0.5, -1.0)), ("0.5, -1", (0.5, -1.0)), (" .5 -1. ", (0.5, -1.0)), ("[0.5, -1.0]", (0.5, -1.0)),
+        ("+1", (1.0,)), ("free", ()), ("", ()), (None, ()), ("[]", ()), ([], ()), ([1, -1], (1.0, -1.0)),
+        ((0.25,), (0.25,)), (0.5, (0.5,)), (0, (0.0,)), ([-0.0], (0.0,)), ([0] * 8, (0.0,) * 8),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_action_comes_as_a_list_a_number_or_a_text(file, value, action):
+    taken = checked(file, action=value).action
+    assert taken == action and str(taken) == str(action)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ([1.01], "1.01"), ([0.5, -2], "0.5, -2"), ([0] * 9, ", ".join("0" * 9)), ("0.5,-1.5", '"0.5,-1.5"'),
+        ("left", '"left"'), ("free,1", '"free,1"'), ("1e-3", '"1e-3"'), ("nan", '"nan"'), (["1"], '"1"'),
+        ([True], "True"), (False, "False"), ({}, "a dict"), ([[0]], "a list"), ([None], "empty"), (math.nan, "nan"),
+        ([10**400], "a number that large"), ("9" * 9000, '"' + "9" * 37 + '..."'),
+    ],
+    ids=lambda v: str(v)[:9] if not isinstance(v, list) else "",
+)  # fmt: skip
+def test_an_action_that_cannot_be_is_refused_in_a_short_sentence(file, value, shown):
+    with pytest.raises(Refused) as refusal:
+        checked(file, action=value)
+    assert str(refusal.value) == f"Action must be up to 8 numbers from -1 to 1, or free, not {shown}."
+
+
 # ---- clips -----------------------------------------------------------------------------------------------
 
 
@@ -201,7 +231,7 @@ def test_a_folder_or_a_lost_file_is_no_clip(file):
 SETTINGS = {
     "model": "tiny", "frames": 7, "temperature": 0.3, "seed": 42, "futures": 2, "prompt_frames": 3, "top_k": 9,
     "top_p": 0.9, "steps": 4, "stride": 2, "fit": "pad", "fps": 12.5, "labels": [3, -1],
-    "between": True,
+    "between": True, "action": [0.5, -1.0],
 }  # fmt: skip
 
 
@@ -218,6 +248,8 @@ def test_a_link_s_texts_are_understood_as_the_numbers_that_they_stand_for():
     assert remembered({"labels": "3,-1"}, ["tiny"]) == {"labels": [3, -1]}  # as a browser writes a list
     assert remembered({"labels": ""}, ["tiny"]) == {"labels": []}
     assert remembered({"between": "true"}, ["tiny"]) == {"between": True}
+    assert remembered({"action": "0.5,-1"}, ["tiny"]) == {"action": [0.5, -1.0]}
+    assert remembered({"action": ""}, ["tiny"]) == {"action": []}
 
 
 def test_what_cannot_be_served_is_forgotten_and_the_rest_is_kept():
@@ -230,6 +262,7 @@ HOSTILE = [
     {"frames": "9" * 5000}, {"frames": "inf"}, {"frames": "nan"}, {"frames": "1e999"}, {"frames": [3]}, {"frames": {}},
     {"frames": True}, {"top_p": "0"}, {"fps": "0.5"}, {"fit": []}, {"fit": {"crop": 1}}, {"fit": "CROP"},
     {"labels": [10**400]}, {"labels": "9" * 5000}, {"labels": [[3]]}, {"labels": {"a": 1}}, {"labels": [math.nan]},
+    {"action": [10**400]}, {"action": "9" * 5000}, {"action": [[1]]}, {"action": {"a": 1}}, {"action": [math.nan]},
     {"between": 1}, {"between": "1"}, {"between": None}, {"between": [True]},
     {"model": ["tiny"]}, {"model": {}}, {"model": ""}, {"stride": "0x2"}, {"prompt_frames": -1}, {"steps": "\ud800"},
 ]  # fmt: skip
@@ -292,4 +325,34 @@ def test_a_model_that_could_imagine_and_fill_gaps_is_asked_for_one_of_them(file,
     with pytest.raises(Refused, match="ask for one of them"):
         checked(file, between=True, labels=[3]).sampling(model)
     for changes in ({"labels": [3]}, {"between": True}):
+        checked(file, **changes).sampling(model)
+
+
+# ---- actions ---------------------------------------------------------------------------------------------
+
+
+def test_an_action_reaches_a_model_that_takes_it_and_none_leaves_it_free(file):
+    assert checked(file, action=[0.5, -1]).sampling(pusher()) == Sampling(actions=((0.5, -1.0),))
+    assert checked(file, action="free").sampling(pusher()) == Sampling()
+
+
+def test_an_action_is_refused_with_its_numbers_and_those_that_the_model_takes(file, tiny):
+    def refusal(model, **changes):
+        with pytest.raises(Refused) as refused:
+            checked(file, **changes).sampling(model)
+        return str(refused.value)
+
+    two = "tiny takes 2 numbers (push right, push up)."
+    assert refusal(pusher(), action=[0.5]) == f"Action is 0.5, but {two}"
+    assert refusal(pusher(), action=[0.5, -1, 0]) == f"Action is 0.5, -1, 0, but {two}"
+    assert refusal(pusher("open"), action=[0, 1]) == "Action is 0, 1, but tiny takes 1 number (open)."
+    assert refusal(tiny, action=[0.5, -1]) == "Action is 0.5, -1, but tiny takes none; leave it out."
+
+
+def test_an_action_goes_neither_with_labels_nor_with_a_gap(file, monkeypatch):
+    model = pusher()
+    monkeypatch.setattr(type(model), "interpolates", True)
+    for changes in ({"labels": [3]}, {"between": True}):
+        with pytest.raises(Refused, match="^An action leads on from the clip and .*; ask for one of them.$"):
+            checked(file, action=[0.5, -1], **changes).sampling(model)
         checked(file, **changes).sampling(model)

@@ -81,7 +81,8 @@ def test_a_client_gets_videos_the_used_seed_and_a_report(client, clip):
 def test_a_clip_is_all_that_a_client_must_give(client, clip):
     _, futures, seed, report = client.predict(clip=handle_file(clip), api_name="/predict")
     defaults = {"model": "tiny", "frames": 10, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "steps": 0}
-    defaults |= {"stride": 1, "fit": "crop", "fps": 0, "labels": [], "between": False, "seed": seed}
+    defaults |= {"stride": 1, "fit": "crop", "fps": 0, "labels": [], "between": False, "action": []}
+    defaults |= {"seed": seed}
     assert report["settings"] == defaults | {"prompt_frames": 5}  # after the clip's last frame
     assert len(futures) == 4
 
@@ -89,7 +90,7 @@ def test_a_clip_is_all_that_a_client_must_give(client, clip):
 def test_every_setting_of_a_client_reaches_the_prediction(client, tmp_path):
     wide = moving_dot(tmp_path / "wide.mp4", frames=12, width=64)
     settings = {**GOOD, "temperature": 0.5, "prompt_frames": 4, "top_k": 3, "top_p": 0.5, "steps": 2, "stride": 2}
-    settings |= {"fit": "pad", "fps": 25, "labels": [3], "between": False}
+    settings |= {"fit": "pad", "fps": 25, "labels": [3], "between": False, "action": []}
     together, _, _, report = client.predict(clip=handle_file(wide), **settings, api_name="/predict")
     assert report["settings"] == settings
     assert (report["clip_frames"], report["used_frames"], report["fps"]) == (6, 4, 25)
@@ -111,6 +112,15 @@ def test_a_client_can_have_a_gap_filled(client, clip):
     together, futures, _, report = ask(client, handle_file(clip), model="filler", between=True)
     assert report["between"] and (report["used_frames"], report["ending_frames"]) == (2, 1)
     assert read_clip(together, size=64, channels=3).source_frames == len(frames_of(futures[1]["video"])) == 2 + 2 + 1
+
+
+def test_a_client_can_say_what_is_done(client, clip):
+    answers = [ask(client, handle_file(clip), model="pusher", action=a) for a in ("0.5, -1", [0.5, -1], "free")]
+    first, same, free = (frames_of(futures[0]["video"])[5:] for _, futures, *_ in answers)
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, free)
+    assert [report["settings"]["action"] for *_, report in answers] == [[0.5, -1], [0.5, -1], []]
+    assert [report["action"] for *_, report in answers] == [{"push right": 0.5, "push up": -1}] * 2 + [{}]
 
 
 def test_the_same_seed_gives_the_same_frames_twice(client, clip):
@@ -153,11 +163,16 @@ def test_two_clients_at_the_same_time_get_what_each_would_get_alone(client, conn
         ({"futures": True}, "Futures must be a whole number from 1 to 8, not True."),
         ({"temperature": "hot"}, 'Temperature must be a number from 0 to 2, not "hot".'),
         ({"seed": 2**31}, "Seed must be a whole number from 0 to 2147483647, not 2147483648."),
-        ({"model": "<img>"}, 'Model must be one of dreamer, filler, slow, tiny, not "&lt;img&gt;".'),
+        ({"model": "<img>"}, 'Model must be one of dreamer, filler, pusher, slow, tiny, not "&lt;img&gt;".'),
         ({"prompt_frames": 6}, "Frames used as prompt is 6, but the clip has 5; choose at most 5."),
         ({"stride": 0}, "Stride must be a whole number from 1 to 8, not 0."),
         ({"labels": "7, 1000"}, 'Labels must be up to 4 whole numbers from -1 (any) to 999, not "7, 1000".'),
         ({"labels": [10], "model": "dreamer"}, "Labels are 10, but dreamer takes up to 2 of 0 to 9, or -1 for any."),
+        ({"action": "2,0"}, 'Action must be up to 8 numbers from -1 to 1, or free, not "2,0".'),
+        (
+            {"action": [1, 0, -0.25], "model": "pusher"},
+            "Action is 1, 0, -0.25, but pusher takes 2 numbers (push right, push up).",
+        ),
         ({"between": True}, "tiny only continues clips and fills no gaps; leave out in between."),
         (
             {"between": True, "model": "filler", "frames": 4},
@@ -207,20 +222,21 @@ def test_programs_are_offered_the_prediction_and_the_list_of_models_and_nothing_
     assert not described["unnamed_endpoints"]
     parameters = described["named_endpoints"]["/predict"]["parameters"]
     assert tuple(p["parameter_name"] for p in parameters) == ARGUMENTS
-    assert len(ARGUMENTS) == 15
+    assert len(ARGUMENTS) == 16
     assert [p["parameter_name"] for p in parameters if not p["parameter_has_default"]] == ["clip"]
     assert not described["named_endpoints"]["/models"]["parameters"]
 
 
 def test_the_models_are_listed_the_preset_one_first(client):
     models = client.predict(api_name="/models")
-    assert [model["name"] for model in models] == ["tiny", "slow", "dreamer", "filler"]
+    assert [model["name"] for model in models] == ["tiny", "slow", "dreamer", "filler", "pusher"]
     assert models[0] == {
         "name": "tiny", "family": "stt", "knobs": ["temperature"], "image_size": 16, "channels": 1,
-        "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "weights": "",
+        "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [], "weights": "",
     }  # fmt: skip
     assert (models[2]["classes"], models[2]["labels"]) == (10, 2) and "labels" in models[2]["knobs"]
-    assert [model["interpolates"] for model in models] == [False, False, False, True]
+    assert [model["interpolates"] for model in models] == [False, False, False, True, False]
+    assert models[4]["actions"] == ["push right", "push up"] and "actions" in models[4]["knobs"]
 
 
 def test_the_readme_s_program_runs_as_it_is_written(running, tmp_path):
@@ -242,7 +258,7 @@ def test_the_readme_s_program_runs_as_it_is_written(running, tmp_path):
 def call(running, clip_data) -> str:
     """The raw answer of the endpoint, without a client that uploads on its own."""
     route = f"{running.url}gradio_api/call/predict"
-    values = [clip_data, "tiny", 2, 1.0, 1, 1, 0, 0, 1.0, 0, 1, "crop", 0, "", False]
+    values = [clip_data, "tiny", 2, 1.0, 1, 1, 0, 0, 1.0, 0, 1, "crop", 0, "", False, ""]
     event = httpx.post(route, json={"data": values}).json()["event_id"]
     return httpx.get(f"{route}/{event}", timeout=30).text
 
@@ -262,7 +278,7 @@ def test_numbers_and_texts_of_any_size_are_answered_with_a_sentence(running):
     route = f"{running.url}gradio_api/call/predict"
     example = {"path": str(running.examples[0]), "meta": {"_type": "gradio.FileData"}}
     for values in ([10**400, 1.0], [2, 1e999], ["9" * 9000, 1.0], [{"a": [1]}, None]):
-        body = json.dumps({"data": [example, "tiny", *values, 1, 1, 0, 0, 1.0, 0, 1, "crop", 0, "", False]})
+        body = json.dumps({"data": [example, "tiny", *values, 1, 1, 0, 0, 1.0, 0, 1, "crop", 0, "", False, ""]})
         event = httpx.post(route, content=body, headers={"content-type": "application/json"}).json()["event_id"]
         answer = httpx.get(f"{route}/{event}", timeout=30).text
         assert "event: error" in answer and "must be" in answer and len(answer) < 500

@@ -15,7 +15,7 @@ import numpy as np
 
 from stt.api import Predictor
 from stt.encode import write_mp4
-from stt.models.stt import STT
+from stt.models.stt import STT, STTConfig
 from stt.models.transframer import Transframer
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.ui.prediction import predict
@@ -44,6 +44,12 @@ def dreamer(labels: int = 2) -> VideoGPT:
 def filler() -> Transframer:
     """Fills gaps; it sees three frames."""
     return lively(Transframer(TINY_TRANSFRAMER)).eval()
+
+
+def pusher(*actions: str) -> STT:
+    """Takes actions, by these words or "push right" and "push up"."""
+    config = TINY.to_dict() | {"actions": list(actions) or ["push right", "push up"]}
+    return lively(STT(STTConfig.from_dict(config))).eval()
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def served(folder: Path) -> Iterator[Served]:
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    models |= {"dreamer": dreamer(), "filler": filler()}
+    models |= {"dreamer": dreamer(), "filler": filler(), "pusher": pusher()}
     run_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
     app = serve(models, examples, [folder / "example-3.npz"], host="127.0.0.1", block=False)
     try:

@@ -34,7 +34,7 @@ from stt.ui.prediction import (
     sha256_of,
     stochastic,
 )  # fmt: skip
-from stt.ui.request import Refused, Request, check, imaginable, remembered
+from stt.ui.request import Refused, Request, check, imaginable, remembered, steerable
 from stt.ui.runs import Run, Runs, new_name
 from stt.video import VideoError, read_metadata
 
@@ -43,7 +43,7 @@ MOST_SEEN = 10_000  # clips whose whereabouts are remembered
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages to a client
 ARGUMENTS = (
     "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "steps", "stride",
-    "fit", "fps", "labels", "between",
+    "fit", "fps", "labels", "between", "action",
 )  # fmt: skip  # in the order of the endpoint and of the page's controls
 
 
@@ -91,6 +91,7 @@ class Callbacks:
         fps: Any = 0,
         labels: Any = "",
         between: Any = False,
+        action: Any = "",
     ) -> Iterator[tuple[Any, ...]]:
         """Continues a clip.
 
@@ -101,7 +102,8 @@ class Callbacks:
         every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of the videos; 0 is the clip's.
         labels: classes to imagine from nothing, without the clip, such as "3", "3, 7" or "any", where the model knows
         some; none continues the clip. between: true fills a gap in the clip, where the model interpolates: it begins
-        after prompt_frames, and frames are missing.
+        after prompt_frames, and frames are missing. action: what is done at every new frame, as many numbers from -1 to
+        1 as /models lists actions of the model, such as "0.5, -1"; "free" or none leaves it to the model.
 
         Returns clip and futures in one video, one video per future (the clip, then that future), the first future's
         seed and a report. Values that cannot be served are answered with one sentence.
@@ -109,7 +111,7 @@ class Callbacks:
         with plain_errors():
             request = self.check(
                 clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, steps, stride, fit, fps,
-                labels, between,
+                labels, between, action,
             )  # fmt: skip
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
             for event in self.predict_run(request):
@@ -132,7 +134,7 @@ class Callbacks:
         """The models that can be asked, the preset one first, with the settings that change their futures.
 
         classes and labels: how many classes a model can imagine, and how many of them in one clip. interpolates:
-        whether it can fill the gap between two clips.
+        whether it can fill the gap between two clips. actions: what each number of an action does, in words.
         """
         return [
             {
@@ -144,6 +146,7 @@ class Callbacks:
                 "context_frames": model.config.context_frames,
                 **dict(zip(("classes", "labels"), imaginable(model), strict=True)),
                 "interpolates": model.interpolates,
+                "actions": list(steerable(model)),
                 "weights": model.weights,
             }
             for name, model in self.models.items()
@@ -270,9 +273,12 @@ class Callbacks:
         return str(secrets.choice(self.examples) if number is None else self.examples[number])
 
     def _asked(self, *values: Any) -> Request:
-        """What the page asks for, where the control for gaps counts only if the model shows it."""
+        """What the page asks for, where the controls for gaps and actions count only if the model shows them."""
         request = self.check(*values)
-        return replace(request, between=request.between and self.models[request.model].interpolates)
+        model = self.models[request.model]
+        action = request.action if steerable(model) else ()
+        labels = () if action else request.labels  # of a control that such a model hides
+        return replace(request, between=request.between and model.interpolates, action=action, labels=labels)
 
     def _shipped(self, request: Request, prompt: Prompt) -> Run | None:
         """A result that came with the app, of this very prompt and these weights; none fills a gap."""
@@ -293,7 +299,7 @@ class Callbacks:
     def _told(self, clip: Path) -> dict[str, Any] | None:
         """What a video says of its making, if this app made it."""
         told = None if clip in self.examples else read_metadata(clip)
-        return {"between": False, **told} if told and told.get("app") == "stt" else None
+        return {"between": False, "action": [], **told} if told and told.get("app") == "stt" else None
 
     def _remember(self, key: tuple[str, str], clip: Path) -> None:
         self.seen[key] = clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from stt.ui.request import (
     MAX_TOP_K,
     imaginable,
     random_seed,
+    steerable,
 )  # fmt: skip
 
 TITLE = "What happens next?"
@@ -45,6 +47,9 @@ KEEP = """(...values) => {
 }"""
 # what the dropdowns say, as labels; of the others "any digit" adds nothing
 IMAGINE = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
+# sliders become an action, as many as the model has axes, and an action sliders
+STEER = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
+STEERED = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
 ASKED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("asked", "ended"))
 
 
@@ -55,6 +60,8 @@ class Page:
     dice: gr.Button
     presets: gr.Radio
     places: list[gr.Dropdown]  # one per class of what is imagined; together they are the control "labels"
+    steer: gr.Checkbox
+    axes: list[gr.Slider]  # one per number of an action; together they are the control "action"
     predict: gr.Button
     stop: gr.Button
     surprise_me: gr.Button
@@ -157,6 +164,15 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
             )
             for place in range(max(imaginable(model)[1] for model in models))
         ]  # fmt: skip
+    with gr.Column(elem_id="steering"):
+        steer = gr.Checkbox(
+            False, label="Steer", info="Else the model imagines what is done", visible=bool(steerable(models[0])),
+            elem_id="steer",
+        )  # fmt: skip
+        axes = [
+            gr.Slider(-1, 1, 0, step=0.1, elem_classes="axis", **slider, **axis(models[0], False, place))
+            for place in range(max(len(steerable(model)) for model in models))
+        ]
     with gr.Row(elem_id="seeds"):
         seed = gr.Number(None, label="Seed", info="Same seed, same future", precision=0, minimum=0, maximum=MAX_SEED)
         with gr.Column(min_width=100, elem_id="luck"):
@@ -165,9 +181,10 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
     controls = {
         "futures": futures, "frames": frames, "prompt_frames": prompt_frames, "model": model,
         "temperature": temperature, "seed": seed, "labels": gr.JSON([], visible="hidden", elem_id="labels"),
-        "between": between,
+        "between": between, "action": gr.JSON([], visible="hidden", elem_id="action"),
     }  # fmt: skip
-    return controls, {"presets": presets, "dice": dice, "fresh": fresh, "places": places}
+    others = {"presets": presets, "dice": dice, "fresh": fresh, "places": places, "steer": steer, "axes": axes}
+    return controls, others
 
 
 def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
@@ -237,6 +254,20 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
     )  # fmt: skip
     for place in page.places:
         place.input(None, page.places, page.labels, js=IMAGINE, **private)
+    page.model.change(
+        lambda name, action: carried(callbacks.models[name], action, len(page.axes)), [page.model, page.action],
+        [page.action, page.steer, *page.axes], **quick,
+    )  # fmt: skip
+    page.steer.change(
+        lambda name, steered: [gr.update(**axis(callbacks.models[name], steered, k)) for k in range(len(page.axes))],
+        [page.model, page.steer], page.axes, **quick,
+    )  # fmt: skip
+    counts = {name: len(steerable(model)) for name, model in callbacks.models.items()}
+    gr.on(
+        [control.input for control in (page.steer, *page.axes)], None, [page.model, page.steer, *page.axes],
+        page.action, js=STEER.replace("AXES", json.dumps(counts)), **private,
+    )  # fmt: skip
+    page.action.change(None, [page.action, *page.axes], [page.steer, *page.axes], js=STEERED, **private)
     page.presets.input(PRESETS.get, page.presets, page.temperature, **quick)
     page.temperature.change(preset_of, page.temperature, page.presets, **quick)
     page.dice.click(lambda: (random_seed(), False), None, [page.seed, page.fresh], **quick)
@@ -274,7 +305,8 @@ def _serve_clients(page: Page, callbacks: Callbacks) -> None:
     report = gr.JSON(visible=False, label="Report")
     start = gr.Number(0, visible=False, label="Prompt frames")  # the page's begins at 1, which would be the default
     labels = gr.Textbox("", visible=False, label="Labels")  # easier to describe than JSON
-    instead = {"prompt_frames": start, "labels": labels}
+    action = gr.Textbox("", visible=False, label="Action")
+    instead = {"prompt_frames": start, "labels": labels, "action": action}
     settings = [instead.get(name, page.controls[name]) for name in ARGUMENTS]
     gr.Button(visible=False).click(
         callbacks.predict, settings, [together, alone, page.seed, report], preprocess=False, api_name="predict",
@@ -310,6 +342,21 @@ def dropdown(model: Predictor, labels: list[int], place: int) -> dict[str, Any]:
         "value": labels[place] if place < min(len(labels), most) else -1 if place else "",
         "visible": place < most and (place == 0 or bool(labels)),
     }
+
+
+def carried(model: Predictor, action: list[float], places: int) -> list[Any]:
+    """The action, free again if another model's has more or fewer numbers, its switch, and as many sliders."""
+    count = len(steerable(model))
+    fits = not count or len(action) in (0, count)
+    axes = [axis(model, bool(action) and fits, place) | ({} if fits else {"value": 0}) for place in range(places)]
+    return [gr.skip() if fits else [], gr.update(visible=count > 0), *(gr.update(**changes) for changes in axes)]
+
+
+def axis(model: Predictor, steered: bool, place: int) -> dict[str, Any]:
+    """What one slider of an action is called, and whether it is shown."""
+    words = steerable(model)
+    word = words[place] if place < len(words) else ""
+    return {"label": word[:1].upper() + word[1:], "visible": steered and bool(word)}
 
 
 def phrased(model: Predictor, between: bool) -> list[Any]:

@@ -175,6 +175,7 @@ function rebuild() {
 function panel(run, future, fromKept = false) {
   const canvas = make("canvas", { width: run.size, height: run.size, role: "img" });
   const caption = make("span", { class: "name" });
+  const action = future >= 0 && run.action ? make("span", { class: "action" }, run.action) : "";
   const tools = make("span", { class: "tools" });
   if (future >= 0 && (run.state === "done" || run.state === "stopped")) {
     const name = run.names[future];
@@ -187,7 +188,7 @@ function panel(run, future, fromKept = false) {
     );
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${fromKept ? "kept" : ""}` },
-    canvas, make("figcaption", {}, caption, tools));
+    canvas, make("figcaption", {}, caption, action, tools));
   return { figure, canvas, caption, run, future };
 }
 
@@ -224,7 +225,7 @@ function layOut() {
   for (let rows = 1; rows <= futures; rows++) {
     const columns = Math.ceil(futures / rows);
     const across = (width - gap * columns) / (columns + 1);
-    const high = (478 - gap * (rows - 1)) / rows - 42; // a caption's two lines
+    const high = (478 - gap * (rows - 1)) / rows - 42; // a caption's lines
     const side = Math.min(across, high, 320);
     if (side > best.side + 1) best = { side, rows, columns };
   }
@@ -282,7 +283,7 @@ function draw() {
     figure.dataset.kind = kind;
     const name = future < 0 ? CAPTIONS[kind] : [run.names[future], run.detail, foreign(run)].filter(Boolean).join(" · ");
     if (caption.textContent !== name) caption.textContent = name;
-    if (future >= 0 && run.settings) caption.title = `${name}, ${run.settings.model}`;
+    if (future >= 0 && run.settings) caption.title = [name, run.action, run.settings.model].filter(Boolean).join(", ");
     canvas.setAttribute("aria-label", `${name}, frame ${t + 1}`);
   }
   time.value = t;

@@ -17,8 +17,8 @@ from PIL import Image
 
 from stt.measures import spread
 from stt.ui.board import Frame
-from stt.ui.prediction import Progress, Prompt, imagined, stochastic
-from stt.ui.request import Request, called
+from stt.ui.prediction import Progress, Prompt, acted, imagined, stochastic
+from stt.ui.request import Request, called, spoken
 from stt.ui.runs import Run
 from stt.video import to_uint8
 
@@ -56,13 +56,14 @@ def shown_prompt(prompt: Prompt, request: Request) -> dict[str, Any]:
 
 def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str) -> dict[str, Any]:
     """What has been predicted so far. before: what was shown last, whose strips need not travel again."""
-    request = progress.request
+    request, model = progress.request, progress.model
     base = before or shown_prompt(progress.prompt, request) | {
         "state": "running",
         "id": name,
         "names": progress.names,
-        "detail": _detail(request.settings(), stochastic(progress.model), imagined(request, progress.model)),
-        "imagined": imagined(request, progress.model),
+        "detail": _detail(request.settings(), stochastic(model), imagined(request, model)),
+        "action": spoken(acted(request, model)),
+        "imagined": imagined(request, model),
         "settings": request.settings(),
     }
     shown = sum(part["frames"] for part in base["strips"])
@@ -87,6 +88,7 @@ def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool 
         "frames": frames,
         "names": report["names"],
         "detail": _detail(report["settings"], report["stochastic"], report["imagined"]),
+        "action": spoken(report["action"]),
         "imagined": report["imagined"],
         "settings": report["settings"],
         "prompt": strip(run.given[None]),
@@ -126,7 +128,8 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
         f"{frames} frames of {called(settings['labels'])}, imagined from nothing" if report["imagined"]
         else f"{report['used_frames']} frames before, {report['ending_frames']} after, {frames} filled in"
         if report["between"]
-        else f"{report['used_frames']} frames of the clip, then {frames} predicted",
+        else f"{report['used_frames']} frames of the clip, then {frames} predicted"
+        + (f" under {spoken(report['action'])}" if report["action"] else ""),
         "computed beforehand" if precomputed
         else f"first frame after {first:.1f} s, {futures} × {frames} frames in {total:.1f} s",
     ]  # fmt: skip

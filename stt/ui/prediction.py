@@ -17,7 +17,7 @@ from stt.api import Predictor, Sampling, Surprise
 from stt.measures import blended, frame_mse, frame_ssim, spread, unit
 from stt.sampler import between, rollout
 from stt.ui.board import Frame
-from stt.ui.request import Refused, Request
+from stt.ui.request import Refused, Request, steerable
 from stt.ui.runs import Run
 from stt.video import Clip, read_clip, to_uint8
 
@@ -26,6 +26,7 @@ MAX_FPS = 30.0  # faster clips are played slower, or ten frames would be over at
 UNUSUAL = 1.5  # times the surprise that 99 in 100 frames like the training data stay below
 
 IMAGINED = "The futures were imagined without the clip, so they are not compared with it."
+LED = "The futures follow the action that was asked for; what really happened had actions of its own."
 ONE_FUTURE = "This model knows one future only, the mean of what may follow: where the future is open, it blurs."
 
 Compute = Callable[[Predictor, Tensor, Tensor, Tensor, int, Sampling, Sequence[int]], Iterator[Tensor | Surprise]]
@@ -89,6 +90,11 @@ def future_names(request: Request, model: Predictor) -> list[str]:
 def imagined(request: Request, model: Predictor) -> bool:
     """Whether the futures come from nothing and do not continue the clip."""
     return bool(request.sampling(model).labels)
+
+
+def acted(request: Request, model: Predictor) -> dict[str, float]:
+    """What is done at every new frame, by the model's words for it; {} leaves it to the model."""
+    return dict(zip(steerable(model), request.action, strict=False))
 
 
 def left(seconds: float) -> str:
@@ -244,6 +250,7 @@ def _report(progress: Progress, futures: Tensor, truth: Tensor) -> dict[str, Any
         "names": future_names(request, model),
         "stochastic": stochastic(model),
         "imagined": imagined(request, model),
+        "action": acted(request, model),
         "fps": round(prompt.fps, 3),
         "first_frame_seconds": round(progress.first or 0.0, 2),
         "ms_per_frame": round(1000 * progress.computing / futures.shape[1], 1),
@@ -308,6 +315,8 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     c, clip, used = model.config, prompt.clip, len(prompt.video)
     from_nothing = imagined(request, model)
     said, apart = [IMAGINED] if from_nothing else [], from_nothing or request.between
+    if acted(request, model) and len(prompt.after):
+        said.append(LED)
     if clip.truncated:
         said.append("The clip is longer than what the app reads, so only its start was used.")
     if request.between and used + request.frames + len(prompt.ending) > c.context_frames + 1:

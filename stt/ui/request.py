@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,10 @@ MAX_STRIDE = 8
 MAX_FPS = 60.0
 MAX_PROMPT = 600  # frames; as many as are read of a clip
 MAX_LABELS, MAX_LABEL = 4, 999  # how many, and the highest
+MAX_AXES = 8  # numbers of an action
 FITS = ("crop", "pad")
+LISTS = ("labels", "action")  # settings that a link gives as several numbers
+DECIMAL = r"[-+]?(\d+\.?\d*|\.\d+)"
 NO_CLIP = "Choose an example or upload a clip first."
 
 
@@ -47,15 +50,29 @@ class Request:
     fps: float = 0.0  # of what is made; 0 is the clip's own
     labels: tuple[int, ...] = ()  # what to imagine without the clip, -1 for any; none continues it
     between: bool = False  # fill a gap in the clip: so many frames from where the future would start
+    action: tuple[float, ...] = ()  # what is done at every new frame; none leaves it to the model
 
     @property
     def seeds(self) -> list[int]:
         """One per future; seed k with one future gives future k again."""
         return [(self.seed + k) % (MAX_SEED + 1) for k in range(self.futures)]
 
+    @property
+    def actions(self) -> tuple[tuple[float, ...], ...]:
+        """As a Sampling has them, whose last one goes on."""
+        return (self.action,) if self.action else ()
+
     def sampling(self, model: Predictor) -> Sampling:
         """Only what the model honours differs from the defaults; raises Refused for what it cannot do."""
         classes, places = imaginable(model)
+        words = steerable(model)
+        if self.action and len(self.action) != len(words):
+            asked, called = ", ".join(f"{number:g}" for number in self.action), ", ".join(words)
+            takes = f"{len(words)} number{'s' * (len(words) > 1)} ({called})" if words else "none; leave it out"
+            raise Refused(f"Action is {asked}, but {self.model} takes {takes}.")
+        if self.action and (self.labels or self.between):
+            other = "in between fills a gap in it" if self.between else "labels imagine another from nothing"
+            raise Refused(f"An action leads on from the clip and {other}; ask for one of them.")
         if self.between and not model.interpolates:
             raise Refused(f"{self.model} only continues clips and fills no gaps; leave out in between.")
         if self.between and classes and self.labels:
@@ -76,6 +93,16 @@ class Request:
 def imaginable(model: Predictor) -> tuple[int, int]:
     """(how many classes a model can imagine, how many of them in one clip); (0, 0) if it only continues clips."""
     return (model.config.classes, model.config.labels) if "labels" in model.knobs else (0, 0)
+
+
+def steerable(model: Predictor) -> tuple[str, ...]:
+    """What each number of an action does, in words; () if the model takes no action."""
+    return model.config.actions if "actions" in model.knobs else ()
+
+
+def spoken(action: Mapping[str, float]) -> str:
+    """An action in words: "push right 0.5, push up -1"."""
+    return ", ".join(f"{word} {number:g}" for word, number in action.items())
 
 
 def called(labels: Sequence[int]) -> str:
@@ -112,7 +139,7 @@ def remembered(values: Any, models: Collection[str]) -> dict[str, Any]:
     for name in checks.keys() & (values if isinstance(values, dict) else {}):
         value = values[name]
         with suppress(Refused, ValueError):
-            number = isinstance(value, str) and name not in ("model", "fit", "labels", "between")
+            number = isinstance(value, str) and name not in ("model", "fit", *LISTS, "between")
             kept[name] = _plain(checks[name](float(value) if number else value))
     return kept
 
@@ -208,6 +235,19 @@ def _labels(value: Any) -> tuple[int, ...]:
     return tuple(map(int, labels))
 
 
+def _action(value: Any) -> tuple[float, ...]:
+    """Of a list, a number, or a text such as "0.5, -1"; "free" and nothing are none."""
+    axes = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if isinstance(value, str):
+        words = re.findall(r"[^\s,]+", value.strip("[] "))
+        axes = [] if words == ["free"] else [float(word) if re.fullmatch(DECIMAL, word) else word for word in words]
+    numbers = [_number(axis) for axis in axes]
+    if len(axes) > MAX_AXES or not all(number is not None and -1 <= number <= 1 for number in numbers):
+        shown = ", ".join(map(_show, axes[: MAX_AXES + 1])) if isinstance(value, list | tuple) else _show(value)
+        raise Refused(f"Action must be up to {MAX_AXES} numbers from -1 to 1, or free, not {shown}.")
+    return tuple(number + 0.0 for number in numbers)  # -0.0 becomes 0.0
+
+
 def _is_label(value: Any) -> bool:
     number = _number(value)
     return number is not None and -1 <= number <= MAX_LABEL and number == int(number)
@@ -227,4 +267,5 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "fps": lambda value: _real("Frames a second", value, 0 if value == 0 else 1, MAX_FPS),
     "labels": _labels,
     "between": _between,
+    "action": _action,
 }

@@ -54,8 +54,8 @@ class Run:
     @classmethod
     def load(cls, path: Path) -> Run:
         with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by itself
-            report = {"between": False, "ending_frames": 0} | json.loads(str(file["report"]))
-            report["settings"] = {"between": False} | report["settings"]  # older ones know of no gaps
+            report = {"between": False, "ending_frames": 0, "action": {}} | json.loads(str(file["report"]))
+            report["settings"] = {"between": False, "action": []} | report["settings"]  # unknown to older ones
             return cls(report, **{name: file[name] for name in file.files if name != "report"})
 
     # ---- files ---------------------------------------------------------------------------------------
