@@ -18,6 +18,7 @@ from stt.ui.prediction import predict
 from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
 from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
+from tests.conftest import TINY_CONFIGS, built, lively
 from tests.desk_fixtures import ME, SETTINGS, Desk, changed, event_of, values
 from tests.test_player import sheet
 from tests.ui_fixtures import dreamer, filler, pusher
@@ -213,8 +214,20 @@ def test_nothing_remembered_and_no_request_leave_the_page_as_it_is(desk):
 
 
 def test_any_example_is_one_of_them(desk):
-    assert desk.callbacks.example(1) == str(desk.examples[1])
-    assert {desk.callbacks.example() for _ in range(40)} == set(map(str, desk.examples))
+    assert desk.callbacks.example("tiny", 1)[0] == str(desk.examples[1])
+    assert {desk.callbacks.example("tiny")[0] for _ in range(40)} == set(map(str, desk.examples))
+
+
+def test_an_example_in_colour_brings_the_model_that_came_with_its_result(desk):
+    colour = lively(built(TINY_CONFIGS["stt, colour"])).eval()
+    colour.weights, desk.models["tiny"].weights, desk.models["other"].weights = "c", "t", "o"
+    desk.callbacks.models = desk.models | {"colour": colour}
+    for number, weights in ((0, "c"), (1, "t")):
+        sha256 = next(key for key, path in desk.callbacks.digests.items() if path == desk.examples[number])
+        desk.runs.shipped[weights] = SimpleNamespace(report={"clip": {"sha256": sha256}, "weights": weights})
+    assert desk.callbacks.example("tiny", 0)[1] == "colour" and desk.callbacks.example("colour", 1)[1] == "tiny"
+    stays = [desk.callbacks.example(*asked)[1] for asked in (("colour", 0), ("tiny", 1), ("other", 1))]
+    assert stays == [gr.skip()] * 3
 
 
 # ---- imagining -------------------------------------------------------------------------------------------

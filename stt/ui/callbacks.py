@@ -268,9 +268,16 @@ class Callbacks:
         clip = next((str(path) for path in self.examples if path.stem == asked.get("clip")), None)
         return (settings if clip else {}), *self._settings(settings, **({"clip": clip} if clip else {}))
 
-    def example(self, number: int | None = None) -> str:
-        """Of the examples, this one or any."""
-        return str(secrets.choice(self.examples) if number is None else self.examples[number])
+    def example(self, name: str, number: int | None = None) -> tuple[str, Any]:
+        """Of the examples this one or any, and the model that shows it.
+
+        The one chosen, unless a result came along by one that sees colour where this does not, or the reverse.
+        """
+        clip = secrets.choice(self.examples) if number is None else self.examples[number]
+        made = {run.report["weights"] for run in self.runs.shipped.values() if self.digests.get(_sha256(run)) == clip}
+        knowing = [other for other, model in self.models.items() if model.weights in made]
+        channels = {self.models[other].config.channels for other in knowing}
+        return str(clip), gr.skip() if not knowing or self.models[name].config.channels in channels else knowing[0]
 
     def _asked(self, *values: Any) -> Request:
         """What the page asks for, where the controls for gaps and actions count only if the model shows them."""
@@ -286,7 +293,7 @@ class Callbacks:
         prompted = {"prompt_frames": prompt.start, **{name: getattr(request, name) for name in names}}.items()
         ours = prompt.sha256, self.models[request.model].weights
         for run in self.runs.shipped.values():
-            made = run.report["clip"]["sha256"], run.report["weights"]
+            made = _sha256(run), run.report["weights"]
             if made == ours and prompted <= run.report["settings"].items():
                 return run
         return None
@@ -317,6 +324,10 @@ class Callbacks:
 
 
 EMPTY = {"state": "empty"}
+
+
+def _sha256(run: Run) -> str:
+    return run.report["clip"]["sha256"]
 
 
 def replaced(values: Sequence[Any], **changes: Any) -> list[Any]:

@@ -224,8 +224,11 @@ def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
     settings = [*page.settings, page.fresh]
 
     # the clip
-    page.examples.click(callbacks.example, page.examples, page.clip, **quick)
-    page.surprise_me.click(lambda: callbacks.example(), None, page.clip, **quick)
+    shown = [page.clip, page.model]
+    page.examples.click(
+        lambda number, name: callbacks.example(name, number), [page.examples, page.model], shown, **quick
+    )
+    page.surprise_me.click(callbacks.example, page.model, shown, **quick)
     page.player.dropped(callbacks.dropped, None, page.clip, **quick)
     chosen = page.clip.change(
         callbacks.choose, [page.wanted, *page.settings], [page.player, page.wanted, *settings], **look
