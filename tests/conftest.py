@@ -39,7 +39,12 @@ TINY_CONFIGS = {
     ),
     "stt, beside a reference": STTConfig.from_dict(
         TINY.to_dict()
-        | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}, "prompt_frames": 3, "keep": True}
+        | {
+            "tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True},
+            "context_frames": 3,
+            "window": 6,
+            "keep": True,
+        }
     ),
     "stt, refined": STTConfig.from_dict(TINY.to_dict() | {"refine_depth": 1}),
     "stt_ancestor": STTConfig.from_dict(TINY.to_dict() | {"objective": "stt_ancestor", "gaussian_grid": (4, 4)}),

@@ -303,11 +303,14 @@ def test_codes_beside_a_reference_are_local_and_those_of_what_did_not_change_are
     assert places[0, 0] and places.sum() == 1
 
 
-def test_the_reference_is_the_prompts_last_frame_and_earlier_ones_are_cut(beside):
-    prompt = clips(beside, 1, 6)
+def test_the_reference_is_the_prompts_last_frame_and_the_window_is_wider_than_a_prompt(beside):
+    prompt = clips(beside, 1, 3)
     state = beside.start(prompt)
-    assert torch.equal(state.reference, prompt[:, -1:])
-    assert torch.equal(state.recent, beside.start(prompt[:, -3:]).recent) and state.cache.time == 2
+    assert torch.equal(state.reference, prompt[:, -1:]) and state.cache.time == 2
+    with torch.inference_mode():
+        for _ in range(8):
+            _, state = beside.step(state, Sampling(), SeededNoise([0]))
+    assert state.cache.time == 10 and state.cache.keys[0].shape[3] == 5  # the next frame is the sixth that it sees
 
 
 def test_only_frames_after_the_reference_are_asked_for(beside):

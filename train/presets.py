@@ -88,7 +88,14 @@ _tray = TabletopWorld(frames=20)
 _cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True, reference=True)
 _gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(96, 192), blocks=2)
 _cpu_tray_stt = STTConfig(
-    channels=3, tokenizer=_cpu_tray_tokenizer, actions=("push right", "push up"), refine_depth=1, keep=True, jitter=0.05
+    channels=3,
+    tokenizer=_cpu_tray_tokenizer,
+    actions=("push right", "push up"),
+    refine_depth=1,
+    keep=True,
+    jitter=0.05,
+    context_frames=5,
+    window=20,
 )
 _gpu_tray_stt = replace(
     _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4)

@@ -48,7 +48,7 @@ class STTConfig(PredictorConfig):
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
-    prompt_frames: int = 5  # most frames up to the tokenizer's reference, the last that is seen, if it takes one
+    window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +98,7 @@ class STT(Predictor):
         self.network = SpaceTimeTransformer(
             SpaceTimeConfig(
                 grid=c.tokenizer.grid, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
-                window=c.context_frames, gaussian_grid=c.gaussian_grid, gaussian_dim=c.gaussian_dim,
+                window=c.window or c.context_frames, gaussian_grid=c.gaussian_grid, gaussian_dim=c.gaussian_dim,
                 posterior=c.objective == "stt",
             )
         )  # fmt: skip
@@ -182,7 +182,7 @@ class STT(Predictor):
             actions = self._forget(actions)[:, :-1]
         given, reference = 1, None
         if self.config.tokenizer.reference:
-            given = int(torch.randint(1, min(self.config.prompt_frames, video.shape[1] - 1) + 1, ()))
+            given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
             reference = video[:, given - 1 : given]
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
@@ -312,7 +312,6 @@ class STT(Predictor):
     def start(self, context: Video) -> STTState:
         reference = None
         if self.config.tokenizer.reference:
-            context = context[:, -self.config.prompt_frames :]
             reference = context[:, -1:]
         latents = self.tokenizer.encode(context, reference).latents
         cache = None
