@@ -10,7 +10,8 @@ from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, built, clips, lively
 from train.data import DigitVideos, World
 from train.loop import LoopConfig, Run, accelerator_for
-from train.protocols import against_truth, held_out, moving_mnist
+from train.protocols import held_out, moving_mnist
+from train.truth import against_truth, digit_prompts
 
 pytestmark = [
     pytest.mark.cuda,
@@ -60,7 +61,8 @@ def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):
     for device in ("cpu", "cuda"):
         videos = DigitVideos(world, None, "test", device, count_strokes=40)
         clips = held_out(videos, 2)
-        scores = against_truth(tiny.to(device), videos, clips, None, Sampling(), count=4, horizon=4)["per_horizon"]
+        prompts = digit_prompts(videos, clips, None)
+        scores = against_truth(tiny.to(device), prompts, Sampling(), count=4, horizon=4)["per_horizon"]
         moving = moving_mnist(tiny, torch.cat([clip.video for clip in clips]), context=2)["mean"]
         rows.append([scores["energy model"][-1], scores["sharpness model"][-1], moving["mse"] / 100])
     assert rows[0] == pytest.approx(rows[1], rel=0.02)

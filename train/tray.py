@@ -1,0 +1,186 @@
+"""The yardstick on the tabletop: which objects stay, where the pusher goes, and whether it goes where it is told."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stt.api import Predictor, Sampling, Tokenizer, Video
+from stt.measures import frame_psnr, frame_ssim, unit
+from stt.sampler import predict
+from train.data import generator_for
+from train.metrics import SetDistances, energy
+from train.permanence import permanence
+from train.protocols import SEED, Figures, best_of, per_horizon, reconstruction, rounded, spreads, surprise
+from train.pusher import find_pusher
+from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
+from train.truth import Prompt, against_truth
+
+CONTEXT, HORIZON = 5, 20
+
+
+def held_out_clips(tabletop: Tabletop, count: int, device: torch.device | str = "cpu") -> list[TabletopClip]:
+    """The first `count` held-out clips; fewer are the beginning of more."""
+    clips = (tabletop.clip(SEED, index) for index in tqdm(range(count), desc="held-out clips"))
+    return [clip._replace(video=clip.video.to(device)) for clip in clips]
+
+
+def true_futures(tabletop: Tabletop, clip: TabletopClip, at_frame: int, frames: int, count: int, folder: Path) -> Video:
+    """`Tabletop.futures` of seed 0, simulated once and then read from the folder; fewer are the beginning of more."""
+    words = repr(tabletop.config), tabletop.split, clip.seed, clip.index, at_frame, frames
+    path = folder / f"{generator_for(*words).initial_seed():016x}.npy"
+    if not path.is_file() or len(np.load(path, mmap_mode="r")) < count:
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, to_pictures(tabletop.futures(clip, at_frame, frames, count, seed=0)))
+        temporary.replace(path)
+    pictures = np.load(path, mmap_mode="r")[:count]
+    return to_video(torch.from_numpy(pictures.copy())).to(clip.video.device)
+
+
+def tray_prompts(
+    tabletop: Tabletop, clips: Sequence[TabletopClip], folder: Path, context: int = CONTEXT
+) -> list[Prompt]:
+    """Prompts whose true futures are kept in the folder.
+
+    `objects`: share of those that the prompt's last frame shows by their hues which are still seen; `all objects`:
+    whether they all are; `new objects`: how many hues are seen that no frame of the prompt shows.
+    """
+
+    def prompt(clip: TabletopClip) -> Prompt:
+        video = clip.video[:context]
+
+        def truths(frames: int, count: int) -> Video:
+            return true_futures(tabletop, clip, context, frames, count, folder)
+
+        def kept(futures: Video) -> dict[str, Tensor]:
+            there, new = permanence(video, futures)
+            return {"objects": there, "all objects": there == 1, "new objects": new}
+
+        return Prompt(video, truths, kept)
+
+    return [prompt(clip) for clip in clips]
+
+
+# ---- the pusher --------------------------------------------------------------------------------------
+
+
+def moves(
+    model: Predictor, prompts: Sequence[Prompt], sampling: Sampling, count: int = 16, horizon: int = HORIZON
+) -> Figures:
+    """Where the pusher goes in `count` futures of which no action is given, beside where it goes in true ones.
+
+    `pusher spread`: standard deviation of its place over the futures of a prompt, in pixels. `pusher energy`: the
+    normalised energy distance of train/metrics.py, of places. `pusher seen`: share of frames that show one.
+    """
+    rows, excess, within = defaultdict(list), defaultdict(list), []
+    for prompt in tqdm(prompts, desc="moves"):
+        true, again = (find_pusher(part) for part in prompt.truths(horizon, 2 * count).split(count))
+        made = find_pusher(predict(model, prompt.video, horizon, sampling, range(count)))
+        stayed = find_pusher(prompt.video[-1:].expand(count, horizon, -1, -1, -1))
+        for name, found in {"model": made, "truth": again, "copy": stayed}.items():
+            rows[f"pusher spread {name}"].append(found.xy.var(dim=0).sum(dim=-1).sqrt())
+            rows[f"pusher seen {name}"].append(found.seen.float().mean(dim=0))
+            beyond, of_true = energy(SetDistances.of(true.xy, found.xy))
+            excess[name].append(beyond)
+        within.append(of_true)
+    figures = per_horizon(rows)
+    apart = torch.stack(within).mean(dim=0)
+    for name, values in excess.items():
+        figures["per_horizon"][f"pusher energy {name}"] = rounded(torch.stack(values).mean(dim=0) / apart)
+    return figures
+
+
+def obedience(
+    model: Predictor,
+    tabletop: Tabletop,
+    clips: Sequence[TabletopClip],
+    sampling: Sampling,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    context: int = CONTEXT,
+    horizon: int = HORIZON,
+) -> Figures:
+    """How near futures come to the clip's own when told the actions that led to it (`told`), and when not (`free`).
+
+    Each a mean over futures of the seeds, of one by one; `copy`: the last frame stays. `pusher off` is the distance in
+    pixels between where the pusher is found and where it truly is: `copy` from where it truly was at the prompt's end,
+    `tracker` in the true frames, the floor. What follows under given actions is certain, so that `told` can be right.
+    Raises ValueError for a model that takes no actions.
+    """
+    if "actions" not in model.knobs:
+        raise ValueError(f"the model of family {model.family} takes no actions")
+    rows = defaultdict(list)
+    for clip in tqdm(clips, desc="obedience"):
+        prompt, true = clip.video[:context], clip.video[context : context + horizon]
+        places = tabletop.pusher_pixels(clip)[context - 1 : context + horizon].to(true.device)
+        recorded = tuple(tuple(row) for row in clip.actions[context - 1 : context - 1 + horizon].tolist())
+        futures = {
+            name: predict(model, prompt, horizon, replace(sampling, actions=actions), seeds)
+            for name, actions in {"told": recorded, "free": ()}.items()
+        } | {"copy": prompt[-1:].expand_as(true)[None]}
+        for name, frames in futures.items():
+            for metric, values in {"psnr": frame_psnr, "ssim": frame_ssim}.items():
+                rows[f"{metric} {name}"].append(values(unit(frames), unit(true).expand_as(frames)).mean(dim=0))
+        found = {name: find_pusher(futures[name]).xy for name in ("told", "free")}
+        found |= {"copy": places[None, :1], "tracker": find_pusher(true).xy[None]}
+        for name, xy in found.items():
+            rows[f"pusher off {name}"].append((xy - places[1:]).norm(dim=-1).mean(dim=0))
+    return per_horizon(rows)
+
+
+# ---- all of it ---------------------------------------------------------------------------------------
+
+
+def evaluate_tabletop(model: Predictor, args: argparse.Namespace) -> Figures:
+    """Every chosen protocol's figures that the tabletop has, each with the manifest that it was measured by.
+
+    args: of the command train.evaluate.
+    """
+    tabletop = Tabletop(TabletopConfig(image_size=model.config.image_size, frames=30), "test")
+    sampling = Sampling(temperature=args.temperature, steps=args.steps)
+    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
+    source, only = f"tabletop, held-out seed {SEED}", set(args.only)
+    many = args.clips if {"tokenizer", "best_of", "spread", "surprise"} & only else 0
+    few = args.prompts if {"truth", "moves", "obedience"} & only else 0
+    clips = held_out_clips(tabletop, max(many, few), args.device)
+    whole = [clip.video[: CONTEXT + HORIZON] for clip in clips[:many]]
+    ahead = f"{CONTEXT} -> {HORIZON}"
+    scores: Figures = {}
+
+    def put(name: str, title: str, figures: Figures) -> None:
+        scores[name] = {"protocol": f"{title}, {source}; {drawn}"} | figures
+
+    if "tokenizer" in only and isinstance(getattr(model, "tokenizer", None), Tokenizer):
+        frames = torch.stack([clip[:15] for clip in whole[:64]])
+        put("tokenizer", f"{len(frames)} clips of 15 frames", reconstruction(model.tokenizer, frames))
+    if "best_of" in only:
+        title = f"{ahead}, {len(whole)} prompts, {args.futures} futures, seeds 0 to {args.futures - 1}"
+        put("best_of", title, best_of(model, whole, sampling, args.futures, CONTEXT))
+    if "spread" in only:
+        title = f"{ahead}, {len(whole[:32])} prompts, 8 futures; standard deviation over futures"
+        put("spread", title, {"by_temperature": spreads(model, whole[:32], CONTEXT)})
+    if "surprise" in only and (figures := surprise(model, torch.stack([clip[:20] for clip in whole]))):
+        title = f"{len(whole)} clips of 20 frames; frames 3 to 20; bits of codes per pixel and channel"
+        put("surprise", title, figures)
+    with TemporaryDirectory() as temporary:
+        folder = args.true_futures or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        prompts = tray_prompts(tabletop, clips[:few], folder)
+        title = f"{ahead}, {few} prompts, {args.sets} model futures, seeds 0 to {args.sets - 1}, against {args.sets} "
+        title += f"true ones; `truth`: another {args.sets} true ones, the floor"
+        if "truth" in only:
+            put("truth", title, against_truth(model, prompts, sampling, args.sets, HORIZON))
+        if "moves" in only:
+            put("moves", title, moves(model, prompts, sampling, args.sets))
+    if "obedience" in only and "actions" in model.knobs:
+        title = f"{ahead}, {few} prompts, seeds 0 to 3; `told`: under the recorded actions, `free`: under none given"
+        put("obedience", title, obedience(model, tabletop, clips[:few], sampling))
+    return scores
