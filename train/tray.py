@@ -21,7 +21,7 @@ from train.data import generator_for
 from train.metrics import SetDistances, energy
 from train.permanence import permanence
 from train.protocols import SEED, Figures, best_of, per_horizon, reconstruction, rounded, spreads, surprise
-from train.pusher import find_pusher
+from train.pusher import Places, find_pusher
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
 from train.truth import Prompt, against_truth
 
@@ -78,25 +78,35 @@ def moves(
 ) -> Figures:
     """Where the pusher goes in `count` futures of which no action is given, beside where it goes in true ones.
 
-    `pusher spread`: standard deviation of its place over the futures of a prompt, in pixels. `pusher energy`: the
-    normalised energy distance of train/metrics.py, of places. `pusher seen`: share of frames that show one.
+    `pusher spread`: standard deviation of its place over those futures of a prompt that show it, in pixels, root mean
+    square over prompts. `pusher seen`: share of futures that show it. `pusher energy`: the normalised energy distance
+    of train/metrics.py, of places; a best guess where none is seen.
     """
-    rows, excess, within = defaultdict(list), defaultdict(list), []
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(horizon, dtype=torch.float64))
     for prompt in tqdm(prompts, desc="moves"):
         true, again = (find_pusher(part) for part in prompt.truths(horizon, 2 * count).split(count))
         made = find_pusher(predict(model, prompt.video, horizon, sampling, range(count)))
         stayed = find_pusher(prompt.video[-1:].expand(count, horizon, -1, -1, -1))
         for name, found in {"model": made, "truth": again, "copy": stayed}.items():
-            rows[f"pusher spread {name}"].append(found.xy.var(dim=0).sum(dim=-1).sqrt())
-            rows[f"pusher seen {name}"].append(found.seen.float().mean(dim=0))
-            beyond, of_true = energy(SetDistances.of(true.xy, found.xy))
-            excess[name].append(beyond)
-        within.append(of_true)
-    figures = per_horizon(rows)
-    apart = torch.stack(within).mean(dim=0)
-    for name, values in excess.items():
-        figures["per_horizon"][f"pusher energy {name}"] = rounded(torch.stack(values).mean(dim=0) / apart)
-    return figures
+            excess, within = energy(SetDistances.of(true.xy, found.xy))
+            seen = found.seen.sum(dim=0)
+            sums[f"energy {name}"] += excess.cpu()
+            sums[f"seen {name}"] += seen.cpu()
+            sums[f"squares {name}"] += (seen * _variance(found)).cpu()
+            sums[f"freedom {name}"] += (seen - 1).clamp_min(0).cpu()
+        sums["within"] += within.cpu()
+    rows = {}
+    for name in ("copy", "model", "truth"):
+        rows[f"pusher energy {name}"] = sums[f"energy {name}"] / sums["within"]
+        rows[f"pusher seen {name}"] = sums[f"seen {name}"] / (count * len(prompts))
+        rows[f"pusher spread {name}"] = (sums[f"squares {name}"] / sums[f"freedom {name}"]).sqrt()
+    return {"per_horizon": {name: rounded(values) for name, values in rows.items()}}
+
+
+def _variance(found: Places) -> Tensor:
+    """Mean squared distance of places (N, T, 2) from their middle, of those that are seen -> (T,); 0 of none."""
+    weights = (found.seen / found.seen.sum(dim=0).clamp_min(1))[..., None]
+    return (weights * (found.xy - (weights * found.xy).sum(dim=0)).square()).sum(dim=(0, 2))
 
 
 def obedience(
