@@ -15,13 +15,13 @@ from stt.checkpoint import save
 from stt.models.stt import STT, STTConfig
 from tests.conftest import TINY, TINY_TOKENIZER
 from tests.test_tabletop import why_not
-from train import evaluate, tray
+from train import evaluate
 from train.data import generator_for
 from train.metrics import SetDistances, energy, pooled
 from train.pusher import find_pusher
 from train.scenes import PALETTE
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_video
-from train.tray import held_out_clips, moves, obedience, tray_prompts, true_futures
+from train.tray import Remembered, evaluate_tabletop, held_out_clips, moves, obedience, tray_prompts
 from train.truth import against_truth
 
 HUES = [hue / 360 for hue in PALETTE.values()]
@@ -100,9 +100,9 @@ def clips(world):
     return held_out_clips(world, 6)
 
 
-@pytest.fixture
-def prompts(world, clips, tmp_path):
-    return tray_prompts(world, clips, tmp_path)
+@pytest.fixture(scope="module")
+def prompts(world, clips, tmp_path_factory):
+    return tray_prompts(Remembered(world, tmp_path_factory.mktemp("simulated")), clips)
 
 
 def stand_in(monkeypatch, clips, draw) -> SimpleNamespace:
@@ -182,15 +182,19 @@ def test_the_distance_sees_colours_of_one_brightness():
     assert energy(SetDistances.of(pooled(red), pooled(green)))[0] > 1
 
 
-def test_true_futures_are_simulated_once_and_fewer_are_the_beginning_of_more(clips, tmp_path):
-    world = Drawn()
-    two = true_futures(world, clips[0], 5, 3, 2, tmp_path)
-    assert torch.equal(two, world.futures(clips[0], 5, 3, 2, seed=0))
-    four = true_futures(world, clips[0], 5, 3, 4, tmp_path)
-    simulated = world.simulated
-    assert torch.equal(true_futures(world, clips[0], 5, 3, 2, tmp_path), two) and torch.equal(four[:2], two)
-    assert not torch.equal(true_futures(Drawn(split="train"), clips[1], 5, 3, 2, tmp_path), two)
-    assert world.simulated == simulated
+def test_what_was_simulated_is_read_from_then_on_and_is_the_same_to_the_bit(tmp_path):
+    world = Drawn(TabletopConfig(frames=6))
+    kept = Remembered(world, tmp_path)
+    for _ in range(2):
+        clip, true = kept.clip(2024, 0), world.clip(2024, 0)
+        assert all(torch.equal(a, b) for a, b in zip(clip[:-2], true[:-2], strict=True)) and clip[-2:] == true[-2:]
+        assert torch.equal(kept.futures(clip, 5, 3, 2, seed=0), world.futures(clip, 5, 3, 2, seed=0))
+        assert torch.equal(kept.pusher_pixels(clip), world.pusher_pixels(clip))
+    again = Remembered(Drawn(TabletopConfig(frames=6)), tmp_path)
+    assert torch.equal(again.futures(again.clip(2024, 0), 5, 3, 2, seed=0), kept.futures(clip, 5, 3, 2, seed=0))
+    assert again.tabletop.simulated == 0
+    other = Remembered(Drawn(TabletopConfig(frames=7)), tmp_path)
+    assert len(other.clip(2024, 0).video) == 7
 
 
 # where the pusher goes
@@ -247,18 +251,15 @@ def test_a_model_that_takes_no_actions_has_no_obedience(world, clips):
 # the command
 
 
-@pytest.fixture
-def _drawn_worlds(monkeypatch):
-    for module in (tray, evaluate):
-        monkeypatch.setattr(module, "Tabletop", Drawn)
-    monkeypatch.setattr(evaluate, "load_mujoco", lambda: None)
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory):
+    return Remembered(Drawn(), tmp_path_factory.mktemp("simulated"))
 
 
-@pytest.mark.usefixtures("_drawn_worlds")
-def test_every_figure_of_the_tabletop_has_as_many_horizons_in_the_layout_of_the_digits():
+def test_every_figure_of_the_tabletop_has_as_many_horizons_in_the_layout_of_the_digits(remembered):
     words = "--model m --clips 2 --prompts 1 --futures 2 --sets 4 --device cpu"
     args = evaluate.parser().parse_args(words.split())
-    scores = tray.evaluate_tabletop(colour_model(actions=("push right", "push up")), args)
+    scores = evaluate_tabletop(colour_model(actions=("push right", "push up")), remembered, args)
     assert set(scores) == {"tokenizer", "best_of", "truth", "spread", "surprise", "moves", "obedience"}
     for name in ("best_of", "truth", "moves", "obedience"):
         assert all(len(values) == 20 for values in scores[name]["per_horizon"].values())
@@ -266,26 +267,23 @@ def test_every_figure_of_the_tabletop_has_as_many_horizons_in_the_layout_of_the_
     assert "| objects model |" in evaluate.markdown({"model": "m"} | scores)
 
 
-@pytest.mark.usefixtures("_drawn_worlds")
-def test_what_a_model_cannot_be_asked_is_left_out():
+def test_what_a_model_cannot_be_asked_is_left_out(remembered):
     args = evaluate.parser().parse_args(["--model", "m", "--only", "obedience", "classes", "--prompts", "1"])
-    assert tray.evaluate_tabletop(colour_model(), args) == {}
+    assert evaluate_tabletop(colour_model(), remembered, args) == {}
 
 
-@pytest.mark.usefixtures("_drawn_worlds")
-def test_a_sheet_has_the_truth_three_futures_and_one_for_each_way_that_is_asked():
+def test_a_sheet_has_the_truth_three_futures_and_one_for_each_way_that_is_asked(remembered):
     args = evaluate.parser().parse_args(["--model", "m", "--device", "cpu"])
     for actions, rows in (((), 4), (("push right", "push up"), 6)):
-        picture = evaluate.tabletop_sheet(colour_model(actions=actions), args)
+        picture = evaluate.tabletop_sheet(colour_model(actions=actions), remembered, args)
         assert picture.shape == (4 * rows * 132, 13 * 132, 3)
 
 
-@pytest.mark.usefixtures("_drawn_worlds")
 def test_the_world_is_the_models_own_unless_told(monkeypatch, tmp_path, capsys):
     path = tmp_path / "m.safetensors"
     save(colour_model(), path, card={"world": {"kind": "tabletop"}})
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {"spread": {"protocol": "digits"}})
-    monkeypatch.setattr(evaluate, "evaluate_tabletop", lambda *_: {"spread": {"protocol": "tabletop"}})
+    monkeypatch.setattr(evaluate, "on_digits", lambda *_: ({"spread": {"protocol": "digits"}}, None))
+    monkeypatch.setattr(evaluate, "on_tabletop", lambda *_: ({"spread": {"protocol": "tabletop"}}, None))
     for words, said in (([], "tabletop"), (["--world", "digits"], "digits")):
         monkeypatch.setattr(sys, "argv", ["train.evaluate", "--model", str(path), *words])
         evaluate.main()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import imageio.v3 as iio
@@ -38,8 +39,7 @@ from train.protocols import (
     surprise,
 )
 from train.table import load_mujoco
-from train.tabletop import Tabletop, TabletopConfig
-from train.tray import CONTEXT, HORIZON, evaluate_tabletop, held_out_clips
+from train.tray import CONTEXT, HORIZON, Remembered, evaluate_tabletop, held_out_clips, tabletop_of
 from train.truth import against_truth, digit_prompts
 
 PROTOCOLS = (
@@ -199,23 +199,38 @@ def sheet(
     return rows_of_frames([row[::every] for row in rows])
 
 
-def tabletop_sheet(model: Predictor, args: argparse.Namespace) -> np.ndarray:
+def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namespace) -> np.ndarray:
     """Truth, three futures, and one told right and one left where the model takes actions; 4 clips, doubled."""
     free = Sampling(temperature=args.temperature, steps=args.steps)
     draws = [(free, [0, 1, 2])]
     if "actions" in model.knobs:
         draws += [(replace(free, actions=(action,)), [0]) for action in ((1.0, 0.0), (-1.0, 0.0))]
-    tabletop = Tabletop(TabletopConfig(image_size=model.config.image_size, frames=CONTEXT + HORIZON), "test")
     clips = [clip.video for clip in held_out_clips(tabletop, 4, args.device)]
     picture = sheet(model, clips, draws, CONTEXT, HORIZON, every=2)
     return picture.repeat(2, axis=0).repeat(2, axis=1)
 
 
-def digit_sheet(model: Predictor, args: argparse.Namespace, digits: int) -> np.ndarray:
-    """Truth and four futures of 8 clips."""
+def on_tabletop(model: Predictor, args: argparse.Namespace) -> tuple[Figures, np.ndarray | None]:
+    """Figures, and a sheet if one is wanted."""
+    if not args.simulated:
+        try:
+            load_mujoco()
+        except RuntimeError as error:
+            raise SystemExit(f"evaluate: {error}") from error
+    with TemporaryDirectory() as temporary:
+        tabletop = tabletop_of(model.config.image_size, args.simulated or Path(temporary))
+        figures = evaluate_tabletop(model, tabletop, args)
+        return figures, tabletop_sheet(model, tabletop, args) if args.sheet else None
+
+
+def on_digits(model: Predictor, args: argparse.Namespace, digits: int) -> tuple[Figures, np.ndarray | None]:
+    """Figures, and a sheet of 8 clips if one is wanted: truth and four futures."""
+    figures = evaluate(model, args, digits)
+    if not args.sheet:
+        return figures, None
     world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=25)
     clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 8)]
-    return sheet(model, clips, [(Sampling(temperature=args.temperature, steps=args.steps), [0, 1, 2, 3])])
+    return figures, sheet(model, clips, [(Sampling(temperature=args.temperature, steps=args.steps), [0, 1, 2, 3])])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -230,7 +245,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
     parser.add_argument("--prompts", type=int, default=64, help="prompts of truth, moves, obedience")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
-    parser.add_argument("--true-futures", type=Path, help="folder that keeps the tabletop's simulated futures")
+    parser.add_argument("--simulated", type=Path, help="folder that keeps the tabletop's true clips and futures")
     parser.add_argument("--per-label", type=int, default=16, help="clips imagined of each label of classes")
     parser.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="frechet gives FVD too: I3D weights of cd-fvd")
     parser.add_argument("--moving-clips", type=int, default=1000, help="clips of moving_mnist; the field's are 10000")
@@ -249,16 +264,12 @@ def main() -> None:
     args = parser().parse_args()
     card = read_header(find(args.model))["card"]
     trained = card.get("world", {})
-    on_tabletop = (args.world or trained.get("kind")) == "tabletop"
-    if on_tabletop:
-        try:
-            load_mujoco()
-        except RuntimeError as error:
-            raise SystemExit(f"evaluate: {error}") from error
-    digits = args.digits or trained.get("digits", 2)
     model = stt.load(args.model, args.device)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
-    figures = evaluate_tabletop(model, args) if on_tabletop else evaluate(model, args, digits)
+    if (args.world or trained.get("kind")) == "tabletop":
+        figures, picture = on_tabletop(model, args)
+    else:
+        figures, picture = on_digits(model, args, args.digits or trained.get("digits", 2))
     scores = {"model": str(args.model), "settings": settings, "card": card} | figures
     text = markdown(scores)
     print(text)
@@ -266,8 +277,8 @@ def main() -> None:
         args.json.write_text(json.dumps(scores, indent=1))
     if args.markdown:
         args.markdown.write_text(text + "\n")
-    if args.sheet:
-        iio.imwrite(args.sheet, tabletop_sheet(model, args) if on_tabletop else digit_sheet(model, args, digits))
+    if picture is not None:
+        iio.imwrite(args.sheet, picture)
 
 
 if __name__ == "__main__":

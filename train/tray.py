@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,28 +29,56 @@ from train.truth import Prompt, against_truth
 CONTEXT, HORIZON = 5, 20
 
 
-def held_out_clips(tabletop: Tabletop, count: int, device: torch.device | str = "cpu") -> list[TabletopClip]:
+def held_out_clips(
+    tabletop: Tabletop | Remembered, count: int, device: torch.device | str = "cpu"
+) -> list[TabletopClip]:
     """The first `count` held-out clips; fewer are the beginning of more."""
     clips = (tabletop.clip(SEED, index) for index in tqdm(range(count), desc="held-out clips"))
     return [clip._replace(video=clip.video.to(device)) for clip in clips]
 
 
-def true_futures(tabletop: Tabletop, clip: TabletopClip, at_frame: int, frames: int, count: int, folder: Path) -> Video:
-    """`Tabletop.futures` of seed 0, simulated once and then read from the folder; fewer are the beginning of more."""
-    words = repr(tabletop.config), tabletop.split, clip.seed, clip.index, at_frame, frames
-    path = folder / f"{generator_for(*words).initial_seed():016x}.npy"
-    if not path.is_file() or len(np.load(path, mmap_mode="r")) < count:
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, to_pictures(tabletop.futures(clip, at_frame, frames, count, seed=0)))
-        temporary.replace(path)
-    pictures = np.load(path, mmap_mode="r")[:count]
-    return to_video(torch.from_numpy(pictures.copy())).to(clip.video.device)
+class Remembered:
+    """A tabletop that simulates everything once and from then on reads it from a folder, which needs no MuJoCo."""
+
+    def __init__(self, tabletop: Tabletop, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tabletop, self.folder = tabletop, folder
+
+    def clip(self, seed: int, index: int) -> TabletopClip:
+        def simulated() -> dict[str, Any]:
+            clip = self.tabletop.clip(seed, index)
+            return clip._asdict() | {"video": _pixels(clip.video)}
+
+        fields = self._once(simulated, "clip", seed, index)
+        return TabletopClip(**fields | {"video": to_video(fields["video"])})
+
+    def futures(self, clip: TabletopClip, at_frame: int, frames: int, count: int, seed: int) -> Video:
+        asked = at_frame, frames, count, seed
+        simulate = partial(self.tabletop.futures, clip, *asked)
+        return to_video(self._once(lambda: _pixels(simulate()), "futures", clip.seed, clip.index, *asked))
+
+    def pusher_pixels(self, clip: TabletopClip) -> Tensor:
+        return self._once(partial(self.tabletop.pusher_pixels, clip), "pusher", clip.seed, clip.index)
+
+    def _once(self, simulate: Callable[[], Any], *words: str | int) -> Any:
+        name = generator_for(repr(self.tabletop.config), self.tabletop.split, *words).initial_seed()
+        path = self.folder / f"{name:016x}.pt"
+        if not path.is_file():
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            torch.save(simulate(), temporary)
+            os.replace(temporary, path)
+        return torch.load(path, weights_only=True)
+
+
+def _pixels(video: Video) -> Tensor:
+    """(..., H, W, 3) uint8, a quarter of the bytes."""
+    return torch.from_numpy(to_pictures(video))
 
 
 def tray_prompts(
-    tabletop: Tabletop, clips: Sequence[TabletopClip], folder: Path, context: int = CONTEXT
+    tabletop: Tabletop | Remembered, clips: Sequence[TabletopClip], context: int = CONTEXT
 ) -> list[Prompt]:
-    """Prompts whose true futures are kept in the folder.
+    """Prompts of the tabletop.
 
     `objects`: share of those that the prompt's last frame shows by their hues which are still seen; `all objects`:
     whether they all are; `new objects`: how many hues are seen that no frame of the prompt shows.
@@ -59,7 +88,7 @@ def tray_prompts(
         video = clip.video[:context]
 
         def truths(frames: int, count: int) -> Video:
-            return true_futures(tabletop, clip, context, frames, count, folder)
+            return tabletop.futures(clip, context, frames, count, seed=0).to(video.device)
 
         def kept(futures: Video) -> dict[str, Tensor]:
             there, new = permanence(video, futures)
@@ -111,7 +140,7 @@ def _variance(found: Places) -> Tensor:
 
 def obedience(
     model: Predictor,
-    tabletop: Tabletop,
+    tabletop: Tabletop | Remembered,
     clips: Sequence[TabletopClip],
     sampling: Sampling,
     seeds: Sequence[int] = (0, 1, 2, 3),
@@ -149,12 +178,16 @@ def obedience(
 # ---- all of it ---------------------------------------------------------------------------------------
 
 
-def evaluate_tabletop(model: Predictor, args: argparse.Namespace) -> Figures:
+def tabletop_of(image_size: int, folder: Path) -> Remembered:
+    """Where held-out clips come from. The folder keeps what is simulated."""
+    return Remembered(Tabletop(TabletopConfig(image_size=image_size, frames=30), "test"), folder)
+
+
+def evaluate_tabletop(model: Predictor, tabletop: Remembered, args: argparse.Namespace) -> Figures:
     """Every chosen protocol's figures that the tabletop has, each with the manifest that it was measured by.
 
     args: of the command train.evaluate.
     """
-    tabletop = Tabletop(TabletopConfig(image_size=model.config.image_size, frames=30), "test")
     sampling = Sampling(temperature=args.temperature, steps=args.steps)
     drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
     source, only = f"tabletop, held-out seed {SEED}", set(args.only)
@@ -180,16 +213,13 @@ def evaluate_tabletop(model: Predictor, args: argparse.Namespace) -> Figures:
     if "surprise" in only and (figures := surprise(model, torch.stack([clip[:20] for clip in whole]))):
         title = f"{len(whole)} clips of 20 frames; frames 3 to 20; bits of codes per pixel and channel"
         put("surprise", title, figures)
-    with TemporaryDirectory() as temporary:
-        folder = args.true_futures or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        prompts = tray_prompts(tabletop, clips[:few], folder)
-        title = f"{ahead}, {few} prompts, {args.sets} model futures, seeds 0 to {args.sets - 1}, against {args.sets} "
-        title += f"true ones; `truth`: another {args.sets} true ones, the floor"
-        if "truth" in only:
-            put("truth", title, against_truth(model, prompts, sampling, args.sets, HORIZON))
-        if "moves" in only:
-            put("moves", title, moves(model, prompts, sampling, args.sets))
+    prompts = tray_prompts(tabletop, clips[:few])
+    title = f"{ahead}, {few} prompts, {args.sets} model futures, seeds 0 to {args.sets - 1}, against {args.sets} "
+    title += f"true ones; `truth`: another {args.sets} true ones, the floor"
+    if "truth" in only:
+        put("truth", title, against_truth(model, prompts, sampling, args.sets, HORIZON))
+    if "moves" in only:
+        put("moves", title, moves(model, prompts, sampling, args.sets))
     if "obedience" in only and "actions" in model.knobs:
         title = f"{ahead}, {few} prompts, seeds 0 to 3; `told`: under the recorded actions, `free`: under none given"
         put("obedience", title, obedience(model, tabletop, clips[:few], sampling))
