@@ -8,9 +8,12 @@ import torch
 import stt
 from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, built, clips, lively
+from tests.test_tray import Drawn, colour_model
 from train.data import DigitVideos, World
 from train.loop import LoopConfig, Run, accelerator_for
-from train.protocols import against_truth, held_out, moving_mnist
+from train.protocols import held_out, moving_mnist
+from train.tray import Remembered, held_out_clips, moves, obedience, tray_prompts
+from train.truth import against_truth, digit_prompts
 
 pytestmark = [
     pytest.mark.cuda,
@@ -60,7 +63,20 @@ def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):
     for device in ("cpu", "cuda"):
         videos = DigitVideos(world, None, "test", device, count_strokes=40)
         clips = held_out(videos, 2)
-        scores = against_truth(tiny.to(device), videos, clips, None, Sampling(), count=4, horizon=4)["per_horizon"]
+        prompts = digit_prompts(videos, clips, None)
+        scores = against_truth(tiny.to(device), prompts, Sampling(), count=4, horizon=4)["per_horizon"]
         moving = moving_mnist(tiny, torch.cat([clip.video for clip in clips]), context=2)["mean"]
         rows.append([scores["energy model"][-1], scores["sharpness model"][-1], moving["mse"] / 100])
     assert rows[0] == pytest.approx(rows[1], rel=0.02)
+
+
+def test_the_tabletops_yardstick_gives_the_same_figures_on_both_devices(tmp_path):
+    world, model, rows = Remembered(Drawn(), tmp_path), colour_model(actions=("push right", "push up")), []
+    for device in ("cpu", "cuda"):
+        held = held_out_clips(world, 2, device)
+        prompts, on_it = tray_prompts(world, held), model.to(device)
+        figures = against_truth(on_it, prompts, Sampling(), 4, 4), moves(on_it, prompts, Sampling(), 4, 4)
+        figures += (obedience(on_it, world, held, Sampling(), horizon=4),)
+        found = {name: values[0] for part in figures for name, values in part["per_horizon"].items()}
+        rows.append({name: v for name, v in found.items() if name.split()[-1] in ("truth", "copy", "tracker")})
+    assert rows[0] == pytest.approx(rows[1], rel=0.02, abs=0.02)

@@ -23,7 +23,6 @@ from train.metrics import (
     spread,
 )
 from train.protocols import (
-    against_truth,
     best_of,
     held_out,
     moving_mnist,
@@ -33,6 +32,7 @@ from train.protocols import (
     spreads,
     surprise,
 )
+from train.truth import against_truth, digit_prompts
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,9 @@ def test_the_true_futures_score_as_the_floor_and_a_copy_does_not(tiny, videos, m
         clip = clips[next(index)]
         return videos.futures(clip, 5, frames, len(seeds), seed=next(calls))[0]
 
-    monkeypatch.setattr("train.protocols.predict", oracle)
-    rows = against_truth(tiny, videos, clips, None, Sampling(), count=16, horizon=horizon)["per_horizon"]
+    monkeypatch.setattr("train.truth.predict", oracle)
+    prompts = digit_prompts(videos, clips, None)
+    rows = against_truth(tiny, prompts, Sampling(), count=16, horizon=horizon)["per_horizon"]
     for name in ("model", "truth"):
         assert abs(rows[f"energy {name}"][-1]) < 0.1 and rows[f"coverage {name}"][-1] > 0.8
         assert rows[f"sharpness {name}"] == pytest.approx([1.0] * horizon, abs=0.05)
@@ -153,7 +154,8 @@ def test_the_true_futures_score_as_the_floor_and_a_copy_does_not(tiny, videos, m
 
 
 def test_a_models_futures_get_a_figure_at_every_horizon(tiny, videos):
-    rows = against_truth(tiny, videos, held_out(videos, 4), None, Sampling(), count=4, horizon=6)["per_horizon"]
+    prompts = digit_prompts(videos, held_out(videos, 4), None)
+    rows = against_truth(tiny, prompts, Sampling(), count=4, horizon=6)["per_horizon"]
     assert all(len(values) == 6 for values in rows.values())
     assert rows["energy model"][-1] > 0 and rows["sharpness model"][-1] > 0
 

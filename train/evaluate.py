@@ -1,12 +1,16 @@
-"""Scores a predictor on held-out clips: python -m train.evaluate --model runs/stt --mnist DIR --json scores.json"""
+"""Scores a predictor on held-out clips: python -m train.evaluate --model runs/stt --mnist DIR --json scores.json
+
+On the tabletop: python -m train.evaluate --world tabletop --model runs/stt --json scores.json
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import imageio.v3 as iio
@@ -24,7 +28,6 @@ from train.loop import rows_of_frames
 from train.protocols import (
     SEED,
     Figures,
-    against_truth,
     asked_classes,
     best_of,
     frechet,
@@ -35,12 +38,16 @@ from train.protocols import (
     spreads,
     surprise,
 )
+from train.table import load_mujoco
+from train.tray import CONTEXT, HORIZON, Remembered, evaluate_tabletop, held_out_clips, tabletop_of
+from train.truth import against_truth, digit_prompts
 
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "truth", "spread", "frechet", "classes", "surprise", "interpolation",
-    "segmentation",
+    "segmentation", "moves", "obedience",
 )  # fmt: skip
 JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
+Draws = Sequence[tuple[Sampling, Sequence[int]]]  # settings, and the seeds drawn with them
 SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
 
@@ -81,8 +88,8 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     if "truth" in args.only:
         title = f"5 -> 20, {args.prompts} prompts, {source}; {args.sets} model futures, seeds 0 to {args.sets - 1}, "
         title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor"
-        figures = against_truth(model, videos, held_out(videos, args.prompts), judge, sampling, args.sets)
-        put("truth", title, figures)
+        prompts = digit_prompts(videos, held_out(videos, args.prompts), judge)
+        put("truth", title, against_truth(model, prompts, sampling, args.sets))
     if "spread" in args.only:
         some = clips[:32]
         title = f"5 -> 10, {len(some)} prompts, {source}; 8 futures; standard deviation over futures"
@@ -179,26 +186,66 @@ def markdown(scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sheet(model: Predictor, clips: list[Video], sampling: Sampling, context: int = 5, horizon: int = 20) -> np.ndarray:
-    """The first clips of the held-out set, not chosen: each truth, then four futures of it."""
+def sheet(
+    model: Predictor, clips: list[Video], draws: Draws, context: int = 5, horizon: int = 20, every: int = 1
+) -> np.ndarray:
+    """The first clips of the held-out set, not chosen: each truth, then futures of it; every so many frames."""
     rows = []
     for clip in clips:
-        futures = stt.predict(model, clip[:context], horizon, sampling, seeds=[0, 1, 2, 3])
-        rows += [clip[: context + horizon], *(torch.cat([clip[:context], future]) for future in futures)]
-    return rows_of_frames(rows)
+        rows.append(clip[: context + horizon])
+        for sampling, seeds in draws:
+            futures = stt.predict(model, clip[:context], horizon, sampling, seeds)
+            rows += [torch.cat([clip[:context], future]) for future in futures]
+    return rows_of_frames([row[::every] for row in rows])
+
+
+def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namespace) -> np.ndarray:
+    """Truth, three futures, and one told right and one left where the model takes actions; 4 clips, doubled."""
+    free = Sampling(temperature=args.temperature, steps=args.steps)
+    draws = [(free, [0, 1, 2])]
+    if "actions" in model.knobs:
+        draws += [(replace(free, actions=(action,)), [0]) for action in ((1.0, 0.0), (-1.0, 0.0))]
+    clips = [clip.video for clip in held_out_clips(tabletop, 4, args.device)]
+    picture = sheet(model, clips, draws, CONTEXT, HORIZON, every=2)
+    return picture.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def on_tabletop(model: Predictor, args: argparse.Namespace) -> tuple[Figures, np.ndarray | None]:
+    """Figures, and a sheet if one is wanted."""
+    if not args.simulated:
+        try:
+            load_mujoco()
+        except RuntimeError as error:
+            raise SystemExit(f"evaluate: {error}") from error
+    with TemporaryDirectory() as temporary:
+        tabletop = tabletop_of(model.config.image_size, args.simulated or Path(temporary))
+        figures = evaluate_tabletop(model, tabletop, args)
+        return figures, tabletop_sheet(model, tabletop, args) if args.sheet else None
+
+
+def on_digits(model: Predictor, args: argparse.Namespace, digits: int) -> tuple[Figures, np.ndarray | None]:
+    """Figures, and a sheet of 8 clips if one is wanted: truth and four futures."""
+    figures = evaluate(model, args, digits)
+    if not args.sheet:
+        return figures, None
+    world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=25)
+    clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 8)]
+    return figures, sheet(model, clips, [(Sampling(temperature=args.temperature, steps=args.steps), [0, 1, 2, 3])])
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
+    parser.add_argument("--world", choices=["digits", "tabletop"], help="default: as trained")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
-    parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run")
+    parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
     parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
     parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits; 1 needs no MNIST")
     parser.add_argument("--clips", type=int, default=256, help="of most protocols; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts of truth")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of truth, moves, obedience")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
+    parser.add_argument("--simulated", type=Path, help="folder that keeps the tabletop's true clips and futures")
     parser.add_argument("--per-label", type=int, default=16, help="clips imagined of each label of classes")
     parser.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="frechet gives FVD too: I3D weights of cd-fvd")
     parser.add_argument("--moving-clips", type=int, default=1000, help="clips of moving_mnist; the field's are 10000")
@@ -209,27 +256,29 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     parser.add_argument("--markdown", type=Path, help="where to write the tables")
-    parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of the first 8 clips (PNG)")
+    parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of the first clips (PNG)")
     return parser
 
 
 def main() -> None:
     args = parser().parse_args()
     card = read_header(find(args.model))["card"]
-    digits = args.digits or card.get("world", {}).get("digits", 2)
+    trained = card.get("world", {})
     model = stt.load(args.model, args.device)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
-    scores = {"model": str(args.model), "settings": settings, "card": card} | evaluate(model, args, digits)
+    if (args.world or trained.get("kind")) == "tabletop":
+        figures, picture = on_tabletop(model, args)
+    else:
+        figures, picture = on_digits(model, args, args.digits or trained.get("digits", 2))
+    scores = {"model": str(args.model), "settings": settings, "card": card} | figures
     text = markdown(scores)
     print(text)
     if args.json:
         args.json.write_text(json.dumps(scores, indent=1))
     if args.markdown:
         args.markdown.write_text(text + "\n")
-    if args.sheet:
-        world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=25)
-        clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 8)]
-        iio.imwrite(args.sheet, sheet(model, clips, Sampling(temperature=args.temperature, steps=args.steps)))
+    if picture is not None:
+        iio.imwrite(args.sheet, picture)
 
 
 if __name__ == "__main__":

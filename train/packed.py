@@ -32,7 +32,7 @@ from stt.api import Video
 from train.data import generator_for
 from train.scenes import PALETTE
 from train.table import load_mujoco
-from train.tabletop import Tabletop, TabletopClip, TabletopConfig
+from train.tabletop import Tabletop, TabletopConfig, to_pictures
 
 FORMAT = 1
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
@@ -105,7 +105,7 @@ def write_shard(shard: Shard) -> int:
     torch.set_num_threads(1)
     table = Tabletop(shard.config, shard.split)
     clips = [table.clip(shard.seed, index) for index in range(shard.first, shard.last)]
-    frames = np.stack([_pictures(clip) for clip in clips])
+    frames = np.stack([to_pictures(clip.video) for clip in clips])
     stream = pack(frames, shard.crf)
     error = (unpack(stream, frames.shape).astype(np.float32) - frames) ** 2
     kinds = np.full((2, len(clips), len(PALETTE)), -1, np.int8)
@@ -124,10 +124,6 @@ def write_shard(shard: Shard) -> int:
         )
     os.replace(temporary, shard.path)
     return len(clips)
-
-
-def _pictures(clip: TabletopClip) -> np.ndarray:
-    return ((clip.video + 1) * 127.5).round().byte().movedim(-3, -1).numpy()
 
 
 def write_set(

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +20,12 @@ from stt.sampler import SeededNoise, fit_context, predict
 from train.data import DigitClip, DigitVideos, generator_for
 from train.judge import Judge, counts
 from train.metrics import (
-    SetDistances,
     clip_features,
-    coverage_and_precision,
     digit_shares,
-    energy,
     frechet_distance,
     gradient_energy,
     judge_score,
     perplexity,
-    pooled,
     scaled,
     spread,
 )
@@ -137,86 +133,6 @@ def spreads(model: Predictor, clips: list[Video], context: int = 5, count: int =
             futures = predict(model, clip[:context], len(clip) - context, Sampling(temperature=t), range(count))
             found[str(t)].append(spread(unit(futures)).mean())
     return {t: round(float(torch.stack(values).mean()), 4) for t, values in found.items()}
-
-
-# ---- against the truth -------------------------------------------------------------------------------
-
-
-class Source(NamedTuple):
-    """Futures of one prompt that are held against the true ones."""
-
-    name: str
-    futures: Video  # (M, T, C, H, W) on [0, 1]
-
-
-def against_truth(
-    model: Predictor,
-    videos: DigitVideos,
-    clips: list[DigitClip],
-    judge: Judge | None,
-    sampling: Sampling,
-    count: int = 16,
-    context: int = 5,
-    horizon: int = 20,
-) -> Figures:
-    """Model futures beside true ones, re-simulated from each prompt's last state; copies and more truth beside them.
-
-    `energy` is the normalised energy distance, `coverage` and `precision` as in train/metrics.py: all three over the
-    prompts whose true futures differ at that horizon (`prompts`). `digits` is the share of frames in which the judge
-    names the prompt's digits. `sharpness` is the gradient energy over that of the true futures.
-    """
-    tally = _Tally()
-    for index, clip in enumerate(tqdm(clips, desc="against the truth")):
-        prompt = clip.video[0, :context]
-        truths = unit(videos.futures(clip, context, horizon, 2 * count, seed=index)[0])
-        sources = [
-            Source("model", unit(predict(model, prompt, horizon, sampling, range(count)))),
-            Source("copy", unit(prompt[-1:]).expand(count, horizon, *prompt.shape[1:])),
-            Source("truth", truths[count:]),
-        ]
-        tally.add(truths[:count], sources, judge, counts(clip.labels[0]))
-    return tally.figures()
-
-
-class _Tally:
-    """Sums over prompts, per source and figure, (T,) each."""
-
-    def __init__(self) -> None:
-        self.sums: dict[tuple[str, str], Tensor] = {}
-        self.prompts = 0
-
-    def _add(self, source: str, figure: str, values: Tensor) -> None:
-        values = values.double().cpu()
-        self.sums[source, figure] = self.sums.get((source, figure), torch.zeros_like(values)) + values
-
-    def add(self, true: Video, sources: list[Source], judge: Judge | None, digits: Tensor) -> None:
-        self.prompts += 1
-        for name, futures in sources:
-            d = SetDistances.of(pooled(true), pooled(futures))
-            excess, within = energy(d)
-            open_ = (within > 1e-6).to(within)  # the true futures differ by now
-            covered, precise = coverage_and_precision(d)
-            for figure, values in (("energy", excess), ("within", within), ("coverage", covered),
-                                   ("precision", precise), ("open", open_)):  # fmt: skip
-                self._add(name, figure, values * open_)
-            self._add(name, "gradient", gradient_energy(futures).mean(dim=0))
-            if judge is not None:
-                named = (judge.digits(futures) == digits.to(futures.device)).all(dim=-1)  # (M, T)
-                self._add(name, "digits", named.float().mean(dim=0))
-        self._add("true", "gradient", gradient_energy(true).mean(dim=0))
-
-    def figures(self) -> Figures:
-        rows: Figures = {}
-        for name in sorted({source for source, _ in self.sums} - {"true"}):
-            total = {figure: values for (source, figure), values in self.sums.items() if source == name}
-            rows[f"energy {name}"] = rounded(total["energy"] / total["within"])
-            for figure in ("coverage", "precision"):
-                rows[f"{figure} {name}"] = rounded(total[figure] / total["open"])
-            rows[f"sharpness {name}"] = rounded(total["gradient"] / self.sums["true", "gradient"])
-            if "digits" in total:
-                rows[f"digits {name}"] = rounded(total["digits"] / self.prompts)
-        rows["prompts"] = [int(n) for n in total["open"]]
-        return {"per_horizon": rows}
 
 
 # ---- sets of clips -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ libgl1-mesa-dri`, or libosmesa6 and MUJOCO_GL=osmesa in the environment. Neither
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cache
 from types import ModuleType
@@ -107,6 +108,16 @@ class Table:
         mj.mj_step(self.model, self.data, self.steps)
 
     # pictures
+
+    @property
+    def pusher_pixel(self) -> np.ndarray:
+        """Where `draw` has the middle of the pusher's ball, hidden or not: (x, y), (0, 0) the first pixel's middle."""
+        mj, _ = load_mujoco()
+        mj.mj_kinematics(self.model, self.data)
+        mj.mj_camlight(self.model, self.data)
+        x, y, z = self.data.cam_xmat[0].reshape(3, 3).T @ (self.data.body("pusher").xpos - self.data.cam_xpos[0])
+        focal = self.size / 2 / math.tan(math.radians(self.model.cam_fovy[0]) / 2)
+        return np.array([focal * x / -z, focal * y / z]) + (self.size - 1) / 2
 
     def draw(self) -> np.ndarray:
         """The picture (size, size, 3) uint8."""

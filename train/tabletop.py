@@ -104,6 +104,15 @@ class Tabletop:
             table.state = self._state(clip, at_frame)
             return to_video(torch.stack([_after(action, table) for action in actions.double().numpy()]))
 
+    def pusher_pixels(self, clip: TabletopClip) -> Tensor:
+        """Where each frame shows the pusher, (T, 2) as (x, y) in pixels; (0, 0) is the middle of the first."""
+        places = []
+        with self.table(clip.seed, clip.index) as table:
+            for state in clip.states.numpy():
+                table.state = state
+                places.append(table.pusher_pixel)
+        return torch.from_numpy(np.stack(places)).float()
+
     def segmentation(self, clip: TabletopClip) -> Tensor:
         """Which object each pixel shows, (T, H, W) int64 counting from 0; -1 where there is none."""
         named = []
@@ -139,6 +148,11 @@ def _after(action: np.ndarray, table: Table) -> Tensor:
 def to_video(frames: Tensor) -> Video:
     """Pictures (..., H, W, 3) uint8 -> (..., 3, H, W) in [-1, 1]."""
     return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
+
+
+def to_pictures(video: Video) -> np.ndarray:
+    """What `to_video` takes, (..., H, W, 3) uint8, of videos (..., 3, H, W) in [-1, 1]."""
+    return ((video + 1) * 127.5).round().byte().movedim(-3, -1).cpu().numpy()
 
 
 def next_action(table: Table, rng: Generator) -> np.ndarray:
