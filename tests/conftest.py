@@ -43,7 +43,8 @@ TINY_CONFIGS = {
             "tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True},
             "context_frames": 3,
             "window": 6,
-            "keep": True,
+            "jitter": 0.0,
+            "own_past": 0.0,
         }
     ),
     "stt, refined": STTConfig.from_dict(TINY.to_dict() | {"refine_depth": 1}),
