@@ -294,7 +294,7 @@ def test_a_folder_with_other_clips_is_not_written_over(packed):
 def test_a_set_of_another_format_is_refused(packed, tmp_path):
     index = json.loads((packed / "index.json").read_text()) | {"format": 99}
     (tmp_path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="has format 99, this code reads 1"):
+    with pytest.raises(ValueError, match="has format 99, this code reads 2"):
         TabletopSet(tmp_path)
 
 
