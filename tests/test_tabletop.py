@@ -303,3 +303,26 @@ def test_the_command_names_the_world_that_it_knows(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "choose from" in (said := capsys.readouterr().err) and "tabletop" in said
+
+
+@pytest.mark.slow
+def test_the_three_commands_of_the_readme_make_clips_a_model_and_its_scores(tabletop, tmp_path):
+    def run(*words):
+        subprocess.run([sys.executable, "-m", *map(str, words)], check=True, timeout=600)
+
+    run("train.worlds", "tabletop", "--clips", 4, "--held-out", 4, "--per-shard", 2, "--out", tmp_path / "clips")
+    small = ["--steps", 3, "--batch", 2, "--device", "cpu"]
+    run(
+        "train.predictor",
+        "--preset",
+        "cpu_tabletop_stt",
+        "--data",
+        tmp_path / "clips",
+        *small,
+        "--out",
+        tmp_path / "run",
+    )
+    counts = ["--clips", 1, "--prompts", 1, "--futures", 2, "--sets", 4]
+    run("train.evaluate", "--model", tmp_path / "run", *counts, "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert {"truth", "best_of", "spread", "moves", "obedience", "surprise"} <= set(scores)

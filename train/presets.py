@@ -86,7 +86,7 @@ _gpu_transframer = replace(
 
 _tray = TabletopWorld(frames=20)
 _cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True, reference=True)
-_gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(96, 192), blocks=2)
+_gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(80, 160), blocks=1)
 _cpu_tray_stt = STTConfig(
     channels=3,
     tokenizer=_cpu_tray_tokenizer,
@@ -98,7 +98,7 @@ _cpu_tray_stt = STTConfig(
     window=20,
 )
 _gpu_tray_stt = replace(
-    _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4)
+    _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=160, depth=6, heads=5, gaussian_grid=(1, 2, 4, 8, 1, 2)
 )
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
