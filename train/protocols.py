@@ -265,8 +265,8 @@ def reconstruction(tokenizer: Any, clips: Video) -> Figures:
     """
     clips = clips[:, : clips.shape[1] - clips.shape[1] % getattr(tokenizer.config, "frames", 1)]
     codes = tokenizer.encode(clips)
-    decoded, true = unit(tokenizer.decode(codes.latents)), unit(clips)
-    again = unit(tokenizer.decode(tokenizer.encode(decoded * 2 - 1).latents))
+    decoded, true = unit(tokenizer.reconstructed(clips)), unit(clips)
+    again = unit(tokenizer.reconstructed(decoded * 2 - 1))
     sizes = tokenizer.quantizer.sizes
     groups = [perplexity(codes.ids[..., g], size) for g, size in enumerate(sizes)]
     figures = {name: float(metric(decoded, true).mean()) for name, metric in FRAME_METRICS.items()}
