@@ -278,3 +278,13 @@ class DigitVideos:
 
     def _render(self, ids: Tensor, positions: Tensor) -> Video:
         return render(self.bank.pictures(ids), positions.to(self.device), self.world.image_size, self.world.overlap)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from train.folder import main  # it imports this file
+
+    main(arguments)
+
+
+if __name__ == "__main__":
+    main()
