@@ -13,6 +13,7 @@ import torch
 
 import train.data
 import train.recordings
+import train.sources
 from stt.checkpoint import read_header
 from stt.video import read_clip
 from tests.video_fixtures import PLAIN, lossless, make, noise
@@ -106,6 +107,16 @@ def test_frames_are_those_of_the_hardened_decoder(tmp_path):
     held = next(r for r in recordings(tmp_path, 32, 3, "pad")[0] if r.split == "test")
     expected = read_clip(tmp_path / held.name, size=32, channels=3, fit="pad").video
     torch.testing.assert_close(videos.held_out(1).video[0], expected)
+
+
+def test_long_videos_are_read_to_a_limit_that_is_told(tmp_path, capsys, monkeypatch):
+    for name in ("a.mp4", "b.mp4"):
+        make(tmp_path / name, PLAIN, "testsrc2=s=32x32:r=10:d=90")
+    assert sum(r.last - r.first for r in recordings(tmp_path, 16, 1, "crop")[0]) == 1800
+    monkeypatch.setattr(train.sources, "MOST_FRAMES", 50)
+    assert sum(r.last - r.first for r in recordings(tmp_path, 16, 1, "pad")[0]) == 100
+    assert "of long videos only the beginning is used" in (said := capsys.readouterr().err)
+    assert "\n  a.mp4: 50 frames\n  b.mp4: 50 frames" in said
 
 
 def test_more_unreadable_files_than_a_twentieth_stop_with_all_their_names(tmp_path):
@@ -339,8 +350,8 @@ def test_class_sub_folders_are_labels_in_sorted_order(tmp_path, told):
                 np.save(folder / f"{n}.npy", counted(6, 60 * k))
     videos = gray(tmp_path)
     assert videos.classes == ("ant", "bee", "cat")
-    clips = videos.sample(16, 0, 0)
-    assert clips.labels.shape == (16, 1) and clips.labels.dtype == torch.int64
+    clips = videos.sample(64, 0, 0)
+    assert clips.labels.shape == (64, 1) and clips.labels.dtype == torch.int64
     shown = numbers(clips.video)[:, 0] // 60  # cat 0, ant 1, bee 2
     assert (np.array([2, 0, 1])[shown] == clips.labels[:, 0].numpy()).all() and len(set(shown)) == 3
 

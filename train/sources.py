@@ -23,7 +23,12 @@ ARRAYS = (".npy", ".npz")
 PACK, PACK_INDEX = "frames.mjpegpack", "index.npz"
 MOST_FRAMES, MOST_BYTES = 8_000, 2**28  # of one video: the decoder's messages and its memory are limited
 LIMITS = Limits(
-    file_bytes=2**36, clip_seconds=math.inf, wall_seconds=3600.0, cpu_seconds=3600, memory_bytes=4_000_000_000
+    file_bytes=2**36,
+    frames=MOST_FRAMES,
+    clip_seconds=math.inf,
+    wall_seconds=3600,
+    cpu_seconds=3600,
+    memory_bytes=4 * 10**9,
 )
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
 BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, cv2.error)  # a VideoError is a ValueError
