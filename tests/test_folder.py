@@ -326,7 +326,7 @@ def test_about_a_tenth_is_held_out_and_always_the_same(tmp_path):
 
 def test_a_single_recording_has_no_test_split(tmp_path):
     arrays(tmp_path, 1)
-    with pytest.raises(ValueError, match=r"has no test split: it holds a single recording, 00.npy"):
+    with pytest.raises(ValueError, match=r"has a train split alone, of 00.npy: another recording is needed"):
         gray(tmp_path)
 
 
@@ -372,7 +372,7 @@ def test_held_out_clips_share_no_frame_and_fewer_are_the_beginning_of_more(tmp_p
 
 def test_a_packed_set_gives_the_same_clips_without_decoding(car, tmp_path, capsys, monkeypatch):
     before = gray(car).sample(8, 0, 0)
-    train.data.main(["pack", str(car), str(tmp_path / "set"), "--size=16", "--channels=1", "--frames=4"])
+    train.data.main(["pack", str(car), str(tmp_path / "set"), "--size=16", "--channels=1"])
     assert "MiB" in (said := capsys.readouterr().out) and "of them a second" in said
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["actions.npy", "frames.npy", "index.json"]
     monkeypatch.setattr(train.recordings, "decode", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import os
@@ -280,10 +281,17 @@ class DigitVideos:
         return render(self.bank.pictures(ids), positions.to(self.device), self.world.image_size, self.world.overlap)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from train.folder import main  # it imports this file
+def parser() -> argparse.ArgumentParser:
+    """Of the command that packs videos; clips of digits are rendered as they are needed."""
+    from train.folder import parser  # which imports this module
 
-    main(arguments)
+    return parser()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from train.folder import command
+
+    command(parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from train.sources import ARRAYS, BROKEN, PACK, PACK_INDEX, VIDEOS, cuts, read
 
 INDEX, FRAMES = ".stt-index.json", ".stt-frames"
+MOST_WORKERS = 8  # each may need 2 GB
 UNREADABLE = 0.05  # share of files that may be skipped, rounded up to whole files
 HELD_OUT = 0.08  # least share of the frames that a split by file holds out; whole files make it about a tenth
 
@@ -110,7 +111,9 @@ def indexed(
         entries.pop(name, None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        with ThreadPoolExecutor(cores) as pool:  # threads are enough: a video is decoded in a process of its own
+        with ThreadPoolExecutor(
+            min(cores, MOST_WORKERS)
+        ) as pool:  # threads are enough: a video is decoded in a process of its own
             jobs = [pool.submit(decode, folder / name, frames_of(frames, name), size, channels, fit) for name in new]
             for name, job in zip(new, tqdm(jobs, desc="decoding", unit="file"), strict=True):
                 try:
@@ -143,7 +146,8 @@ def recordings(
 
     The split is told by sub-folders train/ and test/. Else files are drawn by their names for the test split, segments
     and clips one by one where a file has several. Classes are the sub-folders that all files lie in.
-    Raises ValueError where there is nothing to read, or where more than 5 % of the files (rounded up) cannot be read.
+    Raises ValueError where there is nothing to read, where more than 5 % of the files (rounded up) cannot be read, and
+    where a split would be empty.
     """
     names = listed(folder)
     inner = {name: Path(name).parts for name in names}
@@ -172,7 +176,10 @@ def recordings(
             split = name.split("/")[0] if told else ""
             for first, last in zip(borders, borders[1:], strict=False):
                 found.append(Recording(unit, split, label, pixels, actions, first, last))
-    return (found if told else divided(found)), classes
+    found = found if told else divided(found)
+    if len(splits := {r.split for r in found}) < 2:
+        raise ValueError(f"{folder} has a {splits.pop()} split alone, of {found[0].name}: another recording is needed")
+    return found, classes
 
 
 def report(folder: Path, files: int, entries: dict[str, Entry], errors: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from stt.video import Limits, read_clip, to_uint8
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 ARRAYS = (".npy", ".npz")
 PACK, PACK_INDEX = "frames.mjpegpack", "index.npz"
-MOST_FRAMES, MOST_BYTES = 8_000, 2**28  # of one video: the decoder's messages and its memory are limited
+MOST_FRAMES, MOST_BYTES = 8_000, 2**27  # of one video: the decoder's messages and its memory are limited
 LIMITS = Limits(
     file_bytes=2**36,
     frames=MOST_FRAMES,
