@@ -179,6 +179,38 @@ def test_a_damaged_image_of_a_pack_is_named_by_its_number(car):
         gray(car)
 
 
+def test_a_pack_without_its_whole_index_is_refused(car):
+    np.savez(car / "index.npz", offsets=[0, 5], segment=[0])
+    with pytest.raises(ValueError, match=r"frames.mjpegpack: index.npz lacks actions, t_ms"):
+        gray(car)
+    (car / "index.npz").unlink()
+    with pytest.raises(ValueError, match=r"frames.mjpegpack: .*No such file .*index.npz"):
+        gray(car)
+
+
+def test_the_colours_of_a_pack_and_of_an_array_stay(car, tmp_path):
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[:, :, 0] = 200  # red
+    data = cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
+    (car / "frames.mjpegpack").write_bytes(data * 90)
+    index = dict(np.load(car / "index.npz")) | {"offsets": np.arange(91) * len(data)}
+    np.savez(car / "index.npz", **index)
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    for name in ("a", "b"):
+        np.save(arrays / f"{name}.npy", image[None].repeat(5, axis=0))
+    for folder in (car, arrays):
+        red, green, blue = VideoFolder(folder, "train", 4, 16, 3).batch(1, 0, 0)[0].mean(dim=(0, 2, 3)).tolist()
+        assert red > 0.5 and green < -0.9 and blue < -0.9
+
+
+def test_black_bars_show_the_whole_picture(tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.full((5, 20, 40, 1), 255, np.uint8))
+    video = gray(tmp_path, fit="pad").batch(1, 0, 0)
+    assert (video[..., 4:12, :] == 1).all() and (video[..., :4, :] == -1).all() and (video[..., 12:, :] == -1).all()
+
+
 def test_a_folder_without_videos_says_what_it_could_hold(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"holds no file that can be read: mp4, .*npz or frames.mjpegpack"):

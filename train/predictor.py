@@ -123,9 +123,8 @@ def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
     if not (args.resume and (out / FILE_NAME).is_file()):
         names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
         given = {name: getattr(args, name) for name in names}
-        words = [f"--{name}={value}" for name, value in given.items() if value is not None] + ["--flip"] * bool(
-            args.flip
-        )
+        words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        words += ["--flip"] if args.flip else []
         tokenizer.main(["--preset", preset.tokenizer, "--out", str(out), *words])
     args.tokenizer = str(out)
 

@@ -266,9 +266,8 @@ def chosen(args: argparse.Namespace) -> Preset:
     if args.data and not is_tabletop(args.data):
         preset = replace(preset, world=FolderWorld(frames=preset.world.frames))
     if unknown := set(world) - {f.name for f in dataclasses.fields(preset.world)}:
-        raise SystemExit(
-            f"--{min(unknown)} means nothing to {preset.world.kind} clips, which {args.preset} learns here"
-        )
+        kind = preset.world.kind
+        raise SystemExit(f"--{min(unknown)} means nothing to {kind} clips, which {args.preset} learns here")
     model = overridden(preset.model, args.set)
     return replace(preset, model=model, world=replace(preset.world, **world), loop=replace(preset.loop, **loop))
 

@@ -65,9 +65,9 @@ def place_of(folder: Path, cache: Path | None) -> Path:
 
 
 def state_of(path: Path) -> list[int]:
-    """Sizes and times of a file, and of its index where it is a pack."""
+    """Size and time of a file, and of its index where it is a pack."""
     paths = [path, path.with_name(PACK_INDEX)] if path.name == PACK else [path]
-    return [number for status in map(Path.stat, paths) for number in (status.st_size, status.st_mtime_ns)]
+    return [number for p in paths if p.exists() for number in (p.stat().st_size, p.stat().st_mtime_ns)]
 
 
 def decode(path: Path, out: Path, size: int, channels: int, fit: str) -> Entry:
@@ -101,26 +101,26 @@ def indexed(
     place, variant = place_of(folder, cache), f"{size}x{size}x{channels}-{fit}"
     path, frames = place / INDEX, place / FRAMES / variant
     index = json.loads(path.read_text()) if path.exists() else {}
-    entries: dict[str, Entry] = {name: entry for name, entry in index.get(variant, {}).items() if name in names}
+    known: dict[str, Entry] = index.get(variant, {})
     errors: dict[str, str] = {}
-    fresh = {name for name, entry in entries.items() if entry["state"] == state_of(folder / name)}
-    new = [name for name in names if name not in fresh or not frames_of(frames, name).exists()]
-    if not new and entries == index.get(variant):
+    entries = {
+        name: known[name] for name in names
+        if name in known and known[name]["state"] == state_of(folder / name) and frames_of(frames, name).exists()
+    }  # fmt: skip
+    new = [name for name in names if name not in entries]
+    if not new and entries == known:
         return entries, errors, frames
-    for name in new:
-        entries.pop(name, None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(min(cores, MOST_WORKERS))  # a video is decoded in a process of its own
     try:
-        with ThreadPoolExecutor(
-            min(cores, MOST_WORKERS)
-        ) as pool:  # threads are enough: a video is decoded in a process of its own
-            jobs = [pool.submit(decode, folder / name, frames_of(frames, name), size, channels, fit) for name in new]
-            for name, job in zip(new, tqdm(jobs, desc="decoding", unit="file"), strict=True):
-                try:
-                    entries[name] = job.result()
-                except BROKEN as error:
-                    errors[name] = str(error)
+        jobs = [pool.submit(decode, folder / name, frames_of(frames, name), size, channels, fit) for name in new]
+        for name, job in zip(new, tqdm(jobs, desc="decoding", unit="file"), strict=True):
+            try:
+                entries[name] = job.result()
+            except BROKEN as error:
+                errors[name] = str(error)
     finally:  # what an interrupted run has done is kept
+        pool.shutdown(cancel_futures=True)
         place.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(index | {variant: entries}))
@@ -189,9 +189,8 @@ def report(folder: Path, files: int, entries: dict[str, Entry], errors: dict[str
         raise ValueError(f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{why}")
     if errors:
         say(f"{folder}: skipped {len(errors)} of {files} files, which cannot be read:{why}")
-    if long := "".join(
-        f"\n  {name}: {entry['frames']} frames" for name, entry in entries.items() if entry["truncated"]
-    ):
+    long = "".join(f"\n  {name}: {entry['frames']} frames" for name, entry in entries.items() if entry["truncated"])
+    if long:
         say(f"{folder}: of long videos only the beginning is used; cut them into several files for the rest:{long}")
 
 
@@ -207,9 +206,9 @@ def divided(found: list[Recording]) -> list[Recording]:
     for r in found:
         lengths[r.name] = lengths.get(r.name, 0) + r.last - r.first
     order = sorted(lengths, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
-    test: set[str] = set()
+    test, held, wanted = set(), 0, HELD_OUT * sum(lengths.values())
     for name in order[:-1]:
-        if sum(lengths[other] for other in test) >= HELD_OUT * sum(lengths.values()):
-            break
-        test.add(name)
+        if held < wanted:
+            test.add(name)
+            held += lengths[name]
     return [r._replace(split="test" if r.name in test else "train") for r in found]

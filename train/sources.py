@@ -31,7 +31,7 @@ LIMITS = Limits(
     memory_bytes=4 * 10**9,
 )
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
-BROKEN = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, cv2.error)  # a VideoError is a ValueError
+BROKEN = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # a VideoError is a ValueError
 
 
 class Source(NamedTuple):
@@ -85,6 +85,8 @@ def _video(path: Path, size: int, channels: int, fit: str) -> Source:
 def _pack(path: Path, size: int, channels: int, fit: str) -> Source:
     with np.load(path.with_name(PACK_INDEX), allow_pickle=False) as file:
         index = dict(file)
+    if missing := {"offsets", "actions", "t_ms", "segment"} - set(index):
+        raise ValueError(f"{PACK_INDEX} lacks {', '.join(sorted(missing))}")
     offsets, segment, data = index["offsets"], index["segment"], np.memmap(path, np.uint8, "r")
     count = len(offsets) - 1
     if not len(segment) == len(index["actions"]) == len(index["t_ms"]) == count or offsets[-1] > len(data):
@@ -92,10 +94,10 @@ def _pack(path: Path, size: int, channels: int, fit: str) -> Source:
     span = float(np.median(np.diff(index["t_ms"]))) if count > 1 else 0.0
 
     def picture(k: int) -> np.ndarray:
-        found = cv2.imdecode(data[offsets[k] : offsets[k + 1]], cv2.IMREAD_COLOR_RGB)
+        found = cv2.imdecode(data[offsets[k] : offsets[k + 1]], cv2.IMREAD_COLOR)
         if found is None:
             raise ValueError(f"frame {k} of {count} is not an image that can be decoded")
-        return found
+        return found[..., ::-1]  # from BGR
 
     height, width = picture(0).shape[:2]
     parts = [0, *(np.flatnonzero(np.diff(segment)) + 1).tolist()]
