@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import os
@@ -278,3 +279,20 @@ class DigitVideos:
 
     def _render(self, ids: Tensor, positions: Tensor) -> Video:
         return render(self.bank.pictures(ids), positions.to(self.device), self.world.image_size, self.world.overlap)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command that packs videos; clips of digits are rendered as they are needed."""
+    from train.folder import parser  # which imports this module
+
+    return parser()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from train.folder import command
+
+    command(parser().parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,13 +13,14 @@ from stt.checkpoint import FILE_NAME, build, load_any
 from stt.sampler import predict
 from train import tokenizer
 from train.data import DigitVideos
+from train.folder import VideoFolder
 from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames
 from train.packed import TabletopSet
-from train.presets import Preset, arguments, card_of, chosen, videos_of
+from train.presets import Preset, Videos, arguments, card_of, chosen, videos_of
 from train.protocols import held_out, moving_mnist
 
 
-def future_sheet(videos: DigitVideos | TabletopSet, clips: int = 4):
+def future_sheet(videos: Videos, clips: int = 4):
     """Rows of truth, reconstruction by the tokenizer if there is one, and up to three futures, clip after clip."""
     shown = videos.batch(clips, seed=1, index=0)
     context = min(context_of(videos), shown.shape[1] - 1)
@@ -38,12 +39,12 @@ def future_sheet(videos: DigitVideos | TabletopSet, clips: int = 4):
     return sheet
 
 
-def context_of(videos: DigitVideos | TabletopSet) -> int:
+def context_of(videos: Videos) -> int:
     """Frames that are given where this world is a benchmark: 10 of Moving MNIST, 5 of those with chance."""
     return 10 if isinstance(videos, DigitVideos) and videos.world.kind == "deterministic" else 5
 
 
-def held_out_score(videos: DigitVideos | TabletopSet, clips: int = 64) -> Score | None:
+def held_out_score(videos: Videos, clips: int = 64) -> Score | None:
     """MSE and SSIM of Moving MNIST on its first clips; none of worlds with chance, which one future cannot score."""
     context = context_of(videos)
     if context == 5 or videos.world.frames <= context:
@@ -83,9 +84,11 @@ def network(preset: Preset, source: str | None) -> nn.Module:
     return model
 
 
-def batches_of(videos: DigitVideos | TabletopSet, preset: Preset) -> Batches:
+def batches_of(videos: Videos, preset: Preset) -> Batches:
     """Clips, and what else the model learns: what is done, which digits they show, or other images of their frames."""
     classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
+    if isinstance(videos, VideoFolder):
+        return folder_batches(videos, preset)
     if set(maps) - {"digits"}:
         raise SystemExit(f"maps are {', '.join(maps)}, this world has digits alone")
     if isinstance(videos, TabletopSet) and (classes or maps):
@@ -102,12 +105,26 @@ def batches_of(videos: DigitVideos | TabletopSet, preset: Preset) -> Batches:
     return batches
 
 
+def folder_batches(videos: VideoFolder, preset: Preset) -> Batches:
+    """Clips of one's own videos, with actions or classes where the model learns them."""
+
+    def batches(size: int, index: int) -> tuple[Tensor, ...]:
+        clips = videos.sample(size, preset.loop.seed, index)
+        if getattr(preset.model, "actions", ()):
+            return clips.video, clips.actions
+        return (clips.video, clips.labels) if getattr(preset.model, "classes", 0) else (clips.video,)
+
+    return batches
+
+
 def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or as many steps as are told, to a folder in the run's own."""
     out = args.out / "tokenizer"
     if not (args.resume and (out / FILE_NAME).is_file()):
-        given = {name: getattr(args, name) for name in ("mnist", "data", "strokes", "digits", "device", "steps")}
+        names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
+        given = {name: getattr(args, name) for name in names}
         words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        words += ["--flip"] if args.flip else []
         tokenizer.main(["--preset", preset.tokenizer, "--out", str(out), *words])
     args.tokenizer = str(out)
 

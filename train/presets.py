@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -22,8 +23,11 @@ from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data import DigitVideos, Split, World
+from train.folder import FolderWorld, VideoFolder
 from train.loop import LoopConfig
 from train.packed import TabletopSet, TabletopWorld
+
+Videos = DigitVideos | TabletopSet | VideoFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Preset:
 
     summary: str
     model: Config
-    world: World | TabletopWorld
+    world: World | TabletopWorld | FolderWorld
     loop: LoopConfig
     tokenizer: str = ""  # preset of the tokenizer to train first where none is given
 
@@ -206,10 +210,13 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--preset", required=True, choices=sorted(PRESETS), help="what to train")
     parser.add_argument("--out", required=True, type=Path, help="folder of the run")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
-    parser.add_argument("--data", type=Path, help="folder of the tabletop's clips, which train.worlds writes")
+    parser.add_argument("--data", type=Path, help="folder of your own videos, or of the tabletop's clips")
     parser.add_argument("--strokes", type=float, help="share of drawn digits; 1 needs no MNIST")
     parser.add_argument("--digits", type=int, help="digits per clip")
     parser.add_argument("--frames", type=int, help="frames per clip")
+    parser.add_argument("--stride", type=int, help="of your own videos, take every n-th frame")
+    parser.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square by a crop or by black bars")
+    parser.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--start-from", help="file or run folder of a model whose weights to begin with")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly")
@@ -254,20 +261,56 @@ def chosen(args: argparse.Namespace) -> Preset:
     loop = {name: value for name, value in loop.items() if value is not None}
     if "steps" in loop:
         loop.setdefault("minutes", 0.0)
-    world = {name: getattr(args, name) for name in ("strokes", "digits", "frames")}
+    world = {name: getattr(args, name) for name in ("strokes", "digits", "frames", "stride", "fit", "flip")}
     world = {name: value for name, value in world.items() if value is not None}
+    if args.data and not is_tabletop(args.data):
+        preset = replace(preset, world=FolderWorld(frames=preset.world.frames))
     if unknown := set(world) - {f.name for f in dataclasses.fields(preset.world)}:
-        raise SystemExit(f"--{min(unknown)} means nothing to the preset {args.preset}")
+        kind = preset.world.kind
+        raise SystemExit(f"--{min(unknown)} means nothing to {kind} clips, which {args.preset} learns here")
     model = overridden(preset.model, args.set)
     return replace(preset, model=model, world=replace(preset.world, **world), loop=replace(preset.loop, **loop))
 
 
-def videos_of(
-    preset: Preset, args: argparse.Namespace, split: Split, device: torch.device
-) -> DigitVideos | TabletopSet:
-    """The clips of the preset's world, on the training device."""
-    if isinstance(preset.world, World):
-        return DigitVideos(preset.world, args.mnist, split, device)
+def is_tabletop(folder: Path) -> bool:
+    """Whether train.worlds wrote it; any other folder holds videos."""
+    path = folder / "train" / "index.json"
+    return path.is_file() and {"format", "per_shard", "crf"} <= set(json.loads(path.read_text()))
+
+
+def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: torch.device) -> Videos:
+    """The clips of the preset's world, or of --data, on the training device; SystemExit where the two do not fit."""
+    world, model = preset.world, preset.model
+    if isinstance(world, FolderWorld):
+        options = {name: getattr(world, name) for name in ("frames", "stride", "fit", "flip")}
+        try:
+            videos = VideoFolder(
+                args.data, split, image_size=model.image_size, channels=model.channels, device=device, **options
+            )
+        except (ValueError, FileNotFoundError) as error:
+            raise SystemExit(str(error)) from error
+        check_folder(videos, preset)
+        return videos
+    if isinstance(world, World):
+        if args.data:
+            raise SystemExit(f"--data is a set of the tabletop, the preset {args.preset} learns digits: leave it out")
+        return DigitVideos(world, args.mnist, split, device)
     if not args.data:
         raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
-    return TabletopSet(args.data / split, preset.world.frames, device)
+    return TabletopSet(args.data / split, world.frames, device)
+
+
+def check_folder(videos: VideoFolder, preset: Preset) -> None:
+    """SystemExit where a model learns what a folder does not tell: actions, classes, maps."""
+    model, folder = preset.model, videos.folder
+    actions, classes = len(getattr(model, "actions", ())), getattr(model, "classes", 0)
+    if actions and videos.actions != actions:
+        has = f"{videos.actions} numbers a frame" if videos.actions else "no actions"
+        raise SystemExit(f'the model takes {actions} actions, {folder} has {has}: add --set "actions=()" for none')
+    if classes and not videos.classes:
+        raise SystemExit(f"the model takes {classes} classes, {folder} has no class sub-folders: add --set classes=0")
+    if classes and len(videos.classes) > classes:
+        count = len(videos.classes)
+        raise SystemExit(f"the model takes {classes} classes, {folder} has {count}: add --set classes={count}")
+    if getattr(model, "maps", ()):
+        raise SystemExit(f'the model learns maps of {", ".join(model.maps)}, {folder} has none: add --set "maps=()"')

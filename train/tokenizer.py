@@ -9,14 +9,12 @@ import numpy as np
 from torch import nn
 
 from stt.checkpoint import build, load_any
-from train.data import DigitVideos
 from train.gan import AdversarialTokenizer, PerceptualDistance
 from train.loop import Run, accelerator_for, fit, rows_of_frames
-from train.packed import TabletopSet
-from train.presets import arguments, card_of, chosen, videos_of
+from train.presets import Videos, arguments, card_of, chosen, videos_of
 
 
-def reconstruction_sheet(videos: DigitVideos | TabletopSet, clips: int = 4, frames: int = 10):
+def reconstruction_sheet(videos: Videos, clips: int = 4, frames: int = 10):
     """Rows of truth and reconstruction, in turn."""
     held_out = videos.batch(clips, seed=1, index=0)[:, :frames]
 
