@@ -6,7 +6,6 @@ import argparse
 import ast
 import dataclasses
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +202,7 @@ PRESETS: dict[str, Preset] = {
 def arguments(description: str) -> argparse.ArgumentParser:
     """The flags that all training commands share; those of the schedule come from LoopConfig."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", required=True, choices=sorted(PRESETS), help="what to train")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="what to train")
     parser.add_argument("--out", required=True, type=Path, help="folder of the run")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
     parser.add_argument("--data", type=Path, help="folder of the tabletop's clips, which train.worlds writes")
@@ -212,7 +211,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, help="frames per clip")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--start-from", help="file or run folder of a model whose weights to begin with")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly, with its own flags")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a model field")
     for f in dataclasses.fields(LoopConfig):
         kind = type(f.default)
@@ -223,12 +222,12 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def card_of(module: str, args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
+def card_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
     """How a run came about, for its checkpoint's header; the cards of what it builds on are nested in it."""
     card = {
         "preset": args.preset,
         "world": dataclasses.asdict(preset.world),
-        "command": without_folders(["python", "-m", module, *sys.argv[1:]]),
+        "command": without_folders(args.command),
     }
     for name in ("tokenizer", "start_from"):
         if source := getattr(args, name, None):
