@@ -173,6 +173,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_though_its_gradient_i
     assert equal(final(tmp_path), final(tmp_path / "whole"))
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    run = train(tmp_path, 2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        run.raw.head.bias[0] = torch.inf
+    run.step = 3
+    with pytest.raises(FloatingPointError, match="not finite after step 3: they are not saved"):
+        run.save()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 

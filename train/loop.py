@@ -165,8 +165,11 @@ class Run:
     def save(self) -> None:
         """Checkpoint to resume from, and the averaged weights as a runnable model.
 
-        All processes call it, the first one writes. Raises DiskFull on all of them.
+        All processes call it, the first one writes. Raises on all of them: DiskFull, or FloatingPointError when weights
+        are not finite.
         """
+        if not all(bool(p.isfinite().all()) for p in self.raw.parameters()):
+            raise FloatingPointError(f"weights are not finite after step {self.step}: they are not saved")
         failure = None
         if self.accelerator.is_main_process:
             try:
@@ -275,8 +278,8 @@ def fit(run: Run, batches: Batches, sheet: Sheet | None = None, score: Score | N
     try:
         if run.accelerator.is_main_process:
             run.journal = Journal(run.out, run.step)
-        with Signals() as signals:
-            _fit(run, signals, batches, sheet, score)
+        with Signals() as signals, bar_of(run) as bar:
+            _fit(run, signals, bar, batches, sheet, score)
     except (FloatingPointError, snapshot.DiskFull) as error:
         raise SystemExit(f"{run.out}: {error}") from error
     finally:
@@ -284,12 +287,16 @@ def fit(run: Run, batches: Batches, sheet: Sheet | None = None, score: Score | N
             run.journal.close()
 
 
-def _fit(run: Run, signals: Signals, batches: Batches, sheet: Sheet | None, score: Score | None) -> None:
-    c, acc = run.config, run.accelerator
+def bar_of(run: Run) -> tqdm:
+    done, hidden = run.config.progress(run.step, run.elapsed), not run.accelerator.is_main_process
+    shown = "{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
+    return tqdm(total=1.0, initial=min(1.0, done), disable=hidden, bar_format=shown)
+
+
+def _fit(run: Run, signals: Signals, bar: tqdm, batches: Batches, sheet: Sheet | None, score: Score | None) -> None:
+    c = run.config
     run.gauge(batches)
     run.raw.train()
-    bar = tqdm(total=1.0, initial=min(1.0, c.progress(run.step, run.elapsed)), disable=not acc.is_main_process,
-               bar_format="{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}")  # fmt: skip
     begun = time.monotonic() - run.elapsed
     chores = [(c.save_every, run.save)]
     if sheet:
@@ -305,7 +312,7 @@ def _fit(run: Run, signals: Signals, batches: Batches, sheet: Sheet | None, scor
         if run.step % c.log_every == 0:
             rate = (run.step - mark_step) * run.clips_a_step / max(run.elapsed - mark_time, 1e-9)
             speed = {"clips_per_s": rate, "tflops": rate * run.cost / 1e12, "of_peak": rate * run.cost / run.peak}
-            lost = {"loss": loss.total.detach()} | loss.parts
+            lost = {"loss": loss.total} | loss.parts
             row = run.log(speed | {"lr": run.lr} | {name: float(value) for name, value in lost.items()})
             mark_step, mark_time = run.step, run.elapsed
             speed = f"{rate:.1f} clips/s, {row['of_peak']:.0%} of peak"
@@ -317,7 +324,6 @@ def _fit(run: Run, signals: Signals, batches: Batches, sheet: Sheet | None, scor
                 chore()
     for _, chore in chores[:1] if signal else chores:
         chore()
-    bar.close()
     [signal] = run.largest(max(signal, signals.number))
     if signal:
         raise SystemExit(128 + int(signal))
