@@ -21,7 +21,7 @@ from tests.conftest import TINY, clips
 from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.snapshot import checkpoints, read
 
-EVENTS = ("kill", "term", "inf")
+MISHAPS = ("kill", "term", "inf")
 
 
 class QuickRun(Run):
@@ -30,8 +30,8 @@ class QuickRun(Run):
         self.cost = self.peak = 1.0
 
 
-def train(out: Path, steps: int, resume: bool = False, event: str = "", at: int = 0, rank: int = 0, **more: Any) -> Run:
-    """To the end, unless the process of this rank meets its event in step `at`. A checkpoint after every step."""
+def train(out: Path, steps: int, resume: bool = False, mishap: str = "", at: int = 0, rank: int = 0, **more: Any) -> Run:
+    """To the end, unless the process of this rank has its mishap in step `at`. A checkpoint after every step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = STT(TINY)
@@ -42,7 +42,7 @@ def train(out: Path, steps: int, resume: bool = False, event: str = "", at: int 
     plain = model.loss
 
     def met(name: str) -> bool:
-        return event == name and run.step == at and run.accelerator.process_index == rank
+        return mishap == name and run.step == at and run.accelerator.process_index == rank
 
     def loss(video: torch.Tensor) -> Loss:
         found = plain(video)
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--event", choices=EVENTS, default="")
+    parser.add_argument("--mishap", choices=MISHAPS, default="")
     parser.add_argument("--at", type=int, default=0)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--runs", type=int, help="runs to kill, instead of one to train")

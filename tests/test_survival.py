@@ -140,7 +140,7 @@ def test_a_signal_saves_after_the_step_and_leaves_with_its_code(tmp_path, monkey
     monkeypatch.setattr(signal, "SIGTERM", number)  # what the helper sends
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as left:
-        train(tmp_path / "asked", 4, event="term", at=1, save_every=9.0)
+        train(tmp_path / "asked", 4, mishap="term", at=1, save_every=9.0)
     assert left.value.code == code and signal.getsignal(number) is before
     assert final(tmp_path / "asked")["step"] == 2 and load_any(tmp_path / "asked")
     train(tmp_path / "asked", 4, resume=True)
@@ -166,7 +166,7 @@ def test_a_second_signal_ends_the_process_at_once():
 
 def test_a_loss_that_is_not_finite_stops_before_the_update_though_its_gradient_is(tmp_path):
     with pytest.raises(SystemExit, match=r"loss is inf and .* norm [\d.]+ in process 0 at step 2: stopped before"):
-        train(tmp_path, 4, event="inf", at=2)
+        train(tmp_path, 4, mishap="inf", at=2)
     assert final(tmp_path)["step"] == 2
     train(tmp_path, 4, resume=True)
     train(tmp_path / "whole", 4)
@@ -190,7 +190,7 @@ def full(*_, **__):
 
 def test_a_full_disk_is_named_with_the_bytes_needed_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
-        train(tmp_path, 4, event="term", at=1)
+        train(tmp_path, 4, mishap="term", at=1)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-*")}
     monkeypatch.setattr(snapshot.Hashed, "write", full)
     told = r"no room for \S+checkpoint-00000003.pt: about [\d,]+ bytes are needed, [\d,]+ bytes are free"
@@ -316,16 +316,16 @@ def test_two_processes_train_as_one_that_accumulates_two_batches(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("event", ["kill", "term", "inf"])
-def test_what_befalls_one_process_stops_all_within_a_minute_and_the_run_resumes(tmp_path, event, rank):
+@pytest.mark.parametrize("mishap", ["kill", "term", "inf"])
+def test_what_befalls_one_process_stops_all_within_a_minute_and_the_run_resumes(tmp_path, mishap, rank):
     begun = time.monotonic()
     words = ["tests.survivor", tmp_path / "two", "--steps", 5]
-    done = python(*TWO, *words, "--event", event, "--at", 3, "--rank", rank)
+    done = python(*TWO, *words, "--mishap", mishap, "--at", 3, "--rank", rank)
     assert done.returncode != 0 and time.monotonic() - begun < 60
-    assert final(tmp_path / "two")["step"] == (4 if event == "term" else 3)
-    if event == "inf":
+    assert final(tmp_path / "two")["step"] == (4 if mishap == "term" else 3)
+    if mishap == "inf":
         assert done.stderr.count(f"in process {rank} at step 3: stopped before the update") == 2
-    if event == "term":
+    if mishap == "term":
         assert done.stderr.count("exitcode  : 143") == 2
     assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     done = python(*TWO, *words, "--resume")
