@@ -30,7 +30,9 @@ class QuickRun(Run):
         self.cost = self.peak = 1.0
 
 
-def train(out: Path, steps: int, resume: bool = False, mishap: str = "", at: int = 0, rank: int = 0, **more: Any) -> Run:
+def train(
+    out: Path, steps: int, resume: bool = False, mishap: str = "", at: int = 0, rank: int = 0, **more: Any
+) -> Run:
     """To the end, unless the process of this rank has its mishap in step `at`. A checkpoint after every step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

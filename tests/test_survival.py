@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -244,10 +245,17 @@ def test_resuming_takes_all_flags_from_the_run_and_those_beside_it_first(tmp_pat
         other
     ).model.refine_depth == 1
     assert other.command == [*first.command, "--steps", "7", "--batch", "4", "--set", "refine_depth=1"]
+    assert settled(predictor, "run", "--resume", *words).command == [*other.command, *words]
     kept = settled(predictor, "run", "--resume")
-    assert chosen(kept) == chosen(other)
+    assert chosen(kept) == replace(chosen(other), model=replace(chosen(other).model, refine_depth=0))
     back = chosen(settled(predictor, "run", "--resume", "--minutes", 9)).loop
     assert (back.steps, back.minutes) == (0, 9)
+
+
+def test_a_command_that_resumes_from_the_start_may_be_given_again(tmp_path):
+    words = ["--preset", "one_digit_tokenizer", "--steps", "3", "--resume"]
+    first, second = (settled(tokenizer, tmp_path, *words) for _ in range(2))
+    assert vars(first) == vars(second)
 
 
 def test_a_run_is_resumed_by_its_own_command_and_begun_in_a_folder_of_its_own(tmp_path, capsys):
@@ -332,6 +340,18 @@ def test_what_befalls_one_process_stops_all_within_a_minute_and_the_run_resumes(
     assert done.returncode == 0, done.stderr
     train(tmp_path / "one", 5, accumulate=2)
     assert_close(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_saves_a_run_of_two_processes(tmp_path, number):
+    words = [*TWO, "tests.survivor", str(tmp_path), "--steps", "2000"]
+    launcher = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=ONE_THREAD, stderr=subprocess.DEVNULL)
+    while not snapshot.checkpoints(tmp_path) and launcher.poll() is None:
+        time.sleep(0.1)
+    launcher.send_signal(number)
+    assert launcher.wait(60) == 1  # its own code; the processes' are 143 and 130
+    assert final(tmp_path)["step"] == steps_of(tmp_path)[-1] > 0 and not list(tmp_path.glob("*.tmp"))
 
 
 # ---- watching ----------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class Journal:
         with room_for(self.log), open(self.log, "a") as file:
             file.write(json.dumps(row) + "\n")
         if self.board:
-            for name, value in row.items():
-                self.board.add_scalar(name, value, row["step"])
+            for name in row.keys() - {"step"}:
+                self.board.add_scalar(name, row[name], row["step"])
 
     def show(self, picture: np.ndarray, step: int) -> None:
         """picture: (H, W) or (H, W, 3) uint8."""

@@ -237,7 +237,9 @@ def card_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
 
 def without_folders(words: list[str]) -> str:
     """A command line whose paths to elsewhere are cut to their last part: a card travels, folders do not."""
-    return shlex.join(Path(word).name if word.startswith(("/", "..", "~")) else word for word in words)
+    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
+    elsewhere = ("/", "..", "~")
+    return shlex.join(a + b + (Path(c).name if c.startswith(elsewhere) else c) for a, b, c in parts)
 
 
 def overridden(config: Config, items: list[str]) -> Config:

@@ -35,7 +35,9 @@ def parsed(parser: argparse.ArgumentParser, module: str, words: list[str] | None
                 flags.pop(other, None)
         parser.set_defaults(**flags)
         args = parser.parse_args(words)
-        command = kept["command"] + beside_resume(words)
+        more = beside_resume(words)
+        known = more == beside_resume(kept["command"][3:])  # the same command once more, as launchers give it
+        command = kept["command"] + ([] if known else more)
     elif not args.resume and (old := checkpoints(args.out)):
         raise SystemExit(f"{args.out} holds a run ({old[-1].name}): --resume continues it, else give another --out")
     if not args.preset:
