@@ -286,13 +286,15 @@ def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_run_left_while_its_tokenizer_trains_goes_on_with_it(tmp_path):
     words = ["train.predictor", "--preset", "one_digit_stt", *SMALL, "--out"]
-    tok = tmp_path / "both" / "tokenizer"
-    begun = subprocess.Popen([sys.executable, "-m", *words, str(tmp_path / "both"), "--steps", "6", "--log-every", "1"],
-                             cwd=ROOT, env=ONE_THREAD)  # fmt: skip
-    while not (tok / "log.jsonl").exists() and begun.poll() is None:
-        time.sleep(0.02)
-    begun.terminate()
-    assert begun.wait(60) == 143 and not (tmp_path / "both" / "model.safetensors").exists()
+    command = [sys.executable, "-m", *words, str(tmp_path / "both"), "--steps", "6"]
+    with subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stderr=subprocess.PIPE) as begun:
+        told = b""
+        while b"16.7%" not in told and begun.poll() is None:
+            told += begun.stderr.read1()
+        begun.terminate()
+        begun.communicate(timeout=60)
+    assert begun.returncode == 143 and not (tmp_path / "both" / "model.safetensors").exists()
+    assert 0 < final(tmp_path / "both" / "tokenizer")["step"] < 6
     assert python("train.predictor", "--resume", "--out", tmp_path / "both").returncode == 0
     assert python(*words, tmp_path / "whole", "--steps", 6).returncode == 0
     for part in ("tokenizer", "."):
