@@ -227,7 +227,7 @@ SMALL = ["--strokes", "1", "--frames", "6", "--batch", "2", "--device", "cpu"]
 
 def settled(module, out, *words):
     args = settings.parsed(module.parser(), module.__name__, [*map(str, words), "--out", str(out)])
-    settings.keep(args)
+    settings.keep(args, resumed=args.resume)
     return args
 
 
@@ -299,6 +299,16 @@ def test_a_run_left_while_its_tokenizer_trains_goes_on_with_it(tmp_path):
     assert python(*words, tmp_path / "whole", "--steps", 6).returncode == 0
     for part in ("tokenizer", "."):
         assert equal(final(tmp_path / "both" / part), final(tmp_path / "whole" / part))
+
+
+def test_flags_that_the_run_cannot_be_resumed_with_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.DRAWN", {"train": 20, "test": 20})
+    out = ["--out", str(tmp_path)]
+    tokenizer.main(["--preset", "one_digit_tokenizer", *SMALL, "--steps", "1", *out])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        tokenizer.main(["--resume", *out, "--set", "widths=(16, 32)"])
+    tokenizer.main(["--resume", *out, "--steps", "2"])
+    assert final(tmp_path)["step"] == 2
 
 
 # ---- several processes -------------------------------------------------------------------------------
@@ -388,6 +398,6 @@ def test_a_run_logs_without_tensorboard(tmp_path, monkeypatch):
 
 
 def test_a_log_forgets_what_came_after_the_checkpoint_and_a_line_that_was_cut_off(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n\0\0\n{"step": 3}\n{"st')
     Journal(tmp_path, 2).note({"step": 3, "loss": 1.0})
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 1.0}\n'

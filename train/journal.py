@@ -22,8 +22,8 @@ class Journal:
         """A run that resumes at a step forgets what was written down after it, and a last line that was cut off."""
         self.out, self.log, self.board = out, out / LOG, board(out / "tensorboard", step)
         if self.log.is_file():
-            lines = [line for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
+            lines = self.log.read_text(errors="replace").splitlines(keepends=True)
+            kept = "".join(line for line in lines if stands(line, step))
             with room_for(self.log):
                 write_whole(self.log, lambda file: file.write(kept.encode()))
 
@@ -46,6 +46,14 @@ class Journal:
     def close(self) -> None:
         if self.board:
             self.board.close()
+
+
+def stands(line: str, step: int) -> bool:
+    """Whether a line of the log is whole and not from after the step."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except ValueError:
+        return False
 
 
 def board(folder: Path, step: int) -> Any:

@@ -133,6 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = Run(model, preset.loop, args.out, accelerator, card_of(args, preset))
     if args.resume:
         run.resume()
+        settings.keep(args, resumed=True)
     fit(run, batches_of(train, preset), future_sheet(test), held_out_score(test))
 
 

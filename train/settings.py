@@ -55,13 +55,14 @@ def beside_resume(words: list[str]) -> list[str]:
     return resume.parse_known_args(words)[1]
 
 
-def keep(args: argparse.Namespace) -> None:
-    """Writes the flags to the run's folder, paths in full."""
-    if int(os.environ.get("RANK", 0)):
-        return  # the first process does
+def keep(args: argparse.Namespace, resumed: bool = False) -> None:
+    """Writes the flags to the run's folder, paths in full; with --resume only once the run has been resumed by them."""
+    path = args.out / FILE
+    if int(os.environ.get("RANK", 0)) or (args.resume and path.is_file() and not resumed):
+        return  # the first process writes
     flags = {name: value for name, value in vars(args).items() if name not in ("out", "resume", "command")}
     for name, value in flags.items():
         if isinstance(value, Path) or (name in SOURCES and value and Path(value).exists()):
             flags[name] = str(Path(value).absolute())
     text = json.dumps({"command": args.command, "flags": flags}, indent=1)
-    write_whole(args.out / FILE, lambda file: file.write(text.encode()))
+    write_whole(path, lambda file: file.write(text.encode()))

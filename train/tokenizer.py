@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()
+        settings.keep(args, resumed=True)
     fit(run, lambda size, index: (train.batch(size, preset.loop.seed, index),), reconstruction_sheet(test))
 
 
