@@ -68,7 +68,7 @@ def save(
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file under a temporary name, syncs it and renames it, so that it exists whole or not at all."""
+    """Writes a file under a temporary name, syncs it, renames it, syncs the folder: it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
@@ -78,6 +78,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        if hasattr(os, "O_DIRECTORY"):
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -222,8 +222,11 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
 
 
 def test_a_published_card_names_no_folder_of_the_machine():
-    card = {"command": "python -m x --out /home/me/runs/a", "tokenizer": {"command": "y ../data/b", "steps": 3}}
-    assert portable(card) == {"command": "python -m x --out a", "tokenizer": {"command": "y b", "steps": 3}}
+    card = {
+        "command": "python -m x --out /home/me/runs/a",
+        "tokenizer": {"command": "y ../data/b --mnist=/home/me/c", "steps": 3},
+    }
+    assert portable(card) == {"command": "python -m x --out a", "tokenizer": {"command": "y b --mnist=c", "steps": 3}}
 
 
 def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny):

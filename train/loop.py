@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from stt import checkpoint
 from stt.api import Loss
+from train import snapshot
+from train.journal import Journal
 from train.muon import MuonAdamW
+from train.signals import Signals
 from train.throughput import flops_per_clip, peak_flops
 
 Batches = Callable[[int, int], tuple[Tensor, ...]]  # (clips, index) -> what `loss` takes, on the training device
@@ -35,7 +38,8 @@ class LoopConfig:
 
     minutes: float = 0.0  # wall time to train; 0 means by steps
     steps: int = 0  # optimizer steps to train; 0 means by minutes
-    batch: int = 16  # clips a step and process
+    batch: int = 16  # clips at a time and process
+    accumulate: int = 1  # batches a step and process, whose gradients are averaged
     lr: float = 1e-3
     warmup: float = 0.03  # fraction of the schedule
     final_lr: float = 0.02  # fraction of lr at the end
@@ -54,8 +58,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if (self.minutes > 0) == (self.steps > 0):
             raise ValueError(f"set either minutes ({self.minutes}) or steps ({self.steps}), and not both")
-        if self.batch < 1:
-            raise ValueError(f"batch is {self.batch}, must be at least 1")
+        for name in ("batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
 
     def progress(self, step: int, elapsed: float) -> float:
         """Fraction of the schedule that is over, from optimizer steps and seconds."""
@@ -140,11 +145,13 @@ class Run:
         self.call = torch.compile(self.module) if config.compile else self.module
         self.step = self.clips = 0
         self.elapsed = 0.0
+        self.saved = -1  # step of the newest checkpoint
         self.cost = self.peak = 0.0  # operations of a clip, and operations a second that all processes could do
+        self.journal: Journal | None = None  # the first process's
 
     @property
-    def state_path(self) -> Path:
-        return self.out / "checkpoint.pt"
+    def clips_a_step(self) -> int:
+        return self.config.batch * self.config.accumulate * self.accelerator.num_processes
 
     @property
     def lr(self) -> float:
@@ -156,28 +163,57 @@ class Run:
         return self.keep(self.average.module)
 
     def save(self) -> None:
-        """Checkpoint to resume from, and the averaged weights as a runnable model."""
-        if not self.accelerator.is_main_process:
-            return
+        """Checkpoint to resume from, and the averaged weights as a runnable model.
+
+        All processes call it, the first one writes. Raises on all of them: DiskFull, or FloatingPointError when weights
+        are not finite.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.raw.parameters()):
+            raise FloatingPointError(f"weights are not finite after step {self.step}: they are not saved")
+        failure = None
+        if self.accelerator.is_main_process:
+            try:
+                self._write()
+            except snapshot.DiskFull as error:
+                failure = error
+        [failed] = self.largest(float(failure is not None))
+        if failed:
+            raise failure or snapshot.DiskFull("the first process could not save")
+
+    def _write(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        state = {
-            "step": self.step,
-            "clips": self.clips,
-            "elapsed": self.elapsed,
-            "model": self.raw.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        checkpoint.write_whole(self.state_path, lambda file: torch.save(state, file))
+        if self.saved != self.step:
+            state = {
+                "step": self.step,
+                "clips": self.clips,
+                "elapsed": self.elapsed,
+                "model": self.raw.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            snapshot.write(self.out, state)
+            self.saved = self.step
         card = self.card | {"steps": self.step, "minutes": round(self.elapsed / 60, 1), "clips": self.clips}
-        checkpoint.save(self.averaged, self.out / checkpoint.FILE_NAME, card=card)
+        path = self.out / checkpoint.FILE_NAME
+        with snapshot.room_for(path, snapshot.size_of(self.averaged.state_dict())):
+            checkpoint.save(self.averaged, path, card=card)
 
     def resume(self) -> None:
-        state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        self.step, self.clips, self.elapsed = state["step"], state["clips"], state["elapsed"]
-        self.raw.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Goes on from the newest valid checkpoint; from the beginning where none was written yet."""
+        state = snapshot.newest(self.out)
+        if state is None:
+            print(f"{self.out} holds no checkpoint yet: begins at step 0", file=sys.stderr)
+        else:
+            self.step, self.clips, self.elapsed = state["step"], state["clips"], state["elapsed"]
+            self.saved = self.step
+            self.raw.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def largest(self, *values: float) -> list[float]:
+        """Each value's largest over all processes, the same on all of them."""
+        mine = torch.tensor([values], device=self.accelerator.device, dtype=torch.float64)
+        return self.accelerator.gather(mine).amax(dim=0).tolist()
 
     def gauge(self, batches: Batches) -> None:
         """Measures what a clip costs and what the devices could do, so that the log can state their quotient."""
@@ -186,43 +222,81 @@ class Run:
         self.peak *= self.accelerator.num_processes
 
     def train_step(self, batches: Batches) -> Loss:
-        """One optimizer step; data and noise depend on (seed, step, process) alone."""
+        """One optimizer step; returns the mean loss of all its batches.
+
+        Data and noise of a batch depend on the seed and its number alone. The numbers of a step's batches are the same
+        for N processes as for one that accumulates N. Raises FloatingPointError on all processes, before the update,
+        when a loss or a gradient is not finite on any.
+        """
         c, acc = self.config, self.accelerator
-        index = self.step * acc.num_processes + acc.process_index
-        batch = batches(c.batch, index)
-        set_seed((c.seed * 1_000_003 + index) % 2**31)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        with acc.autocast():
-            loss = self.call(*batch)
-        acc.backward(loss.total)
+        losses = []
+        for part in range(c.accumulate):
+            index = (self.step * c.accumulate + part) * acc.num_processes + acc.process_index
+            batch = batches(c.batch, index)
+            set_seed((c.seed * 1_000_003 + index) % 2**31)
+            last = part == c.accumulate - 1
+            with nullcontext() if last else acc.no_sync(self.module):
+                with acc.autocast():
+                    loss = self.call(*batch)
+                acc.backward(loss.total / c.accumulate)
+            figures = (loss.total, *loss.parts.values())
+            losses.append(torch.stack([torch.as_tensor(f, device=acc.device).detach().float() for f in figures]))
         norm = acc.clip_grad_norm_(self.module.parameters(), c.clip)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"gradient norm is {float(norm)} at step {self.step}: stopped before the update")
+        mine = torch.cat([norm.detach().float().reshape(1), torch.stack(losses).mean(dim=0)])
+        table = acc.gather(mine[None])  # (processes, figures)
+        for process, (length, total) in enumerate(table[:, :2].tolist()):
+            if not (math.isfinite(length) and math.isfinite(total)):
+                raise FloatingPointError(
+                    f"the loss is {total} and the gradient's norm {length} in process {process} at step {self.step}: "
+                    "stopped before the update"
+                )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.raw)
         self.step += 1
-        self.clips += c.batch * acc.num_processes
-        return loss
+        self.clips += self.clips_a_step
+        _, total, *parts = table.mean(dim=0)
+        return Loss(total, dict(zip(loss.parts, parts, strict=True)))
 
     def log(self, figures: dict[str, float]) -> dict[str, float]:
         row = {"step": self.step, "clips": self.clips, "minutes": self.elapsed / 60} | figures
         row = {name: round(value, 6) for name, value in row.items()}
-        if self.accelerator.is_main_process:
-            with open(self.out / "log.jsonl", "a") as file:
-                file.write(json.dumps(row) + "\n")
+        if self.journal:
+            self.journal.note(row)
         return row
 
 
 def fit(run: Run, batches: Batches, sheet: Sheet | None = None, score: Score | None = None) -> None:
-    """Trains until the schedule ends, saving, drawing and scoring as it goes."""
-    c, acc = run.config, run.accelerator
+    """Trains until the schedule ends, saving, drawing and scoring as it goes.
+
+    A SIGTERM or SIGINT to any process saves after the step and raises SystemExit with 143 or 130; a loss that is not
+    finite or a full disk raises one with a message, and the checkpoints stay.
+    """
     run.out.mkdir(parents=True, exist_ok=True)
+    try:
+        if run.accelerator.is_main_process:
+            run.journal = Journal(run.out, run.step)
+        with Signals() as signals, bar_of(run) as bar:
+            _fit(run, signals, bar, batches, sheet, score)
+    except (FloatingPointError, snapshot.DiskFull) as error:
+        raise SystemExit(f"{run.out}: {error}") from error
+    finally:
+        if run.journal:
+            run.journal.close()
+
+
+def bar_of(run: Run) -> tqdm:
+    done, hidden = run.config.progress(run.step, run.elapsed), not run.accelerator.is_main_process
+    shown = "{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
+    return tqdm(total=1.0, initial=min(1.0, done), disable=hidden, bar_format=shown)
+
+
+def _fit(run: Run, signals: Signals, bar: tqdm, batches: Batches, sheet: Sheet | None, score: Score | None) -> None:
+    c = run.config
     run.gauge(batches)
     run.raw.train()
-    bar = tqdm(total=1.0, initial=min(1.0, c.progress(run.step, run.elapsed)), disable=not acc.is_main_process,
-               bar_format="{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}")  # fmt: skip
     begun = time.monotonic() - run.elapsed
     chores = [(c.save_every, run.save)]
     if sheet:
@@ -231,26 +305,28 @@ def fit(run: Run, batches: Batches, sheet: Sheet | None = None, score: Score | N
         chores.append((c.score_every, lambda: note(run, score)))
     done = [run.elapsed] * len(chores)
     mark_step, mark_time = run.step, run.elapsed
-    while c.progress(run.step, run.elapsed) < 1:
+    signal = 0.0
+    while c.progress(run.step, run.elapsed) < 1 and not signal:
         loss = run.train_step(batches)
-        seconds = torch.tensor(time.monotonic() - begun, device=acc.device, dtype=torch.float64)
-        run.elapsed = float(broadcast(seconds))  # all processes leave the loop at the same step
+        run.elapsed, signal = run.largest(time.monotonic() - begun, signals.number)  # all leave at the same step
         if run.step % c.log_every == 0:
-            rate = (run.step - mark_step) * c.batch * acc.num_processes / max(run.elapsed - mark_time, 1e-9)
+            rate = (run.step - mark_step) * run.clips_a_step / max(run.elapsed - mark_time, 1e-9)
             speed = {"clips_per_s": rate, "tflops": rate * run.cost / 1e12, "of_peak": rate * run.cost / run.peak}
-            lost = {"loss": loss.total.detach()} | loss.parts
+            lost = {"loss": loss.total} | loss.parts
             row = run.log(speed | {"lr": run.lr} | {name: float(value) for name, value in lost.items()})
             mark_step, mark_time = run.step, run.elapsed
             speed = f"{rate:.1f} clips/s, {row['of_peak']:.0%} of peak"
             bar.set_postfix_str(f"step {run.step} loss {row['loss']:.4f} {speed}")
         bar.update(min(1.0, c.progress(run.step, run.elapsed)) - bar.n)
         for i, (minutes, chore) in enumerate(chores):
-            if run.elapsed - done[i] > 60 * minutes:
+            if run.elapsed - done[i] > 60 * minutes and not signal:
                 done[i] = run.elapsed
                 chore()
-    for _, chore in chores:
+    for _, chore in chores[:1] if signal else chores:
         chore()
-    bar.close()
+    [signal] = run.largest(max(signal, signals.number))
+    if signal:
+        raise SystemExit(128 + int(signal))
 
 
 def note(run: Run, score: Score) -> None:
@@ -262,14 +338,10 @@ def note(run: Run, score: Score) -> None:
 
 def draw(run: Run, sheet: Sheet) -> None:
     """Writes the picture of how the averaged weights do at this step."""
-    if not run.accelerator.is_main_process:
-        return
-    model = run.averaged.eval()
-    with torch.inference_mode():
-        picture = sheet(model)
-    folder = run.out / "sheets"
-    folder.mkdir(exist_ok=True)
-    iio.imwrite(folder / f"{run.step:07d}.png", picture)
+    if run.journal:
+        with torch.inference_mode():
+            picture = sheet(run.averaged.eval())
+        run.journal.show(picture, run.step)
 
 
 def rows_of_frames(rows: list[Tensor]) -> np.ndarray:

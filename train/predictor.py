@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from stt.checkpoint import FILE_NAME, build, load_any
+from stt.checkpoint import build, load_any
 from stt.sampler import predict
-from train import tokenizer
+from train import settings, tokenizer
 from train.data import DigitVideos
 from train.folder import VideoFolder
 from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames
@@ -120,29 +121,35 @@ def folder_batches(videos: VideoFolder, preset: Preset) -> Batches:
 def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or as many steps as are told, to a folder in the run's own."""
     out = args.out / "tokenizer"
-    if not (args.resume and (out / FILE_NAME).is_file()):
+    if args.resume and (out / settings.FILE).is_file():
+        words = ["--resume"]
+    else:
         names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
         given = {name: getattr(args, name) for name in names}
         words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        words += ["--flip"] if args.flip else []
-        tokenizer.main(["--preset", preset.tokenizer, "--out", str(out), *words])
+        words = ["--preset", preset.tokenizer, *words, *(["--flip"] if args.flip else [])]
+    tokenizer.main(["--out", str(out), *words])
     args.tokenizer = str(out)
+    settings.keep(args)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parser().parse_args(arguments)
+    args = settings.parsed(parser(), "train.predictor", arguments)
     preset = chosen(args)
+    settings.keep(args)
     if preset.tokenizer and not args.tokenizer:
         tokenizer_first(args, preset)
     accelerator = accelerator_for(preset.loop.precision, args.device)
+    set_seed(preset.loop.seed)
     model = network(preset, args.tokenizer)
     if args.start_from:
         fresh = start_from(model, load_any(args.start_from))
         print("\n".join(f"{name} begins anew" for name in fresh))
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
-    run = Run(model, preset.loop, args.out, accelerator, card_of("train.predictor", args, preset))
+    run = Run(model, preset.loop, args.out, accelerator, card_of(args, preset))
     if args.resume:
         run.resume()
+        settings.keep(args, resumed=True)
     fit(run, batches_of(train, preset), future_sheet(test), held_out_score(test))
 
 

@@ -7,7 +7,6 @@ import ast
 import dataclasses
 import json
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,7 +206,7 @@ PRESETS: dict[str, Preset] = {
 def arguments(description: str) -> argparse.ArgumentParser:
     """The flags that all training commands share; those of the schedule come from LoopConfig."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", required=True, choices=sorted(PRESETS), help="what to train")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="what to train")
     parser.add_argument("--out", required=True, type=Path, help="folder of the run")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
     parser.add_argument("--data", type=Path, help="folder of your own videos, or of the tabletop's clips")
@@ -219,7 +218,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--start-from", help="file or run folder of a model whose weights to begin with")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly, with its own flags")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a model field")
     for f in dataclasses.fields(LoopConfig):
         kind = type(f.default)
@@ -230,12 +229,12 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def card_of(module: str, args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
+def card_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
     """How a run came about, for its checkpoint's header; the cards of what it builds on are nested in it."""
     card = {
         "preset": args.preset,
         "world": dataclasses.asdict(preset.world),
-        "command": without_folders(["python", "-m", module, *sys.argv[1:]]),
+        "command": without_folders(args.command),
     }
     for name in ("tokenizer", "start_from"):
         if source := getattr(args, name, None):
@@ -245,7 +244,9 @@ def card_of(module: str, args: argparse.Namespace, preset: Preset) -> dict[str, 
 
 def without_folders(words: list[str]) -> str:
     """A command line whose paths to elsewhere are cut to their last part: a card travels, folders do not."""
-    return shlex.join(Path(word).name if word.startswith(("/", "..", "~")) else word for word in words)
+    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
+    elsewhere = ("/", "..", "~")
+    return shlex.join(a + b + (Path(c).name if c.startswith(elsewhere) else c) for a, b, c in parts)
 
 
 def overridden(config: Config, items: list[str]) -> Config:

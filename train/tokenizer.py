@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from accelerate.utils import set_seed
 from torch import nn
 
 from stt.checkpoint import build, load_any
+from train import settings
 from train.gan import AdversarialTokenizer, PerceptualDistance
 from train.loop import Run, accelerator_for, fit, rows_of_frames
 from train.presets import Videos, arguments, card_of, chosen, videos_of
@@ -38,18 +40,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parser().parse_args(arguments)
+    args = settings.parsed(parser(), "train.tokenizer", arguments)
     preset = chosen(args)
+    settings.keep(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
+    set_seed(preset.loop.seed)
     model = build(preset.family, preset.model)
     if args.start_from:
         model.load_state_dict(load_any(args.start_from).state_dict())
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
-    card = card_of("train.tokenizer", args, preset)
+    card = card_of(args, preset)
     if args.gan_weight:
         perceptual = PerceptualDistance(args.perceptual) if args.perceptual else None
-        settings = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
-        model = AdversarialTokenizer(model, *settings)
+        stage = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
+        model = AdversarialTokenizer(model, *stage)
         run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
     elif args.decoder_only or args.perceptual:
         raise SystemExit("--decoder-only and --perceptual belong to the VQGAN stage: give --gan-weight too")
@@ -57,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()
+        settings.keep(args, resumed=True)
     fit(run, lambda size, index: (train.batch(size, preset.loop.seed, index),), reconstruction_sheet(test))
 
 
