@@ -126,7 +126,7 @@ def _clip() -> gr.Video:
 def _examples(examples: Sequence[Path]) -> gr.Dataset:
     return gr.Dataset(
         components=[gr.Video(visible=False)], samples=[[str(path)] for path in examples], type="index",
-        label="or an example", samples_per_page=9, elem_id="examples", visible=bool(examples), min_width=150,
+        label="or an example", samples_per_page=16, elem_id="examples", visible=bool(examples), min_width=150,
     )  # fmt: skip
 
 
