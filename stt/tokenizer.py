@@ -100,10 +100,10 @@ class FrameVQ(Tokenizer):
         reference = video[:, :1] if self.config.reference else None
         return self.decode(self.encode(video, reference).latents, reference)
 
-    def lesson(self, video: Video) -> tuple[Video, Video, Codes]:
+    def autoencode(self, video: Video) -> tuple[Video, Video, Codes]:
         """With a reference: one random frame of each clip beside another."""
         if not self.config.reference:
-            return super().lesson(video)
+            return super().autoencode(video)
         order = torch.rand(video.shape[:2], device=video.device).argsort(dim=1)
         each = torch.arange(len(video), device=video.device)
         truth, reference = (video[each, order[:, k]][:, None] for k in (0, -1))

@@ -106,7 +106,7 @@ class AdversarialTokenizer(nn.Module):
         return self
 
     def loss(self, video: Video) -> Loss:
-        truth, decoded, codes = self.tokenizer.lesson(video)
+        truth, decoded, codes = self.tokenizer.autoencode(video)
         real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (truth, decoded))
         mse = F.mse_loss(fake.float(), real)
         parts = {"mse": mse.detach(), "commitment": codes.loss.detach()}
