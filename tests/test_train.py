@@ -246,6 +246,8 @@ def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
     assert isinstance(model, STT) and torch.equal(model.tokenizer.decoder[-1].bias, tiny.tokenizer.decoder[-1].bias)
     preset = replace(preset, model=TINY_TIMESFORMER)
     assert network(preset, None).config == TINY_TIMESFORMER
+    with pytest.raises(SystemExit, match="timesformer does not learn from actions here"):
+        network(replace(preset, model=replace(TINY_TIMESFORMER, actions=("steer",))), None)
     with pytest.raises(SystemExit, match="timesformer has no tokenizer"):
         network(preset, str(tmp_path))
 

@@ -75,6 +75,8 @@ def start_from(model: nn.Module, source: nn.Module) -> list[str]:
 
 def network(preset: Preset, source: str | None) -> nn.Module:
     """The preset's model, fresh, around the frozen tokenizer if its family has one."""
+    if preset.model.actions and preset.family != "stt":
+        raise SystemExit(f"the family {preset.family} does not learn from actions here: give --set 'actions=()'")
     if not hasattr(preset.model, "tokenizer"):
         if source:
             raise SystemExit(f"the family {preset.family} has no tokenizer: leave out --tokenizer")
