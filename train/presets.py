@@ -104,6 +104,17 @@ _gpu_tray_stt = replace(
     _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=160, depth=6, heads=5, gaussian_grid=(1, 2, 4, 8, 1, 2)
 )
 
+_car = FolderWorld(frames=20, stride=2)
+_car_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
+_large_car_tokenizer = replace(_car_tokenizer, image_size=128, widths=(64, 128, 192))
+_car_stt = STTConfig(
+    channels=3, tokenizer=_car_tokenizer, actions=("steering", "throttle"), refine_depth=1, jitter=0.1, window=10
+)
+_large_car_stt = replace(
+    _car_stt, image_size=128, tokenizer=_large_car_tokenizer, dim=192, depth=7, heads=6,
+    gaussian_grid=(1, 2, 4, 8, 1, 2, 4),
+)  # fmt: skip
+
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
 _predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
 _gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
@@ -192,6 +203,24 @@ PRESETS: dict[str, Preset] = {
         model=_ancestor_of(_cpu_tray_stt), world=_tray, loop=replace(_predictor_loop, minutes=80),
         tokenizer="cpu_tabletop_tokenizer",
     ),
+    "car_tokenizer": Preset(
+        summary="FrameVQ for a camera on a toy car, 64x64 at 10 Hz, sized for two CPU cores",
+        model=_car_tokenizer, world=replace(_car, frames=2), loop=_tokenizer_loop,
+    ),
+    "car_stt": Preset(
+        summary="STT on a camera on a toy car, free or told how to steer, 64x64, sized for two CPU cores",
+        model=_car_stt, world=_car, loop=replace(_predictor_loop, minutes=30),
+        tokenizer="car_tokenizer",
+    ),
+    "car_tokenizer_128": Preset(
+        summary="FrameVQ for a camera on a toy car, 128x128 at 10 Hz, sized for a GPU",
+        model=_large_car_tokenizer, world=replace(_car, frames=2), loop=replace(_gpu_loop, minutes=4, batch=128),
+    ),
+    "car_stt_128": Preset(
+        summary="STT on a camera on a toy car, free or told how to steer, 128x128, sized for a GPU",
+        model=_large_car_stt, world=_car, loop=replace(_gpu_loop, batch=128, muon=True),
+        tokenizer="car_tokenizer_128",
+    ),
     "digits_timesformer": Preset(
         summary="TimeSformer on Moving MNIST 10 -> 10, 8M parameters, sized for a GPU; depth=16 is PredFormer's size",
         model=_gpu_timesformer, world=_moving_mnist, loop=replace(_gpu_loop, batch=128, muon=True, lr=2e-3),
@@ -264,7 +293,7 @@ def chosen(args: argparse.Namespace) -> Preset:
         loop.setdefault("minutes", 0.0)
     world = {name: getattr(args, name) for name in ("strokes", "digits", "frames", "stride", "fit", "flip")}
     world = {name: value for name, value in world.items() if value is not None}
-    if args.data and not is_tabletop(args.data):
+    if args.data and not is_tabletop(args.data) and not isinstance(preset.world, FolderWorld):
         preset = replace(preset, world=FolderWorld(frames=preset.world.frames))
     if unknown := set(world) - {f.name for f in dataclasses.fields(preset.world)}:
         kind = preset.world.kind
@@ -283,6 +312,8 @@ def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: to
     """The clips of the preset's world, or of --data, on the training device; SystemExit where the two do not fit."""
     world, model = preset.world, preset.model
     if isinstance(world, FolderWorld):
+        if not args.data:
+            raise SystemExit(f"the preset {args.preset} needs --data, a folder of videos")
         options = {name: getattr(world, name) for name in ("frames", "stride", "fit", "flip")}
         try:
             videos = VideoFolder(
