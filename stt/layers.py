@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SHORT = 128  # positions
 
 
 def patchify(video: Tensor, patch: int) -> Tensor:
@@ -45,6 +50,19 @@ def rotary_grid(height: int, width: int, dim: int, device: torch.device) -> tupl
     return cos, sin
 
 
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention of heads (B, heads, N, d) over (B, heads, M, d); `mask` is True where to look.
+
+    In training on a CPU the fused kernel's gradient takes longer than all else where sequences are short: plain
+    products there.
+    """
+    short = q.device.type == "cpu" and q.requires_grad and k.shape[-2] <= SHORT
+    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+
+
 class Attention(nn.Module):
     """Multi-head attention over (B, N, D); positions enter as rotary angles (cos, sin).
 
@@ -67,7 +85,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Heads -> (B, N, D). `mask` is True where a query may look; `causal` is the mask of what came before."""
         dropout = self.dropout if self.training else 0.0
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+        h = attend(q, k, v, mask, causal, dropout)
         return self.out(rearrange(h, "b h n d -> b n (h d)"))
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
@@ -94,7 +112,7 @@ class CrossAttention(nn.Module):
         """`mask`, broadcast to (B, heads, N, M), is True where a query may look."""
         q = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.heads)
         dropout = self.dropout if self.training else 0.0
-        h = F.scaled_dot_product_attention(q, *memory, attn_mask=mask, dropout_p=dropout)
+        h = attend(q, *memory, mask, dropout=dropout)
         return self.out(rearrange(h, "b h n d -> b n (h d)"))
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from stt.layers import Attention, AttentionBlock, ConvMLP, patchify, rotary, rotate, unpatchify
+from stt.layers import Attention, AttentionBlock, ConvMLP, attend, patchify, rotary, rotate, unpatchify
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from tests.conftest import TINY_TOKENIZER
 
@@ -44,6 +45,19 @@ def test_attention_blocks_keep_the_shape_and_mix_positions():
     other[..., 0, 0] += 1
     changed = (block(x) - block(other)).abs().amax(dim=1)[0]
     assert block(x).shape == x.shape and (changed > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["all", "causal", "masked"])
+def test_attention_in_training_gives_what_the_fused_kernel_gives(kind):
+    q, k, v = (torch.randn(2, 3, 9, 8, requires_grad=True) for _ in range(3))
+    mask = torch.rand(2, 1, 9, 9).ge(0.5).logical_or(torch.eye(9, dtype=torch.bool)) if kind == "masked" else None
+    ours = attend(q, k, v, mask, causal=kind == "causal")
+    fused = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=kind == "causal")
+    torch.testing.assert_close(ours, fused)
+    weights = torch.randn_like(fused)
+    gradients = [torch.autograd.grad((weights * out).sum(), (q, k, v)) for out in (ours, fused)]
+    torch.testing.assert_close(*gradients)
+    assert "Flash" not in type(ours.grad_fn).__name__
 
 
 def test_the_mlp_reaches_one_position_far():

@@ -100,7 +100,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast else "no"
 
 
 def accelerator_for(precision: str, device: str | None) -> Accelerator:
