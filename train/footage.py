@@ -123,8 +123,8 @@ def turns(
     `motion`: the mean over prompts and futures that are free, told the first action at +1 or at -1 and the others as
     recorded, or true. `motion spread free`: standard deviation over the free futures of a prompt, root mean square over
     prompts; `motion spread truth`: over all true clips, whose prompts differ too. `correlation ...`: of the true motion
-    with the first action recorded as many frames earlier, which tells what the measure is worth. Raises ValueError for
-    a model that takes no actions.
+    with the first action recorded as many frames earlier, and of their means over a clip: what the measure is worth.
+    Raises ValueError for a model that takes no actions.
     """
     if "actions" not in model.knobs:
         raise ValueError(f"the model of family {model.family} takes no actions")
@@ -145,8 +145,9 @@ def turns(
     figures["per_horizon"] |= {f"motion spread {name}": rounded(values) for name, values in spread.items()}
     figures["mean"] |= {f"motion spread {name}": rounded(values.mean()[None])[0] for name, values in spread.items()}
     steering, last = clips.actions[:, :-1, 0], motion.shape[1]
-    found = {str(later): correlation(motion[:, later:], steering[:, : last - later]) for later in LATER}
-    return figures | {f"correlation of true motion with {model.config.actions[0]}, frames later": found}
+    found = {f"{later} later": correlation(motion[:, later:], steering[:, : last - later]) for later in LATER}
+    found |= {"over a clip": correlation(motion.mean(dim=1), steering.mean(dim=1))}
+    return figures | {f"correlation of true motion with {model.config.actions[0]}": found}
 
 
 def correlation(a: Tensor, b: Tensor) -> float | None:
