@@ -399,6 +399,12 @@ def test_held_out_clips_share_no_frame_and_fewer_are_the_beginning_of_more(tmp_p
         videos.held_out(4)
 
 
+def test_held_out_recordings_take_turns(tmp_path):
+    for split, count in (("train", 1), ("test", 3)):
+        arrays(tmp_path / split, count, frames=10)
+    assert numbers(gray(tmp_path).held_out(5).video)[:, 0].tolist() == [0, 10, 20, 4, 14]
+
+
 # packed sets
 
 

@@ -11,7 +11,8 @@ from tests.conftest import TINY_CONFIGS, built
 from train import interpolation as scoring
 from train.data import DigitVideos, World
 from train.evaluate import PROTOCOLS, evaluate, markdown, parser
-from train.interpolation import flowed, interpolation, segmentation
+from train.flow import flowed
+from train.interpolation import interpolation, segmentation
 from train.protocols import held_out
 
 

@@ -112,7 +112,7 @@ def stand_in(monkeypatch, clips, draw) -> SimpleNamespace:
         clip = next(clip for clip in clips if torch.equal(clip.video[: len(prompt)], prompt))
         return draw(clip, frames, sampling, list(seeds))
 
-    for module in ("truth", "tray"):
+    for module in ("truth", "tray", "protocols"):
         monkeypatch.setattr(f"train.{module}.predict", predict)
     return SimpleNamespace(knobs={"temperature", "actions"}, family="stand-in")
 

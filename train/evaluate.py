@@ -1,6 +1,7 @@
 """Scores a predictor on held-out clips: python -m train.evaluate --model runs/stt --mnist DIR --json scores.json
 
 On the tabletop: python -m train.evaluate --world tabletop --model runs/stt --json scores.json
+On your own videos: python -m train.evaluate --model runs/my_stt --data FOLDER --json scores.json
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ import stt
 from stt.api import Predictor, Sampling, Tokenizer, Video
 from stt.checkpoint import find, read_header
 from train.data import DigitVideos, World
+from train.folder import FolderClips, FolderWorld
+from train.footage import evaluate_footage, held_out_footage, turned
 from train.interpolation import interpolation, segmentation
 from train.judge import load_judge
 from train.loop import rows_of_frames
 from train.protocols import (
+    CONTEXT,
+    HORIZON,
     SEED,
     Figures,
     asked_classes,
@@ -36,15 +41,16 @@ from train.protocols import (
     official_clips,
     reconstruction,
     spreads,
+    steered,
     surprise,
 )
 from train.table import load_mujoco
-from train.tray import CONTEXT, HORIZON, Remembered, evaluate_tabletop, held_out_clips, tabletop_of
+from train.tray import Remembered, evaluate_tabletop, held_out_clips, tabletop_of
 from train.truth import against_truth, digit_prompts
 
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "truth", "spread", "frechet", "classes", "surprise", "interpolation",
-    "segmentation", "moves", "obedience",
+    "segmentation", "moves", "obedience", "turns",
 )  # fmt: skip
 JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
 Draws = Sequence[tuple[Sampling, Sequence[int]]]  # settings, and the seeds drawn with them
@@ -210,6 +216,30 @@ def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namesp
     return picture.repeat(2, axis=0).repeat(2, axis=1)
 
 
+def footage_sheet(model: Predictor, clips: FolderClips, args: argparse.Namespace) -> np.ndarray:
+    """Truth, three futures, and one with each turn told where the model takes actions; up to 4 clips, doubled."""
+    free, parts = Sampling(temperature=args.temperature, steps=args.steps), []
+    for k, clip in enumerate(clips.video[:4]):
+        draws = [(free, [0, 1, 2])]
+        if clips.actions is not None:
+            told = turned(clips.actions[k, CONTEXT - 1 : -1])
+            draws += [(steered(free, actions), [0]) for actions in told.values()]
+        parts.append(sheet(model, [clip], draws, CONTEXT, len(clip) - CONTEXT, every=2))
+    return np.concatenate(parts).repeat(2, axis=0).repeat(2, axis=1)
+
+
+def on_folder(model: Predictor, args: argparse.Namespace, world: FolderWorld) -> tuple[Figures, np.ndarray | None]:
+    """Figures, and a sheet if one is wanted."""
+    if not args.data:
+        raise SystemExit("evaluate: a folder of videos is needed: give it by --data")
+    try:
+        clips = held_out_footage(model, world, args)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"evaluate, {CONTEXT} frames -> --horizon {args.horizon}: {error}") from error
+    figures = evaluate_footage(model, clips, world, args)
+    return figures, footage_sheet(model, clips, args) if args.sheet else None
+
+
 def on_tabletop(model: Predictor, args: argparse.Namespace) -> tuple[Figures, np.ndarray | None]:
     """Figures, and a sheet if one is wanted."""
     if not args.simulated:
@@ -236,14 +266,16 @@ def on_digits(model: Predictor, args: argparse.Namespace, digits: int) -> tuple[
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
-    parser.add_argument("--world", choices=["digits", "tabletop"], help="default: as trained")
+    parser.add_argument("--world", choices=["digits", "tabletop", "folder"], help="default: as trained")
+    parser.add_argument("--data", type=Path, help="folder of your own videos, which are then the world")
+    parser.add_argument("--horizon", type=int, default=20, help="frames ahead on your own videos, after 5")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
     parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
     parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
     parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits; 1 needs no MNIST")
     parser.add_argument("--clips", type=int, default=256, help="of most protocols; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts of truth, moves, obedience")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of truth, moves, obedience, turns")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
     parser.add_argument("--simulated", type=Path, help="folder that keeps the tabletop's true clips and futures")
     parser.add_argument("--per-label", type=int, default=16, help="clips imagined of each label of classes")
@@ -266,8 +298,12 @@ def main() -> None:
     trained = card.get("world", {})
     model = stt.load(args.model, args.device)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
-    if (args.world or trained.get("kind")) == "tabletop":
+    kind = args.world or ("folder" if args.data else trained.get("kind"))
+    if kind == "tabletop":
         figures, picture = on_tabletop(model, args)
+    elif kind == "folder":
+        world = FolderWorld(**trained) if trained.get("kind") == "folder" else FolderWorld()
+        figures, picture = on_folder(model, args, world)
     else:
         figures, picture = on_digits(model, args, args.digits or trained.get("digits", 2))
     scores = {"model": str(args.model), "settings": settings, "card": card} | figures

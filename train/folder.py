@@ -125,10 +125,11 @@ class VideoFolder:
         return clips
 
     def held_out(self, count: int) -> FolderClips:
-        """The first `count` clips of the test split that share no frame, whichever split this is."""
+        """`count` clips of the test split that share no frame, whichever split this is; its recordings take turns."""
         places = [
             (r, first) for r in self._recordings["test"] for first in range(r.first, r.last - self.span + 1, self.span)
         ]
+        places.sort(key=lambda place: place[1] - place[0].first)
         if not 1 <= count <= len(places):
             raise ValueError(f"count is {count}, {self.folder} holds out {len(places)} clips of {self.frames} frames")
         return self._cut(*zip(*places[:count], strict=True))

@@ -5,49 +5,22 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 import stt
-from stt.api import Predictor, Sampling, Video
+from stt.api import Predictor, Sampling
 from stt.measures import blended, unit
 from stt.sampler import SeededNoise
 from train.data import DigitClip, DigitVideos
+from train.flow import flowed
 from train.judge import Judge
 from train.metrics import gradient_energy
-from train.protocols import Figures, all_named, per_horizon, score_futures
+from train.protocols import Figures, all_named, compared, per_horizon
 
 CLASSES = 11  # nothing, then the ten digits
 SEEN = (0, 1, 3)  # how many frames ahead of the last one shown a segmentation is asked for
-
-
-def flowed(first: Tensor, last: Tensor, frames: int) -> Video:
-    """Two frames (C, H, W) on [0, 1] -> the frames between them, moved along optical flow and then blended.
-
-    Flow goes both ways by OpenCV's Farneback (2003), with its customary settings; each end is warped backward to the
-    time asked for, as if the flow there were that at its own pixels.
-    """
-    import cv2  # imported here, for nothing else in train/ needs it
-
-    gray = [np.ascontiguousarray((255 * end.mean(dim=0)).byte().cpu().numpy()) for end in (first, last)]
-    ahead, back = (
-        torch.from_numpy(cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)).to(first.device)
-        for a, b in (gray, gray[::-1])
-    )  # (H, W, 2) pixels (x, y)
-    share = torch.arange(1, frames + 1, device=first.device)[:, None, None, None] / (frames + 1)
-    return (1 - share) * _warped(first, -share * ahead) + share * _warped(last, -(1 - share) * back)
-
-
-def _warped(frame: Tensor, flow: Tensor) -> Video:
-    """A frame (C, H, W) looked up where flows (N, H, W, 2) point to, from every pixel, in pixels (x, y)."""
-    count, height, width, _ = flow.shape
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    at = torch.stack([x, y], dim=-1).to(flow) + flow
-    at = (2 * at + 1) / torch.tensor([width, height]).to(flow) - 1
-    return F.grid_sample(frame.expand(count, -1, -1, -1), at, padding_mode="border", align_corners=False)
 
 
 def interpolation(
@@ -75,10 +48,8 @@ def interpolation(
         made = {"model": unit(torch.stack(filled, dim=1))}
         made |= {name: way(*ends, frames)[None] for name, way in (("blend", blended), ("flow", flowed))}
         for name, futures in made.items():
-            for figure, values in score_futures(futures, truth).items():
-                metric, which = figure.split()
-                if name == "model" or which == "best":  # of one future both are the same
-                    rows[figure if name == "model" else f"{metric} {name}"].append(values)
+            for figure, values in compared({name: futures}, truth).items():
+                rows[figure].append(values)
             rows[f"sharpness {name}"].append(gradient_energy(futures).mean(dim=0) / gradient_energy(truth))
             if judge is not None:
                 rows[f"digits {name}"].append(all_named(judge, 2 * futures - 1, clip.labels).mean(dim=0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Video
-from stt.measures import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, unit
+from stt.measures import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, unit
 from stt.sampler import SeededNoise, fit_context, predict
 from train.data import DigitClip, DigitVideos, generator_for
 from train.judge import Judge, counts
@@ -31,6 +31,7 @@ from train.metrics import (
 )
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
+CONTEXT, HORIZON = 5, 20  # frames of a prompt and ahead, of worlds in colour
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
 
 Figures = dict[str, Any]
@@ -109,6 +110,20 @@ def score_futures(futures: Video, truth: Video) -> dict[str, Tensor]:
     return scores
 
 
+def compared(made: Mapping[str, Video], truth: Video) -> dict[str, Tensor]:
+    """Futures (N, T, C, H, W) by name and truth (T, C, H, W) on [0, 1] -> figures per frame, (T,) each.
+
+    Best and mean of the futures that are named `model`, the best of others, which are one.
+    """
+    scores = {}
+    for name, futures in made.items():
+        for figure, values in score_futures(futures, truth).items():
+            metric, which = figure.split()
+            if name == "model" or which == "best":  # of one future both are the same
+                scores[figure if name == "model" else f"{metric} {name}"] = values
+    return scores
+
+
 def best_of(model: Predictor, clips: list[Video], sampling: Sampling, count: int, context: int = 5) -> Figures:
     """Best and mean of `count` futures per horizon of clips (T, C, H, W), and copying the last frame."""
     rows, seconds = defaultdict(list), 0.0
@@ -118,8 +133,7 @@ def best_of(model: Predictor, clips: list[Video], sampling: Sampling, count: int
         futures = unit(predict(model, prompt, len(truth), sampling, range(count)))
         seconds += time.perf_counter() - begun
         copied = unit(prompt[-1:]).expand(1, *truth.shape)
-        copy = {f"{name.split()[0]} copy": values for name, values in score_futures(copied, truth).items()}
-        for name, values in (score_futures(futures, truth) | copy).items():
+        for name, values in compared({"model": futures, "copy": copied}, truth).items():
             rows[name].append(values)
     frames = len(clips) * count * (clips[0].shape[0] - context)
     return per_horizon(rows) | {"seconds_per_frame": round(seconds / frames, 4)}
@@ -231,6 +245,37 @@ def all_named(judge: Judge, video: Video, labels: Tensor) -> Tensor:
     """Whether the judge names just these digits, (B or 1, D), in each frame of (B, T, C, H, W) -> (B, T)."""
     found = judge.digits(unit(video))  # (B, T, 10)
     return (found == counts(labels)[:, None].to(found.device)).all(dim=-1).float()
+
+
+# ---- actions -----------------------------------------------------------------------------------------
+
+
+def steered(sampling: Sampling, actions: Tensor) -> Sampling:
+    """The same draws under actions (T, A)."""
+    return replace(sampling, actions=tuple(tuple(row) for row in actions.tolist()))
+
+
+def told_or_free(
+    model: Predictor, prompt: Video, actions: Tensor, sampling: Sampling, seeds: Sequence[int]
+) -> dict[str, Video]:
+    """Futures (N, T, C, H, W) of a prompt (T', C, H, W), `told` actions (T, A) and `free`; `copy` of its last frame.
+
+    Raises ValueError for a model that takes no actions.
+    """
+    if "actions" not in model.knobs:
+        raise ValueError(f"the model of family {model.family} takes no actions")
+    frames, ways = len(actions), {"told": steered(sampling, actions), "free": replace(sampling, actions=())}
+    futures = {name: predict(model, prompt, frames, way, seeds) for name, way in ways.items()}
+    return futures | {"copy": prompt[-1:].expand(1, frames, -1, -1, -1)}
+
+
+def nearness(futures: Mapping[str, Video], true: Video) -> dict[str, Tensor]:
+    """PSNR and SSIM of futures (N, T, C, H, W) by name with the true one (T, C, H, W), mean over them: (T,) each."""
+    return {
+        f"{metric} {name}": values(unit(frames), unit(true).expand_as(frames)).mean(dim=0)
+        for name, frames in futures.items()
+        for metric, values in {"psnr": frame_psnr, "ssim": frame_ssim}.items()
+    }
 
 
 # ---- surprise ----------------------------------------------------------------------------------------

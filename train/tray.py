@@ -6,7 +6,6 @@ import argparse
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Tokenizer, Video
-from stt.measures import frame_psnr, frame_ssim, unit
 from stt.sampler import predict
 from train.data import generator_for
 from train.metrics import SetDistances, energy
 from train.permanence import permanence
-from train.protocols import SEED, Figures, best_of, per_horizon, reconstruction, rounded, spreads, surprise
+from train.protocols import (
+    CONTEXT,
+    HORIZON,
+    SEED,
+    Figures,
+    best_of,
+    nearness,
+    per_horizon,
+    reconstruction,
+    rounded,
+    spreads,
+    surprise,
+    told_or_free,
+)
 from train.pusher import Places, find_pusher
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
 from train.truth import Prompt, against_truth
-
-CONTEXT, HORIZON = 5, 20
 
 
 def held_out_clips(
@@ -154,20 +163,13 @@ def obedience(
     `tracker` in the true frames, the floor. What follows under given actions is certain, so that `told` can be right.
     Raises ValueError for a model that takes no actions.
     """
-    if "actions" not in model.knobs:
-        raise ValueError(f"the model of family {model.family} takes no actions")
     rows = defaultdict(list)
     for clip in tqdm(clips, desc="obedience"):
         prompt, true = clip.video[:context], clip.video[context : context + horizon]
         places = tabletop.pusher_pixels(clip)[context - 1 : context + horizon].to(true.device)
-        recorded = tuple(tuple(row) for row in clip.actions[context - 1 : context - 1 + horizon].tolist())
-        futures = {
-            name: predict(model, prompt, horizon, replace(sampling, actions=actions), seeds)
-            for name, actions in {"told": recorded, "free": ()}.items()
-        } | {"copy": prompt[-1:].expand_as(true)[None]}
-        for name, frames in futures.items():
-            for metric, values in {"psnr": frame_psnr, "ssim": frame_ssim}.items():
-                rows[f"{metric} {name}"].append(values(unit(frames), unit(true).expand_as(frames)).mean(dim=0))
+        futures = told_or_free(model, prompt, clip.actions[context - 1 : context - 1 + horizon], sampling, seeds)
+        for name, values in nearness(futures, true).items():
+            rows[name].append(values)
         found = {name: find_pusher(futures[name]).xy for name in ("told", "free")}
         found |= {"copy": places[None, :1], "tracker": find_pusher(true).xy[None]}
         for name, xy in found.items():
