@@ -48,6 +48,7 @@ class STTConfig(PredictorConfig):
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
+    reencode: bool = False  # drawn frames are decoded and encoded again, so that codes stay such as frames have
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
@@ -180,10 +181,7 @@ class STT(Predictor):
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
             actions = self._forget(actions)[:, :-1]
-        given, reference = 1, None
-        if self.config.tokenizer.reference:
-            given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
-            reference = video[:, given - 1 : given]
+        given, reference = self._given(video)
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
             past = self._jitter(codes.latents)
@@ -224,8 +222,33 @@ class STT(Predictor):
         The posterior saw the truth, so the predictions are of this clip's future and the targets stay valid.
         """
         predicted = self._decide(self._forward_training(past, target, actions, reference).hidden, past[:, :-1])
+        if self.config.reencode:
+            predicted = self._encoded_again(self.tokenizer.decode(predicted, reference), reference)
         keep = torch.rand(*predicted.shape[:2], 1, 1, 1, device=past.device) < 0.5
         return torch.cat([past[:, :1], torch.where(keep, past[:, 1:], predicted)], dim=1)
+
+    def _encoded_again(self, frames: Video, reference: Video | None) -> Tensor:
+        return self.tokenizer.encode(frames.clamp(-1, 1), reference).latents
+
+    @torch.no_grad()
+    def guesses(self, video: Video) -> tuple[Tensor, Video | None, int]:
+        """Latents of the last frames of clips as the network names them, each given the true ones before it.
+
+        The posterior saw the truth, so they err as draws do, but are of these clips: for a decoder to learn from.
+        Returns (B, T', h, w, D), the reference (B, 1, C, H, W), if codes are relative to one, and the first frame.
+        """
+        given, reference = self._given(video)
+        latents = self.tokenizer.encode(video, reference).latents
+        target = self.target_features(self._embed(latents, latents[:, :1], reference)[:, 1:])
+        hidden = self._forward_training(latents, target, None, reference).since(given - 1).hidden
+        return self._decide(hidden, latents[:, given - 1 : -1]), reference, given
+
+    def _given(self, video: Video) -> tuple[int, Video | None]:
+        """How many frames of training clips are a prompt, and the reference, if codes are relative to one."""
+        if not self.config.tokenizer.reference:
+            return 1, None
+        given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
+        return given, video[:, given - 1 : given]
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
@@ -342,8 +365,10 @@ class STT(Predictor):
         latents = (
             self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
         )
-        recent = torch.cat([last, latents], dim=1)
         frames = self.tokenizer.decode(latents, state.reference)
+        if self.config.reencode:
+            latents = self._encoded_again(frames, state.reference)
+        recent = torch.cat([last, latents], dim=1)
         return frames, STTState(recent, out.cache, state.reference, state.drawn + 1)
 
     def _refine(self, hidden: Tensor, before: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
