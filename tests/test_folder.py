@@ -546,7 +546,7 @@ def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_p
     odd_videos(tmp_path / "clips", longer=8)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    few = {"train.predictor": ["--steps=3", *SMALL], "train.evaluate": ["--clips=2", "--futures=2"]}
+    few = {"train.predictor": ["--steps=3", "--log-every=1", *SMALL], "train.evaluate": ["--clips=2", "--futures=2"]}
     for _, *words in own_commands():
         if words[0] == "app.py":
             models = opened_in_the_app(monkeypatch, words[1:])
