@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import imageio_ffmpeg
 import numpy as np
@@ -42,6 +42,7 @@ REASONS = {  # ffmpeg's message: ours
     "Error opening input": DAMAGED,
 }
 VIDEO = "-map 0:V:0 -fps_mode passthrough -filter_threads 1 -threads 1"  # no cover image; no frame twice
+TIMES = "showinfo=checksum=0,"  # a filter that prints every frame's
 MAX_STREAMS = 8
 TOO_MANY = "exceeds max_streams"
 LOG_BYTES = 4 * 2**20  # ffmpeg's messages; 600 frames need about 200 kB
@@ -66,6 +67,7 @@ class Limits:
     wall_seconds: float = 10.0  # of all child processes that one call starts
     cpu_seconds: int = 10  # of one child process
     memory_bytes: int = 1_500_000_000  # address space of one child process
+    written_bytes: int = LOG_BYTES  # of one file that a child process writes
     open_files: int = 64
 
 
@@ -147,6 +149,23 @@ def read_clip(
     )
 
 
+def decode_whole(
+    path: str | Path, out: BinaryIO, *, size: int, channels: int, fit: str = "crop", limits: Limits = LIMITS
+) -> Probe:
+    """Writes all frames of a video, of any length, to a file: (T, size, size, channels) uint8, as `read_clip` has them.
+
+    Of the limits those on a clip's frames and seconds have no part. Raises `VideoError`.
+    """
+    deadline = time.monotonic() + limits.wall_seconds
+    with _opened(path, limits) as file:
+        source = _probe(file, limits, deadline)
+        filters = _filters(source, size, fit, "gray" if channels == 1 else "rgb24").removeprefix(TIMES)
+        _, log, code = _ffmpeg(file, f"{VIDEO} -vf {filters} -f rawvideo", limits, deadline, out)
+    if not os.fstat(out.fileno()).st_size:
+        raise VideoError(_reason(log, code, limits))
+    return source
+
+
 def to_uint8(video: Tensor) -> np.ndarray:
     """(T, C, H, W) float in [-1, 1] -> (T, H, W, 3) uint8; gray is repeated to three channels."""
     if video.ndim != 4 or video.shape[1] not in (1, 3):
@@ -201,15 +220,17 @@ def _opened(path: str | Path, limits: Limits) -> Iterator[int]:
 
 def _limited(command: list[str], limits: Limits) -> list[str]:
     """The command under a shell's ulimit: a Python hook between fork and exec is not safe beside threads."""
-    rules = ["-c 0", f"-f {LOG_BYTES // 512}", f"-n {limits.open_files}", f"-t {limits.cpu_seconds}"]
+    rules = ["-c 0", f"-f {limits.written_bytes // 512}", f"-n {limits.open_files}", f"-t {limits.cpu_seconds}"]
     if sys.platform != "darwin":  # macOS refuses to limit memory
         rules.append(f"-v {limits.memory_bytes // 1024}")
     script = " && ".join([f"ulimit {rule}" for rule in rules] + ['exec "$@"'])
     return ["/bin/sh", "-c", script, "sh", *command]
 
 
-def _ffmpeg(file: int, output: str, limits: Limits, deadline: float) -> tuple[bytes, str, int]:
-    """Runs ffmpeg on an open file: (what it wrote, its messages, exit code)."""
+def _ffmpeg(
+    file: int, output: str, limits: Limits, deadline: float, out: BinaryIO | None = None
+) -> tuple[bytes, str, int]:
+    """Runs ffmpeg on an open file: (what it wrote, unless that goes to `out`, its messages, exit code)."""
     coded_pixels = limits.frame_pixels + 128 * limits.max_side  # codecs pad frames to whole blocks
     arguments = (
         "-hide_banner -nostdin -nostats -an -sn -dn -threads 1 -protocol_whitelist fd"
@@ -223,7 +244,7 @@ def _ffmpeg(file: int, output: str, limits: Limits, deadline: float) -> tuple[by
             done = subprocess.run(
                 command,
                 stdin=file,
-                stdout=subprocess.PIPE,
+                stdout=out or subprocess.PIPE,
                 stderr=messages,
                 timeout=max(deadline - time.monotonic(), 0.001),
                 cwd="/",
@@ -237,7 +258,7 @@ def _ffmpeg(file: int, output: str, limits: Limits, deadline: float) -> tuple[by
         raise VideoError(_too_costly(limits))
     if done.returncode < 0:  # crashed: whatever it wrote before is not to be trusted
         raise VideoError(DAMAGED)
-    return done.stdout, log, done.returncode
+    return done.stdout or b"", log, done.returncode
 
 
 def _probe(file: int, limits: Limits, deadline: float) -> Probe:
@@ -278,7 +299,7 @@ def _filters(source: Probe, size: int, fit: str, pixels: str) -> str:
         bars = f",pad={size}:{size}:-1:-1"  # centred
     kernel = "area" if side >= size else "neighbor" if size % side == 0 else "bilinear"
     # the format stands before the bars: pixels that share their chroma would move them to even places
-    return f"showinfo=checksum=0,{square}scale={width}:{height}:flags={kernel}+{exact},format={pixels}{bars}"
+    return f"{TIMES}{square}scale={width}:{height}:flags={kernel}+{exact},format={pixels}{bars}"
 
 
 def _frames_within(times: list[float], seconds: float, found: int) -> int:

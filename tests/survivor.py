@@ -17,7 +17,8 @@ import torch
 
 from stt.api import Loss
 from stt.models.stt import STT
-from tests.conftest import TINY, clips
+from stt.tokenizer import FrameVQ
+from tests.conftest import TINY, TINY_TOKENIZER, clips
 from train.loop import LoopConfig, Run, accelerator_for, fit
 from train.snapshot import checkpoints, read
 
@@ -31,12 +32,23 @@ class QuickRun(Run):
 
 
 def train(
-    out: Path, steps: int, resume: bool = False, mishap: str = "", at: int = 0, rank: int = 0, **more: Any
+    out: Path,
+    steps: int,
+    resume: bool = False,
+    tokenizer: bool = False,
+    mishap: str = "",
+    at: int = 0,
+    rank: int = 0,
+    **more: Any,
 ) -> Run:
-    """To the end, unless the process of this rank has its mishap in step `at`. A checkpoint after every step."""
+    """A predictor, or a tokenizer, to the end, unless the process of this rank has its mishap in step `at`.
+
+    A checkpoint after every step. A clip depends on its number in the run alone: one batch of two clips has those of
+    two batches of one.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = STT(TINY)
+    model = FrameVQ(TINY_TOKENIZER) if tokenizer else STT(TINY)
     config = LoopConfig(**{"steps": steps, "batch": 1, "log_every": 1, "save_every": 0.0, "muon": True} | more)
     run = QuickRun(model, config, out, accelerator_for("no", "cpu"), {})
     if resume:
@@ -54,7 +66,7 @@ def train(
         for name, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
             if met(name):
                 os.kill(os.getpid(), number)
-        return (clips(model, size, seed=index),)
+        return (torch.cat([clips(model, 1, seed=index * size + k) for k in range(size)]),)
 
     model.loss = loss
     fit(run, batches)
@@ -121,6 +133,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--tokenizer", action="store_true", help="in the place of a predictor")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--mishap", choices=MISHAPS, default="")
     parser.add_argument("--at", type=int, default=0)

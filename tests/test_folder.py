@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+import app as front_door
 import train.data
 import train.recordings
 import train.sources
 from stt.checkpoint import read_header
+from stt.ui import server
 from stt.video import read_clip
+from tests.desk_fixtures import Desk
 from tests.video_fixtures import PLAIN, lossless, make, noise
+from train import predictor, publish
 from train.folder import VideoFolder
 from train.predictor import batches_of
 from train.presets import arguments, chosen, videos_of
 from train.recordings import recordings
 from train.sources import cuts
 from train.tokenizer import main
+
+ROOT = Path(__file__).parent.parent
 
 MJPEG, VP9 = "-pix_fmt yuvj420p -c:v mjpeg", "-pix_fmt yuv420p -c:v libvpx-vp9 -deadline realtime -cpu-used 8"
 ODD = {  # name: options, size, frames a second, seconds
@@ -55,15 +66,19 @@ def gray(folder, split="train", frames=4, **options) -> VideoFolder:
     return VideoFolder(folder, split, frames, 16, 1, **options)
 
 
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("odd")
-    (folder / "more").mkdir()
+def odd_videos(folder: Path, longer: int = 1) -> Path:
+    """Twelve files: ten to use, one too short, one that is no video."""
+    (folder / "more").mkdir(parents=True)
     for name, (options, size, rate, seconds) in ODD.items():
-        make(folder / name, options, f"testsrc2=s={size}:r={rate}:d={seconds}")
+        make(folder / name, options, f"testsrc2=s={size}:r={rate}:d={seconds * longer}")
     (folder / "corrupt.mp4").write_bytes(b"\0\0\0\x18ftypisom" + noise(1, 8, 64).tobytes())
     (folder / "notes.txt").write_text("not a video")
     return folder
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    return odd_videos(tmp_path_factory.mktemp("odd") / "clips")
 
 
 @pytest.fixture
@@ -109,14 +124,11 @@ def test_frames_are_those_of_the_hardened_decoder(tmp_path):
     torch.testing.assert_close(videos.held_out(1).video[0], expected)
 
 
-def test_long_videos_are_read_to_a_limit_that_is_told(tmp_path, capsys, monkeypatch):
-    for name in ("a.mp4", "b.mp4"):
-        make(tmp_path / name, PLAIN, "testsrc2=s=32x32:r=10:d=90")
-    assert sum(r.last - r.first for r in recordings(tmp_path, 16, 1, "crop")[0]) == 1800
-    monkeypatch.setattr(train.sources, "MOST_FRAMES", 50)
-    assert sum(r.last - r.first for r in recordings(tmp_path, 16, 1, "pad")[0]) == 100
-    assert "of long videos only the beginning is used" in (said := capsys.readouterr().err)
-    assert "\n  a.mp4: 50 frames\n  b.mp4: 50 frames" in said
+def test_long_videos_are_read_to_their_end(tmp_path):
+    for name in ("a.mp4", "b.avi"):
+        make(tmp_path / name, "-c:v mpeg4", "testsrc2=s=16x16:r=100:d=150")  # ten times what an upload may have
+    found = recordings(tmp_path, 16, 1, "crop")[0]
+    assert [(r.first, r.last) for r in found] == [(0, 15000)] * 2
 
 
 def test_more_unreadable_files_than_a_twentieth_stop_with_all_their_names(tmp_path):
@@ -484,3 +496,62 @@ def test_flags_and_folders_that_do_not_belong_together_are_refused(tmp_path):
     preset, args = asked("one_digit_stt", "--data", tmp_path)
     with pytest.raises(SystemExit, match="is a set of the tabletop, the preset one_digit_stt learns digits"):
         videos_of(preset, args, "train", "cpu")
+
+
+# from a folder to the app
+
+SMALL = ["--batch=2", "--set=dim=32", "--set=depth=2", "--set=heads=2", "--set=gaussian_grid=(1, 2)"]
+
+
+def opened_in_the_app(monkeypatch, words: list[str]) -> dict:
+    """The models that `python app.py` shows, by their names there."""
+    shown = {}
+    monkeypatch.setattr(server, "serve", lambda models, *_, **__: shown.update(models))
+    front_door.main([*words, "--device", "cpu"])
+    return shown
+
+
+def plays(desk: Desk, clip: Path, **settings) -> None:
+    """A prediction on the app's page, of what follows some frames of a clip."""
+    run = desk.predict(Path(shutil.copy(clip, desk.uploads)), **{"frames": 2, "stride": 1, **settings})
+    assert len(run.given) == 4 and run.futures.shape[:2] == (2, 2)
+
+
+def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(odd, tmp_path, monkeypatch):
+    words = [f"--data={odd}", "--frames=5", "--steps=1", "--device=cpu"]
+    tokenizer = ["--preset=video_tokenizer", "--batch=2", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
+    main([*words, *tokenizer])
+    predictor.main(
+        [*words, "--preset=video_stt", f"--tokenizer={tmp_path / 'tok'}", f"--out={tmp_path / 'own'}", *SMALL]
+    )
+    publish.main([f"--model={tmp_path / 'own'}", f"--out={tmp_path / 'own.safetensors'}"])
+    models = opened_in_the_app(monkeypatch, ["--models", str(tmp_path / "own.safetensors")])
+    plays(Desk(tmp_path / "app", models), odd / "b.MP4", model="own")
+
+
+def own_commands() -> list[list[str]]:
+    """Those of the README's chapter, as words, but for what goes to the Hub."""
+    chapter = (ROOT / "README.md").read_text().split("### Train on your own videos\n")[1].split("\n### ")[0]
+    lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
+
+
+def test_the_chapter_on_own_videos_goes_from_a_folder_to_the_app():
+    named = ["train.data", "train.predictor", "train.plot", "train.evaluate", "train.publish", "app.py", "stt"]
+    assert [words[1] if words[1] == "app.py" else words[2] for words in own_commands()] == named
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_path, monkeypatch):
+    odd_videos(tmp_path / "clips", longer=8)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    few = {"train.predictor": ["--steps=3", "--log-every=1", *SMALL], "train.evaluate": ["--clips=2", "--futures=2"]}
+    for _, *words in own_commands():
+        if words[0] == "app.py":
+            models = opened_in_the_app(monkeypatch, words[1:])
+            plays(Desk(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
+        else:
+            subprocess.run([sys.executable, *words, *few.get(words[1], [])], check=True, timeout=600)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own", "own.png", "own.json", "own-sheet.png"}
+    assert (tmp_path / "future.mp4").stat().st_size > 1000

@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from stt.checkpoint import load_any, read_header
-from tests.survivor import equal, final, train
+from tests.survivor import MISHAPS, equal, final, train
 from train import predictor, settings, snapshot, tokenizer
 from train.journal import Journal
 from train.presets import chosen
@@ -334,9 +335,20 @@ def test_two_processes_train_as_one_that_accumulates_two_batches(tmp_path):
         assert_close(tmp_path / "half", tmp_path / "two")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("mishap", ["kill", "term", "inf"])
+def test_two_processes_train_a_tokenizer_as_one_with_the_doubled_batch(tmp_path):
+    done = python(*TWO, "tests.survivor", tmp_path / "two", "--steps", 8, "--tokenizer")
+    assert done.returncode == 0, done.stderr
+    train(tmp_path / "one", 8, tokenizer=True, batch=2)
+    assert_close(tmp_path / "one", tmp_path / "two")
+    train(tmp_path / "half", 8, tokenizer=True)
+    with pytest.raises(AssertionError):
+        assert_close(tmp_path / "half", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("mishap", "rank"),
+    [pytest.param(*case, marks=() if case == ("kill", 1) else pytest.mark.slow) for case in product(MISHAPS, (0, 1))],
+)
 def test_what_befalls_one_process_stops_all_within_a_minute_and_the_run_resumes(tmp_path, mishap, rank):
     begun = time.monotonic()
     words = ["tests.survivor", tmp_path / "two", "--steps", 5]

@@ -104,12 +104,13 @@ _gpu_tray_stt = replace(
     _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=160, depth=6, heads=5, gaussian_grid=(1, 2, 4, 8, 1, 2)
 )
 
-_car = FolderWorld(frames=20, stride=2)
-_car_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
-_large_car_tokenizer = replace(_car_tokenizer, image_size=128, widths=(64, 128, 192))
-_car_stt = STTConfig(
-    channels=3, tokenizer=_car_tokenizer, actions=("steering", "throttle"), refine_depth=1, jitter=0.1, window=10
-)
+_own = FolderWorld(frames=20)
+_own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
+_own_stt = STTConfig(channels=3, tokenizer=_own_tokenizer, refine_depth=1, jitter=0.1, window=10)
+
+_car = replace(_own, stride=2)
+_car_stt = replace(_own_stt, actions=("steering", "throttle"))
+_large_car_tokenizer = replace(_own_tokenizer, image_size=128, widths=(64, 128, 192))
 _large_car_stt = replace(
     _car_stt, image_size=128, tokenizer=_large_car_tokenizer, dim=192, depth=7, heads=6,
     gaussian_grid=(1, 2, 4, 8, 1, 2, 4),
@@ -203,9 +204,18 @@ PRESETS: dict[str, Preset] = {
         model=_ancestor_of(_cpu_tray_stt), world=_tray, loop=replace(_predictor_loop, minutes=80),
         tokenizer="cpu_tabletop_tokenizer",
     ),
+    "video_tokenizer": Preset(
+        summary="FrameVQ for videos of one's own in colour, 64x64, sized for two CPU cores",
+        model=_own_tokenizer, world=replace(_own, frames=2), loop=_tokenizer_loop,
+    ),
+    "video_stt": Preset(
+        summary="STT on videos of one's own in colour, 64x64, sized for two CPU cores",
+        model=_own_stt, world=_own, loop=replace(_predictor_loop, minutes=30),
+        tokenizer="video_tokenizer",
+    ),
     "car_tokenizer": Preset(
         summary="FrameVQ for a camera on a toy car, 64x64 at 10 Hz, sized for two CPU cores",
-        model=_car_tokenizer, world=replace(_car, frames=2), loop=_tokenizer_loop,
+        model=_own_tokenizer, world=replace(_car, frames=2), loop=_tokenizer_loop,
     ),
     "car_stt": Preset(
         summary="STT on a camera on a toy car, free or told how to steer, 64x64, sized for two CPU cores",

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from train.sources import ARRAYS, BROKEN, PACK, PACK_INDEX, VIDEOS, cuts, read
 
 INDEX, FRAMES = ".stt-index.json", ".stt-frames"
-MOST_WORKERS = 8  # each may need 2 GB
+MOST_WORKERS = 8  # decoders at once
 UNREADABLE = 0.05  # share of files that may be skipped, rounded up to whole files
 HELD_OUT = 0.08  # least share of the frames that a split by file holds out; whole files make it about a tenth
 
@@ -73,8 +73,8 @@ def state_of(path: Path) -> list[int]:
 def decode(path: Path, out: Path, size: int, channels: int, fit: str) -> Entry:
     """Writes a file's frames to `out` (.npy), its actions beside them; returns what the index keeps of it."""
     state = state_of(path)
-    source = read(path, size, channels, fit)
     out.parent.mkdir(parents=True, exist_ok=True)
+    source = read(path, size, channels, fit, out.parent)
     temporary = out.with_suffix(f".{os.getpid()}.tmp")
     try:
         shape = (source.count, size, size, channels)
@@ -89,7 +89,7 @@ def decode(path: Path, out: Path, size: int, channels: int, fit: str) -> Entry:
         temporary.unlink(missing_ok=True)
     return {
         "state": state, "frames": source.count, "fps": round(source.fps, 3), "size": list(source.size),
-        "parts": source.parts, "cuts": found, "truncated": source.truncated,
+        "parts": source.parts, "cuts": found,
         "actions": 0 if source.actions is None else source.actions.shape[-1],
     }  # fmt: skip
 
@@ -183,15 +183,12 @@ def recordings(
 
 
 def report(folder: Path, files: int, entries: dict[str, Entry], errors: dict[str, str]) -> None:
-    """Names what cannot be read, or not to its end; ValueError where that is too much."""
+    """Names what cannot be read; ValueError where that is too much."""
     why = "".join(f"\n  {name}: {reason}" for name, reason in sorted(errors.items()))
     if len(errors) > math.ceil(UNREADABLE * files) or not entries:
         raise ValueError(f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{why}")
     if errors:
         say(f"{folder}: skipped {len(errors)} of {files} files, which cannot be read:{why}")
-    long = "".join(f"\n  {name}: {entry['frames']} frames" for name, entry in entries.items() if entry["truncated"])
-    if long:
-        say(f"{folder}: of long videos only the beginning is used; cut them into several files for the rest:{long}")
 
 
 @once

@@ -7,7 +7,8 @@ the hardened decoder of stt.video alone.
 
 from __future__ import annotations
 
-import math
+import os
+import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,20 +17,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from stt.video import Limits, read_clip, to_uint8
+from stt.video import Limits, decode_whole
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 ARRAYS = (".npy", ".npz")
 PACK, PACK_INDEX = "frames.mjpegpack", "index.npz"
-MOST_FRAMES, MOST_BYTES = 8_000, 2**27  # of one video: the decoder's messages and its memory are limited
 LIMITS = Limits(
-    file_bytes=2**36,
-    frames=MOST_FRAMES,
-    clip_seconds=math.inf,
-    wall_seconds=3600,
-    cpu_seconds=3600,
-    memory_bytes=4 * 10**9,
-)
+    file_bytes=2**36, wall_seconds=7200, cpu_seconds=7200, memory_bytes=4 * 10**9, written_bytes=2**38
+)  # fmt: skip
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
 BROKEN = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # a VideoError is a ValueError
 
@@ -43,13 +38,18 @@ class Source(NamedTuple):
     fps: float  # 0 where the file does not tell
     parts: list[int]  # first frames of its segments or clips, which a split may part
     actions: np.ndarray | None = None  # (count, A), what is done from each frame to the next
-    truncated: bool = False
 
 
-def read(path: Path, size: int, channels: int, fit: str) -> Source:
-    """Opens a file for its frames, `size` pixels a side; what is wrong with it raises one of `BROKEN`, now or later."""
-    reader = _pack if path.name == PACK else _array if path.suffix.lower() in ARRAYS else _video
-    return reader(path, size, channels, fit)
+def read(path: Path, size: int, channels: int, fit: str, scratch: Path) -> Source:
+    """Opens a file for its frames, `size` pixels a side; what is wrong with it raises one of `BROKEN`, now or later.
+
+    scratch: a folder on whose disk a video's frames lie, without a name, while the source is in use.
+    """
+    if path.name == PACK:
+        return _pack(path, size, channels, fit)
+    if path.suffix.lower() in ARRAYS:
+        return _array(path, size, channels, fit)
+    return _video(path, size, channels, fit, scratch)
 
 
 def square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
@@ -75,11 +75,12 @@ def square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
     return whole
 
 
-def _video(path: Path, size: int, channels: int, fit: str) -> Source:
-    most = min(MOST_FRAMES, MOST_BYTES // (size * size * channels))
-    clip = read_clip(path, size=size, channels=channels, fit=fit, limits=LIMITS, max_frames=most)
-    frames = to_uint8(clip.video)[..., :channels]
-    return Source(frames, len(frames), clip.source_size, clip.fps, [0], truncated=clip.truncated)
+def _video(path: Path, size: int, channels: int, fit: str, scratch: Path) -> Source:
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        found = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=LIMITS)
+        count = os.fstat(file.fileno()).st_size // (size * size * channels)
+        frames = np.memmap(file, np.uint8, "r", shape=(count, size, size, channels))
+    return Source(frames, count, (found.width, found.height), found.fps, [0])
 
 
 def _pack(path: Path, size: int, channels: int, fit: str) -> Source:
