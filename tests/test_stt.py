@@ -332,20 +332,6 @@ def test_the_next_frame_follows_from_the_codes_of_the_frame_that_is_shown(beside
     assert not torch.equal(beside.tokenizer.decode(shown, state.reference), frames)
 
 
-@pytest.mark.parametrize("name", ["stt", "stt, beside a reference"])
-def test_guesses_are_codes_of_a_clips_last_frames_and_take_no_gradient(name):
-    model = lively(STT(TINY_CONFIGS[name])).eval()
-    video = clips(model, 2, 4)
-    for _ in range(4):
-        latents, reference, first = model.guesses(video)
-        assert latents.shape[:2] == (2, 4 - first) and not latents.requires_grad
-        assert torch.equal(model.tokenizer.quantizer(torch.atanh(0.999 * latents)).latents, latents)
-        if name == "stt":
-            assert reference is None and first == 1
-        else:
-            assert torch.equal(reference, video[:, first - 1 : first])
-
-
 def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):
     tokenizer, video = beside.tokenizer, clips(beside, 2, 3)
     codes = tokenizer.encode(video)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import subprocess
 import sys
@@ -10,16 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import stt
 from stt.api import Loss
-from stt.checkpoint import build, load_any, read_header, save
+from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips
-from train import tokenizer
 from train.data import DigitVideos, World
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
 from train.loop import LoopConfig, Run, accelerator_for, fit
@@ -170,46 +167,6 @@ def test_a_discriminator_learns_from_the_hinge_alone_and_the_decoder_only_stage_
     stage._hinge(real, fake.detach()).backward()
     for name, p in stage.discriminator.named_parameters():
         torch.testing.assert_close(p.grad, alone[name])
-
-
-def test_a_decoder_learns_to_mend_what_a_predictor_names(tiny):
-    torch.manual_seed(0)
-    predictor = copy.deepcopy(tiny)
-    stage = AdversarialTokenizer(tiny.tokenizer, weight=1e-6, decoder_only=True, predictor=predictor).train()
-    before = [p.clone() for p in predictor.parameters()]
-    video = clips(tiny, 4, 4)
-    latents, _, first = predictor.guesses(video)
-    wrong = functools.partial(F.mse_loss, target=video[:, first:])
-    at_first = wrong(stage.tokenizer.decode(latents))
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(30):
-        optimizer.zero_grad()
-        stage.loss(video).total.backward()
-        optimizer.step()
-    assert wrong(stage.tokenizer.decode(latents)) < 0.5 * at_first
-    assert not predictor.training and all(map(torch.equal, before, predictor.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--predictor", "{stt}"], "belong to the VQGAN stage"),
-        (["--predictor", "{stt}", "--gan-weight", "0.3"], "needs --decoder-only"),
-        (["--predictor", "{other}", "--gan-weight", "0.3", "--decoder-only"], "another encoder or codebook"),
-        (["--predictor", "{timesformer}", "--gan-weight", "0.3", "--decoder-only"], "family timesformer, only stt's"),
-    ],
-)
-def test_a_predictor_that_cannot_teach_a_decoder_is_refused(tmp_path, tiny, flags, message):
-    files = {name: tmp_path / f"{name}.safetensors" for name in ("stt", "other", "timesformer")}
-    save(tiny, files["stt"])
-    save(STT(tiny.config), files["other"])
-    save(build("timesformer", TINY_CONFIGS["timesformer"]), files["timesformer"])
-    own = ["--set=image_size=16", "--set=patch=2", "--set=widths=(8, 16)", "--set=levels=(5, 5, 4)"]
-    words = ["--preset", "one_digit_tokenizer", "--strokes", "1", "--steps", "1", "--out", str(tmp_path / "run"), *own]
-    save(tiny.tokenizer, tmp_path / "tokenizer.safetensors")
-    words += ["--start-from", str(tmp_path / "tokenizer.safetensors"), "--device", "cpu"]
-    with pytest.raises(SystemExit, match=message):
-        tokenizer.main(words + [flag.format(**files) for flag in flags])
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from stt.layers import group_norm
 
 VGG16 = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512, 24: 512, 26: 512, 28: 512}
 POOLED = (5, 10, 17, 24)  # layers whose input is pooled first
-GUESSED = 4  # frames of a clip that are decoded from a predictor's codes
 
 
 class PatchDiscriminator(nn.Module):
@@ -77,9 +76,8 @@ class AdversarialTokenizer(nn.Module):
 
     Hinge losses. The adversarial part joins after `start` calls, weighted so that its gradient at the decoder's last
     layer has `weight` times the length of the reconstruction's. With `decoder_only` codes keep their meaning, so
-    that predictors trained on them stay valid; with a `predictor` half of the batches are codes as that one names them,
-    so that the decoder learns what is meant where they err. A `perceptual` distance of frames joins the reconstruction
-    from the beginning; VQGAN has one, and it needs a backbone's weights.
+    that predictors trained on them stay valid. A `perceptual` distance of frames joins the reconstruction from the
+    beginning; VQGAN has one, and it needs a backbone's weights.
     """
 
     def __init__(
@@ -90,14 +88,12 @@ class AdversarialTokenizer(nn.Module):
         decoder_only: bool = False,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 0.1,
-        predictor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if weight <= 0:
             raise ValueError(f"weight is {weight}, must be above 0")
         self.tokenizer, self.weight, self.start, self.decoder_only = tokenizer, weight, start, decoder_only
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
-        self.predictor = predictor and predictor.eval().requires_grad_(False)
         self.discriminator = PatchDiscriminator(tokenizer.config.channels)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         if decoder_only:
@@ -105,22 +101,20 @@ class AdversarialTokenizer(nn.Module):
 
     def train(self, mode: bool = True) -> AdversarialTokenizer:
         super().train(mode)
-        if self.predictor is not None:
-            self.predictor.eval()
         if self.decoder_only:
             self.tokenizer.quantizer.eval()  # a codebook that follows its data would change what codes mean
         return self
 
     def loss(self, video: Video) -> Loss:
-        truth, decoded, commitment = self._decoded(video)
+        truth, decoded, codes = self.tokenizer.autoencode(video)
         real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (truth, decoded))
         mse = F.mse_loss(fake.float(), real)
-        parts = {"mse": mse.detach(), "commitment": commitment.detach()}
+        parts = {"mse": mse.detach(), "commitment": codes.loss.detach()}
         if self.perceptual is not None:
             distance = self.perceptual(fake, real).float()
             mse = mse + self.perceptual_weight * distance
             parts["perceptual"] = distance.detach()
-        reconstruction = mse + commitment
+        reconstruction = mse + codes.loss
         on = float(self.calls >= self.start)
         self.calls += 1
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
@@ -129,15 +123,6 @@ class AdversarialTokenizer(nn.Module):
         told_apart = self._hinge(real, fake.detach())
         parts |= {"adversarial": deceived.detach(), "adaptive_weight": weight, "discriminator": told_apart.detach()}
         return Loss(reconstruction + weight * deceived + on * told_apart, parts)
-
-    def _decoded(self, video: Video) -> tuple[Video, Video, Tensor]:
-        """Frames (B, T', C, H, W), what they become, and the commitment loss."""
-        if self.predictor is None or torch.rand(()) < 0.5:
-            truth, decoded, codes = self.tokenizer.autoencode(video)
-            return truth, decoded, codes.loss
-        latents, reference, first = self.predictor.guesses(video)
-        some = torch.randperm(latents.shape[1])[:GUESSED]
-        return video[:, first + some], self.tokenizer.decode(latents[:, some], reference), latents.new_zeros(())
 
     def _hinge(self, real: Tensor, fake: Tensor) -> Tensor:
         return (F.relu(1 - self.discriminator(real)).mean() + F.relu(1 + self.discriminator(fake)).mean()).float() / 2

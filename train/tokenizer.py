@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -36,24 +35,8 @@ def parser() -> argparse.ArgumentParser:
         "--perceptual", type=Path, metavar="WEIGHTS", help="torchvision's vgg16, for VQGAN's other term"
     )
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="of that term")
-    parser.add_argument("--predictor", help="run or file whose errors the decoder learns to mend; with --decoder-only")
     parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning; with --gan-weight")
     return parser
-
-
-def predictor_of(args: argparse.Namespace, tokenizer: nn.Module) -> nn.Module | None:
-    """The predictor of --predictor; SystemExit where its codes are not those of the tokenizer."""
-    if not args.predictor:
-        return None
-    if not args.decoder_only:
-        raise SystemExit("--predictor needs --decoder-only, for its codes must keep their meaning")
-    predictor = load_any(args.predictor)
-    if not hasattr(predictor, "guesses"):
-        raise SystemExit(f"--predictor is of the family {predictor.family}, only stt's names codes for a decoder")
-    own, its = (t.state_dict() for t in (tokenizer, predictor.tokenizer))
-    if any(not torch.equal(own[name], its[name]) for name in own if not name.startswith("decoder.")):
-        raise SystemExit("--predictor has another encoder or codebook than the tokenizer: its codes mean other things")
-    return predictor
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,10 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.gan_weight:
         perceptual = PerceptualDistance(args.perceptual) if args.perceptual else None
         stage = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
-        model = AdversarialTokenizer(model, *stage, predictor=predictor_of(args, model))
+        model = AdversarialTokenizer(model, *stage)
         run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
-    elif args.decoder_only or args.perceptual or args.predictor:
-        raise SystemExit("--decoder-only, --perceptual, --predictor belong to the VQGAN stage: give --gan-weight too")
+    elif args.decoder_only or args.perceptual:
+        raise SystemExit("--decoder-only and --perceptual belong to the VQGAN stage: give --gan-weight too")
     else:
         run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:

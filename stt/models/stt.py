@@ -181,7 +181,10 @@ class STT(Predictor):
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
             actions = self._forget(actions)[:, :-1]
-        given, reference = self._given(video)
+        given, reference = 1, None
+        if self.config.tokenizer.reference:
+            given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
+            reference = video[:, given - 1 : given]
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
             past = self._jitter(codes.latents)
@@ -229,26 +232,6 @@ class STT(Predictor):
 
     def _encoded_again(self, frames: Video, reference: Video | None) -> Tensor:
         return self.tokenizer.encode(frames.clamp(-1, 1), reference).latents
-
-    @torch.no_grad()
-    def guesses(self, video: Video) -> tuple[Tensor, Video | None, int]:
-        """Latents of the last frames of clips as the network names them, each given the true ones before it.
-
-        The posterior saw the truth, so they err as draws do, but are of these clips: for a decoder to learn from.
-        Returns (B, T', h, w, D), the reference (B, 1, C, H, W), if codes are relative to one, and the first frame.
-        """
-        given, reference = self._given(video)
-        latents = self.tokenizer.encode(video, reference).latents
-        target = self.target_features(self._embed(latents, latents[:, :1], reference)[:, 1:])
-        hidden = self._forward_training(latents, target, None, reference).since(given - 1).hidden
-        return self._decide(hidden, latents[:, given - 1 : -1]), reference, given
-
-    def _given(self, video: Video) -> tuple[int, Video | None]:
-        """How many frames of training clips are a prompt, and the reference, if codes are relative to one."""
-        if not self.config.tokenizer.reference:
-            return 1, None
-        given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
-        return given, video[:, given - 1 : given]
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
