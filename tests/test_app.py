@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 
@@ -12,6 +13,7 @@ import app as front_door
 from stt.checkpoint import save
 from stt.ui import server
 from stt.ui.janitor import Janitor
+from stt.ui.layout import knobs, stride_info
 from stt.ui.server import load_models
 from tests.conftest import TINY_CONFIGS, built, clips
 
@@ -62,3 +64,11 @@ def test_the_janitor_removes_what_is_old_or_too_much(tmp_path):
     assert janitor.sweep() == 2
     assert sorted(p.parent.name for p in tmp_path.rglob("*.mp4")) == ["folder-0", "folder-1"]
     assert janitor.sweep() == 0
+
+
+def test_the_stride_tells_what_the_model_learned_at(tiny):
+    model = copy.deepcopy(tiny)
+    for world, told in (({}, "faster motion"), ({"stride": 1}, "faster motion"), ({"stride": 3}, "learned at 3")):
+        model.card = {"world": world}
+        assert stride_info(model).endswith(told)
+        assert knobs(model)[-1]["info"] == stride_info(model)

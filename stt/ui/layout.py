@@ -205,7 +205,7 @@ def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
         )  # fmt: skip
         with gr.Row():
             stride = gr.Slider(
-                1, MAX_STRIDE, 1, step=1, label="Stride", info="Every n-th frame: faster motion", **slider
+                1, MAX_STRIDE, 1, step=1, label="Stride", info=stride_info(model), **slider
             )
             fps = gr.Slider(
                 0, MAX_FPS, 0, step=1, label="Frames a second", info="When played; 0: the clip's own", **slider
@@ -319,13 +319,19 @@ def _serve_clients(page: Page, callbacks: Callbacks) -> None:
 
 
 def knob_controls(page: Page) -> list[gr.components.Component]:
-    return [page.futures, page.temperature, page.presets, page.top_k, page.top_p, page.steps]
+    return [page.futures, page.temperature, page.presets, page.top_k, page.top_p, page.steps, page.stride]
 
 
 def knobs(model: Predictor) -> list[Any]:
-    """Which of `knob_controls` the model honours; one that draws nothing has one future."""
+    """Which of `knob_controls` the model honours, where one that draws nothing has one future; what it learned at."""
     names = ("temperature", "temperature", "temperature", "top_k", "top_p", "steps")
-    return [gr.update(visible=name in model.knobs) for name in names]
+    return [*(gr.update(visible=name in model.knobs) for name in names), gr.update(info=stride_info(model))]
+
+
+def stride_info(model: Predictor) -> str:
+    """What the control for the stride says of a model, which may have learned from every n-th frame of its clips."""
+    learned = model.card.get("world", {}).get("stride", 1)
+    return "Every n-th frame: faster motion" + (f"; this model learned at {learned}" if learned > 1 else "")
 
 
 def arranged(model: Predictor, labels: list[int], places: int) -> list[Any]:
