@@ -19,7 +19,7 @@ from stt.tokenizer import FrameVQ
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips
 from train.data import DigitVideos, World
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
-from train.loop import LoopConfig, Run, accelerator_for, fit
+from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit
 from train.muon import MuonAdamW, orthogonalised
 from train.predictor import batches_of, future_sheet, held_out_score, network, start_from
 from train.presets import PRESETS
@@ -206,6 +206,17 @@ def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
     run = Run(stage, LoopConfig(steps=2, batch=2), tmp_path, acc, {}, keep=lambda trained: trained.tokenizer)
     fit(run, batches(tiny), lambda m: m.decode(m.encode(clips(tiny)).latents)[0, 0, 0].byte().numpy())
     assert load_any(tmp_path).config == tiny.tokenizer.config
+
+
+@pytest.mark.slow
+def test_a_compiled_tokenizer_learns_as_a_plain_one_does(tiny):
+    """Of FSQ's codes the loss is the reconstruction's, which the log shows too: one tensor that is asked for twice."""
+    module, video = LossModule(tiny.tokenizer.requires_grad_(True).eval()), clips(tiny, 2, 4)
+    plain, compiled = (
+        torch.autograd.grad(call(video).total, list(tiny.tokenizer.parameters()))
+        for call in (module, torch.compile(module))
+    )
+    torch.testing.assert_close(compiled, plain)
 
 
 def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_codes(tmp_path, tiny):

@@ -82,7 +82,11 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(self, *batch: Tensor) -> Loss:
-        return self.model.loss(*batch)
+        total, parts = self.model.loss(*batch)
+        if parts:  # new tensors: compiled, a loss that is also a part would come back detached as that is
+            figures = torch.stack([part.detach().float() for part in parts.values()]).unbind()
+            parts = dict(zip(parts, figures, strict=True))
+        return Loss(total, parts)
 
 
 def warmed_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:

@@ -204,9 +204,7 @@ def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
             visible="steps" in knobs, **slider,
         )  # fmt: skip
         with gr.Row():
-            stride = gr.Slider(
-                1, MAX_STRIDE, 1, step=1, label="Stride", info=stride_info(model), **slider
-            )
+            stride = gr.Slider(1, MAX_STRIDE, 1, step=1, label="Stride", info=stride_info(model), **slider)
             fps = gr.Slider(
                 0, MAX_FPS, 0, step=1, label="Frames a second", info="When played; 0: the clip's own", **slider
             )
