@@ -97,6 +97,8 @@ _cpu_tray_stt = STTConfig(
     refine_depth=1,
     keep=True,
     jitter=0.05,
+    own_past=0.35,
+    reencode=True,
     context_frames=5,
     window=20,
 )
@@ -109,8 +111,9 @@ _own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
 _own_stt = STTConfig(channels=3, tokenizer=_own_tokenizer, refine_depth=1, jitter=0.1, window=10)
 
 _car = replace(_own, stride=2)
-_car_stt = replace(_own_stt, actions=("steering", "throttle"))
-_large_car_tokenizer = replace(_own_tokenizer, image_size=128, widths=(64, 128, 192))
+_car_tokenizer = replace(_own_tokenizer, widths=(64, 128, 128), levels=(8,) * 16)
+_car_stt = replace(_own_stt, tokenizer=_car_tokenizer, actions=("steering", "throttle"))
+_large_car_tokenizer = replace(_car_tokenizer, image_size=128)
 _large_car_stt = replace(
     _car_stt, image_size=128, tokenizer=_large_car_tokenizer, dim=192, depth=7, heads=6,
     gaussian_grid=(1, 2, 4, 8, 1, 2, 4),
@@ -215,11 +218,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "car_tokenizer": Preset(
         summary="FrameVQ for a camera on a toy car, 64x64 at 10 Hz, sized for two CPU cores",
-        model=_own_tokenizer, world=replace(_car, frames=2), loop=_tokenizer_loop,
+        model=_car_tokenizer, world=replace(_car, frames=2), loop=replace(_tokenizer_loop, minutes=10),
     ),
     "car_stt": Preset(
         summary="STT on a camera on a toy car, free or told how to steer, 64x64, sized for two CPU cores",
-        model=_car_stt, world=_car, loop=replace(_predictor_loop, minutes=30),
+        model=_car_stt, world=_car, loop=replace(_predictor_loop, minutes=36, batch=8),
         tokenizer="car_tokenizer",
     ),
     "car_tokenizer_128": Preset(
