@@ -9,15 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SHIPPED = [str(HERE / "assets/models/digits-stt.safetensors"), str(HERE / "assets/models")]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Watch a clip's possible futures in the browser.")
     models = [source.strip() for source in os.environ.get("STT_MODELS", "").split(",") if source.strip()]
     parser.add_argument(
-        "--models", nargs="+", default=models or [str(HERE / "assets/models")], metavar="SOURCE",
-        help="model files, folders of them, or owner/repo@revision on the Hub (default: STT_MODELS, which "
-        "separates them by commas, or assets/models)",
+        "--models", nargs="+", default=models or SHIPPED, metavar="SOURCE",
+        help="model files, folders of them, or owner/repo@revision on the Hub, the one to open with first (default: "
+        "STT_MODELS, which separates them by commas, or assets/models)",
     )  # fmt: skip
     parser.add_argument("--host", help="address to listen on (default: this machine; 0.0.0.0: everywhere)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +34,19 @@ def test_a_models_variants_stand_behind_it_so_that_the_plain_name_is_preset(tiny
     for name in ("digits-stt-ancestor", "digits-stt"):
         save(tiny, tmp_path / f"{name}.safetensors")
     assert list(load_models([str(tmp_path)], "cpu")) == ["digits-stt", "digits-stt-ancestor"]
+
+
+def test_a_file_that_is_named_before_its_folder_comes_first_and_once(tiny, tmp_path):
+    for name in ("car-stt", "digits-stt", "tabletop-stt"):
+        save(tiny, tmp_path / f"{name}.safetensors")
+    sources = [str(tmp_path / "digits-stt.safetensors"), str(tmp_path)]
+    assert list(load_models(sources, "cpu")) == ["digits-stt", "car-stt", "tabletop-stt"]
+
+
+def test_the_app_opens_with_the_digits_and_offers_all_that_ship():
+    names = [path.stem for path in Path(front_door.SHIPPED[1]).glob("*.safetensors")]
+    models = list(load_models(front_door.parse([]).models, "cpu"))
+    assert models[0] == "digits-stt" and sorted(models) == sorted(names)
 
 
 def test_models_are_compiled_where_that_is_asked_for_and_can_be_done(tiny, tmp_path, monkeypatch):

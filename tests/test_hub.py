@@ -298,7 +298,7 @@ def test_the_app_takes_its_models_from_stt_models_unless_told_otherwise(monkeypa
     assert started(monkeypatch, []) == [f"owner/name@{'a' * 40}", "runs/stt"]
     assert started(monkeypatch, ["--models", "other.safetensors"]) == ["other.safetensors"]
     monkeypatch.setenv("STT_MODELS", " ")
-    assert started(monkeypatch, []) == [str(front_door.HERE / "assets/models")]
+    assert started(monkeypatch, []) == front_door.SHIPPED
 
 
 def test_the_app_says_which_sources_are_not_pinned(monkeypatch, capsys, run):

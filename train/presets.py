@@ -111,12 +111,11 @@ _own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
 _own_stt = STTConfig(channels=3, tokenizer=_own_tokenizer, refine_depth=1, jitter=0.1, window=10)
 
 _car = replace(_own, stride=2)
-_car_tokenizer = replace(_own_tokenizer, widths=(64, 128, 128), levels=(8,) * 16)
-_car_stt = replace(_own_stt, tokenizer=_car_tokenizer, actions=("steering", "throttle"))
-_large_car_tokenizer = replace(_car_tokenizer, image_size=128)
+_car_stt = replace(_own_stt, actions=("steering", "throttle"), depth=3, gaussian_grid=(1, 2, 4), refine_depth=0)
+_large_car_tokenizer = replace(_own_tokenizer, image_size=128, widths=(64, 128, 128), levels=(8,) * 16)
 _large_car_stt = replace(
     _car_stt, image_size=128, tokenizer=_large_car_tokenizer, dim=192, depth=7, heads=6,
-    gaussian_grid=(1, 2, 4, 8, 1, 2, 4),
+    gaussian_grid=(1, 2, 4, 8, 1, 2, 4), refine_depth=1,
 )  # fmt: skip
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
@@ -218,11 +217,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "car_tokenizer": Preset(
         summary="FrameVQ for a camera on a toy car, 64x64 at 10 Hz, sized for two CPU cores",
-        model=_car_tokenizer, world=replace(_car, frames=2), loop=replace(_tokenizer_loop, minutes=10),
+        model=_own_tokenizer, world=replace(_car, frames=2), loop=replace(_tokenizer_loop, minutes=12),
     ),
     "car_stt": Preset(
         summary="STT on a camera on a toy car, free or told how to steer, 64x64, sized for two CPU cores",
-        model=_car_stt, world=_car, loop=replace(_predictor_loop, minutes=36, batch=8),
+        model=_car_stt, world=_car, loop=replace(_predictor_loop, minutes=50),
         tokenizer="car_tokenizer",
     ),
     "car_tokenizer_128": Preset(

@@ -36,13 +36,18 @@ WAITING = 16  # requests in the queue, before visitors are told to come back
 def load_models(sources: Sequence[str], device: torch.device | str, *, compile: bool = False) -> dict[str, Predictor]:
     """Models by name, from files, folders of them, runs' folders and Hub repositories.
 
-    A source that holds no predictor is reported and left out. Raises ValueError when none is left.
+    A file that comes twice counts once. A source that holds no predictor is reported and left out. Raises ValueError
+    when none is left.
     """
     models: dict[str, Predictor] = {}
+    seen: set[str] = set()
     for source in sources:
         folder = Path(source)
         files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)  # "a" before "a-b": first is preset
         for one in map(str, files) if folder.is_dir() else [source]:
+            if one in seen:
+                continue
+            seen.add(one)
             try:
                 name = name_of(one)
                 models[one if name in models else name] = load(one, device, compile=compile)
