@@ -33,6 +33,11 @@ def test_every_clip_of_one_digit_and_of_the_tabletop_has_its_result_and_together
     assert sum(path.stat().st_size for path in results) < 4_000_000
 
 
+def test_the_weights_that_ship_are_small_enough_to_travel():
+    sizes = [path.stat().st_size for path in ASSETS.rglob("*.safetensors")]
+    assert max(sizes) <= 16 * 2**20 and sum(sizes) <= 36 * 2**20
+
+
 @pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)
 def test_a_clip_is_the_one_that_is_drawn(prompt):
     shown = read_clip(files(prompt.name)[0], size=64, channels=1).video
