@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -358,7 +359,9 @@ def test_what_befalls_one_process_stops_all_within_a_minute_and_the_run_resumes(
     if mishap == "inf":
         assert done.stderr.count(f"in process {rank} at step 3: stopped before the update") == 2
     if mishap == "term":
-        assert done.stderr.count("exitcode  : 143") == 2
+        codes = [int(code) for code in re.findall(r"exitcode  : (-?\d+)", done.stderr)]
+        # the launcher's own SIGTERM, which follows the first exit, may find the other process on its way out
+        assert 143 in codes and set(codes) <= {143, -signal.SIGTERM}
     assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     done = python(*TWO, *words, "--resume")
     assert done.returncode == 0, done.stderr
