@@ -128,7 +128,7 @@ def read_clip(
         source = _probe(file, limits, deadline)
         pixels = "gray" if channels == 1 else "rgb24"
         # one frame more than wanted tells whether the clip goes on
-        output = f"{VIDEO} -frames:v {wanted + 1} -vf {_filters(source, size, fit, pixels)} -f rawvideo"
+        output = f"{VIDEO} -frames:v {wanted + 1} -vf {TIMES}{_filters(source, size, fit, pixels)} -f rawvideo"
         raw, log, code = _ffmpeg(file, output, limits, deadline)
     found = len(raw) // (size * size * channels)
     if not found:
@@ -159,7 +159,7 @@ def decode_whole(
     deadline = time.monotonic() + limits.wall_seconds
     with _opened(path, limits) as file:
         source = _probe(file, limits, deadline)
-        filters = _filters(source, size, fit, "gray" if channels == 1 else "rgb24").removeprefix(TIMES)
+        filters = _filters(source, size, fit, "gray" if channels == 1 else "rgb24")
         _, log, code = _ffmpeg(file, f"{VIDEO} -vf {filters} -f rawvideo", limits, deadline, out)
     if not os.fstat(out.fileno()).st_size:
         raise VideoError(_reason(log, code, limits))
@@ -285,7 +285,7 @@ def _probe(file: int, limits: Limits, deadline: float) -> Probe:
 
 
 def _filters(source: Probe, size: int, fit: str, pixels: str) -> str:
-    """ffmpeg's filters: print each frame's time, make it square, resize. They are set anew when the size changes."""
+    """ffmpeg's filters: make each frame square, resize it. They are set anew when the size changes."""
     exact = "accurate_rnd+full_chroma_int+full_chroma_inp"
     if fit == "crop":
         side = min(source.width, source.height)
@@ -299,7 +299,7 @@ def _filters(source: Probe, size: int, fit: str, pixels: str) -> str:
         bars = f",pad={size}:{size}:-1:-1"  # centred
     kernel = "area" if side >= size else "neighbor" if size % side == 0 else "bilinear"
     # the format stands before the bars: pixels that share their chroma would move them to even places
-    return f"{TIMES}{square}scale={width}:{height}:flags={kernel}+{exact},format={pixels}{bars}"
+    return f"{square}scale={width}:{height}:flags={kernel}+{exact},format={pixels}{bars}"
 
 
 def _frames_within(times: list[float], seconds: float, found: int) -> int:

@@ -332,6 +332,16 @@ def test_the_next_frame_follows_from_the_codes_of_the_frame_that_is_shown(beside
     assert not torch.equal(beside.tokenizer.decode(shown, state.reference), frames)
 
 
+def test_the_own_past_is_encoded_again_as_drawn_frames_are(beside):
+    latents, reference = beside.tokenizer.encode(clips(beside, 4, 6)).latents, clips(beside, 4, 1)
+    asked = []
+    encode = beside._encoded_again
+    beside._encoded_again = lambda frames, of: asked.append(encode(frames, of)) or asked[-1]
+    past = beside._own_past(latents, None, None, reference)
+    replaced = (past != latents).flatten(2).any(dim=-1)  # (B, T)
+    assert replaced.any() and torch.equal(past[replaced], asked[0][replaced[:, 1:]])
+
+
 def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):
     tokenizer, video = beside.tokenizer, clips(beside, 2, 3)
     codes = tokenizer.encode(video)
