@@ -50,6 +50,10 @@ TINY_CONFIGS = {
             "own_past": 0.0,
         }
     ),
+    "stt, with a memory": STTConfig.from_dict(
+        TINY.to_dict()
+        | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True, "memory": True}, "window": 6}
+    ),
     "stt, refined": STTConfig.from_dict(TINY.to_dict() | {"refine_depth": 1}),
     "stt_ancestor": STTConfig.from_dict(TINY.to_dict() | {"objective": "stt_ancestor", "gaussian_grid": (4, 4)}),
     "stt, colour": STTConfig.from_dict(

@@ -11,6 +11,7 @@ import stt
 from stt.api import Sampling
 from stt.models.stt import STT, STTConfig, draw_mean
 from stt.sampler import SeededNoise
+from stt.tokenizer import FrameVQConfig, look_up
 from stt.transformer import Gaussian, Normal, SpaceTimeOutput
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, clips, lively
 
@@ -46,13 +47,6 @@ def test_the_first_frame_is_embedded_as_if_it_had_stood_still(tiny):
     state = tiny.start(frame)
     assert torch.equal(state.recent[:, 0], state.recent[:, 1])
     assert once.isfinite().all()
-
-
-def test_the_own_past_keeps_the_first_frame_and_puts_predictions_in_place_of_some_others(tiny):
-    latents = tiny.tokenizer.encode(clips(tiny, 8, 6)).latents
-    changed = (tiny._own_past(latents, None) != latents).flatten(2).any(dim=-1)  # (B, T)
-    assert not changed[:, 0].any()
-    assert 0.2 < changed[:, 1:].float().mean() < 0.8
 
 
 def test_noise_on_the_past_is_bounded_by_its_setting():
@@ -337,9 +331,35 @@ def test_the_own_past_is_encoded_again_as_drawn_frames_are(beside):
     asked = []
     encode = beside._encoded_again
     beside._encoded_again = lambda frames, of: asked.append(encode(frames, of)) or asked[-1]
-    past = beside._own_past(latents, None, None, reference)
-    replaced = (past != latents).flatten(2).any(dim=-1)  # (B, T)
-    assert replaced.any() and torch.equal(past[replaced], asked[0][replaced[:, 1:]])
+    assert torch.equal(beside._predicted(latents, None, None, reference), asked[0])
+
+
+def test_the_own_past_leaves_prompts_true_and_replaces_another_share_of_each_clip(beside):
+    true, predicted = torch.zeros(200, 9, 4, 4, 3), torch.ones(200, 8, 4, 4, 3)
+    mixed = beside._mixed(true, predicted, given=3)
+    assert not mixed[:, :3].any()
+    shares = mixed[:, 3:].mean(dim=(1, 2, 3, 4))  # of each clip
+    assert torch.equal(mixed[:, 3:].mean(dim=(2, 3, 4)), mixed[:, 3:, 0, 0, 0])
+    assert 0.4 < shares.mean() < 0.6 and (shares < 0.2).any() and (shares > 0.8).any()
+
+
+def test_predictions_may_rest_on_predictions(beside):
+    """The second round predicts from what the first one drew."""
+    config = STTConfig.from_dict(beside.config.to_dict() | {"own_past": 1.0, "own_rounds": 2, "reencode": False})
+    model, pasts = lively(STT(config)), []
+    predicted = model._predicted
+    model._predicted = lambda past, *others: pasts.append(past) or predicted(past, *others)
+    rounds = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        pasts.clear()
+        model.loss(clips(model, 2, 5))
+        rounds.add(len(pasts))
+        if len(pasts) == 2:
+            assert not torch.equal(*pasts)
+    assert rounds == {1, 2}
+    with pytest.raises(ValueError, match="own_rounds is 0, must be at least 1"):
+        STTConfig.from_dict(TINY.to_dict() | {"own_rounds": 0})
 
 
 def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):
@@ -353,6 +373,62 @@ def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_m
     with torch.no_grad():
         head.bias.unflatten(0, (-1, 2))[:, 1] = 50.0  # of every pixel, its color and its mask
     torch.testing.assert_close(tokenizer.decode(codes.latents, video[:, :1]), video[:, :1].expand_as(video))
+
+
+@pytest.fixture
+def remembering():
+    return lively(STT(TINY_CONFIGS["stt, with a memory"])).eval()
+
+
+def test_a_decoder_with_a_memory_draws_frame_by_frame_from_what_it_drew(remembering):
+    tokenizer, video = remembering.tokenizer, clips(remembering, 2, 4)
+    latents = tokenizer.encode(video).latents[:, 1:]
+    with torch.inference_mode():
+        drawn = tokenizer.decode(latents, video[:, :1])
+        before = torch.cat([video[:, :1], drawn[:, :-1].clamp(-1, 1)], dim=1)
+        torch.testing.assert_close(tokenizer.decode(latents, video[:, :1], before), drawn)
+        other = tokenizer.decode(latents, video[:, :1], before.flip(-1))
+    assert not torch.allclose(other, drawn, atol=1e-3)
+
+
+def test_futures_are_drawn_from_the_frame_before_as_it_was_shown(remembering):
+    state = remembering.start(clips(remembering, 1, 3))
+    assert torch.equal(state.frame, state.reference)
+    with torch.inference_mode():
+        frames, after = remembering.step(state, Sampling(), SeededNoise([0, 1]))
+        assert torch.equal(after.frame, frames.clamp(-1, 1))
+        again, later = remembering.step(after, Sampling(temperature=0), SeededNoise([0, 1]))
+        drawn = remembering.tokenizer.decode(later.recent[:, 1:], state.reference, after.frame)
+    torch.testing.assert_close(again, drawn)
+
+
+def test_a_memory_learns_from_frames_that_follow_each_other(remembering):
+    video = clips(remembering, 1, 9)
+    starts = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        truth, drawn, codes = remembering.tokenizer.autoencode(video)
+        begin = next(k for k in range(1, 4) if torch.equal(truth, video[:, k : k + 6]))
+        starts.add(begin)
+        frames = remembering.tokenizer.decode(codes.latents, video[:, :1], video[:, begin - 1 : begin])
+        torch.testing.assert_close(drawn, frames)
+        assert codes.ids.shape[1] == drawn.shape[1] == 6
+    assert starts == {1, 2, 3}
+    with pytest.raises(ValueError, match="memory is True without a reference"):
+        FrameVQConfig(memory=True)
+
+
+def test_what_is_looked_up_is_sharp_where_the_draft_is_blurred_and_comes_from_no_further_than_the_reach():
+    torch.manual_seed(0)
+    before = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, scale_factor=3.0)  # squares
+    truth = before.roll((2, -3), dims=(2, 3))
+    draft = torch.nn.functional.avg_pool2d(truth, 3, stride=1, padding=1)
+    inner = (..., slice(8, 16), slice(8, 16))
+    found = look_up(draft, before)
+    assert (found - truth)[inner].abs().mean() < 0.2 * (draft - truth)[inner].abs().mean()
+    nearer = look_up(draft, before, reach=1)
+    assert (nearer - truth)[inner].abs().mean() > (draft - truth)[inner].abs().mean()
+    torch.testing.assert_close(look_up(before, before)[inner], before[inner], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("levels", [(5, 5, 4), ()])

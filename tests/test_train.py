@@ -19,11 +19,11 @@ from stt.tokenizer import FrameVQ
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips
 from train.data import DigitVideos, World
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
-from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit
+from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit, start_from
 from train.muon import MuonAdamW, orthogonalised
-from train.predictor import batches_of, future_sheet, held_out_score, network, start_from
+from train.predictor import batches_of, future_sheet, held_out_score, network
 from train.presets import PRESETS
-from train.publish import decoder_of, portable
+from train.publish import portable, with_decoder
 from train.throughput import flops_per_clip, peak_flops
 
 ROOT = Path(__file__).parent.parent
@@ -226,10 +226,20 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
         other.encoder[0].bias += 1
     for name, made in (("sharper", sharper), ("other", other)):
         stt.save(made, tmp_path / name / "model.safetensors")
-    taken = decoder_of(tmp_path / "sharper", tiny.tokenizer)
-    assert torch.equal(taken[f"decoder.{len(sharper.decoder) - 1}.bias"], sharper.decoder[-1].bias)
+    taken = with_decoder(tiny, str(tmp_path / "sharper"))
+    assert torch.equal(taken.tokenizer.decoder[-1].bias, sharper.decoder[-1].bias)
+    assert torch.equal(taken.head.weight, tiny.head.weight)
     with pytest.raises(SystemExit, match=r"other codes .* 'encoder\.0\.bias'"):
-        decoder_of(tmp_path / "other", tiny.tokenizer)
+        with_decoder(tiny, str(tmp_path / "other"))
+
+
+def test_a_published_model_may_take_a_decoder_that_gained_a_memory(tmp_path):
+    plain, remembering = (STT(TINY_CONFIGS[f"stt, {name}"]) for name in ("beside a reference", "with a memory"))
+    start_from(remembering.tokenizer, plain.tokenizer)
+    stt.save(remembering.tokenizer, tmp_path / "model.safetensors")
+    taken = with_decoder(plain, str(tmp_path))
+    assert taken.config.tokenizer.memory and taken.config.reencode == plain.config.reencode
+    assert torch.equal(taken.tokenizer.decoder.memory.stem.weight, remembering.tokenizer.decoder.memory.stem.weight)
 
 
 def test_a_published_card_names_no_folder_of_the_machine():
@@ -240,9 +250,11 @@ def test_a_published_card_names_no_folder_of_the_machine():
     assert portable(card) == {"command": "python -m x --out a", "tokenizer": {"command": "y b --mnist=c", "steps": 3}}
 
 
-def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny):
+def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny, capsys):
     refined = STT(TINY_CONFIGS["stt, refined"])
-    assert all(name.startswith("refiner.") for name in start_from(refined, tiny))
+    start_from(refined, tiny)
+    fresh = capsys.readouterr().out.splitlines()
+    assert fresh and all(line.startswith("refiner.") and line.endswith(" begins anew") for line in fresh)
     with pytest.raises(SystemExit, match=r"'refiner\.\S+', which this preset lacks"):
         start_from(STT(TINY), refined)
 

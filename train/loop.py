@@ -108,6 +108,15 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if fast else "no"
 
 
+def start_from(model: nn.Module, source: nn.Module) -> None:
+    """Takes over the weights of a model that may lack parts, and prints what it lacks; SystemExit if it has others."""
+    fresh, unknown = model.load_state_dict(source.state_dict(), strict=False)
+    if unknown:
+        raise SystemExit(f"the model to start from holds {unknown[0]!r}, which this preset lacks")
+    for name in fresh:
+        print(f"{name} begins anew")
+
+
 def accelerator_for(precision: str, device: str | None) -> Accelerator:
     use_cpu = device == "cpu" or not torch.cuda.is_available()
     if device == "cuda" and use_cpu:

@@ -33,7 +33,7 @@ from stt.api import Video
 from train.data import generator_for
 from train.scenes import PALETTE
 from train.table import load_mujoco
-from train.tabletop import Tabletop, TabletopConfig, to_pictures
+from train.tabletop import Tabletop, TabletopConfig, to_pictures, to_video
 
 FORMAT = 2
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
@@ -236,8 +236,12 @@ class TabletopSet:
         starts = torch.randint(self.config.frames - self.frames + 1, (size,), generator=generator)
         times = starts[:, None] + torch.arange(self.frames)  # (B, T)
         picked = self.pixels[clips.to(self.device)[:, None], times.to(self.device)]  # (B, T, H, W, 3)
-        video = picked.movedim(-1, -3).float().div_(127.5).sub_(1)
-        return TabletopBatch(video.contiguous(), self.actions[clips[:, None], times].to(self.device))
+        video, actions = to_video(picked), self.actions[clips[:, None], times].to(self.device)
+        if self.split == "train":  # the world is as likely as its mirror image
+            mirrored = torch.rand(size, generator=generator).to(self.device) < 0.5
+            video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
+            actions = torch.where(mirrored[:, None, None], actions * actions.new_tensor([-1.0, 1.0]), actions)
+        return TabletopBatch(video.contiguous(), actions)
 
     def _decode(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

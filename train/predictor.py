@@ -15,7 +15,7 @@ from stt.sampler import predict
 from train import settings, tokenizer
 from train.data import DigitVideos
 from train.folder import VideoFolder
-from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames
+from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames, start_from
 from train.packed import TabletopSet
 from train.presets import Preset, Videos, arguments, card_of, chosen, videos_of
 from train.protocols import held_out, moving_mnist
@@ -63,14 +63,6 @@ def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__.split(":")[0])
     parser.add_argument("--tokenizer", help="file or run folder of the frozen tokenizer; else the preset's is trained")
     return parser
-
-
-def start_from(model: nn.Module, source: nn.Module) -> list[str]:
-    """Takes over the weights of a model that may lack parts; returns the names of what it lacks."""
-    fresh, unknown = model.load_state_dict(source.state_dict(), strict=False)
-    if unknown:
-        raise SystemExit(f"the model to start from holds {unknown[0]!r}, which this preset lacks")
-    return fresh
 
 
 def network(preset: Preset, source: str | None) -> nn.Module:
@@ -145,8 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     set_seed(preset.loop.seed)
     model = network(preset, args.tokenizer)
     if args.start_from:
-        fresh = start_from(model, load_any(args.start_from))
-        print("\n".join(f"{name} begins anew" for name in fresh))
+        start_from(model, load_any(args.start_from))
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     run = Run(model, preset.loop, args.out, accelerator, card_of(args, preset))
     if args.resume:

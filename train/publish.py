@@ -6,11 +6,12 @@ import argparse
 import json
 import shlex
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save
 from train.evaluate import PROTOCOLS
@@ -40,13 +41,17 @@ def portable(card: dict[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def decoder_of(source: str, tokenizer: nn.Module) -> dict[str, Tensor]:
-    """Weights of another tokenizer, after a check that its codes mean the same: only the decoder may differ."""
-    weights, mine = load_any(source).state_dict(), tokenizer.state_dict()
-    differing = [n for n, t in weights.items() if not n.startswith("decoder.") and not torch.equal(t, mine[n])]
-    if differing:
-        raise SystemExit(f"{source} has other codes than the model's tokenizer, first at {differing[0]!r}")
-    return weights
+def with_decoder(model: nn.Module, source: str) -> nn.Module:
+    """The model around another tokenizer, after a check that its codes mean the same: only the decoder may differ."""
+    other, mine = load_any(source), model.tokenizer.state_dict()
+    for name, tensor in other.state_dict().items():
+        if not name.startswith("decoder.") and not torch.equal(tensor, mine[name]):
+            raise SystemExit(f"{source} has other codes than the model's tokenizer, first at {name!r}")
+    changed = build(family_of(model), replace(model.config, tokenizer=other.config))
+    weights = {f"tokenizer.{name}": tensor for name, tensor in other.state_dict().items()}
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}
+    changed.load_state_dict(rest | weights)
+    return changed
 
 
 def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
@@ -61,7 +66,7 @@ def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
     model = build(family_of(trained), overridden(trained.config, args.set))
     model.load_state_dict(trained.state_dict())
     if args.decoder:
-        model.tokenizer.load_state_dict(decoder_of(args.decoder, model.tokenizer))
+        model = with_decoder(model, args.decoder)
         card["decoder"] = read_header(find(args.decoder))["card"]
     return model, portable(card)
 

@@ -12,7 +12,7 @@ from torch import nn
 from stt.checkpoint import build, load_any
 from train import settings
 from train.gan import AdversarialTokenizer, PerceptualDistance
-from train.loop import Run, accelerator_for, fit, rows_of_frames
+from train.loop import Run, accelerator_for, fit, rows_of_frames, start_from
 from train.presets import Videos, arguments, card_of, chosen, videos_of
 
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "--perceptual", type=Path, metavar="WEIGHTS", help="torchvision's vgg16, for VQGAN's other term"
     )
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="of that term")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning; with --gan-weight")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning")
     return parser
 
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     set_seed(preset.loop.seed)
     model = build(preset.family, preset.model)
     if args.start_from:
-        model.load_state_dict(load_any(args.start_from).state_dict())
+        start_from(model, load_any(args.start_from))
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     card = card_of(args, preset)
     if args.gan_weight:
@@ -55,9 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
         stage = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
         model = AdversarialTokenizer(model, *stage)
         run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
-    elif args.decoder_only or args.perceptual:
-        raise SystemExit("--decoder-only and --perceptual belong to the VQGAN stage: give --gan-weight too")
+    elif args.perceptual:
+        raise SystemExit("--perceptual belongs to the VQGAN stage: give --gan-weight too")
     else:
+        if args.decoder_only:
+            model.requires_grad_(False).decoder.requires_grad_(True)
         run = Run(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()

@@ -46,6 +46,7 @@ class STTConfig(PredictorConfig):
     steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
     code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
+    own_rounds: int = 1  # at most so many times, predictions upon predictions
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
     reencode: bool = False  # drawn frames are decoded and encoded again, so that codes stay such as frames have
@@ -63,6 +64,8 @@ class STTConfig(PredictorConfig):
             )
         if not 0 <= self.code_temperature <= 1:
             raise ValueError(f"code_temperature is {self.code_temperature}, must be between 0 and 1")
+        if self.own_rounds < 1:
+            raise ValueError(f"own_rounds is {self.own_rounds}, must be at least 1")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -76,6 +79,7 @@ class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
     reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
+    frame: Video | None  # (B, 1, C, H, W) the last frame, where the decoder remembers it
     drawn: int = 0  # frames of the future so far
 
 
@@ -193,7 +197,10 @@ class STT(Predictor):
             seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
             target = self.target_features(seen)
         if torch.rand(()) < self.config.own_past:
-            past = self._own_past(past, target, actions, reference)
+            true = past
+            for _ in range(int(torch.randint(self.config.own_rounds, ())) + 1):
+                predicted = self._predicted(past, target, actions, reference)
+                past = self._mixed(true, predicted, given)
         out = self._forward_training(past, target, actions, reference).since(given - 1)
         past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
@@ -217,18 +224,22 @@ class STT(Predictor):
         return self.network(embedded, draw, target=target)
 
     @torch.no_grad()
-    def _own_past(
+    def _predicted(
         self, past: Tensor, target: Tensor | None, actions: Tensor | None = None, reference: Video | None = None
     ) -> Tensor:
-        """Puts the network's own predictions in the place of the past, each frame with even chances.
-
-        The posterior saw the truth, so the predictions are of this clip's future and the targets stay valid.
-        """
+        """The network's own frames 1 ... T-1. The posterior saw the truth, so they are of this clip's future."""
         predicted = self._decide(self._forward_training(past, target, actions, reference).hidden, past[:, :-1])
         if self.config.reencode:
             predicted = self._encoded_again(self.tokenizer.decode(predicted, reference), reference)
-        keep = torch.rand(*predicted.shape[:2], 1, 1, 1, device=past.device) < 0.5
-        return torch.cat([past[:, :1], torch.where(keep, past[:, 1:], predicted)], dim=1)
+        return predicted
+
+    @staticmethod
+    def _mixed(true: Tensor, predicted: Tensor, given: int) -> Tensor:
+        """Latents (B, T, h, w, D) whose frames are predicted ones, another share of each clip; `given` stay true."""
+        b, t = predicted.shape[:2]
+        keep = torch.rand(b, t, 1, 1, 1, device=true.device) < torch.rand(b, 1, 1, 1, 1, device=true.device)
+        keep[:, : given - 1] = True
+        return torch.cat([true[:, :1], torch.where(keep, true[:, 1:], predicted)], dim=1)
 
     def _encoded_again(self, frames: Video, reference: Video | None) -> Tensor:
         return self.tokenizer.encode(frames.clamp(-1, 1), reference).latents
@@ -326,7 +337,8 @@ class STT(Predictor):
             target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
             cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
         recent = latents[:, -2:]
-        return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache, reference)
+        frame = context[:, -1:] if self.config.tokenizer.memory else None
+        return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache, reference, frame)
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
@@ -348,11 +360,12 @@ class STT(Predictor):
         latents = (
             self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
         )
-        frames = self.tokenizer.decode(latents, state.reference)
+        frames = self.tokenizer.decode(latents, state.reference, state.frame)
         if self.config.reencode:
             latents = self._encoded_again(frames, state.reference)
         recent = torch.cat([last, latents], dim=1)
-        return frames, STTState(recent, out.cache, state.reference, state.drawn + 1)
+        frame = frames.clamp(-1, 1) if self.config.tokenizer.memory else None
+        return frames, STTState(recent, out.cache, state.reference, frame, state.drawn + 1)
 
     def _refine(self, hidden: Tensor, before: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
