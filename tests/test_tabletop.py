@@ -260,6 +260,23 @@ def test_a_batch_of_a_set_depends_on_seed_and_index_alone(packed, clips):
     assert apart.max() < 0.002  # of 4: every clip of a batch is a stretch of a clip
 
 
+def test_half_of_the_clips_to_train_on_are_mirrored_and_so_are_their_actions(packed, clips):
+    found = TabletopSet(packed, frames=5)
+    found.split = "train"
+    batch = found.sample(24, seed=1, index=0)
+    sources = torch.stack([clip.video[t : t + 5] for clip in clips for t in range(4)])
+    told = torch.stack([clip.actions[t : t + 5].float() for clip in clips for t in range(4)])
+    plain, mirrored = (
+        (batch.video[:, None] - side).square().mean(dim=(2, 3, 4, 5)).min(dim=1) for side in (sources, sources.flip(-1))
+    )
+    turned = mirrored.values < plain.values
+    assert 4 < turned.sum() < 20 and torch.minimum(plain.values, mirrored.values).max() < 0.002
+    source = torch.where(turned, mirrored.indices, plain.indices)
+    sign = torch.where(turned, -1.0, 1.0)[:, None]
+    torch.testing.assert_close(batch.actions[..., 0], sign * told[source][..., 0])
+    torch.testing.assert_close(batch.actions[..., 1], told[source][..., 1])
+
+
 def test_a_set_that_is_not_complete_says_what_is_missing_and_is_completed(packed, tmp_path, monkeypatch):
     for path in packed.glob("*[!y]"):
         if path.name != "shard-00001.npz" and path.suffix in (".npz", ".json"):
