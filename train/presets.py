@@ -97,8 +97,9 @@ _cpu_tray_stt = STTConfig(
     refine_depth=1,
     keep=True,
     jitter=0.05,
-    own_past=0.35,
-    reencode=True,
+    own_past=0.5,
+    own_rounds=4,
+    kl_weight=0.1,
     context_frames=5,
     window=20,
 )
