@@ -24,7 +24,6 @@ from stt.layers import (
 )
 from stt.quantize import FSQ, VectorQuantizer
 
-
 LEARNED = 6  # frames that follow each other in training with a memory
 
 

@@ -88,7 +88,7 @@ _gpu_transframer = replace(
 )
 
 _tray = TabletopWorld(frames=20)
-_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True, reference=True, memory=True)
+_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True, reference=True)
 _gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(80, 160), blocks=1)
 _cpu_tray_stt = STTConfig(
     channels=3,
