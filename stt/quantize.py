@@ -68,7 +68,6 @@ class VectorQuantizer(nn.Module):
         self.dim, self.decay, self.commitment, self.dead = dim, decay, commitment, dead
         self.register_buffer("codebook", torch.randn(codebook_size, dim))
         self.register_buffer("count", torch.ones(codebook_size))
-        self.register_buffer("total", self.codebook.clone())
         self.register_buffer("initialised", torch.tensor(False))
 
     def forward(self, z: Tensor) -> Codes:
@@ -96,14 +95,14 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor, error: Tensor) -> None:
         count = torch.zeros_like(self.count).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
-        total = torch.zeros_like(self.total).index_add_(0, ids, flat)
+        total = torch.zeros_like(self.codebook).index_add_(0, ids, flat)
         if dist.is_initialized():
             dist.all_reduce(count)
             dist.all_reduce(total)
+        total = torch.lerp(self.codebook * self.count[:, None], total, 1 - self.decay)
         self.count.lerp_(count, 1 - self.decay)
-        self.total.lerp_(total, 1 - self.decay)
         used = self.count > 1e-5
-        self.codebook[used] = self.total[used] / self.count[used, None]
+        self.codebook[used] = total[used] / self.count[used, None]
         self._restart(self.count < self.dead, flat, error)
 
     @torch.no_grad()
@@ -114,7 +113,6 @@ class VectorQuantizer(nn.Module):
             dist.broadcast(picks, src=0)
         self.codebook[dead] = picks[dead]
         self.count[dead] = 2 * self.dead  # little, so that a code that nothing comes near is soon moved again
-        self.total[dead] = self.count[dead, None] * picks[dead]
 
     def extra_repr(self) -> str:
         return f"codebook_size={self.sizes[0]}, dim={self.dim}"

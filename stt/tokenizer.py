@@ -219,7 +219,7 @@ class Memory(nn.Module):
     def __init__(self, channels: int, width: int = 32, patch: int = 2) -> None:
         super().__init__()
         self.patch = patch
-        self.stem = nn.Conv2d(4 * channels * patch**2, width, 3, padding=1)
+        self.stem = nn.Conv2d(3 * channels * patch**2, width, 3, padding=1)
         self.body = nn.Sequential(ResBlock(width), ResBlock(width), group_norm(width), nn.SiLU())
         self.head = nn.Conv2d(width, (channels + 1) * patch**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -227,7 +227,7 @@ class Memory(nn.Module):
 
     def forward(self, draft: Tensor, before: Tensor, reference: Tensor) -> Tensor:
         found = look_up(draft.detach().float(), before)
-        seen = torch.cat([draft, found, draft - found, reference], dim=1)
+        seen = torch.cat([draft, found, reference], dim=1)
         out = unpatchify(self.head(self.body(self.stem(patchify(seen, self.patch)))), self.patch).float()
         change, trust = out[:, :-1], out[:, -1:].sigmoid()
         return draft + trust * (found - draft) + change

@@ -245,9 +245,14 @@ def test_a_published_model_may_take_a_decoder_that_gained_a_memory(tmp_path):
 def test_a_published_card_names_no_folder_of_the_machine():
     card = {
         "command": "python -m x --out /home/me/runs/a",
-        "tokenizer": {"command": "y ../data/b --mnist=/home/me/c", "steps": 3},
+        "tokenizer": {"command": "y ../data/b --mnist=/home/me/c", "steps": 3, "scores": {"truth": {}}},
+        "scores": {"truth": {"energy": 0.1}},
     }
-    assert portable(card) == {"command": "python -m x --out a", "tokenizer": {"command": "y b --mnist=c", "steps": 3}}
+    assert portable(card) == {
+        "command": "python -m x --out a",
+        "tokenizer": {"command": "y b --mnist=c", "steps": 3},
+        "scores": {"truth": {"energy": 0.1}},
+    }
 
 
 def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny, capsys):

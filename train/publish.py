@@ -34,8 +34,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def portable(card: dict[str, Any]) -> dict[str, Any]:
-    """A card whose commands, nested ones too, name no folders of the machine that they ran on."""
-    clean = {name: portable(value) if isinstance(value, dict) else value for name, value in card.items()}
+    """A card whose commands, nested ones too, name no folders of the machine that they ran on; the scores are its own."""
+
+    def nested(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return portable({name: part for name, part in value.items() if name != "scores"})
+
+    clean = {name: nested(value) for name, value in card.items()}
     if "command" in clean:
         clean["command"] = without_folders(shlex.split(clean["command"]))
     return clean
