@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def portable(card: dict[str, Any]) -> dict[str, Any]:
-    """A card whose commands, nested ones too, name no folders of the machine that they ran on; the scores are its own."""
+    """A card whose commands, nested ones too, name no folders of their machine, and that holds its own scores alone."""
 
     def nested(value: Any) -> Any:
         if not isinstance(value, dict):
