@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import stt
 from stt.checkpoint import name_of, weights_hash
@@ -52,6 +53,13 @@ def test_a_clip_of_the_tabletop_is_the_one_that_is_simulated(name):
     shown = read_clip(files(name)[0], size=64, channels=3).video
     assert shown.shape == (30, 3, 64, 64)
     assert (shown - draw_tray(TRAYS[name])[0]).abs().mean() < 0.03
+
+
+def test_a_future_of_the_tabletop_alone_equals_the_same_one_in_a_batch():
+    model = stt.load(ASSETS / "models/tabletop-stt.safetensors")
+    prompt = read_clip(files(next(iter(TRAYS)))[0], size=64, channels=3).video[:5]
+    together, alone = (stt.predict(model, prompt, 10, seeds=seeds) for seeds in ([0, 1, 2, 3], [2]))
+    torch.testing.assert_close(together[2], alone[0], atol=1e-4, rtol=1e-4)
 
 
 def test_the_clip_of_two_digits_is_the_one_that_is_drawn():
