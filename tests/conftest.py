@@ -42,7 +42,6 @@ TINY_CONFIGS = {
     "stt, beside a reference": STTConfig.from_dict(
         TINY.to_dict()
         | {
-            "reencode": True,
             "tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True},
             "context_frames": 3,
             "window": 6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -316,50 +317,35 @@ def test_only_frames_after_the_reference_are_asked_for(beside):
         assert torch.equal(whole.prior.mean.unflatten(0, (2, 3))[:, 2], part.prior.mean)
 
 
-def test_the_next_frame_follows_from_the_codes_of_the_frame_that_is_shown(beside):
-    state = beside.start(clips(beside, 1, 3))
-    with torch.inference_mode():
-        frames, after = beside.step(state, Sampling(), SeededNoise([0, 1]))
-        assert torch.equal(after.recent[:, :1], state.recent[:, 1:].expand_as(after.recent[:, :1]))
-        shown = beside.tokenizer.encode(frames.clamp(-1, 1), state.reference).latents
-    assert torch.equal(after.recent[:, 1:], shown)
-    assert not torch.equal(beside.tokenizer.decode(shown, state.reference), frames)
-
-
-def test_the_own_past_is_encoded_again_as_drawn_frames_are(beside):
-    latents, reference = beside.tokenizer.encode(clips(beside, 4, 6)).latents, clips(beside, 4, 1)
-    asked = []
-    encode = beside._encoded_again
-    beside._encoded_again = lambda frames, of: asked.append(encode(frames, of)) or asked[-1]
-    assert torch.equal(beside._predicted(latents, None, None, reference), asked[0])
+def always_own():
+    return mock.patch("torch.rand", lambda *shape, **options: torch.full(shape, 0.9))
 
 
 def test_the_own_past_leaves_prompts_true_and_replaces_another_share_of_each_clip(beside):
-    true, predicted = torch.zeros(200, 9, 4, 4, 3), torch.ones(200, 8, 4, 4, 3)
-    mixed = beside._mixed(true, predicted, given=3)
-    assert not mixed[:, :3].any()
-    shares = mixed[:, 3:].mean(dim=(1, 2, 3, 4))  # of each clip
-    assert torch.equal(mixed[:, 3:].mean(dim=(2, 3, 4)), mixed[:, 3:, 0, 0, 0])
-    assert 0.4 < shares.mean() < 0.6 and (shares < 0.2).any() and (shares > 0.8).any()
+    latents, reference = beside.tokenizer.encode(clips(beside, 1, 9)).latents, clips(beside, 1, 1)
+    true, reference = (of.expand(200, -1, -1, -1, -1) for of in (latents, reference))
+    own = beside._own_past(true, None, None, reference, given=3)
+    same = (own == true).flatten(2).all(dim=2)  # (clips, frames)
+    assert same[:, :3].all() and same[:, -1].all()
+    assert 0.6 < (~same[:, 3:-1]).float().mean() < 0.9
 
 
-def test_predictions_may_rest_on_predictions(beside):
-    """The second round predicts from what the first one drew."""
-    config = STTConfig.from_dict(beside.config.to_dict() | {"own_past": 1.0, "own_rounds": 2, "reencode": False})
-    model, pasts = lively(STT(config)), []
-    predicted = model._predicted
-    model._predicted = lambda past, *others: pasts.append(past) or predicted(past, *others)
-    rounds = set()
-    for seed in range(8):
-        torch.manual_seed(seed)
-        pasts.clear()
-        model.loss(clips(model, 2, 5))
-        rounds.add(len(pasts))
-        if len(pasts) == 2:
-            assert not torch.equal(*pasts)
-    assert rounds == {1, 2}
-    with pytest.raises(ValueError, match="own_rounds is 0, must be at least 1"):
-        STTConfig.from_dict(TINY.to_dict() | {"own_rounds": 0})
+@torch.no_grad()
+def test_the_own_past_is_what_the_network_draws_frame_by_frame(beside):
+    """As sampling does: each frame of it is the prediction from the prompt and the frames of it before."""
+    latents, reference = beside.tokenizer.encode(clips(beside, 1, 6)).latents, clips(beside, 1, 1)
+    target = beside.target_features(beside._embed(latents, latents[:, :1], reference)[:, 1:])
+    with always_own(), mock.patch("stt.models.stt.draw_posterior", draw_mean):
+        own = beside._own_past(latents, target, None, reference, given=2)
+        whole = beside._forward_training(own, target, None, reference)
+    assert not torch.equal(own, latents)
+    assert torch.equal(beside._decide(whole.hidden, own[:, :-1])[:, 1:-1], own[:, 2:-1])
+
+
+@pytest.mark.parametrize("frames", [2, 3])
+def test_a_clip_that_is_all_prompt_keeps_its_past(beside, frames):
+    latents, reference = beside.tokenizer.encode(clips(beside, 1, frames)).latents, clips(beside, 1, 1)
+    assert torch.equal(beside._own_past(latents, None, None, reference, given=frames - 1), latents)
 
 
 def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):

@@ -238,7 +238,7 @@ def test_a_published_model_may_take_a_decoder_that_gained_a_memory(tmp_path):
     start_from(remembering.tokenizer, plain.tokenizer)
     stt.save(remembering.tokenizer, tmp_path / "model.safetensors")
     taken = with_decoder(plain, str(tmp_path))
-    assert taken.config.tokenizer.memory and taken.config.reencode == plain.config.reencode
+    assert taken.config.tokenizer.memory and taken.config.dim == plain.config.dim
     assert torch.equal(taken.tokenizer.decoder.memory.stem.weight, remembering.tokenizer.decoder.memory.stem.weight)
 
 

@@ -22,6 +22,7 @@ from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
+from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
 OBJECTIVES = ("stt", "stt_ancestor")
@@ -45,11 +46,10 @@ class STTConfig(PredictorConfig):
     refine_depth: int = 0  # blocks that see what is known of the frame being predicted; 0 predicts it in one pass
     steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
     code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
-    own_past: float = 0.3  # share of training steps whose past is the model's own prediction, against drift
-    own_rounds: int = 1  # at most so many times, predictions upon predictions
+    own_past: float = 0.3  # share of training steps whose past is predicted upon predictions, against drift
+    worn_past: float = 0.0  # share of training steps whose past is off in hue and soft where it moved, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
-    reencode: bool = False  # drawn frames are decoded and encoded again, so that codes stay such as frames have
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class STTConfig(PredictorConfig):
             )
         if not 0 <= self.code_temperature <= 1:
             raise ValueError(f"code_temperature is {self.code_temperature}, must be between 0 and 1")
-        if self.own_rounds < 1:
-            raise ValueError(f"own_rounds is {self.own_rounds}, must be at least 1")
+        if self.worn_past and self.channels != 3:
+            raise ValueError(f"worn_past is {self.worn_past} with channels {self.channels}: only colours have a hue")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -191,16 +191,16 @@ class STT(Predictor):
             reference = video[:, given - 1 : given]
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
-            past = self._jitter(codes.latents)
+            past = codes.latents
+            if torch.rand(()) < self.config.worn_past:
+                past = self.tokenizer.encode(worn(video, given), reference).latents
+            past = self._jitter(past)
         target = None
         if self.config.objective == "stt":
             seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
             target = self.target_features(seen)
         if torch.rand(()) < self.config.own_past:
-            true = past
-            for _ in range(int(torch.randint(self.config.own_rounds, ())) + 1):
-                predicted = self._predicted(past, target, actions, reference)
-                past = self._mixed(true, predicted, given)
+            past = self._own_past(past, target, actions, reference, given)
         out = self._forward_training(past, target, actions, reference).since(given - 1)
         past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
@@ -224,25 +224,31 @@ class STT(Predictor):
         return self.network(embedded, draw, target=target)
 
     @torch.no_grad()
-    def _predicted(
-        self, past: Tensor, target: Tensor | None, actions: Tensor | None = None, reference: Video | None = None
+    @torch.compiler.disable
+    def _own_past(
+        self, past: Tensor, target: Tensor | None, actions: Tensor | None, reference: Video | None, given: int
     ) -> Tensor:
-        """The network's own frames 1 ... T-1. The posterior saw the truth, so they are of this clip's future."""
-        predicted = self._decide(self._forward_training(past, target, actions, reference).hidden, past[:, :-1])
-        if self.config.reencode:
-            predicted = self._encoded_again(self.tokenizer.decode(predicted, reference), reference)
-        return predicted
+        """Latents (B, T, h, w, D) with frames after the `given` ones predicted upon predictions, as in sampling.
 
-    @staticmethod
-    def _mixed(true: Tensor, predicted: Tensor, given: int) -> Tensor:
-        """Latents (B, T, h, w, D) whose frames are predicted ones, another share of each clip; `given` stay true."""
-        b, t = predicted.shape[:2]
-        keep = torch.rand(b, t, 1, 1, 1, device=true.device) < torch.rand(b, 1, 1, 1, 1, device=true.device)
-        keep[:, : given - 1] = True
-        return torch.cat([true[:, :1], torch.where(keep, true[:, 1:], predicted)], dim=1)
-
-    def _encoded_again(self, frames: Video, reference: Video | None) -> Tensor:
-        return self.tokenizer.encode(frames.clamp(-1, 1), reference).latents
+        The posterior saw the truth, so they are of this clip's future. Half of the clips have all of them predicted,
+        the others any share (scheduled sampling, arXiv 1506.03099). The last frame is no frame's past and stays.
+        """
+        b, t = past.shape[:2]
+        share = (2 * torch.rand(b, 1, device=past.device)).clamp(max=1)
+        own = (torch.rand(b, t, device=past.device) < share)[..., None, None, None]
+        draw = draw_sample if target is None else draw_posterior
+        frames, cache = [past[:, :given]], None
+        latents, before = past[:, :given], past[:, :1]  # what the cache has not seen, and the frame before it
+        for k in range(given, t - 1):
+            seen = slice(k - latents.shape[1], k)
+            told = None if actions is None else actions[:, seen]
+            embedded = self._acted(self._embed(latents, before, reference), told)
+            out = self.network(embedded, draw, target=None if target is None else target[:, seen], cache=cache)
+            cache, before = out.cache, latents[:, -1:]
+            predicted = self._decide(out.hidden[:, -1:], before)
+            latents = torch.where(own[:, k : k + 1], predicted, past[:, k : k + 1])
+            frames.append(latents)
+        return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1)
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
@@ -361,8 +367,6 @@ class STT(Predictor):
             self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
         )
         frames = self.tokenizer.decode(latents, state.reference, state.frame)
-        if self.config.reencode:
-            latents = self._encoded_again(frames, state.reference)
         recent = torch.cat([last, latents], dim=1)
         frame = frames.clamp(-1, 1) if self.config.tokenizer.memory else None
         return frames, STTState(recent, out.cache, state.reference, frame, state.drawn + 1)
