@@ -180,6 +180,7 @@ class STT(Predictor):
         """actions (B, T, A): what is done after each frame, of configs that name some; the last frame's is not used."""
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
+        wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
         if actions is not None:
             asked = (*video.shape[:2], len(self.config.actions))
             if actions.shape != asked:
@@ -192,14 +193,14 @@ class STT(Predictor):
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
             past = codes.latents
-            if torch.rand(()) < self.config.worn_past:
+            if wear:
                 past = self.tokenizer.encode(worn(video, given), reference).latents
             past = self._jitter(past)
         target = None
         if self.config.objective == "stt":
             seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
             target = self.target_features(seen)
-        if torch.rand(()) < self.config.own_past:
+        if own:
             past = self._own_past(past, target, actions, reference, given)
         out = self._forward_training(past, target, actions, reference).since(given - 1)
         past = past[:, given - 1 : -1]
