@@ -10,6 +10,7 @@ import torch
 from stt.models.stt import STT, STTConfig
 from stt.wear import hue_turned, worn
 from tests.conftest import TINY, TINY_CONFIGS, clips, lively
+from train.presets import PRESETS
 
 
 @pytest.fixture
@@ -64,3 +65,9 @@ def test_a_worn_past_asks_for_the_true_codes():
 def test_a_model_without_colours_has_no_hues_to_wear():
     with pytest.raises(ValueError, match="worn_past is 0.5 with channels 1"):
         STTConfig.from_dict(TINY.to_dict() | {"worn_past": 0.5})
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("_ancestor")])
+def test_an_ancestor_learns_from_the_true_past_alone(name):
+    model = PRESETS[name].model
+    assert (model.jitter, model.own_past, model.worn_past) == (0.0, 0.0, 0.0)

@@ -48,7 +48,14 @@ def _ancestor_of(config: STTConfig) -> STTConfig:
     """The original's objective: a normal per position after every block, and clean teacher forcing."""
     cells = (config.tokenizer.grid,) * config.depth
     return replace(
-        config, objective="stt_ancestor", gaussian_grid=cells, jitter=0.0, own_past=0.0, refine_depth=0, steps=1
+        config,
+        objective="stt_ancestor",
+        gaussian_grid=cells,
+        jitter=0.0,
+        own_past=0.0,
+        worn_past=0.0,
+        refine_depth=0,
+        steps=1,
     )
 
 
