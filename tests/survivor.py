@@ -19,7 +19,7 @@ from stt.api import Loss
 from stt.models.stt import STT
 from stt.tokenizer import FrameVQ
 from tests.conftest import TINY, TINY_TOKENIZER, clips
-from train.loop import LoopConfig, Run, accelerator_for, fit
+from train.loop import LoopConfig, Run, accelerator_for, as_process, fit
 from train.snapshot import checkpoints, read
 
 MISHAPS = ("kill", "term", "inf")
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

@@ -23,6 +23,7 @@ from stt.checkpoint import load_any, read_header
 from tests.survivor import MISHAPS, equal, final, train
 from train import predictor, settings, snapshot, tokenizer
 from train.journal import Journal
+from train.loop import as_process
 from train.presets import chosen
 
 ROOT = Path(__file__).parent.parent
@@ -379,6 +380,26 @@ def test_a_signal_to_the_launcher_saves_a_run_of_two_processes(tmp_path, number)
     launcher.send_signal(number)
     assert launcher.wait(60) == 1  # its own code; the processes' are 143 and 130
     assert final(tmp_path)["step"] == steps_of(tmp_path)[-1] > 0 and not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("error", [None, SystemExit(143), ValueError("one process's own")])
+def test_processes_part_at_the_end_and_when_all_leave_but_not_when_one_fails(tmp_path, error):
+    def main():
+        torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", world_size=1, rank=0)
+        if error:
+            raise error
+
+    try:
+        if error is None:
+            as_process(main)
+        else:
+            with pytest.raises(type(error)) as met:
+                as_process(main)
+            assert met.value is error
+        assert torch.distributed.is_initialized() == isinstance(error, ValueError)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 # ---- watching ----------------------------------------------------------------------------------------

@@ -129,6 +129,23 @@ def accelerator_for(precision: str, device: str | None) -> Accelerator:
     return accelerator
 
 
+def as_process(main: Callable[[], object]) -> None:
+    """Runs a training command, then parts from its other processes, if any.
+
+    Threads that still serve their connections while Python ends can abort a process that did all its work. All leave
+    together, with a SystemExit too; after another error, which may be one process's alone, the others may wait for it.
+    """
+    leaving = None
+    try:
+        main()
+    except SystemExit as error:
+        leaving = error
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if leaving:
+        raise leaving
+
+
 class Run:
     """One training run: its folder, its state, its log."""
 

@@ -15,7 +15,7 @@ from stt.sampler import predict
 from train import settings, tokenizer
 from train.data import DigitVideos
 from train.folder import VideoFolder
-from train.loop import Batches, Run, Score, accelerator_for, fit, rows_of_frames, start_from
+from train.loop import Batches, Run, Score, accelerator_for, as_process, fit, rows_of_frames, start_from
 from train.packed import TabletopSet
 from train.presets import Preset, Videos, arguments, card_of, chosen, videos_of
 from train.protocols import held_out, moving_mnist
@@ -147,4 +147,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

@@ -12,7 +12,7 @@ from torch import nn
 from stt.checkpoint import build, load_any
 from train import settings
 from train.gan import AdversarialTokenizer, PerceptualDistance
-from train.loop import Run, accelerator_for, fit, rows_of_frames, start_from
+from train.loop import Run, accelerator_for, as_process, fit, rows_of_frames, start_from
 from train.presets import Videos, arguments, card_of, chosen, videos_of
 
 
@@ -68,4 +68,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)
