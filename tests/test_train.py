@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,8 +18,10 @@ from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
-from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips
+from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips, lively
+from train import tokenizer
 from train.data import DigitVideos, World
+from train.drift import predictor_for, relived_by
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
 from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit, start_from
 from train.muon import MuonAdamW, orthogonalised
@@ -151,6 +155,45 @@ def test_the_adversarial_gradient_is_weighted_by_the_reconstructions(tiny):
     torch.testing.assert_close(parts[1], 0.5 * parts[0], rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("name", ["stt", "stt, beside a reference", "stt, with a memory"])
+def test_a_decoder_learns_to_draw_what_a_predictor_drifts_to(name):
+    torch.manual_seed(0)
+    model = lively(STT(TINY_CONFIGS[name])).eval()
+    video = clips(model, 3, 9)
+    with mock.patch("torch.randint", lambda low, high, size: torch.tensor(high - 1)):
+        truth, decoded, codes = relived_by(model, model.tokenizer, video)
+    given = model.config.context_frames
+    first = len(video[0]) - 1 - decoded.shape[1]
+    assert given <= first and torch.equal(truth, video[:, first:-1])  # the last frame is not predicted
+    beside = [video[:, given - 1 : given]] if model.config.tokenizer.reference else []
+    own = model.tokenizer.encode(video, *beside)
+    assert torch.equal(codes.ids, own.ids)
+    told = model.tokenizer.decode(own.latents[:, first:-1], *beside)
+    assert decoded.shape == told.shape and not torch.allclose(decoded, told)
+    stage = AdversarialTokenizer(
+        model.tokenizer, 0.5, decoder_only=True, autoencode=partial(relived_by, model, model.tokenizer)
+    )
+    assert not any("network" in key for key in stage.state_dict())  # the predictor is no part of what trains
+    stage.train().loss(video).total.backward()
+    moved = {part for part, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved and all(part.startswith(("tokenizer.decoder.", "discriminator.")) for part in moved)
+
+
+def test_a_decoder_learns_from_a_predictor_of_its_codes_alone(tmp_path, tiny):
+    stt.save(tiny, tmp_path / "stt.safetensors")
+    assert isinstance(predictor_for(tiny.tokenizer, str(tmp_path / "stt.safetensors")), STT)
+    with pytest.raises(SystemExit, match="predicts other codes than the tokenizer's, first at 'encoder"):
+        predictor_for(lively(FrameVQ(replace(TINY_TOKENIZER, local=True))), str(tmp_path / "stt.safetensors"))
+    stt.save(tiny.tokenizer, tmp_path / "tok.safetensors")
+    with pytest.raises(SystemExit, match="is of the family frame_vq, must be of stt"):
+        predictor_for(tiny.tokenizer, str(tmp_path / "tok.safetensors"))
+    words = ["--preset", "one_digit_tokenizer", "--strokes", "1", "--out", str(tmp_path / "run"), "--steps", "1"]
+    words += ["--predictor", str(tmp_path / "stt.safetensors")]
+    for more, wanted in ([], "decoder-only"), (["--decoder-only"], "gan-weight"):
+        with pytest.raises(SystemExit, match=f"--predictor .*give --{wanted} too"):
+            tokenizer.main([*words, *more])
+
+
 def test_a_discriminator_learns_from_the_hinge_alone_and_the_decoder_only_stage_keeps_the_codes(tiny):
     torch.manual_seed(0)
     stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True).train()
@@ -253,6 +296,21 @@ def test_a_published_card_names_no_folder_of_the_machine():
         "tokenizer": {"command": "y b --mnist=c", "steps": 3},
         "scores": {"truth": {"energy": 0.1}},
     }
+
+
+def test_a_published_card_names_a_tokenizer_once_for_all_the_runs_that_kept_it():
+    new, old = {"command": "t --out new"}, {"command": "t --out old"}
+    first = {"command": "p --out c", "tokenizer": old, "start_from": {"command": "p --out d", "tokenizer": old}}
+    card = {"tokenizer": new, "start_from": {"command": "p --out b", "tokenizer": new, "start_from": first}}
+    told = portable(card)
+    assert told == {
+        "tokenizer": new,
+        "start_from": {
+            "command": "p --out b",
+            "start_from": {"command": "p --out c", "tokenizer": old, "start_from": {"command": "p --out d"}},
+        },
+    }
+    assert portable(told) == told
 
 
 def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny, capsys):

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save
+from train.drift import unlike
 from train.evaluate import PROTOCOLS
 from train.presets import overridden, without_folders
 
@@ -33,13 +33,18 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def portable(card: dict[str, Any]) -> dict[str, Any]:
-    """A card whose commands, nested ones too, name no folders of their machine, and that holds its own scores alone."""
+def portable(card: dict[str, Any], tokenizer: Any = None) -> dict[str, Any]:
+    """A card whose commands, nested ones too, name no folders of their machine, and that holds its own scores alone.
+
+    A nested card names a tokenizer where it is another than that of the card around it.
+    """
+    mine = card.get("tokenizer", tokenizer)
 
     def nested(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return portable({name: part for name, part in value.items() if name != "scores"})
+        told = {"scores": value.get("scores"), "tokenizer": mine}
+        return portable({name: part for name, part in value.items() if name not in told or part != told[name]}, mine)
 
     clean = {name: nested(value) for name, value in card.items()}
     if "command" in clean:
@@ -49,10 +54,9 @@ def portable(card: dict[str, Any]) -> dict[str, Any]:
 
 def with_decoder(model: nn.Module, source: str) -> nn.Module:
     """The model around another tokenizer, after a check that its codes mean the same: only the decoder may differ."""
-    other, mine = load_any(source), model.tokenizer.state_dict()
-    for name, tensor in other.state_dict().items():
-        if not name.startswith("decoder.") and not torch.equal(tensor.half(), mine[name].half()):  # as it ships
-            raise SystemExit(f"{source} has other codes than the model's tokenizer, first at {name!r}")
+    other = load_any(source)
+    if strange := unlike(other, model.tokenizer):
+        raise SystemExit(f"{source} has other codes than the model's tokenizer, first at {strange!r}")
     changed = build(family_of(model), replace(model.config, tokenizer=other.config))
     weights = {f"tokenizer.{name}": tensor for name, tensor in other.state_dict().items()}
     rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}

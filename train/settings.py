@@ -12,7 +12,7 @@ from stt.checkpoint import write_whole
 from train.snapshot import checkpoints
 
 FILE = "run.json"
-SOURCES = ("tokenizer", "start_from")  # flags whose text may be a path
+SOURCES = ("tokenizer", "start_from", "predictor")  # flags whose text may be a path
 
 
 def parsed(parser: argparse.ArgumentParser, module: str, words: list[str] | None = None) -> argparse.Namespace:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import Codes, Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
@@ -250,6 +250,20 @@ class STT(Predictor):
             latents = torch.where(own[:, k : k + 1], predicted, past[:, k : k + 1])
             frames.append(latents)
         return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1)
+
+    @torch.no_grad()
+    def relived(self, video: Video, given: int) -> tuple[Codes, Tensor]:
+        """Clips' own codes, and latents (B, T, h, w, D) of which those after `given` frames are predicted, as drift
+        leaves them: predictions upon predictions, with a posterior that saw the truth, so of this clip's future.
+
+        Half of the clips have all of them predicted, the others any share; the last frame is not.
+        """
+        reference = video[:, given - 1 : given] if self.config.tokenizer.reference else None
+        codes = self.tokenizer.encode(video, reference)
+        target = None
+        if self.config.objective == "stt":
+            target = self.target_features(self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:])
+        return codes, self._own_past(codes.latents, target, None, reference, given)
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""

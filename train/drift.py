@@ -1,0 +1,54 @@
+"""What a tokenizer's decoder has to draw in use: a predictor's codes, not those of true frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stt.api import Codes, Video
+from stt.checkpoint import family_of, load_any
+from stt.models.stt import STT
+from stt.tokenizer import LEARNED, FrameVQ
+
+
+def relived_by(predictor: STT, tokenizer: FrameVQ, video: Video) -> tuple[Video, Video, Codes]:
+    """For `AdversarialTokenizer`: frames of clips that follow each other (B, T', C, H, W), what the tokenizer draws of
+    them when the predictor, told by its posterior what comes, has predicted them upon its predictions, and the codes.
+
+    Frames before them are drawn the same way, so what a memory finds in them is as imperfect as in use.
+    """
+    given = int(torch.randint(1, predictor.config.context_frames + 1, ()))
+    codes, latents = predictor.relived(video, given)
+    last = video.shape[1] - 1  # it is not predicted
+    count = min(LEARNED, last - given)
+    start = int(torch.randint(given, last - count + 1, ()))
+    options: dict[str, Tensor] = {}
+    if tokenizer.config.reference:
+        options["reference"] = video[:, given - 1 : given]
+    if tokenizer.config.memory:
+        options["before"] = options["reference"]
+    if tokenizer.config.memory and start > given:
+        with torch.no_grad():
+            options["before"] = tokenizer.decode(latents[:, given:start], **options)[:, -1:].clamp(-1, 1)
+    shown = slice(start, start + count)
+    return video[:, shown], tokenizer.decode(latents[:, shown], **options), codes
+
+
+def predictor_for(tokenizer: FrameVQ, source: str) -> STT:
+    """The STT of a file or run folder; SystemExit where it is none, or where the tokenizer's codes are not its own."""
+    predictor = load_any(source)
+    if not isinstance(predictor, STT):
+        raise SystemExit(f"--predictor {source} is of the family {family_of(predictor)}, must be of stt")
+    if strange := unlike(tokenizer, predictor.tokenizer):
+        raise SystemExit(f"--predictor {source} predicts other codes than the tokenizer's, first at {strange!r}")
+    return predictor
+
+
+def unlike(tokenizer: nn.Module, other: nn.Module) -> str | None:
+    """The first weight, but for decoders', that two tokenizers do not share in half precision, as they ship."""
+    mine, theirs = (
+        {name: tensor.half() for name, tensor in of.state_dict().items() if not name.startswith("decoder.")}
+        for of in (tokenizer, other)
+    )
+    shared = [name for name in mine if name in theirs and mine[name].shape == theirs[name].shape]
+    return next((name for name in mine if name not in shared or not torch.equal(mine[name], theirs[name])), None)
