@@ -179,6 +179,15 @@ def test_a_decoder_learns_to_draw_what_a_predictor_drifts_to(name):
     assert moved and all(part.startswith(("tokenizer.decoder.", "discriminator.")) for part in moved)
 
 
+def test_a_predictor_drifts_in_clips_of_three_frames_and_not_of_two(tiny):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        truth, decoded, _ = relived_by(tiny, tiny.tokenizer, clips(tiny, 1, 3))
+        assert truth.shape[1] == decoded.shape[1] == 1
+    with pytest.raises(ValueError, match="clips have 2 frames, what a predictor drifts to needs at least 3"):
+        relived_by(tiny, tiny.tokenizer, clips(tiny, 1, 2))
+
+
 def test_a_decoder_learns_from_a_predictor_of_its_codes_alone(tmp_path, tiny):
     stt.save(tiny, tmp_path / "stt.safetensors")
     assert isinstance(predictor_for(tiny.tokenizer, str(tmp_path / "stt.safetensors")), STT)

@@ -15,11 +15,14 @@ def relived_by(predictor: STT, tokenizer: FrameVQ, video: Video) -> tuple[Video,
     """For `AdversarialTokenizer`: frames of clips that follow each other (B, T', C, H, W), what the tokenizer draws of
     them when the predictor, told by its posterior what comes, has predicted them upon its predictions, and the codes.
 
-    Frames before them are drawn the same way, so what a memory finds in them is as imperfect as in use.
+    Frames before them are drawn the same way, so what a memory finds in them is as imperfect as in use. Raises
+    ValueError for clips of fewer than 3 frames: one is given, and the last is not predicted.
     """
-    given = int(torch.randint(1, predictor.config.context_frames + 1, ()))
+    if video.shape[1] < 3:
+        raise ValueError(f"clips have {video.shape[1]} frames, what a predictor drifts to needs at least 3 (--frames)")
+    given = int(torch.randint(1, min(predictor.config.context_frames, video.shape[1] - 2) + 1, ()))
     codes, latents = predictor.relived(video, given)
-    last = video.shape[1] - 1  # it is not predicted
+    last = video.shape[1] - 1
     count = min(LEARNED, last - given)
     start = int(torch.randint(given, last - count + 1, ()))
     options: dict[str, Tensor] = {}
