@@ -386,6 +386,9 @@ def test_a_signal_to_the_launcher_saves_a_run_of_two_processes(tmp_path, number)
 def test_processes_part_at_the_end_and_when_all_leave_but_not_when_one_fails(tmp_path, error):
     def main():
         torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", world_size=1, rank=0)
+        wrapper = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1))
+        held = [wrapper]
+        held.append(held)  # a cycle
         if error:
             raise error
 
@@ -396,7 +399,10 @@ def test_processes_part_at_the_end_and_when_all_leave_but_not_when_one_fails(tmp
             with pytest.raises(type(error)) as met:
                 as_process(main)
             assert met.value is error
-        assert torch.distributed.is_initialized() == isinstance(error, ValueError)
+        threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+        together = not isinstance(error, ValueError)
+        assert torch.distributed.is_initialized() != together
+        assert not (together and "pt_gloo_runloop" in threads)  # they are waited for, not only told to end
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

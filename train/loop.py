@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
@@ -132,15 +133,18 @@ def accelerator_for(precision: str, device: str | None) -> Accelerator:
 def as_process(main: Callable[[], object]) -> None:
     """Runs a training command, then parts from its other processes, if any.
 
-    Threads that still serve their connections while Python ends can abort a process that did all its work. All leave
-    together, with a SystemExit too; after another error, which may be one process's alone, the others may wait for it.
+    Gloo's threads free the tensors of their last work a little later. Where Python ends meanwhile, that aborts a
+    process that did all its work, so nothing may hold on to the group: its destructor waits for them. All leave
+    together, with a SystemExit too; after another error, which may be one process's alone, others may wait for it.
     """
     leaving = None
     try:
         main()
     except SystemExit as error:
-        leaving = error
+        leaving = error.with_traceback(None)  # whose frames hold the run
+        leaving.__context__ = leaving.__cause__ = None
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # data-parallel wrappers hold the group, and lie in cycles
         torch.distributed.destroy_process_group()
     if leaving:
         raise leaving
