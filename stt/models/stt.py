@@ -186,20 +186,15 @@ class STT(Predictor):
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
             actions = self._forget(actions)[:, :-1]
-        given, reference = 1, None
+        given = 1
         if self.config.tokenizer.reference:
             given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
-            reference = video[:, given - 1 : given]
+        codes, reference, target = self._told(video, given)
         with torch.no_grad():
-            codes = self.tokenizer.encode(video, reference)
             past = codes.latents
             if wear:
                 past = self.tokenizer.encode(worn(video, given), reference).latents
             past = self._jitter(past)
-        target = None
-        if self.config.objective == "stt":
-            seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
-            target = self.target_features(seen)
         if own:
             past = self._own_past(past, target, actions, reference, given)
         out = self._forward_training(past, target, actions, reference).since(given - 1)
@@ -207,6 +202,16 @@ class STT(Predictor):
         if self.config.objective == "stt_ancestor":
             return self._ancestor_loss(out, codes.latents[:, given:])
         return self._elbo(out, past, codes.ids[:, given:])
+
+    def _told(self, video: Video, given: int) -> tuple[Codes, Video | None, Tensor | None]:
+        """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees."""
+        reference = video[:, given - 1 : given] if self.config.tokenizer.reference else None
+        with torch.no_grad():
+            codes = self.tokenizer.encode(video, reference)
+        if self.config.objective == "stt_ancestor":
+            return codes, reference, None
+        seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
+        return codes, reference, self.target_features(seen)
 
     def _forget(self, actions: Tensor) -> Tensor:
         """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
@@ -258,11 +263,7 @@ class STT(Predictor):
 
         Half of the clips have all of them predicted, the others any share; the last frame is not.
         """
-        reference = video[:, given - 1 : given] if self.config.tokenizer.reference else None
-        codes = self.tokenizer.encode(video, reference)
-        target = None
-        if self.config.objective == "stt":
-            target = self.target_features(self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:])
+        codes, reference, target = self._told(video, given)
         return codes, self._own_past(codes.latents, target, None, reference, given)
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
