@@ -15,6 +15,7 @@ from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS, FAMILIES
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
+from stt.transport import SQUARE
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
 TINY = STTConfig(
@@ -52,6 +53,10 @@ TINY_CONFIGS = {
     "stt, with a memory": STTConfig.from_dict(
         TINY.to_dict()
         | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True, "memory": True}, "window": 6}
+    ),
+    "stt, with transport": STTConfig.from_dict(
+        TINY.to_dict()
+        | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}, "window": 6, "transport": True}
     ),
     "stt, refined": STTConfig.from_dict(TINY.to_dict() | {"refine_depth": 1}),
     "stt_ancestor": STTConfig.from_dict(TINY.to_dict() | {"objective": "stt_ancestor", "gaussian_grid": (4, 4)}),
@@ -140,3 +145,12 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
     c = model.config
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1
+
+
+def lesson(model, video: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """What `loss` takes: videos, and of models with transport tracks on which everything goes down."""
+    if not getattr(model.config, "transport", False):
+        return (video,)
+    squares = torch.ones(len(video), video.shape[1], 2, *(side // SQUARE for side in video.shape[-2:]))
+    gone = squares * torch.arange(video.shape[1])[:, None, None, None] * torch.tensor([0.5, 0.0])[:, None, None]
+    return video, None, gone[:, None] - gone[:, :, None]

@@ -7,11 +7,11 @@ import torch
 
 import stt
 from stt.api import Sampling
-from tests.conftest import clips
+from tests.conftest import clips, lesson
 
 
 def test_every_trainable_parameter_gets_a_gradient(predictor):
-    predictor.train().loss(clips(predictor)).total.backward()
+    predictor.train().loss(*lesson(predictor, clips(predictor))).total.backward()
     without = [n for n, p in predictor.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not without
 
@@ -20,7 +20,7 @@ def test_the_frozen_tokenizer_gets_no_gradient_and_does_not_move_in_training(pre
     if not hasattr(predictor, "tokenizer"):
         return
     before = {name: t.clone() for name, t in predictor.tokenizer.state_dict().items()}
-    predictor.train().loss(clips(predictor)).total.backward()
+    predictor.train().loss(*lesson(predictor, clips(predictor))).total.backward()
     assert all(p.grad is None for p in predictor.tokenizer.parameters())
     assert all(torch.equal(before[name], t) for name, t in predictor.tokenizer.state_dict().items())
 
@@ -29,7 +29,7 @@ def test_the_frozen_tokenizer_gets_no_gradient_and_does_not_move_in_training(pre
 def test_any_batch_size_trains_and_inputs_are_left_untouched(predictor, batch):
     video = clips(predictor, batch)
     before = video.clone()
-    loss = predictor.train().loss(video)
+    loss = predictor.train().loss(*lesson(predictor, video))
     assert loss.total.isfinite() and loss.total.ndim == 0
     assert all(part.isfinite() and not part.requires_grad for part in loss.parts.values())
     assert torch.equal(video, before)
@@ -130,7 +130,7 @@ def test_a_saved_model_comes_back_bit_for_bit(predictor, mode, tmp_path):
     for model in (predictor, loaded):
         getattr(model, mode)()
         torch.manual_seed(3)
-        losses.append(model.loss(video).total)
+        losses.append(model.loss(*lesson(model, video)).total)
     assert torch.equal(*losses)
 
 
@@ -145,7 +145,7 @@ def overfit(model, video) -> list[float]:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for _ in range(steps):
-        loss = model.loss(video).total
+        loss = model.loss(*lesson(model, video)).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,12 +13,25 @@ import numpy as np
 import pytest
 import torch
 
-from train.packed import TabletopSet, pack, pack_poses, unpack, unpack_poses, write_set, write_shard
+from stt.transport import SQUARE, pixels, splat, warp
+from train.packed import (
+    TabletopBatch,
+    TabletopSet,
+    pack,
+    pack_poses,
+    pack_shown,
+    unpack,
+    unpack_poses,
+    unpack_shown,
+    write_set,
+    write_shard,
+)
 from train.permanence import colour_pixels, permanence, visible_colours
 from train.predictor import batches_of
 from train.presets import PRESETS
 from train.scenes import HALF, PALETTE, SHAPES, draw_scene
 from train.tabletop import Tabletop, TabletopConfig
+from train.tracks import spins
 from train.worlds import main
 
 SMALL = TabletopConfig(frames=8, oversampling=2, shadows=256)
@@ -199,6 +212,11 @@ def test_packed_poses_are_right_to_a_millimetre():
         assert not row[:, true.shape[1] :].any()
 
 
+def test_what_pixels_show_is_packed_without_a_loss():
+    shown = np.random.default_rng(0).integers(0, 9, (2, 5, 8, 6))
+    assert np.array_equal(unpack_shown(pack_shown(shown), shown.shape), shown)
+
+
 def test_packed_video_is_close_to_what_went_in():
     y, x = np.mgrid[:64, :64]
     frames = np.stack([np.stack([128 + 80 * np.sin((x + 2 * t) / 9), 2 * y, x + y], axis=-1) for t in range(4)])
@@ -236,7 +254,7 @@ class Here:
         return map(function, items)
 
 
-def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips):
+def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips, tabletop):
     found = TabletopSet(packed)
     assert len(found) == 3 and found.split == "test"
     assert found.part("psnr").min() > 35
@@ -244,7 +262,56 @@ def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips):
         torch.testing.assert_close(found.actions[k], clip.actions.float())
         count = len(clip.colours)
         assert found.part("colours")[k].tolist() == clip.colours.tolist() + [-1] * (8 - count)
-        assert np.abs(found.poses()[k][:, :count] - clip.poses.numpy()).max() < 0.0011
+        assert np.abs(found.poses()[k][:, 1 : 1 + count] - clip.poses.numpy()).max() < 0.0011
+        assert np.abs(found.poses()[k][:, 0, :2] - clip.pusher.numpy()).max() < 0.0011
+        assert not found.poses()[k][:, 1 + count :].any()
+        assert np.array_equal(found.shown()[k], tabletop.segmentation(clip).numpy() + 2)
+
+
+def moved_by(reference, gone, shown):
+    """Frames (T, 3, H, W): a reference whose squares went these ways, things before what is fixed."""
+    ways, weight = pixels(gone), torch.tensor([1.0, 99.0])[(shown > 1).long()]
+    back, covered = splat(ways, ways, weight.expand(len(ways), 1, *weight.shape))
+    return warp(reference.expand(len(ways), *reference.shape), back), covered
+
+
+def test_tracks_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, clips, tabletop):
+    found = TabletopSet(packed)
+    batch = TabletopBatch(None, None, torch.arange(3), torch.zeros(3, dtype=torch.int64), torch.zeros(3).bool())
+    tracks = found.tracks(batch, SQUARE)
+    assert tracks.shape == (3, 5, 8, 2, 32, 32)
+    better = []
+    for k, clip in enumerate(clips):
+        shown = tabletop.segmentation(clip) + 2
+        for r in (0, 4):
+            owner = torch.nn.functional.max_pool2d(shown[r].float()[None], SQUARE)[0]
+            assert torch.equal(tracks[k, r].isnan(), (owner == 1).expand_as(tracks[k, r]))  # of the pusher none
+            gone = tracks[k, r].nan_to_num()
+            assert gone[r].abs().max() < 0.01
+            assert not gone[:, :, owner == 0].any()
+            frames, covered = moved_by(clip.video[r], gone, shown[r])
+            seen = (covered > 0.5) & (shown[:, None] > 1)  # what objects cover, and not what they leave behind
+            errors = [((of - clip.video).square() * seen).sum() for of in (frames, clip.video[r])]
+            better.append(errors[0] / errors[1])
+    assert torch.stack(better).mean() < 0.6
+
+
+def test_tracks_of_a_mirrored_clip_are_mirrored(packed):
+    found = TabletopSet(packed, frames=5)
+    clips, starts = torch.tensor([1, 1]), torch.tensor([2, 2])
+    plain, other = found.tracks(TabletopBatch(None, None, clips, starts, torch.tensor([False, True])), SQUARE)
+    assert plain.isnan().any() and plain.nan_to_num().abs().max() > 0.5
+    torch.testing.assert_close(other[:, :, 0], plain[:, :, 0].flip(-1), equal_nan=True)
+    torch.testing.assert_close(other[:, :, 1], -plain[:, :, 1].flip(-1), equal_nan=True)
+
+
+def test_things_turn_about_the_vertical_and_do_not_roll():
+    angles = torch.arange(9) * 0.7
+    still, zero = torch.zeros(9), torch.zeros(9)
+    upright = torch.stack([(angles / 2).cos(), zero, zero, (angles / 2).sin()], dim=-1)
+    rolling = torch.stack([(angles / 2).cos(), (angles / 2).sin(), zero, zero], dim=-1)
+    turned = spins(torch.stack([upright, rolling, -upright], dim=1)[None])[0]
+    torch.testing.assert_close(turned, torch.stack([angles, still, angles], dim=1), atol=1e-5, rtol=0)
 
 
 def test_a_batch_of_a_set_depends_on_seed_and_index_alone(packed, clips):
@@ -292,12 +359,19 @@ def test_a_set_that_is_not_complete_says_what_is_missing_and_is_completed(packed
 
 
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
-    preset = PRESETS["cpu_tabletop_stt"]
+    carries = PRESETS["cpu_tabletop_stt"]
+    preset = replace(carries, model=replace(carries.model, transport=False))
     found = TabletopSet(packed, frames=5)
     video, actions = batches_of(found, preset)(2, 3)
     again = found.sample(2, preset.loop.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
     assert actions.shape[-1] == len(preset.model.actions)
+    *_, tracks = batches_of(found, carries)(2, 3)
+    torch.testing.assert_close(tracks, found.tracks(again, SQUARE), equal_nan=True)
+    with pytest.raises(SystemExit, match="transport learns from tracks, which only sets of the tabletop have"):
+        batches_of(object(), carries)  # videos of any other kind
+    silent = batches_of(found, replace(carries, model=replace(carries.model, actions=())))(2, 3)
+    assert silent[1] is None and torch.equal(silent[2].nan_to_num(), tracks.nan_to_num())
     assert len(batches_of(found, replace(preset, model=replace(preset.model, actions=())))(2, 3)) == 1
     with pytest.raises(SystemExit, match="the tabletop has no classes and no maps"):
         batches_of(found, PRESETS["digits_transframer"])
@@ -311,7 +385,7 @@ def test_a_folder_with_other_clips_is_not_written_over(packed):
 def test_a_set_of_another_format_is_refused(packed, tmp_path):
     index = json.loads((packed / "index.json").read_text()) | {"format": 99}
     (tmp_path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="has format 99, this code reads 2"):
+    with pytest.raises(ValueError, match="has format 99, this code reads 3"):
         TabletopSet(tmp_path)
 
 

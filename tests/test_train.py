@@ -25,7 +25,7 @@ from train.drift import predictor_for, relived_by
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
 from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit, start_from
 from train.muon import MuonAdamW, orthogonalised
-from train.predictor import batches_of, future_sheet, held_out_score, network
+from train.predictor import batches_of, future_sheet, held_out_score, network, only
 from train.presets import PRESETS
 from train.publish import portable, with_decoder
 from train.throughput import flops_per_clip, peak_flops
@@ -332,6 +332,16 @@ def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_anothe
 
 
 # ---- families ----------------------------------------------------------------------------------------
+
+
+def test_one_part_alone_may_be_trained():
+    model = STT(TINY_CONFIGS["stt, with transport"])
+    only(model, "transport")
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"transport"}
+    for part in ("tokenizer", "wings"):  # frozen as it is, and none
+        with pytest.raises(SystemExit, match=f"--only {part}: the model's parts are embed, .*transport"):
+            only(STT(TINY_CONFIGS["stt, with transport"]), part)
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):

@@ -3,9 +3,9 @@
     python -m train.worlds tabletop --clips 10000 --out DIR
 
 A set is a folder: index.json and shards, each an .npz of the clips' video (VP9 with full colour resolution, one key
-frame a clip), actions, poses, shapes and colours. Video loses a little, which every shard measures as PSNR; places are
-rounded to millimetres, quaternions to 1/500, actions are exact. For 40 dB VP9 takes 7.8 kB a clip of 64x64, AV1 5.6;
-but VP9 is what OpenCV decodes, so that reading needs no ffmpeg.
+frame a clip), actions, poses, shapes, colours, cameras and what each pixel shows. Video loses a little, which every
+shard measures as PSNR; places are rounded to millimetres, quaternions to 1/500, actions are exact. For 40 dB VP9 takes
+7.8 kB a clip of 64x64, AV1 5.6; but VP9 is what OpenCV decodes, so that reading needs no ffmpeg.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,10 +34,13 @@ from stt.api import Video
 from train.data import generator_for
 from train.scenes import PALETTE
 from train.table import load_mujoco
-from train.tabletop import Tabletop, TabletopConfig, to_pictures, to_video
+from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
+from train.tracks import PUSHER_HEIGHT, tracks
 
-FORMAT = 2
+FORMAT = 3
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
+BODIES = 1 + len(PALETTE)  # the pusher and at most one object of each colour
+REFERENCES = 5  # first frames of a training clip whose squares have tracks
 VP9 = "-c:v libvpx-vp9 -pix_fmt yuv444p -b:v 0 -deadline good -cpu-used 2 -threads 1 -row-mt 0 -bitexact -f ivf"
 
 
@@ -75,8 +79,8 @@ def unpack(stream: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def pack_poses(poses: list[Tensor]) -> bytes:
-    """Poses (T, objects, 7) of clips with any number of objects -> bytes."""
-    most = len(PALETTE)
+    """Poses (T, bodies, 7) of clips with any number of bodies -> bytes."""
+    most = BODIES
     whole = np.zeros((len(poses), len(poses[0]), most, 7))
     for row, of_clip in zip(whole, poses, strict=True):
         row[:, : of_clip.shape[1]] = of_clip
@@ -85,10 +89,23 @@ def pack_poses(poses: list[Tensor]) -> bytes:
 
 
 def unpack_poses(packed: bytes, clips: int, times: int) -> np.ndarray:
-    """-> (clips, T, 8, 7) float32; objects beyond a clip's own are 0."""
-    steps = np.frombuffer(lzma.decompress(packed), np.int16).reshape(clips, len(PALETTE), 7, times)
+    """-> (clips, T, 9, 7) float32; bodies beyond a clip's own are 0."""
+    steps = np.frombuffer(lzma.decompress(packed), np.int16).reshape(clips, BODIES, 7, times)
     whole = np.moveaxis(steps.cumsum(axis=-1, dtype=np.int16), -1, 1).astype(np.float32)
     return whole / np.array([MILLIMETRES] * 3 + [TURNS] * 4, dtype=np.float32)
+
+
+def pack_shown(shown: np.ndarray) -> bytes:
+    """What pixels show, small integers (N, T, H, W) -> bytes."""
+    steps = np.diff(shown.astype(np.int8), axis=1, prepend=np.int8(0))
+    return lzma.compress(np.moveaxis(steps, 1, -1).tobytes(), preset=6)
+
+
+def unpack_shown(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """-> (N, T, H, W) int8."""
+    n, times, height, width = shape
+    steps = np.frombuffer(lzma.decompress(packed), np.int8).reshape(n, height, width, times)
+    return np.moveaxis(steps.cumsum(axis=-1, dtype=np.int8), -1, 1)
 
 
 # ---- writing -----------------------------------------------------------------------------------------
@@ -122,7 +139,9 @@ def write_shard(shard: Shard) -> int:
         np.savez_compressed(
             file,
             video=np.frombuffer(stream, np.uint8),
-            poses=np.frombuffer(pack_poses([clip.poses for clip in clips]), np.uint8),
+            poses=np.frombuffer(pack_poses([bodies_of(clip) for clip in clips]), np.uint8),
+            shown=np.frombuffer(pack_shown(np.stack([table.segmentation(clip) for clip in clips]) + 2), np.uint8),
+            cameras=torch.stack([table.camera(clip) for clip in clips]).numpy(),
             actions=torch.stack([clip.actions for clip in clips]).mul(100).round().to(torch.int8).numpy(),
             shapes=kinds[0],
             colours=kinds[1],
@@ -130,6 +149,13 @@ def write_shard(shard: Shard) -> int:
         )
     os.replace(temporary, shard.path)
     return len(clips)
+
+
+def bodies_of(clip: TabletopClip) -> Tensor:
+    """Poses (T, 1 + objects, 7) of the pusher, about as high as all are, and of the objects."""
+    pusher = clip.poses.new_tensor([0, 0, PUSHER_HEIGHT, 1, 0, 0, 0]).repeat(len(clip.poses), 1)
+    pusher[:, :2] = clip.pusher
+    return torch.cat([pusher[:, None], clip.poses], dim=1)
 
 
 def write_set(
@@ -180,6 +206,9 @@ class TabletopWorld:
 class TabletopBatch(NamedTuple):
     video: Video  # (B, T, 3, H, W)
     actions: Tensor  # (B, T, 2), of frame t to t + 1
+    clips: Tensor  # (B,) which ones of the set
+    starts: Tensor  # (B,) the frame that each begins with
+    mirrored: Tensor  # (B,) bool
 
 
 class TabletopSet:
@@ -221,9 +250,30 @@ class TabletopSet:
         return np.concatenate([_read(path)[name] for path in self._shards])
 
     def poses(self) -> np.ndarray:
-        """(N, T, 8, 7) float32; objects beyond a clip's own are 0."""
+        """(N, T, 9, 7) float32 of the pusher, whose height is about right, and the objects; 0 beyond a clip's own."""
         shards = [_read(path) for path in self._shards]
         return np.concatenate([unpack_poses(s["poses"].tobytes(), *s["actions"].shape[:2]) for s in shards])
+
+    def shown(self) -> np.ndarray:
+        """What each pixel shows, (N, T, H, W) int8: 0 what is fixed, 1 the pusher, 2 and on the objects."""
+        shards = [_read(path) for path in self._shards]
+        frame = (self.config.image_size,) * 2
+        return np.concatenate([unpack_shown(s["shown"].tobytes(), s["actions"].shape[:2] + frame) for s in shards])
+
+    @cached_property
+    def _scenes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Cameras, what pixels show, and poses, of all clips on the set's device."""
+        parts = self.part("cameras"), self.shown(), self.poses()
+        return tuple(torch.from_numpy(part).to(self.device) for part in parts)
+
+    def tracks(self, batch: TabletopBatch, patch: int) -> Tensor:
+        """Where squares of the first frames of a batch's clips go: (B, R, T, 2, h, w), see train/tracks.py."""
+        clips, times = batch.clips[:, None], batch.starts[:, None] + torch.arange(self.frames)
+        cameras, shown, poses = self._scenes
+        first = times[:, : min(REFERENCES, self.frames)]
+        found = tracks(cameras[batch.clips], shown[clips, first], poses[clips, times], patch)
+        other = found.flip(-1) * found.new_tensor([1.0, -1.0])[:, None, None]
+        return torch.where(batch.mirrored.to(self.device)[:, None, None, None, None, None], other, found)
 
     def batch(self, size: int, seed: int, index: int) -> Video:
         """Random clips, each from a random frame on: (size, frames, 3, H, W) on the set's device."""
@@ -237,11 +287,13 @@ class TabletopSet:
         times = starts[:, None] + torch.arange(self.frames)  # (B, T)
         picked = self.pixels[clips.to(self.device)[:, None], times.to(self.device)]  # (B, T, H, W, 3)
         video, actions = to_video(picked), self.actions[clips[:, None], times].to(self.device)
+        mirrored = torch.zeros(size, dtype=torch.bool)
         if self.split == "train":  # the world is as likely as its mirror image
-            mirrored = torch.rand(size, generator=generator).to(self.device) < 0.5
-            video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
-            actions = torch.where(mirrored[:, None, None], actions * actions.new_tensor([-1.0, 1.0]), actions)
-        return TabletopBatch(video.contiguous(), actions)
+            mirrored = torch.rand(size, generator=generator) < 0.5
+            turned = mirrored.to(self.device)
+            video = torch.where(turned[:, None, None, None, None], video.flip(-1), video)
+            actions = torch.where(turned[:, None, None], actions * actions.new_tensor([-1.0, 1.0]), actions)
+        return TabletopBatch(video.contiguous(), actions, clips, starts, mirrored)
 
     def _decode(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

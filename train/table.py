@@ -110,14 +110,20 @@ class Table:
     # pictures
 
     @property
-    def pusher_pixel(self) -> np.ndarray:
-        """Where `draw` has the middle of the pusher's ball, hidden or not: (x, y), (0, 0) the first pixel's middle."""
+    def camera(self) -> np.ndarray:
+        """Its rotation (9) and place (3) in the world, and its focal length in pixels of `draw`, (13,)."""
         mj, _ = load_mujoco()
         mj.mj_kinematics(self.model, self.data)
         mj.mj_camlight(self.model, self.data)
-        x, y, z = self.data.cam_xmat[0].reshape(3, 3).T @ (self.data.body("pusher").xpos - self.data.cam_xpos[0])
         focal = self.size / 2 / math.tan(math.radians(self.model.cam_fovy[0]) / 2)
-        return np.array([focal * x / -z, focal * y / z]) + (self.size - 1) / 2
+        return np.concatenate([self.data.cam_xmat[0], self.data.cam_xpos[0], [focal]])
+
+    @property
+    def pusher_pixel(self) -> np.ndarray:
+        """Where `draw` has the middle of the pusher's ball, hidden or not: (x, y), (0, 0) the first pixel's middle."""
+        turned, eye, focal = np.split(self.camera, [9, 12])
+        x, y, z = turned.reshape(3, 3).T @ (self.data.body("pusher").xpos - eye)
+        return np.array([x / -z, y / z]) * focal + (self.size - 1) / 2
 
     def draw(self) -> np.ndarray:
         """The picture (size, size, 3) uint8."""
@@ -127,14 +133,13 @@ class Table:
         return ((blocks + n * n // 2) // (n * n)).astype(np.uint8)
 
     def named(self) -> np.ndarray:
-        """Which object each pixel shows, (size, size) int counting from 0; -1 none, of several the first drawn."""
+        """What each pixel shows, (size, size) int: the objects count from 0, -1 is the pusher, -2 what is fixed."""
         found = self._render(named=True).astype(int) @ [1, 256, 65536] - 1  # MuJoCo's numbers of what it drew
-        owners = np.full(self._seen.ngeom + 1, -1)
+        owners = np.full(self._seen.ngeom + 1, -2)
         for geom in self._seen.geoms[: self._seen.ngeom]:
             if geom.segid >= 0 and geom.objid >= 0:
                 owners[geom.segid] = self.model.geom_bodyid[geom.objid] - 2  # the world and the pusher come first
-        middle = self.oversampling // 2
-        return np.maximum(owners[found], -1)[middle :: self.oversampling, middle :: self.oversampling]
+        return owners[found]
 
     def _render(self, named: bool) -> np.ndarray:
         mj, screen = load_mujoco()
@@ -150,7 +155,8 @@ class Table:
         mj.mjv_updateScene(self.model, self.data, self._option, None, self._camera, every, self._seen)
         for flag in (mj.mjtRndFlag.mjRND_SEGMENT, mj.mjtRndFlag.mjRND_IDCOLOR):
             self._seen.flags[flag] = named
-        side = self.size * self.oversampling
+        self._seen.flags[mj.mjtRndFlag.mjRND_SHADOW] = not named
+        side = self.size * (1 if named else self.oversampling)  # the middles of pixels are the same
         picture, whole = np.empty((side, side, 3), np.uint8), mj.MjrRect(0, 0, side, side)
         mj.mjr_render(whole, self._seen, self._canvas)
         mj.mjr_readPixels(picture, None, whole, self._canvas)

@@ -114,13 +114,18 @@ class Tabletop:
         return torch.from_numpy(np.stack(places)).float()
 
     def segmentation(self, clip: TabletopClip) -> Tensor:
-        """Which object each pixel shows, (T, H, W) int64 counting from 0; -1 where there is none."""
+        """What each pixel shows, (T, H, W) int64: the objects count from 0, -1 is the pusher, -2 what is fixed."""
         named = []
         with self.table(clip.seed, clip.index) as table:
             for state in clip.states.numpy():
                 table.state = state
                 named.append(table.named())
         return torch.from_numpy(np.stack(named))
+
+    def camera(self, clip: TabletopClip) -> Tensor:
+        """Where the clip is seen from, (13,): see train/tracks.py."""
+        with self.table(clip.seed, clip.index) as table:
+            return torch.from_numpy(table.camera).float()
 
     def table(self, seed: int, index: int) -> Table:
         """The clip's tray before anything has moved, for a `with`."""

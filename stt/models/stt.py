@@ -22,12 +22,15 @@ from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
+from stt.transport import Motion, Things, Transport, drawing_loss, motion_loss, still, things_of
 from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
 OBJECTIVES = ("stt", "stt_ancestor")
 KEEP = 25.0  # nats of a code as far off as the unit of latents; neighbours of FSQ's 8 levels lie 0.29 apart: 2 nats
 STRIDE = 20  # frames that surprise scores at a time
+DRAWN = 4  # frames of each clip that transport learns from in a step
+MOVED = 0.5  # pixels, from where on something has moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class STTConfig(PredictorConfig):
     worn_past: float = 0.0  # share of training steps whose past is off in hue and soft where it moved, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
+    transport: bool = False  # carries along what the prompt's last frame shows; drawn frames are encoded as the past
+    track_weight: float = 2.0  # of the nats of where squares go, beside those of codes
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
@@ -66,6 +71,12 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"code_temperature is {self.code_temperature}, must be between 0 and 1")
         if self.worn_past and self.channels != 3:
             raise ValueError(f"worn_past is {self.worn_past} with channels {self.channels}: only colours have a hue")
+        if self.transport and not self.tokenizer.reference:
+            raise ValueError("transport is True without a tokenizer's reference, whose pixels it would carry along")
+        if self.transport and self.tokenizer.memory:
+            raise ValueError("transport is True with a tokenizer that has a memory, which it takes the place of")
+        if self.transport and self.objective == "stt_ancestor":
+            raise ValueError("transport is True with the objective stt_ancestor, which draws latents alone")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -79,7 +90,9 @@ class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
     reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
-    frame: Video | None  # (B, 1, C, H, W) the last frame, where the decoder remembers it
+    frame: Video | None  # (B, 1, C, H, W) the last frame, where the next is drawn from it
+    things: Things | None = None  # what the reference shows, where that is carried along
+    gone: Tensor | None = None  # (B, 2, ...) how far its squares have gone
     drawn: int = 0  # frames of the future so far
 
 
@@ -121,6 +134,7 @@ class STT(Predictor):
                 self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
         else:
             self.head = nn.Linear(c.dim, latent_dim)
+        self.transport = Transport(c.channels, c.dim) if c.transport else None
 
     def train(self, mode: bool = True) -> STT:
         super().train(mode)
@@ -176,8 +190,12 @@ class STT(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, actions: Tensor | None = None) -> Loss:
-        """actions (B, T, A): what is done after each frame, of configs that name some; the last frame's is not used."""
+    def loss(self, video: Video, actions: Tensor | None = None, tracks: Tensor | None = None) -> Loss:
+        """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
+
+        tracks (B, R, T, 2, h, w), of configs with transport: how far squares of the first R frames have gone by each
+        frame, in pixels, nan if not known; the last frame that is given is one of the first R.
+        """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
@@ -188,20 +206,76 @@ class STT(Predictor):
             actions = self._forget(actions)[:, :-1]
         given = 1
         if self.config.tokenizer.reference:
-            given = int(torch.randint(1, min(self.config.context_frames, video.shape[1] - 1) + 1, ()))
+            most = min(self.config.context_frames, video.shape[1] - 1)
+            if self.transport is not None:
+                if tracks is None:
+                    raise ValueError("transport learns from tracks of what moves, and got none")
+                most = min(most, tracks.shape[1])
+            given = int(torch.randint(1, most + 1, ()))
         codes, reference, target = self._told(video, given)
+        shown, gone, things = video, None, None  # the past's pixels, and how far they have gone
         with torch.no_grad():
             past = codes.latents
             if wear:
-                past = self.tokenizer.encode(worn(video, given), reference).latents
+                shown = worn(video, given)
+                past = self.tokenizer.encode(shown, reference).latents
             past = self._jitter(past)
+            if self.transport is not None:
+                tracks = tracks[:, given - 1]
+                gone = self._shaken(tracks, given)
+                things = things_of(reference[:, 0])
         if own:
-            past = self._own_past(past, target, actions, reference, given)
+            past, shown, gone = self._own_past(past, shown, target, actions, reference, given, things, tracks)
         out = self._forward_training(past, target, actions, reference).since(given - 1)
         past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
             return self._ancestor_loss(out, codes.latents[:, given:])
-        return self._elbo(out, past, codes.ids[:, given:])
+        loss = self._elbo(out, past, codes.ids[:, given:])
+        if self.transport is None:
+            return loss
+        steps = out.hidden, past, shown[:, given - 1 : -1], gone[:, given - 1 : -1], video[:, given:], tracks[:, given:]
+        drawn, moved = self._drawing_loss(*steps, things)
+        parts = {"drawn": drawn.detach(), "moved": moved.detach()}
+        nats = self.config.track_weight * moved / codes.ids[0, 0].numel()
+        return Loss(loss.total + drawn + nats, loss.parts | parts)
+
+    def _drawing_loss(
+        self,
+        hidden: Tensor,
+        past: Tensor,
+        before: Video,
+        gone: Tensor,
+        truth: Video,
+        tracks: Tensor,
+        things: Things,
+    ) -> tuple[Tensor, Tensor]:
+        """How far a few frames, each drawn after the one before (B, T, C, H, W), are off the truth; and nats of where
+        the reference's squares go: on their tracks (B, T, 2, ...), from how far they had `gone` before."""
+        few = torch.randint(0, truth.shape[1], (min(DRAWN, truth.shape[1]),))
+        hidden, past, *pixels = (of[:, few] for of in (hidden, past, before, truth))
+        with torch.no_grad():
+            draft = self.tokenizer.decode(self._decide(hidden, past), things.reference[:, None])
+        before, truth, draft, gone, tracks = (of.flatten(0, 1) for of in (*pixels, draft, gone[:, few], tracks[:, few]))
+        frames, _, motion = self._carried(hidden.flatten(0, 1), draft, before, things.repeat(len(few)), gone, tracks)
+        return drawing_loss(frames, truth, before), motion_loss(motion, tracks - gone)
+
+    def _shaken(self, tracks: Tensor, given: int) -> Tensor:
+        """Tracks (B, T, 2, h, w), after the `given` frames off by up to a pixel or so, differently far in each clip and
+        from region to region: in sampling they are as well, and are to be brought back."""
+        b, t, _, height, width = tracks.shape
+        tracks = tracks.nan_to_num()
+        off = torch.rand(b, 1, 1, 1, 1, device=tracks.device) * torch.randn(b, t, 2, 4, 4, device=tracks.device)
+        off = F.interpolate(off.flatten(0, 1), size=(height, width), mode="bilinear").unflatten(0, (b, t))
+        late = torch.arange(t, device=tracks.device)[:, None, None, None] >= given
+        return tracks + off * late * (tracks.abs().amax(dim=2, keepdim=True) > MOVED)
+
+    def _carried(
+        self, hidden: Tensor, draft: Tensor, before: Tensor, things: Things, gone: Tensor, tracks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Motion]:
+        """`Transport` of features (B, h, w, dim)."""
+        with torch.autocast(hidden.device.type, enabled=False):  # places take single precision; on a CPU faster, too
+            hidden = rearrange(hidden, "b h w d -> b d h w").float()
+            return self.transport(hidden, draft.float(), before.float(), things, gone, tracks)
 
     def _told(self, video: Video, given: int) -> tuple[Codes, Video | None, Tensor | None]:
         """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees."""
@@ -232,9 +306,21 @@ class STT(Predictor):
     @torch.no_grad()
     @torch.compiler.disable
     def _own_past(
-        self, past: Tensor, target: Tensor | None, actions: Tensor | None, reference: Video | None, given: int
-    ) -> Tensor:
+        self,
+        past: Tensor,
+        shown: Video | None,
+        target: Tensor | None,
+        actions: Tensor | None,
+        reference: Video | None,
+        given: int,
+        things: Things | None = None,
+        tracks: Tensor | None = None,
+    ) -> tuple[Tensor, Video | None, Tensor | None]:
         """Latents (B, T, h, w, D) with frames after the `given` ones predicted upon predictions, as in sampling.
+
+        And the frames (B, T, C, H, W) that they are of, where pixels are carried (else those that were given), and how
+        far the last given frame's squares had gone by each, (B, T, 2, ...): on their tracks, if those are known, where
+        frames are not its own.
 
         The posterior saw the truth, so they are of this clip's future. Half of the clips have all of them predicted,
         the others any share (scheduled sampling, arXiv 1506.03099). The last frame is no frame's past and stays.
@@ -244,6 +330,8 @@ class STT(Predictor):
         own = (torch.rand(b, t, device=past.device) < share)[..., None, None, None]
         draw = draw_sample if target is None else draw_posterior
         frames, cache = [past[:, :given]], None
+        if self.transport is not None:
+            pictures, gone = [shown[:, :given]], [still(shown[:, 0])] * given
         latents, before = past[:, :given], past[:, :1]  # what the cache has not seen, and the frame before it
         for k in range(given, t - 1):
             seen = slice(k - latents.shape[1], k)
@@ -252,9 +340,35 @@ class STT(Predictor):
             out = self.network(embedded, draw, target=None if target is None else target[:, seen], cache=cache)
             cache, before = out.cache, latents[:, -1:]
             predicted = self._decide(out.hidden[:, -1:], before)
+            if self.transport is not None:
+                picture, predicted, way = self._drawn(
+                    out.hidden[:, -1:], predicted, pictures[-1][:, -1:], things, gone[-1]
+                )
+                if tracks is not None:
+                    way = torch.where(own[:, k] | tracks[:, k].isnan(), way, tracks[:, k])
+                gone.append(way)
+                pictures.append(torch.where(own[:, k : k + 1], picture, shown[:, k : k + 1]))
             latents = torch.where(own[:, k : k + 1], predicted, past[:, k : k + 1])
             frames.append(latents)
-        return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1)
+        if self.transport is not None:
+            shown = torch.cat([*pictures, shown[:, max(given, t - 1) :]], dim=1)
+            gone = torch.stack([*gone, gone[-1]][:t], dim=1)
+        else:
+            gone = None
+        return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1), shown, gone
+
+    def _drawn(
+        self, hidden: Tensor, latents: Tensor, before: Video, things: Things, gone: Tensor
+    ) -> tuple[Video, Tensor, Tensor]:
+        """Features and predicted latents of a frame (B, 1, ...) -> the frame (B, 1, C, H, W), drawn from what the frame
+        before and the reference show, its own latents, and how far the reference's squares have gone."""
+        reference = things.reference[:, None]
+        draft = self.tokenizer.decode(latents, reference)[:, 0]
+        b = len(draft)
+        before, gone, *things = (of.expand(b, *of.shape[1:]) for of in (before[:, 0], gone, *things))
+        frame, gone, _ = self._carried(hidden[:, 0], draft, before, Things(*things), gone)
+        frame = frame.clamp(-1, 1)[:, None]
+        return frame, self.tokenizer.encode(frame, reference).latents, gone
 
     @torch.no_grad()
     def relived(self, video: Video, given: int) -> tuple[Codes, Tensor]:
@@ -264,7 +378,8 @@ class STT(Predictor):
         Half of the clips have all of them predicted, the others any share; the last frame is not.
         """
         codes, reference, target = self._told(video, given)
-        return codes, self._own_past(codes.latents, target, None, reference, given)
+        things = things_of(reference[:, 0]) if self.config.transport else None
+        return codes, self._own_past(codes.latents, video, target, None, reference, given, things)[0]
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
@@ -359,8 +474,11 @@ class STT(Predictor):
             target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
             cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
         recent = latents[:, -2:]
-        frame = context[:, -1:] if self.config.tokenizer.memory else None
-        return STTState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache, reference, frame)
+        frame = context[:, -1:] if self.config.tokenizer.memory or self.config.transport else None
+        recent = torch.cat([recent[:, :1], recent[:, -1:]], dim=1)
+        if self.transport is None:
+            return STTState(recent, cache, reference, frame)
+        return STTState(recent, cache, reference, frame, things_of(context[:, -1]), still(context[:, -1]))
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
@@ -382,10 +500,14 @@ class STT(Predictor):
         latents = (
             self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
         )
-        frames = self.tokenizer.decode(latents, state.reference, state.frame)
+        if self.transport is not None:
+            frames, latents, gone = self._drawn(out.hidden, latents, state.frame, state.things, state.gone)
+        else:
+            gone = None
+            frames = self.tokenizer.decode(latents, state.reference, state.frame)
         recent = torch.cat([last, latents], dim=1)
-        frame = frames.clamp(-1, 1) if self.config.tokenizer.memory else None
-        return frames, STTState(recent, out.cache, state.reference, frame, state.drawn + 1)
+        frame = None if state.frame is None else frames.clamp(-1, 1)
+        return frames, STTState(recent, out.cache, state.reference, frame, state.things, gone, state.drawn + 1)
 
     def _refine(self, hidden: Tensor, before: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
