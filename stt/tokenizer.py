@@ -24,8 +24,6 @@ from stt.layers import (
 )
 from stt.quantize import FSQ, VectorQuantizer
 
-LEARNED = 6  # frames that follow each other in training with a memory
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrameVQConfig(Config):
@@ -38,14 +36,11 @@ class FrameVQConfig(Config):
     commitment: float = 0.25
     local: bool = False  # codes are each of its own pixels alone: what stands still keeps its codes
     reference: bool = False  # codes tell what is other than in a reference frame that both sides know
-    memory: bool = False  # decoders look up in the frame before, as they drew it, how things look
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size % self.downsampling:
             raise ValueError(f"image_size {self.image_size} is not a multiple of downsampling {self.downsampling}")
-        if self.memory and not self.reference:
-            raise ValueError("memory is True without a reference, where the first frame would have none before it")
 
     @property
     def downsampling(self) -> int:
@@ -66,8 +61,6 @@ class FrameVQ(Tokenizer):
     Where we differ: the stem and the head work on patches, which spares the convolutions at full resolution that would
     cost most, and the codes may be FSQ's. With a reference, an earlier frame of the same clip, codes need to say
     only what has changed (as in iVideoGPT, arXiv 2405.15223), and pixels that have not are copied through a mask.
-    With a memory, others are those of the frame before that look most like them: codes have to say where a thing is,
-    not again how it looks.
     """
 
     def __init__(self, config: FrameVQConfig) -> None:
@@ -90,12 +83,8 @@ class FrameVQ(Tokenizer):
             video = torch.cat([video, reference.expand_as(video)], dim=2)
         return self.quantizer(self.encoder(patchify(video, self.config.patch)).movedim(2, -1))
 
-    def decode(self, latents: Tensor, reference: Video | None = None, before: Video | None = None) -> Video:
-        """(B, T, h, w, D) -> (B, T, C, H, W), not clamped; `reference` as it was encoded with, B or 1 of them.
-
-        before (B or 1, T, C, H, W), of configs with a memory: the frame before each; or (..., 1, C, H, W) that before
-        the first, the reference if not given, and each other frame follows what the last became.
-        """
+    def decode(self, latents: Tensor, reference: Video | None = None) -> Video:
+        """(B, T, h, w, D) -> (B, T, C, H, W), not clamped; `reference` as it was encoded with, B or 1 of them."""
         b, t = latents.shape[:2]
         z = rearrange(latents, "b t h w d -> (b t) d h w")
         if not self.config.reference:
@@ -103,20 +92,7 @@ class FrameVQ(Tokenizer):
         if reference is None:
             raise ValueError("this tokenizer decodes frames beside a reference (B, 1, C, H, W), and none was given")
         reference = reference.expand(b, t, *reference.shape[2:])
-        frames = self.decoder(z, reference.flatten(0, 1)).unflatten(0, (b, t))
-        return self._remembered(frames, reference, before) if self.config.memory else frames
-
-    def _remembered(self, drafts: Video, reference: Video, before: Video | None) -> Video:
-        """Drafts of frames (B, T, C, H, W) -> frames, one after the other where the first alone has one before it."""
-        before = reference[:, :1] if before is None else before
-        if before.shape[1] == drafts.shape[1]:
-            before = before.expand_as(drafts)
-            return self.decoder.memory(*(f.flatten(0, 1) for f in (drafts, before, reference))).view_as(drafts)
-        frames = []
-        for draft in drafts.split(1, dim=1):
-            frames.append(self._remembered(draft, reference[:, :1], before))
-            before = frames[-1].clamp(-1, 1)
-        return torch.cat(frames, dim=1)
+        return self.decoder(z, reference.flatten(0, 1)).unflatten(0, (b, t))
 
     def reconstructed(self, video: Video) -> Video:
         """With a reference, it is the clip's first frame."""
@@ -124,29 +100,14 @@ class FrameVQ(Tokenizer):
         return self.decode(self.encode(video, reference).latents, reference)
 
     def autoencode(self, video: Video) -> tuple[Video, Video, Codes]:
-        """With a reference: one random frame of each clip beside another.
-
-        With a memory: a few frames that follow each other and a true one, beside the clip's first.
-        """
+        """With a reference: one random frame of each clip beside another."""
         if not self.config.reference:
             return super().autoencode(video)
-        if self.config.memory:
-            return self._continued(video)
         order = torch.rand(video.shape[:2], device=video.device).argsort(dim=1)
         each = torch.arange(len(video), device=video.device)
         truth, reference = (video[each, order[:, k]][:, None] for k in (0, -1))
         codes = self.encode(truth, reference)
         return truth, self.decode(codes.latents, reference), codes
-
-    def _continued(self, video: Video) -> tuple[Video, Video, Codes]:
-        b, t = video.shape[:2]
-        count = min(LEARNED, t - 1)
-        start = torch.randint(1, t - count + 1, (b, 1), device=video.device)
-        each = torch.arange(b, device=video.device)[:, None]
-        picked = start + torch.arange(-1, count, device=video.device)  # (B, 1 + count)
-        before, truth = video[each, picked].split([1, count], dim=1)
-        codes = self.encode(truth, video[:, :1])
-        return truth, self.decode(codes.latents, video[:, :1], before), codes
 
 
 def frame_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> PerFrame:
@@ -174,10 +135,7 @@ def frame_decoder(c: FrameVQConfig) -> nn.Sequential:
 
 
 class ReferenceDecoder(nn.Module):
-    """(N, latent_dim, h, w) and reference frames (N, C, H, W) -> frames: new pixels, or the reference's, by a mask.
-
-    Those of a config with a memory are drafts for `memory`.
-    """
+    """(N, latent_dim, h, w) and reference frames (N, C, H, W) -> frames: new pixels, or the reference's, by a mask."""
 
     def __init__(self, c: FrameVQConfig) -> None:
         super().__init__()
@@ -195,7 +153,6 @@ class ReferenceDecoder(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
         self.norm = group_norm(widths[0])
         self.head = nn.Conv2d(widths[0], (c.channels + 1) * c.patch**2, 3, padding=1)
-        self.memory = Memory(c.channels) if c.memory else None
 
     def forward(self, z: Tensor, reference: Tensor) -> Tensor:
         seen = [self.stem(patchify(reference, self.patch))]
@@ -211,46 +168,6 @@ class ReferenceDecoder(nn.Module):
         new = unpatchify(self.head(F.silu(self.norm(x))), self.patch)
         kept = new[:, -1:].sigmoid()
         return kept * reference + (1 - kept) * new[:, :-1]
-
-
-class Memory(nn.Module):
-    """Drafts of frames, the frames before and the reference (N, C, H, W) -> frames, with what is remembered of them."""
-
-    def __init__(self, channels: int, width: int = 32, patch: int = 2) -> None:
-        super().__init__()
-        self.patch = patch
-        self.stem = nn.Conv2d(3 * channels * patch**2, width, 3, padding=1)
-        self.body = nn.Sequential(ResBlock(width), ResBlock(width), group_norm(width), nn.SiLU())
-        self.head = nn.Conv2d(width, (channels + 1) * patch**2, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, draft: Tensor, before: Tensor, reference: Tensor) -> Tensor:
-        found = look_up(draft.detach().float(), before)
-        seen = torch.cat([draft, found, reference], dim=1)
-        out = unpatchify(self.head(self.body(self.stem(patchify(seen, self.patch)))), self.patch).float()
-        change, trust = out[:, :-1], out[:, -1:].sigmoid()
-        return draft + trust * (found - draft) + change
-
-
-@torch.no_grad()
-def look_up(draft: Tensor, before: Tensor, reach: int = 4, window: int = 7, nearness: float = 3e-3) -> Tensor:
-    """Drafts and the frames before them (N, C, H, W) -> each pixel by those of the frame before that fit, same shape.
-
-    Attention over the pixels at most `reach` away: the nearer their surroundings, `window` pixels wide, are to the
-    draft's, the more they count (as in non-local means). A draft may be blurred, what is found is not.
-    """
-    channels, height, width = draft.shape[1:]
-    side = 2 * reach + 1
-    near = F.pad(before, [reach] * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)  # (N, C, s, s, H, W)
-    near = [near[:, c].flatten(1, 2) for c in range(channels)]  # of each channel (N, s^2, H, W)
-    apart = sum((draft[:, c, None] - there).square_() for c, there in enumerate(near))
-    around = apart.new_full((side**2, 1, window, window), 1 / (channels * window**2))
-    apart = F.conv2d(apart, around, padding=window // 2, groups=side**2).float()
-    away = torch.arange(-reach, reach + 1, device=draft.device).square()
-    apart = apart + 1e-4 * (away[:, None] + away).flatten()[:, None, None]  # of two as good, the nearer
-    weights = (-apart / nearness).softmax(dim=1)
-    return torch.stack([(weights * there).sum(dim=1) for there in near], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

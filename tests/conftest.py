@@ -50,10 +50,6 @@ TINY_CONFIGS = {
             "own_past": 0.0,
         }
     ),
-    "stt, with a memory": STTConfig.from_dict(
-        TINY.to_dict()
-        | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True, "memory": True}, "window": 6}
-    ),
     "stt, with transport": STTConfig.from_dict(
         TINY.to_dict()
         | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}, "window": 6, "transport": True}

@@ -12,7 +12,6 @@ import stt
 from stt.api import Sampling
 from stt.models.stt import STT, STTConfig, draw_mean
 from stt.sampler import SeededNoise
-from stt.tokenizer import FrameVQConfig, look_up
 from stt.transformer import Gaussian, Normal, SpaceTimeOutput
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, clips, lively
 
@@ -359,62 +358,6 @@ def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_m
     with torch.no_grad():
         head.bias.unflatten(0, (-1, 2))[:, 1] = 50.0  # of every pixel, its color and its mask
     torch.testing.assert_close(tokenizer.decode(codes.latents, video[:, :1]), video[:, :1].expand_as(video))
-
-
-@pytest.fixture
-def remembering():
-    return lively(STT(TINY_CONFIGS["stt, with a memory"])).eval()
-
-
-def test_a_decoder_with_a_memory_draws_frame_by_frame_from_what_it_drew(remembering):
-    tokenizer, video = remembering.tokenizer, clips(remembering, 2, 4)
-    latents = tokenizer.encode(video).latents[:, 1:]
-    with torch.inference_mode():
-        drawn = tokenizer.decode(latents, video[:, :1])
-        before = torch.cat([video[:, :1], drawn[:, :-1].clamp(-1, 1)], dim=1)
-        torch.testing.assert_close(tokenizer.decode(latents, video[:, :1], before), drawn)
-        other = tokenizer.decode(latents, video[:, :1], before.flip(-1))
-    assert not torch.allclose(other, drawn, atol=1e-3)
-
-
-def test_futures_are_drawn_from_the_frame_before_as_it_was_shown(remembering):
-    state = remembering.start(clips(remembering, 1, 3))
-    assert torch.equal(state.frame, state.reference)
-    with torch.inference_mode():
-        frames, after = remembering.step(state, Sampling(), SeededNoise([0, 1]))
-        assert torch.equal(after.frame, frames.clamp(-1, 1))
-        again, later = remembering.step(after, Sampling(temperature=0), SeededNoise([0, 1]))
-        drawn = remembering.tokenizer.decode(later.recent[:, 1:], state.reference, after.frame)
-    torch.testing.assert_close(again, drawn)
-
-
-def test_a_memory_learns_from_frames_that_follow_each_other(remembering):
-    video = clips(remembering, 1, 9)
-    starts = set()
-    for seed in range(12):
-        torch.manual_seed(seed)
-        truth, drawn, codes = remembering.tokenizer.autoencode(video)
-        begin = next(k for k in range(1, 4) if torch.equal(truth, video[:, k : k + 6]))
-        starts.add(begin)
-        frames = remembering.tokenizer.decode(codes.latents, video[:, :1], video[:, begin - 1 : begin])
-        torch.testing.assert_close(drawn, frames)
-        assert codes.ids.shape[1] == drawn.shape[1] == 6
-    assert starts == {1, 2, 3}
-    with pytest.raises(ValueError, match="memory is True without a reference"):
-        FrameVQConfig(memory=True)
-
-
-def test_what_is_looked_up_is_sharp_where_the_draft_is_blurred_and_comes_from_no_further_than_the_reach():
-    torch.manual_seed(0)
-    before = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, scale_factor=3.0)  # squares
-    truth = before.roll((2, -3), dims=(2, 3))
-    draft = torch.nn.functional.avg_pool2d(truth, 3, stride=1, padding=1)
-    inner = (..., slice(8, 16), slice(8, 16))
-    found = look_up(draft, before)
-    assert (found - truth)[inner].abs().mean() < 0.2 * (draft - truth)[inner].abs().mean()
-    nearer = look_up(draft, before, reach=1)
-    assert (nearer - truth)[inner].abs().mean() > (draft - truth)[inner].abs().mean()
-    torch.testing.assert_close(look_up(before, before)[inner], before[inner], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("levels", [(5, 5, 4), ()])

@@ -155,7 +155,7 @@ def test_the_adversarial_gradient_is_weighted_by_the_reconstructions(tiny):
     torch.testing.assert_close(parts[1], 0.5 * parts[0], rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("name", ["stt", "stt, beside a reference", "stt, with a memory"])
+@pytest.mark.parametrize("name", ["stt", "stt, beside a reference"])
 def test_a_decoder_learns_to_draw_what_a_predictor_drifts_to(name):
     torch.manual_seed(0)
     model = lively(STT(TINY_CONFIGS[name])).eval()
@@ -283,15 +283,6 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
     assert torch.equal(taken.head.weight, tiny.head.weight)
     with pytest.raises(SystemExit, match=r"other codes .* 'encoder\.0\.bias'"):
         with_decoder(tiny, str(tmp_path / "other"))
-
-
-def test_a_published_model_may_take_a_decoder_that_gained_a_memory(tmp_path):
-    plain, remembering = (STT(TINY_CONFIGS[f"stt, {name}"]) for name in ("beside a reference", "with a memory"))
-    start_from(remembering.tokenizer, plain.tokenizer)
-    stt.save(remembering.tokenizer, tmp_path / "model.safetensors")
-    taken = with_decoder(plain, str(tmp_path))
-    assert taken.config.tokenizer.memory and taken.config.dim == plain.config.dim
-    assert torch.equal(taken.tokenizer.decoder.memory.stem.weight, remembering.tokenizer.decoder.memory.stem.weight)
 
 
 def test_a_published_card_names_no_folder_of_the_machine():

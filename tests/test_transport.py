@@ -276,11 +276,9 @@ def test_pixels_of_a_square_go_together():
     assert torch.equal(pixels(torch.arange(4.0).view(1, 1, 2, 2))[0, 0, :SQUARE], torch.tensor([[0.0, 0, 1, 1]] * 2))
 
 
-def test_transport_asks_for_a_reference_and_takes_the_place_of_a_memory():
+def test_transport_asks_for_a_reference_and_for_codes():
     with pytest.raises(ValueError, match="transport is True without a tokenizer's reference"):
         STTConfig.from_dict(TINY.to_dict() | {"transport": True})
     tokenizer = TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}
-    with pytest.raises(ValueError, match="transport is True with a tokenizer that has a memory"):
-        STTConfig.from_dict(TINY.to_dict() | {"transport": True, "tokenizer": tokenizer | {"memory": True}})
     with pytest.raises(ValueError, match="transport is True with the objective stt_ancestor"):
         STTConfig.from_dict(TINY.to_dict() | {"transport": True, "tokenizer": tokenizer, "objective": "stt_ancestor"})

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stt.api import Codes, Video
 from stt.checkpoint import family_of, load_any
 from stt.models.stt import STT
-from stt.tokenizer import LEARNED, FrameVQ
+from stt.tokenizer import FrameVQ
+
+DRAWN = 6  # frames of each clip that the decoder draws in a step
 
 
 def relived_by(predictor: STT, tokenizer: FrameVQ, video: Video) -> tuple[Video, Video, Codes]:
     """For `AdversarialTokenizer`: frames of clips that follow each other (B, T', C, H, W), what the tokenizer draws of
     them when the predictor, told by its posterior what comes, has predicted them upon its predictions, and the codes.
 
-    Frames before them are drawn the same way, so what a memory finds in them is as imperfect as in use. Raises
-    ValueError for clips of fewer than 3 frames: one is given, and the last is not predicted.
+    Raises ValueError for clips of fewer than 3 frames: one is given, and the last is not predicted.
     """
     if video.shape[1] < 3:
         raise ValueError(f"clips have {video.shape[1]} frames, what a predictor drifts to needs at least 3 (--frames)")
     given = int(torch.randint(1, min(predictor.config.context_frames, video.shape[1] - 2) + 1, ()))
     codes, latents = predictor.relived(video, given)
     last = video.shape[1] - 1
-    count = min(LEARNED, last - given)
+    count = min(DRAWN, last - given)
     start = int(torch.randint(given, last - count + 1, ()))
-    options: dict[str, Tensor] = {}
-    if tokenizer.config.reference:
-        options["reference"] = video[:, given - 1 : given]
-    if tokenizer.config.memory:
-        options["before"] = options["reference"]
-    if tokenizer.config.memory and start > given:
-        with torch.no_grad():
-            options["before"] = tokenizer.decode(latents[:, given:start], **options)[:, -1:].clamp(-1, 1)
+    reference = video[:, given - 1 : given] if tokenizer.config.reference else None
     shown = slice(start, start + count)
-    return video[:, shown], tokenizer.decode(latents[:, shown], **options), codes
+    return video[:, shown], tokenizer.decode(latents[:, shown], reference), codes
 
 
 def predictor_for(tokenizer: FrameVQ, source: str) -> STT:
@@ -42,6 +36,8 @@ def predictor_for(tokenizer: FrameVQ, source: str) -> STT:
     predictor = load_any(source)
     if not isinstance(predictor, STT):
         raise SystemExit(f"--predictor {source} is of the family {family_of(predictor)}, must be of stt")
+    if predictor.transport is not None:
+        raise SystemExit(f"--predictor {source} has transport, which mends what its decoder draws: train that")
     if strange := unlike(tokenizer, predictor.tokenizer):
         raise SystemExit(f"--predictor {source} predicts other codes than the tokenizer's, first at {strange!r}")
     return predictor

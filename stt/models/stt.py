@@ -73,8 +73,6 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"worn_past is {self.worn_past} with channels {self.channels}: only colours have a hue")
         if self.transport and not self.tokenizer.reference:
             raise ValueError("transport is True without a tokenizer's reference, whose pixels it would carry along")
-        if self.transport and self.tokenizer.memory:
-            raise ValueError("transport is True with a tokenizer that has a memory, which it takes the place of")
         if self.transport and self.objective == "stt_ancestor":
             raise ValueError("transport is True with the objective stt_ancestor, which draws latents alone")
         for name in ("image_size", "channels"):
@@ -90,8 +88,8 @@ class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
     reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
-    frame: Video | None  # (B, 1, C, H, W) the last frame, where the next is drawn from it
-    things: Things | None = None  # what the reference shows, where that is carried along
+    frame: Video | None = None  # (B, 1, C, H, W) the last frame, where things are carried along
+    things: Things | None = None  # what the reference shows
     gone: Tensor | None = None  # (B, 2, ...) how far its squares have gone
     drawn: int = 0  # frames of the future so far
 
@@ -474,11 +472,11 @@ class STT(Predictor):
             target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
             cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
         recent = latents[:, -2:]
-        frame = context[:, -1:] if self.config.tokenizer.memory or self.config.transport else None
         recent = torch.cat([recent[:, :1], recent[:, -1:]], dim=1)
         if self.transport is None:
-            return STTState(recent, cache, reference, frame)
-        return STTState(recent, cache, reference, frame, things_of(context[:, -1]), still(context[:, -1]))
+            return STTState(recent, cache, reference)
+        last = context[:, -1:]
+        return STTState(recent, cache, reference, last, things_of(last[:, 0]), still(last[:, 0]))
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
@@ -502,12 +500,11 @@ class STT(Predictor):
         )
         if self.transport is not None:
             frames, latents, gone = self._drawn(out.hidden, latents, state.frame, state.things, state.gone)
+            state = state._replace(frame=frames, gone=gone)
         else:
-            gone = None
-            frames = self.tokenizer.decode(latents, state.reference, state.frame)
+            frames = self.tokenizer.decode(latents, state.reference)
         recent = torch.cat([last, latents], dim=1)
-        frame = None if state.frame is None else frames.clamp(-1, 1)
-        return frames, STTState(recent, out.cache, state.reference, frame, state.things, gone, state.drawn + 1)
+        return frames, state._replace(recent=recent, cache=out.cache, drawn=state.drawn + 1)
 
     def _refine(self, hidden: Tensor, before: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
         """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
