@@ -231,6 +231,6 @@ def motion_loss(motion: Motion, wanted: Tensor) -> Tensor:
 
 def drawing_loss(frames: Video, truth: Video, before: Video) -> Tensor:
     """Mean absolute error of frames (N, C, H, W), ten times as much where the truth is not as before."""
-    apart = (truth - before).abs().amax(dim=-3, keepdim=True) > 0.1
+    apart = (truth - before).abs().amax(dim=-3, keepdim=True) > 0.04
     weight = 1 + 9 * F.max_pool2d(apart.to(truth.dtype), 3, stride=1, padding=1)
     return (weight * (frames - truth).abs()).mean()
