@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stt.api import Sampling
 from stt.measures import frame_mse
@@ -12,7 +13,7 @@ from stt.models.stt import STT, STTConfig
 from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
 from train.data import DigitVideos, World
 from train.evaluate import evaluate, markdown, parser
-from train.judge import Judge, counts, load_judge
+from train.judge import Judge, counts, load_judge, narrowed
 from train.metrics import (
     SetDistances,
     coverage_and_precision,
@@ -225,6 +226,19 @@ def test_the_judge_names_frames_of_any_leading_shape_and_refuses_other_sizes():
     assert judge.digits(torch.rand(2, 3, 1, 64, 64)).shape == (2, 3, 10)
     with pytest.raises(ValueError, match=r"reads \(1, 64, 64\)"):
         judge(torch.rand(2, 1, 32, 32))
+
+
+def test_a_judge_is_stored_in_half_precision_and_its_largest_layers_in_eight_bits(tmp_path):
+    torch.manual_seed(0)
+    judge = Judge().eval()
+    weights = narrowed(judge.state_dict())
+    kinds = {t.dtype for t in weights.values() if t.numel() >= 2**16}
+    assert kinds == {torch.float8_e4m3fn} and weights["features.1.body.2.weight"].dtype == torch.float16
+    save_file(weights, tmp_path / "judge.safetensors")
+    again = load_judge(tmp_path / "judge.safetensors")
+    for name, tensor in judge.state_dict().items():
+        kept = again.state_dict()[name]
+        assert kept.dtype == torch.float32 and (kept - tensor).norm() <= 0.05 * tensor.norm()
 
 
 def test_the_shipped_judge_reads_drawn_digits():
