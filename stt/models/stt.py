@@ -31,6 +31,8 @@ KEEP = 25.0  # nats of a code as far off as the unit of latents; neighbours of F
 STRIDE = 20  # frames that surprise scores at a time
 DRAWN = 4  # frames of each clip that transport learns from in a step
 MOVED = 0.5  # pixels, from where on something has moved
+UNLIKE = 0.08  # of the range -1 to 1, the mean over squares of so many pixels a side from where on codes are others
+UNLIKE_AREA = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,14 +361,20 @@ class STT(Predictor):
         self, hidden: Tensor, latents: Tensor, before: Video, things: Things, gone: Tensor
     ) -> tuple[Video, Tensor, Tensor]:
         """Features and predicted latents of a frame (B, 1, ...) -> the frame (B, 1, C, H, W), drawn from what the frame
-        before and the reference show, its own latents, and how far the reference's squares have gone."""
+        before and the reference show, its latents, and how far the reference's squares have gone.
+
+        Where the frame shows what the predicted codes draw, they stay: encoded again, errors would add up.
+        """
         reference = things.reference[:, None]
         draft = self.tokenizer.decode(latents, reference)[:, 0]
         b = len(draft)
         before, gone, *things = (of.expand(b, *of.shape[1:]) for of in (before[:, 0], gone, *things))
         frame, gone, _ = self._carried(hidden[:, 0], draft, before, Things(*things), gone)
-        frame = frame.clamp(-1, 1)[:, None]
-        return frame, self.tokenizer.encode(frame, reference).latents, gone
+        frame = frame.clamp(-1, 1)
+        apart = (frame - draft).abs().amax(dim=1, keepdim=True)
+        apart = F.max_pool2d(F.avg_pool2d(apart, UNLIKE_AREA), self.config.tokenizer.downsampling // UNLIKE_AREA)
+        frame, other = frame[:, None], apart[:, :, :, :, None] > UNLIKE  # (B, 1, h, w, 1)
+        return frame, torch.where(other, self.tokenizer.encode(frame, reference).latents, latents), gone
 
     @torch.no_grad()
     def relived(self, video: Video, given: int) -> tuple[Codes, Tensor]:
