@@ -226,6 +226,17 @@ def test_what_was_drawn_is_encoded_again_as_the_past(moving, clips):
             assert not torch.allclose(frames, others, atol=1e-2)
 
 
+def test_codes_stay_where_the_frame_shows_what_they_draw(moving, clips):
+    torch.nn.init.zeros_(moving.transport.head.weight)
+    moving.transport.head.bias.data.view(SQUARE**2, 4)[:, -3] = 50.0  # all is the draft's
+    torch.nn.init.zeros_(moving.tokenizer.decoder.head.weight)  # which is half the reference: no other codes' picture
+    with torch.inference_mode():
+        frames, after = moving.step(moving.start(clips[:1, :3]), Sampling(), SeededNoise([0]))
+        again = moving.tokenizer.encode(frames, after.reference).latents
+        torch.testing.assert_close(moving.tokenizer.decode(after.recent[:, 1:], after.reference), frames)
+    assert not torch.equal(after.recent[:, 1:], again)
+
+
 def test_its_own_past_is_of_the_frames_that_it_drew(moving, clips):
     torch.manual_seed(0)
     codes, reference, target = moving._told(clips, 3)

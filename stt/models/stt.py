@@ -384,8 +384,7 @@ class STT(Predictor):
         Half of the clips have all of them predicted, the others any share; the last frame is not.
         """
         codes, reference, target = self._told(video, given)
-        things = things_of(reference[:, 0]) if self.config.transport else None
-        return codes, self._own_past(codes.latents, video, target, None, reference, given, things)[0]
+        return codes, self._own_past(codes.latents, None, target, None, reference, given)[0]
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
