@@ -61,7 +61,7 @@ def save(
         "format": FORMAT,
         "family": family_of(model),
         "config": json.dumps(model.config.to_dict()),
-        "card": json.dumps(card or {}),
+        "card": json.dumps(card or {}, separators=(",", ":")),  # cards nest: without blanks a tenth smaller
     }
     data = serialize(tensors, metadata=header)
     write_whole(path, lambda file: file.write(data))

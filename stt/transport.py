@@ -16,7 +16,9 @@ REACH = 4  # pixels that it may move between two frames, down or across
 PLACES = (2 * REACH + 1) ** 2  # displacements
 HEAVIEST = 6.0  # of a weight's logarithm
 NEAR = 6.0  # squares, the standard deviation of kin's places
-ALIKE = 0.05  # mean squared difference of colours that makes kin e times as distant
+SURE = 4.0  # times as far apart in kind as was learned: strangers that are kin a little would hold a thing back
+KINDS = 8  # dimensions of what tells squares of one thing from those of another
+FIXED, GUEST = 0, 1  # who a square may be of: what never moves; what is not carried; from 2 on things
 
 
 class Motion(NamedTuple):
@@ -32,42 +34,58 @@ class Things(NamedTuple):
 
     reference: Tensor  # (N, C, H, W)
     kin: Tensor  # (N, S, S) how much its squares are of one thing, rows sum to 1
-
-    def repeat(self, times: int) -> Things:
-        """Each of them so many times, one after the other."""
-        return Things(*(of.repeat_interleave(times, dim=0) for of in self))
+    held: Tensor  # (N, 1, h, w) the chance of each square that it is carried along, and not left to codes
 
 
 class Transport(nn.Module):
-    """Carries squares of a reference along, and draws frames of them, of the frame before, and of a draft.
+    """Carries squares of a reference along, and draws frames of them and of a draft.
 
     Each square of the reference has a track: where it lies by now, even if something hides it. Its next displacement
     has a distribution (DNA, arXiv 1605.07157), and a weight tells which of those that lie in one place is seen (softmax
     splatting, arXiv 2003.05534). Where we differ: tracks begin in the prompt's last frame, so that nothing blurs; the
     squares of one thing vote on where it goes and are kept in its shape; and only ways are splatted, from the
-    distribution's mode, by which pixels are then taken.
+    distribution's mean, by which pixels are then taken: where things go half as far as they might, nothing blurs.
     """
 
     def __init__(self, channels: int, dim: int, width: int = 32) -> None:
         super().__init__()
         of_square = channels * SQUARE**2
+        self.kind = nn.Sequential(
+            nn.Conv2d(of_square, width, 3, padding=1),
+            ResBlock(width), ResBlock(width), group_norm(width), nn.SiLU(), nn.Conv2d(width, KINDS + 1, 1),
+        )  # fmt: skip
         self.see = nn.Conv2d(3 * of_square + 2 + PLACES, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
         self.told = nn.Conv2d(dim, 2 * width, 1)
         self.body = nn.Sequential(ResBlock(2 * width), AttentionBlock(2 * width), ResBlock(2 * width))
         self.up = nn.Conv2d(2 * width, width, 3, padding=1)
         self.fine = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
+        self.turn = nn.Sequential(nn.Conv2d(2 * width + 2, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1))
         self.where = nn.Conv2d(width, PLACES + 1, 1)
         self.likeness = nn.Parameter(torch.tensor(20.0))
-        self.found = nn.Conv2d(5 * of_square + SQUARE**2, width, 3, padding=1)
+        self.found = nn.Conv2d(3 * of_square + SQUARE**2, width, 3, padding=1)
         self.mix = nn.Sequential(ResBlock(width), ResBlock(width), group_norm(width), nn.SiLU())
-        self.head = nn.Conv2d(width, of_square + 3 * SQUARE**2, 3, padding=1)
-        for layer in (self.where, self.head):
+        self.head = nn.Conv2d(width, of_square + 2 * SQUARE**2, 3, padding=1)
+        for layer in (self.turn[-1], self.where, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
             self.where.bias[PLACES // 2] = 6.0  # at first nothing moves that is seen as well where it was
-            self.head.bias.view(SQUARE**2, channels + 3)[:, -3] = 2.0  # and most is the draft's
+            self.head.bias.view(SQUARE**2, channels + 2)[:, -2] = 2.0  # and most is the draft's
+
+    def kinship(self, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (N, C, H, W) -> how far apart squares are in kind (N, S, S), and logits of being held (N, 1, h, w).
+
+        Kinds are places of an embedding that is taught which squares are of one thing (arXiv 1708.02551).
+        """
+        *kinds, held = self.kind(patchify(reference.float(), SQUARE)).split(1, dim=1)
+        return squared(torch.cat(kinds, dim=1).flatten(2).mT), held
+
+    def things(self, reference: Tensor) -> Things:
+        """What frames (N, C, H, W) show: squares are of one thing where they are near and of a kind."""
+        apart, held = self.kinship(reference)
+        near = nearness(*held.shape[-2:], apart.device)
+        return Things(reference, (-SURE * apart - near).softmax(dim=-1), held.sigmoid())
 
     def forward(
         self, hidden: Tensor, draft: Tensor, before: Tensor, things: Things, gone: Tensor, tracks: Tensor | None = None
@@ -75,10 +93,13 @@ class Transport(nn.Module):
         """A predictor's features (N, dim, g, g), drafts and the frames before (N, C, H, W), a reference's things, and
         how far its squares have gone (N, 2, h, w), in pixels -> frames, how far they have by then, and the motion.
 
+        Things may be of fewer references: each is of as many frames, one after the other.
+
         tracks (N, 2, h, w): how far they truly have, nan if not known: frames are drawn of squares there. What is
         carried is as sharp in the wrong place: learning to draw from its own motion, it would blur to be less wrong.
         """
-        reference, kin = things
+        reference, kin, held = things
+        reference, held = (of.repeat_interleave(len(draft) // len(kin), dim=0) for of in (reference, held))
         here = torch.cat([warp(torch.cat([draft, before], dim=1), pixels(gone), "bilinear"), reference], dim=1)
         unlike = pooled(unlikeness(draft, reference, gone), kin)
         seen = self.see(torch.cat([patchify(here, SQUARE), gone / 8, unlike], dim=1))
@@ -87,20 +108,22 @@ class Transport(nn.Module):
         told = F.interpolate(self.told(hidden), size=coarse.shape[-2:], mode="bilinear")
         told = warp(told, F.avg_pool2d(gone, 2) / scale, "bilinear").to(coarse.dtype)
         coarse = self.body(coarse + told)
-        features = pooled(self.fine(seen + self.up(F.interpolate(coarse, scale_factor=2.0))).float(), kin)
+        own = self.fine(seen + self.up(F.interpolate(coarse, scale_factor=2.0))).float()
+        places = squares_of(gone)
+        features = pooled(own, kin)
+        features = features + self.turn(torch.cat([features, own, (places - pooled(places, kin)) / 4], dim=1))
         chances, weight = self.where(features).float().split([PLACES, 1], dim=1)
         motion = motion_of(chances - self.likeness * unlike, weight)
         there = stiff(gone + motion.flow, kin)
         if tracks is not None:
             there = torch.where(tracks.isnan(), there, tracks)
-        motion = motion._replace(flow=there - gone)
-        ways = torch.cat([motion.flow, there], dim=1)
-        back, covered = splat(*(pixels(of) for of in (ways, there, motion.weight)))
-        carried = [warp(of, way) for of, way in zip((before, reference), back.split(2, dim=1), strict=True)]
-        found = torch.cat([draft, *carried, before, reference, covered], dim=1)
+        motion = motion._replace(flow=there - gone, weight=motion.weight * held)
+        back, covered = splat(*(pixels(of) for of in (there, there, motion.weight, held)))
+        carried = warp(reference, back)
+        found = torch.cat([draft, carried, reference, covered], dim=1)
         out = unpatchify(self.head(self.mix(self.found(patchify(found, SQUARE)))), SQUARE).float()
-        change, trust = out[:, :-3], out[:, -3:].softmax(dim=1).split(1, dim=1)
-        frames = sum(share * of for share, of in zip(trust, (draft, *carried), strict=True)) + change
+        change, trust = out[:, :-2], out[:, -2:].softmax(dim=1)
+        frames = trust[:, :1] * draft + trust[:, 1:] * carried + change
         return frames, there, motion
 
 
@@ -135,14 +158,10 @@ def unlikeness(draft: Tensor, reference: Tensor, gone: Tensor) -> Tensor:
     return (there - F.avg_pool2d(reference.float(), SQUARE)[:, :, None]).abs().mean(dim=1)
 
 
-@torch.no_grad()
-def things_of(reference: Tensor) -> Things:
-    """Frames (N, C, H, W) -> what they show: squares are of one thing where they are near and of one colour."""
-    colours = F.avg_pool2d(reference.float(), SQUARE).flatten(2)  # (N, C, S)
-    height, width = reference.shape[-2] // SQUARE, reference.shape[-1] // SQUARE
-    places = grid_of(height, width, reference.device)
-    apart = torch.cdist(colours.mT, colours.mT).square() / (colours.shape[1] * ALIKE)
-    return Things(reference, (-apart - torch.cdist(places, places).square() / (2 * NEAR**2)).softmax(dim=-1))
+def squared(places: Tensor) -> Tensor:
+    """Squared distances (..., S, S) of places (..., S, D)."""
+    lengths = places.square().sum(dim=-1)
+    return (lengths[..., :, None] + lengths[..., None, :] - 2 * places @ places.mT).clamp_min(0)
 
 
 def grid_of(height: int, width: int, device: torch.device) -> Tensor:
@@ -150,50 +169,55 @@ def grid_of(height: int, width: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device)).float()
 
 
+def nearness(height: int, width: int, device: torch.device) -> Tensor:
+    """How far squares are apart in place (S, S), in nats of their being kin."""
+    return squared(grid_of(height, width, device)) / (2 * NEAR**2)
+
+
+def squares_of(gone: Tensor) -> Tensor:
+    """Places of squares that have gone some way (N, 2, h, w), before that, in squares, same shape."""
+    height, width = gone.shape[-2:]
+    return grid_of(height, width, gone.device).T.view(1, 2, height, width).expand_as(gone)
+
+
 def pooled(squares: Tensor, kin: Tensor) -> Tensor:
-    """The mean of squares (N, D, h, w) and of their kin, same shape: what is of one thing goes as one."""
-    return torch.einsum("nij,ndj->ndi", kin, squares.flatten(2)).view_as(squares)
+    """The mean of squares (N, D, h, w) and of their kin, same shape: what is of one thing goes as one.
+
+    kin (N or fewer, S, S): each is of as many squares, one after the other.
+    """
+    return (squares.reshape(len(kin), -1, kin.shape[-1]) @ kin.mT).view(squares.shape)
 
 
 def stiff(gone: Tensor, kin: Tensor) -> Tensor:
     """How far squares have gone (N, 2, h, w), made a turn and a shift of each with its kin (moving least squares,
     Schaefer et al. 2006): things keep their shape."""
-    before = SQUARE * grid_of(*gone.shape[-2:], gone.device).T  # (2, S)
-    now = before + gone.flatten(2)  # (N, 2, S)
-    middle, centre = kin @ before.T, kin @ now.mT  # (N, S, 2)
-    y, x = before
-    v, u = now.unbind(dim=1)
-    sums = torch.stack([y * v + x * u, y * u - x * v], dim=-1)  # of products and of cross products
-    (dot, cross) = (kin @ sums).unbind(dim=-1)
-    dot = dot - (middle * centre).sum(dim=-1)
-    cross = cross - (middle[..., 0] * centre[..., 1] - middle[..., 1] * centre[..., 0])
+    before = SQUARE * squares_of(gone)
+    now = before + gone
+    (y, x), (v, u) = before.unbind(dim=1), now.unbind(dim=1)
+    products = torch.stack([y * v + x * u, y * u - x * v], dim=1)  # and cross products
+    middle, centre, turned = pooled(torch.cat([before, now, products], dim=1), kin).split(2, dim=1)
+    (y, x), (v, u), (dot, cross) = (of.unbind(dim=1) for of in (middle, centre, turned))
+    dot, cross = dot - (y * v + x * u), cross - (y * u - x * v)
     size = (dot.square() + cross.square() + 1e-6).sqrt()
     cos, sin = dot / size, cross / size
-    off = before.T - middle
-    turned = torch.stack([cos * off[..., 0] - sin * off[..., 1], sin * off[..., 0] + cos * off[..., 1]], dim=-1)
-    return (centre + turned - before.T).mT.reshape(gone.shape)
+    y, x = (before - middle).unbind(dim=1)
+    return centre + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=1) - before
 
 
 def motion_of(logits: Tensor, weight: Tensor) -> Motion:
-    """Logits of displacements (N, PLACES, h, w) and of a weight (N, 1, h, w) -> motion.
-
-    The flow is the likeliest displacement, with its neighbours' share in fractions.
-    """
+    """Logits of displacements (N, PLACES, h, w) and of a weight (N, 1, h, w) -> motion. The flow is the mean."""
     chances = logits.softmax(dim=1)
-    places = displacements(logits.device)  # (K, 2)
-    beside = (places[:, None] - places).abs().amax(dim=-1) <= 1  # (K, K)
-    peak = beside[chances.argmax(dim=1)].movedim(-1, 1) * chances
-    flow = torch.einsum("nkhw,kc->nchw", peak, places.to(peak.dtype)) / peak.sum(dim=1, keepdim=True)
+    flow = torch.einsum("nkhw,kc->nchw", chances, displacements(logits.device).to(chances.dtype))
     return Motion(chances, flow, (HEAVIEST * torch.tanh(weight / HEAVIEST)).exp())
 
 
-def splat(ways: Tensor, there: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def splat(ways: Tensor, there: Tensor, weight: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """Ways (N, D, H, W) of pixels that now lie `there` (N, 2, H, W), in pixels from where they were, with weights
-    (N, 1, H, W) -> the ways back from each pixel, and how much of it (N, 1, H, W) something came to."""
+    (N, 1, H, W) -> the ways back from each pixel, and how much that is `held` (N, 1, H, W) came to it."""
     n, count, height, width = ways.shape
     down = torch.arange(height, device=there.device)[:, None] + there[:, 0]
     right = torch.arange(width, device=there.device) + there[:, 1]
-    carried = torch.cat([-ways * weight, weight, torch.ones_like(weight)], dim=1)  # (N, D + 2, H, W)
+    carried = torch.cat([-ways * weight, weight, held], dim=1)  # (N, D + 2, H, W)
     sums = carried.new_zeros(n, count + 2, height * width)
     for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
         row, column = down.floor() + y, right.floor() + x
@@ -218,8 +242,8 @@ def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
 def motion_loss(motion: Motion, wanted: Tensor) -> Tensor:
     """Nats of a frame's displacements, where squares should go (N, 2, h, w), in pixels, shared among the four around.
 
-    Not weighted: most squares rest, and where the distribution has its mode must be right for them as well. Those that
-    should go out of reach, or nobody knows where (nan), teach nothing.
+    Not weighted: most squares rest, and the distribution's mean must be right for them as well. Those that should go
+    out of reach, or nobody knows where (nan), teach nothing.
     """
     wanted = wanted.nan_to_num(nan=2 * REACH)
     near = wanted.abs().amax(dim=1) <= REACH
@@ -227,6 +251,22 @@ def motion_loss(motion: Motion, wanted: Tensor) -> Tensor:
     share = (1 - (wanted[:, None] - places[:, :, None, None]).abs()).clamp_min(0).prod(dim=2)  # (N, K, h, w)
     nats = -(share * motion.chances.clamp_min(1e-6).log()).sum(dim=1)
     return (nats * near).sum(dim=(1, 2)).mean()
+
+
+def kin_loss(apart: Tensor, held: Tensor, owners: Tensor) -> Tensor:
+    """Nats of which squares are of one thing and which are held, as in `kinship`, of owners (N, h, w): FIXED, GUEST,
+    and things from 2 on. All that are near and of a square's own thing are its kin, not itself alone.
+
+    Squares of things weigh as much as all others.
+    """
+    near = nearness(*owners.shape[-2:], owners.device)
+    owners = owners.flatten(1)
+    kin = torch.exp(-near) * (owners[:, :, None] == owners[:, None])
+    kin = kin / kin.sum(dim=-1, keepdim=True)
+    nats = F.kl_div((-apart - near).log_softmax(dim=-1), kin, reduction="none").sum(dim=-1)  # (N, S)
+    moving = (owners != FIXED).to(nats.dtype)
+    parts = [(nats * of).sum() / of.sum().clamp_min(1) for of in (moving, 1 - moving)]
+    return sum(parts) + F.binary_cross_entropy_with_logits(held.flatten(1), (owners != GUEST).to(held.dtype))
 
 
 def drawing_loss(frames: Video, truth: Video, before: Video) -> Tensor:

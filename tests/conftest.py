@@ -144,9 +144,9 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
 
 
 def lesson(model, video: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """What `loss` takes: videos, and of models with transport tracks on which everything goes down."""
+    """What `loss` takes: videos, and of models with transport tracks on which everything goes down, as one."""
     if not getattr(model.config, "transport", False):
         return (video,)
     squares = torch.ones(len(video), video.shape[1], 2, *(side // SQUARE for side in video.shape[-2:]))
     gone = squares * torch.arange(video.shape[1])[:, None, None, None] * torch.tensor([0.5, 0.0])[:, None, None]
-    return video, None, gone[:, None] - gone[:, :, None]
+    return video, None, gone[:, None] - gone[:, :, None], torch.full_like(gone[:, :, 0], 2)

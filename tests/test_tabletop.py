@@ -271,20 +271,22 @@ def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips, tabletop):
 def moved_by(reference, gone, shown):
     """Frames (T, 3, H, W): a reference whose squares went these ways, things before what is fixed."""
     ways, weight = pixels(gone), torch.tensor([1.0, 99.0])[(shown > 1).long()]
-    back, covered = splat(ways, ways, weight.expand(len(ways), 1, *weight.shape))
+    weight = weight.expand(len(ways), 1, *weight.shape)
+    back, covered = splat(ways, ways, weight, torch.ones_like(weight))
     return warp(reference.expand(len(ways), *reference.shape), back), covered
 
 
 def test_tracks_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, clips, tabletop):
     found = TabletopSet(packed)
     batch = TabletopBatch(None, None, torch.arange(3), torch.zeros(3, dtype=torch.int64), torch.zeros(3).bool())
-    tracks = found.tracks(batch, SQUARE)
+    tracks, owners = found.tracks(batch, SQUARE)
     assert tracks.shape == (3, 5, 8, 2, 32, 32)
     better = []
     for k, clip in enumerate(clips):
         shown = tabletop.segmentation(clip) + 2
         for r in (0, 4):
             owner = torch.nn.functional.max_pool2d(shown[r].float()[None], SQUARE)[0]
+            assert torch.equal(owners[k, r], owner.long())
             assert torch.equal(tracks[k, r].isnan(), (owner == 1).expand_as(tracks[k, r]))  # of the pusher none
             gone = tracks[k, r].nan_to_num()
             assert gone[r].abs().max() < 0.01
@@ -299,7 +301,9 @@ def test_tracks_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, c
 def test_tracks_of_a_mirrored_clip_are_mirrored(packed):
     found = TabletopSet(packed, frames=5)
     clips, starts = torch.tensor([1, 1]), torch.tensor([2, 2])
-    plain, other = found.tracks(TabletopBatch(None, None, clips, starts, torch.tensor([False, True])), SQUARE)
+    batch = TabletopBatch(None, None, clips, starts, torch.tensor([False, True]))
+    (plain, other), owners = found.tracks(batch, SQUARE)
+    assert torch.equal(owners[1], owners[0].flip(-1)) and owners[0].unique().numel() > 2
     assert plain.isnan().any() and plain.nan_to_num().abs().max() > 0.5
     torch.testing.assert_close(other[:, :, 0], plain[:, :, 0].flip(-1), equal_nan=True)
     torch.testing.assert_close(other[:, :, 1], -plain[:, :, 1].flip(-1), equal_nan=True)
@@ -366,8 +370,8 @@ def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
     again = found.sample(2, preset.loop.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
     assert actions.shape[-1] == len(preset.model.actions)
-    *_, tracks = batches_of(found, carries)(2, 3)
-    torch.testing.assert_close(tracks, found.tracks(again, SQUARE), equal_nan=True)
+    *_, tracks, owners = batches_of(found, carries)(2, 3)
+    torch.testing.assert_close((tracks, owners), found.tracks(again, SQUARE), equal_nan=True)
     with pytest.raises(SystemExit, match="transport learns from tracks, which only sets of the tabletop have"):
         batches_of(object(), carries)  # videos of any other kind
     silent = batches_of(found, replace(carries, model=replace(carries.model, actions=())))(2, 3)

@@ -35,7 +35,7 @@ from train.data import generator_for
 from train.scenes import PALETTE
 from train.table import load_mujoco
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
-from train.tracks import PUSHER_HEIGHT, tracks
+from train.tracks import PUSHER_HEIGHT, owners, tracks
 
 FORMAT = 3
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
@@ -266,14 +266,16 @@ class TabletopSet:
         parts = self.part("cameras"), self.shown(), self.poses()
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)
 
-    def tracks(self, batch: TabletopBatch, patch: int) -> Tensor:
-        """Where squares of the first frames of a batch's clips go: (B, R, T, 2, h, w), see train/tracks.py."""
+    def tracks(self, batch: TabletopBatch, patch: int) -> tuple[Tensor, Tensor]:
+        """Where squares of the first frames of a batch's clips go, (B, R, T, 2, h, w), and which body they are of,
+        (B, R, h, w): see train/tracks.py."""
         clips, times = batch.clips[:, None], batch.starts[:, None] + torch.arange(self.frames)
         cameras, shown, poses = self._scenes
-        first = times[:, : min(REFERENCES, self.frames)]
-        found = tracks(cameras[batch.clips], shown[clips, first], poses[clips, times], patch)
+        owner = owners(shown[clips, times[:, : min(REFERENCES, self.frames)]], patch)
+        found = tracks(cameras[batch.clips], owner, poses[clips, times], patch)
         other = found.flip(-1) * found.new_tensor([1.0, -1.0])[:, None, None]
-        return torch.where(batch.mirrored.to(self.device)[:, None, None, None, None, None], other, found)
+        mirrored = batch.mirrored.to(self.device)[:, None, None, None]
+        return torch.where(mirrored[..., None, None], other, found), torch.where(mirrored, owner.flip(-1), owner)
 
     def batch(self, size: int, seed: int, index: int) -> Video:
         """Random clips, each from a random frame on: (size, frames, 3, H, W) on the set's device."""

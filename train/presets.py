@@ -109,6 +109,7 @@ _cpu_tray_stt = STTConfig(
     worn_past=0.1,
     kl_weight=0.25,
     transport=True,
+    imagined=0.5,
     context_frames=5,
     window=20,
 )

@@ -22,7 +22,7 @@ from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
-from stt.transport import Motion, Things, Transport, drawing_loss, motion_loss, still, things_of
+from stt.transport import Motion, Things, Transport, drawing_loss, kin_loss, motion_loss, still
 from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
@@ -56,6 +56,7 @@ class STTConfig(PredictorConfig):
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
     transport: bool = False  # carries along what the prompt's last frame shows; drawn frames are encoded as the past
+    imagined: float = 0.0  # share of training steps whose frames transport draws of what the prior makes of the actions
     track_weight: float = 2.0  # of the nats of where squares go, beside those of codes
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
@@ -190,25 +191,33 @@ class STT(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, actions: Tensor | None = None, tracks: Tensor | None = None) -> Loss:
+    def loss(
+        self,
+        video: Video,
+        actions: Tensor | None = None,
+        tracks: Tensor | None = None,
+        owners: Tensor | None = None,
+    ) -> Loss:
         """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
 
         tracks (B, R, T, 2, h, w), of configs with transport: how far squares of the first R frames have gone by each
-        frame, in pixels, nan if not known; the last frame that is given is one of the first R.
+        frame, in pixels, nan if not known; the last frame that is given is one of the first R. owners (B, R, h, w): of
+        which body they are, as in `kin_loss`.
         """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
+        shares = self.config.worn_past, self.config.own_past, self.config.imagined
+        wear, own, imagined = (torch.rand(()) < share for share in shares)
         if actions is not None:
             asked = (*video.shape[:2], len(self.config.actions))
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
-            actions = self._forget(actions)[:, :-1]
+            told, actions = actions[:, :-1], self._forget(actions)[:, :-1]
         given = 1
         if self.config.tokenizer.reference:
             most = min(self.config.context_frames, video.shape[1] - 1)
             if self.transport is not None:
-                if tracks is None:
+                if tracks is None or owners is None:
                     raise ValueError("transport learns from tracks of what moves, and got none")
                 most = min(most, tracks.shape[1])
             given = int(torch.randint(1, most + 1, ()))
@@ -223,21 +232,27 @@ class STT(Predictor):
             if self.transport is not None:
                 tracks = tracks[:, given - 1]
                 gone = self._shaken(tracks, given)
-                things = things_of(reference[:, 0])
+        if self.transport is not None:
+            with torch.autocast(video.device.type, enabled=False):
+                kin = kin_loss(*self.transport.kinship(reference[:, 0]), owners[:, given - 1])
+                with torch.no_grad():
+                    things = self.transport.things(reference[:, 0])
         if own:
             past, shown, gone = self._own_past(past, shown, target, actions, reference, given, things, tracks)
-        out = self._forward_training(past, target, actions, reference).since(given - 1)
+        whole, out = past, self._forward_training(past, target, actions, reference).since(given - 1)
         past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
             return self._ancestor_loss(out, codes.latents[:, given:])
         loss = self._elbo(out, past, codes.ids[:, given:])
         if self.transport is None:
             return loss
+        if imagined and actions is not None:
+            out = self._forward_training(whole, None, told, reference).since(given - 1)
         steps = out.hidden, past, shown[:, given - 1 : -1], gone[:, given - 1 : -1], video[:, given:], tracks[:, given:]
         drawn, moved = self._drawing_loss(*steps, things)
-        parts = {"drawn": drawn.detach(), "moved": moved.detach()}
+        parts = {"drawn": drawn.detach(), "moved": moved.detach(), "kin": kin.detach()}
         nats = self.config.track_weight * moved / codes.ids[0, 0].numel()
-        return Loss(loss.total + drawn + nats, loss.parts | parts)
+        return Loss(loss.total + drawn + nats + kin, loss.parts | parts)
 
     def _drawing_loss(
         self,
@@ -256,7 +271,7 @@ class STT(Predictor):
         with torch.no_grad():
             draft = self.tokenizer.decode(self._decide(hidden, past), things.reference[:, None])
         before, truth, draft, gone, tracks = (of.flatten(0, 1) for of in (*pixels, draft, gone[:, few], tracks[:, few]))
-        frames, _, motion = self._carried(hidden.flatten(0, 1), draft, before, things.repeat(len(few)), gone, tracks)
+        frames, _, motion = self._carried(hidden.flatten(0, 1), draft, before, things, gone, tracks)
         return drawing_loss(frames, truth, before), motion_loss(motion, tracks - gone)
 
     def _shaken(self, tracks: Tensor, given: int) -> Tensor:
@@ -368,8 +383,8 @@ class STT(Predictor):
         reference = things.reference[:, None]
         draft = self.tokenizer.decode(latents, reference)[:, 0]
         b = len(draft)
-        before, gone, *things = (of.expand(b, *of.shape[1:]) for of in (before[:, 0], gone, *things))
-        frame, gone, _ = self._carried(hidden[:, 0], draft, before, Things(*things), gone)
+        before, gone = (of.expand(b, *of.shape[1:]) for of in (before[:, 0], gone))
+        frame, gone, _ = self._carried(hidden[:, 0], draft, before, things, gone)
         frame = frame.clamp(-1, 1)
         apart = (frame - draft).abs().amax(dim=1, keepdim=True)
         apart = F.max_pool2d(F.avg_pool2d(apart, UNLIKE_AREA), self.config.tokenizer.downsampling // UNLIKE_AREA)
@@ -483,7 +498,7 @@ class STT(Predictor):
         if self.transport is None:
             return STTState(recent, cache, reference)
         last = context[:, -1:]
-        return STTState(recent, cache, reference, last, things_of(last[:, 0]), still(last[:, 0]))
+        return STTState(recent, cache, reference, last, self.transport.things(last[:, 0]), still(last[:, 0]))
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
