@@ -191,7 +191,7 @@ def pooled(squares: Tensor, kin: Tensor) -> Tensor:
 def stiff(gone: Tensor, kin: Tensor) -> Tensor:
     """How far squares have gone (N, 2, h, w), made a turn and a shift of each with its kin (moving least squares,
     Schaefer et al. 2006): things keep their shape."""
-    before = SQUARE * squares_of(gone)
+    kin, before = kin.double(), SQUARE * squares_of(gone).double()  # variances are small differences of large squares
     now = before + gone
     (y, x), (v, u) = before.unbind(dim=1), now.unbind(dim=1)
     products = torch.stack([y * v + x * u, y * u - x * v], dim=1)  # and cross products
@@ -201,7 +201,7 @@ def stiff(gone: Tensor, kin: Tensor) -> Tensor:
     size = (dot.square() + cross.square() + 1e-6).sqrt()
     cos, sin = dot / size, cross / size
     y, x = (before - middle).unbind(dim=1)
-    return centre + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=1) - before
+    return (centre + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=1) - before).float()
 
 
 def motion_of(logits: Tensor, weight: Tensor) -> Motion:
