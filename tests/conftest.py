@@ -86,6 +86,8 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 / parameter[0].numel() ** 0.5)
+        if getattr(model, "transport", None) is not None:
+            model.transport.likeness.fill_(2.0)  # in noise a steep search for what looks alike is chaos: frames feed it
     return model
 
 
