@@ -206,8 +206,8 @@ class STT(Predictor):
         """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        shares = self.config.worn_past, self.config.own_past, self.config.imagined
-        wear, own, imagined = (torch.rand(()) < share for share in shares)
+        wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
+        imagined = self.config.imagined > 0 and torch.rand(()) < self.config.imagined
         if actions is not None:
             asked = (*video.shape[:2], len(self.config.actions))
             if actions.shape != asked:
