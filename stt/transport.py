@@ -1,4 +1,4 @@
-"""Transport: what a prompt's last frame shows is carried along its way, so that a thing pushed keeps its look."""
+"""Transport: a prompt's last frame is cut into things, which go their way as rigid layers and so keep their look."""
 
 from __future__ import annotations
 
@@ -9,264 +9,418 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stt.api import Video
-from stt.layers import AttentionBlock, ResBlock, group_norm, patchify, unpatchify
+from stt.layers import ResBlock, group_norm, patchify, unpatchify
 
-SQUARE = 2  # pixels a side of what is carried as one
-REACH = 4  # pixels that it may move between two frames, down or across
-PLACES = (2 * REACH + 1) ** 2  # displacements
-HEAVIEST = 6.0  # of a weight's logarithm
-NEAR = 6.0  # squares, the standard deviation of kin's places
-SURE = 4.0  # times as far apart in kind as was learned: strangers that are kin a little would hold a thing back
-KINDS = 8  # dimensions of what tells squares of one thing from those of another
-FIXED, GUEST = 0, 1  # who a square may be of: what never moves; what is not carried; from 2 on things
-
-
-class Motion(NamedTuple):
-    """Of squares of a reference (N, C, H, W) that have gone some way already."""
-
-    chances: Tensor  # (N, PLACES, h, w) of the next displacement, rows first, from -REACH to REACH
-    flow: Tensor  # (N, 2, h, w) where squares do go, in pixels down and to the right
-    weight: Tensor  # (N, 1, h, w) how much a square counts where others lie as well: what is in front, most
+LAYERS = 9  # the guest and at most eight things
+FIXED, GUEST = 0, 1  # what a pixel may show: what never moves, what moves by its own will; from 2 on things
+KINDS = 6  # dimensions of what tells pixels of one thing from those of another
+WITHIN, BETWEEN = 0.5, 3.0  # how near to their middle the kinds of one thing are to be, and how far those of two
+FEWEST = 6  # pixels of 64x64 that make a thing
+HIDDEN = 3  # pixels of 64x64 from what is seen of a thing that it goes on behind another
+SQUARE = 2  # pixels a side that the networks over whole frames take as one place
+CROP = 32  # places a side around a thing that tell where it goes, each a pixel of 64x64
+UNITS = (2.0, 2.0, 0.2, 0.05)  # of a pose's step: pixels of 64x64 down and to the right, radians, logarithm of size
+ROUNDS = 2  # in which what pushes passes on what it does
+DRAWN, AHEAD = 4, 4  # frames of a clip, and steps ahead of one, that are learned from at a time
+SHAKEN = 0.2  # of UNITS, what poses are off by at most in training
+READ, NARROW = 5, 12  # places a side, and channels, of features that tell where the guest goes
 
 
 class Things(NamedTuple):
-    """What a reference shows."""
+    """What references show, as layers; the guest is the first."""
 
     reference: Tensor  # (N, C, H, W)
-    kin: Tensor  # (N, S, S) how much its squares are of one thing, rows sum to 1
-    held: Tensor  # (N, 1, h, w) the chance of each square that it is carried along, and not left to codes
+    masks: Tensor  # (N, LAYERS, H, W) in [0, 1]; the layers that a reference lacks are 0
+    looks: Tensor  # (N, LAYERS, C, H, W) times their masks
+    middles: Tensor  # (N, LAYERS, 2) pixels down and to the right
+    sizes: Tensor  # (N, LAYERS) root mean square distance of a layer's pixels from its middle
+
+
+class UNet(nn.Module):
+    """Frames (N, C, H, W) -> (N, D, H, W), with features at so many scales (arXiv 1505.04597)."""
+
+    def __init__(self, channels: int, out: int, width: int, scales: int) -> None:
+        super().__init__()
+        widths = [width, *(2 * width for _ in range(scales - 1))]
+        self.enter = nn.Conv2d(channels * SQUARE**2, width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResBlock(each) for each in widths)
+        steps = list(zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in steps)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in steps[:1])
+        self.late = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
+        self.leave = nn.Conv2d(width + channels * SQUARE**2, out * SQUARE**2, 3, padding=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        squares = patchify(frames, SQUARE)
+        found = [self.blocks[0](self.enter(squares))]
+        for block, down in zip(self.blocks[1:], self.down, strict=True):
+            found.append(block(down(found[-1])))
+        x = found.pop()
+        while found:
+            fine, x = found.pop(), F.interpolate(x, scale_factor=2.0)
+            x = fine + (x if found else self.up[0](x))  # only the finest has another width
+        return unpatchify(self.leave(torch.cat([self.late(x), squares], dim=1)), SQUARE)
+
+
+class Mover(nn.Module):
+    """What surrounds things (M, D, CROP, CROP) and what is known of them (M, S) -> their next steps, from those before.
+
+    A step goes on as before, fades, or is changed: rest is easy to learn.
+    """
+
+    def __init__(self, channels: int, known: int) -> None:
+        super().__init__()
+        self.look = nn.Sequential(
+            nn.Conv2d(channels, 16, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(32, 24, 4, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
+        )  # fmt: skip
+        self.join = nn.Linear(24 * (CROP // 8) ** 2 + known, 64)
+        self.think = nn.Sequential(nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 3 * len(UNITS)))
+
+    def forward(self, around: Tensor, known: Tensor, before: Tensor) -> Tensor:
+        """before (M, 4) the last steps, in UNITS."""
+        moves, keeps, change = self.think(self.join(torch.cat([self.look(around), known], dim=1))).chunk(3, dim=1)
+        return (moves + 2).sigmoid() * ((keeps + 1).sigmoid() * before + change)
 
 
 class Transport(nn.Module):
-    """Carries squares of a reference along, and draws frames of them and of a draft.
+    """Cuts references into things, tells where these go, and draws frames of them.
 
-    Each square of the reference has a track: where it lies by now, even if something hides it. Its next displacement
-    has a distribution (DNA, arXiv 1605.07157), and a weight tells which of those that lie in one place is seen (softmax
-    splatting, arXiv 2003.05534). Where we differ: tracks begin in the prompt's last frame, so that nothing blurs; the
-    squares of one thing vote on where it goes and are kept in its shape; and only ways are splatted, from the
-    distribution's mean, by which pixels are then taken: where things go half as far as they might, nothing blurs.
+    A thing is a layer whose pose since the reference is a shift, a turn and a growth in the picture (layered motion,
+    Wang and Adelson 1994). Which pixels are of one thing, an embedding tells (arXiv 1708.02551). Where things go is
+    told from crops around each, and from what touches it, in the manner of interaction networks (arXiv 1612.00222);
+    where the guest goes, by whom all is moved, also from a predictor's features and what it is told to do. So things
+    neither blur nor break however far they go; what they uncover, shadows and edges are the last network's.
     """
 
-    def __init__(self, channels: int, dim: int, width: int = 32) -> None:
+    def __init__(self, channels: int, dim: int, actions: int = 0, width: int = 24) -> None:
         super().__init__()
-        of_square = channels * SQUARE**2
-        self.kind = nn.Sequential(
-            nn.Conv2d(of_square, width, 3, padding=1),
-            ResBlock(width), ResBlock(width), group_norm(width), nn.SiLU(), nn.Conv2d(width, KINDS + 1, 1),
-        )  # fmt: skip
-        self.see = nn.Conv2d(3 * of_square + 2 + PLACES, width, 3, padding=1)
-        self.down = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
-        self.told = nn.Conv2d(dim, 2 * width, 1)
-        self.body = nn.Sequential(ResBlock(2 * width), AttentionBlock(2 * width), ResBlock(2 * width))
-        self.up = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.fine = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
-        self.turn = nn.Sequential(nn.Conv2d(2 * width + 2, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1))
-        self.where = nn.Conv2d(width, PLACES + 1, 1)
-        self.likeness = nn.Parameter(torch.tensor(20.0))
-        self.found = nn.Conv2d(3 * of_square + SQUARE**2, width, 3, padding=1)
-        self.mix = nn.Sequential(ResBlock(width), ResBlock(width), group_norm(width), nn.SiLU())
-        self.head = nn.Conv2d(width, of_square + 2 * SQUARE**2, 3, padding=1)
-        for layer in (self.turn[-1], self.where, self.head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            self.where.bias[PLACES // 2] = 6.0  # at first nothing moves that is seen as well where it was
-            self.head.bias.view(SQUARE**2, channels + 2)[:, -2] = 2.0  # and most is the draft's
-
-    def kinship(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (N, C, H, W) -> how far apart squares are in kind (N, S, S), and logits of being held (N, 1, h, w).
-
-        Kinds are places of an embedding that is taught which squares are of one thing (arXiv 1708.02551).
-        """
-        *kinds, held = self.kind(patchify(reference.float(), SQUARE)).split(1, dim=1)
-        return squared(torch.cat(kinds, dim=1).flatten(2).mT), held
-
-    def things(self, reference: Tensor) -> Things:
-        """What frames (N, C, H, W) show: squares are of one thing where they are near and of a kind."""
-        apart, held = self.kinship(reference)
-        near = nearness(*held.shape[-2:], apart.device)
-        return Things(reference, (-SURE * apart - near).softmax(dim=-1), held.sigmoid())
+        self.actions = actions
+        self.sight = UNet(channels, KINDS + 3, 16, 2)
+        around = channels + 7
+        self.pace = Mover(2 * channels + 1, 0)
+        self.physics = Mover(around + channels, 2 * len(UNITS) + 9)
+        known = len(UNITS) + 3 + NARROW * READ**2 + actions + 1
+        self.will = nn.ModuleDict({"read": nn.Conv2d(dim, NARROW, 1), "mover": Mover(around, known)})
+        self.finish = UNet(2 * channels + 5, channels, width, 3)
+        nn.init.zeros_(self.finish.leave.weight)
+        nn.init.zeros_(self.finish.leave.bias)
 
     def forward(
-        self, hidden: Tensor, draft: Tensor, before: Tensor, things: Things, gone: Tensor, tracks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Motion]:
-        """A predictor's features (N, dim, g, g), drafts and the frames before (N, C, H, W), a reference's things, and
-        how far its squares have gone (N, 2, h, w), in pixels -> frames, how far they have by then, and the motion.
+        self, hidden: Tensor, actions: Tensor | None, things: Things, poses: Tensor, paces: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A predictor's features (N, dim, g, g), what the guest is told (N, A), the things of one reference or of N,
+        their poses and last steps (N or 1, LAYERS, 4) -> frames (N, C, H, W), poses, and steps."""
+        n = len(hidden)
+        things = Things(*(of.expand(n, *of.shape[1:]) for of in things))
+        poses, paces = (of.expand(n, *of.shape[1:]) for of in (poses, paces))
+        guest = self.willed(hidden.float(), actions, things, poses, paces)
+        paces = self.moves(things, poses, paces, guest)[-1]
+        return self.draw(things, poses + paces), poses + paces, paces
 
-        Things may be of fewer references: each is of as many frames, one after the other.
+    def losses(self, video: Video, begin: int, poses: Tensor, shown: Tensor) -> dict[str, Tensor]:
+        """How badly each part but the guest's will does on clips (B, T, C, H, W) whose reference is the frame `begin`.
 
-        tracks (N, 2, h, w): how far they truly have, nan if not known: frames are drawn of squares there. What is
-        carried is as sharp in the wrong place: learning to draw from its own motion, it would blur to be less wrong.
+        poses (B, T, LAYERS, 4): of what the reference shows, by each frame since it; shown (B, H, W): what its pixels
+        show. A part whose weights are not trained is left out.
         """
-        reference, kin, held = things
-        reference, held = (of.repeat_interleave(len(draft) // len(kin), dim=0) for of in (reference, held))
-        here = torch.cat([warp(torch.cat([draft, before], dim=1), pixels(gone), "bilinear"), reference], dim=1)
-        unlike = pooled(unlikeness(draft, reference, gone), kin)
-        seen = self.see(torch.cat([patchify(here, SQUARE), gone / 8, unlike], dim=1))
-        coarse = self.down(F.silu(seen))
-        scale = reference.shape[-1] / coarse.shape[-1]
-        told = F.interpolate(self.told(hidden), size=coarse.shape[-2:], mode="bilinear")
-        told = warp(told, F.avg_pool2d(gone, 2) / scale, "bilinear").to(coarse.dtype)
-        coarse = self.body(coarse + told)
-        own = self.fine(seen + self.up(F.interpolate(coarse, scale_factor=2.0))).float()
-        places = squares_of(gone)
-        features = pooled(own, kin)
-        features = features + self.turn(torch.cat([features, own, (places - pooled(places, kin)) / 4], dim=1))
-        chances, weight = self.where(features).float().split([PLACES, 1], dim=1)
-        motion = motion_of(chances - self.likeness * unlike, weight)
-        there = stiff(gone + motion.flow, kin)
-        if tracks is not None:
-            there = torch.where(tracks.isnan(), there, tracks)
-        motion = motion._replace(flow=there - gone, weight=motion.weight * held)
-        back, covered = splat(*(pixels(of) for of in (there, there, motion.weight, held)))
-        carried = warp(reference, back)
-        found = torch.cat([draft, carried, reference, covered], dim=1)
-        out = unpatchify(self.head(self.mix(self.found(patchify(found, SQUARE)))), SQUARE).float()
-        change, trust = out[:, :-2], out[:, -2:].softmax(dim=1)
-        frames = trust[:, :1] * draft + trust[:, 1:] * carried + change
-        return frames, there, motion
+        reference, things, parts = video[:, begin], layered(video[:, begin], shown), {}
+        steps, scale = steps_of(poses), video.shape[-1] / 64
+        if trained(self.sight):
+            parts["cut"] = self.sight_loss(reference, shown)
+        if trained(self.pace):
+            found = self.pace_of(video[:, max(begin - 1, 0)], things)
+            parts["pace"] = pose_loss(found, steps[:, begin], things.sizes) / scale
+        if trained(self.physics):
+            parts["moved"] = self._physics_loss(things, poses, steps, begin) / scale
+        if trained(self.finish):
+            few = begin + 1 + torch.randint(0, video.shape[1] - begin - 1, (DRAWN,))
+            frames = self.draw(repeated(things, DRAWN), poses[:, few].flatten(0, 1))
+            before = reference.repeat_interleave(DRAWN, dim=0)
+            parts["drawn"] = drawing_loss(frames, video[:, few].flatten(0, 1), before)
+        return parts
+
+    def will_loss(
+        self, video: Video, begin: int, poses: Tensor, shown: Tensor, hidden: Tensor, actions: Tensor | None
+    ) -> Tensor:
+        """How far the guest's steps are off, in pixels of 64x64: of clips as in `losses`, a predictor's features
+        (B, T - 1 - begin, dim, g, g) for each frame after the reference, and what the guest is told, of as many."""
+        few = torch.randint(0, hidden.shape[1], (DRAWN,))
+        things, steps = repeated(layered(video[:, begin], shown), DRAWN), steps_of(poses)
+        of_steps = hidden[:, few], poses[:, begin + few], steps[:, begin + few], steps[:, begin + few + 1, :1]
+        hidden, now, before, wanted = (of.flatten(0, 1) for of in of_steps)
+        told, scale = None if actions is None else actions[:, few].flatten(0, 1), video.shape[-1] / 64
+        found = self.willed(hidden, told, things, *shaken(now, before, scale))
+        return pose_loss(found[:, None], wanted, things.sizes[:, :1]) / scale
+
+    def _physics_loss(self, things: Things, poses: Tensor, steps: Tensor, begin: int) -> Tensor:
+        """How far off things are over a few steps from a random frame on, the guest led as it truly went: poses, and
+        the steps that led there (B, T, LAYERS, 4)."""
+        span = min(AHEAD, poses.shape[1] - 1 - begin)
+        first = begin + int(torch.randint(poses.shape[1] - begin - span, ()))
+        now, pace = shaken(poses[:, first], steps[:, first], things.reference.shape[-1] / 64)
+        off, far = now - poses[:, first], []
+        for k in range(first, first + span):
+            rounds = self.moves(things, now.detach(), pace, steps[:, k + 1, 0])
+            wanted = poses[:, k + 1] + off
+            far += [pose_loss((now + step)[:, 1:], wanted[:, 1:], things.sizes[:, 1:]) for step in rounds]
+            now, pace = now + rounds[-1], rounds[-1]
+        return sum(far) / len(far)
+
+    # ---- what a reference shows ----------------------------------------------------------------------
+
+    def things(self, reference: Tensor) -> Things:
+        """What frames (N, C, H, W) show."""
+        *kinds, fixed, guest, thing = self.sight(reference).split(1, dim=1)
+        what = torch.cat([fixed, guest, thing], dim=1).argmax(dim=1)
+        kinds, least = torch.cat(kinds, dim=1), FEWEST * (reference.shape[-1] / 64) ** 2
+        return layered(reference, torch.stack([grouped(*each, least) for each in zip(kinds, what, strict=True)]))
+
+    def sight_loss(self, frames: Tensor, shown: Tensor) -> Tensor:
+        """How badly pixels are told to be of FIXED, GUEST or things, and of which (arXiv 1708.02551): frames
+        (N, C, H, W), shown (N, H, W)."""
+        kinds, what = self.sight(frames).split([KINDS, 3], dim=1)
+        told = F.cross_entropy(what, shown.clamp(max=2))
+        of = masks_of(shown)[:, GUEST:].flatten(2)  # (N, K, P) of things
+        count = of.sum(dim=-1)
+        there = count > 0
+        kinds = kinds.flatten(2)
+        middles = torch.einsum("nkp,ndp->nkd", of, kinds) / count.clamp_min(1)[..., None]
+        off = (kinds[:, None] - middles[..., None]).norm(dim=2)  # (N, K, P)
+        pull = ((off - WITHIN).clamp_min(0).square() * of).sum(dim=-1) / count.clamp_min(1)
+        apart = (middles[:, :, None] - middles[:, None]).square().sum(dim=-1).clamp_min(1e-6).sqrt()
+        pairs = (there[:, :, None] & there[:, None]).triu(1)
+        push = (BETWEEN - apart).clamp_min(0).square()[pairs]
+        return told + pull.sum() / there.sum().clamp_min(1) + push.sum() / pairs.sum().clamp_min(1)
+
+    # ---- where things go -----------------------------------------------------------------------------
+
+    def pace_of(self, before: Tensor, things: Things) -> Tensor:
+        """Steps (N, LAYERS, 4) that brought things to where the reference shows them, from the frames before it.
+
+        Of a prompt of one frame that is the frame before as well: things rest.
+        """
+        n, scale = len(before), before.shape[-1] / 64
+        both = crops(torch.cat([before, things.reference], dim=1), things.middles)
+        around = torch.cat([both, own_crops(things.masks[:, :, None], things.middles)], dim=2).flatten(0, 1)
+        none = around.new_zeros(len(around), len(UNITS))
+        return self.pace(around, none[:, :0], none).unflatten(0, (n, -1)) * units(scale, before.device)
+
+    def willed(self, hidden: Tensor, actions: Tensor | None, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
+        """The guest's next step (N, 4): of a predictor's features (N, dim, g, g), what it is told (N, A), nan if
+        nothing, and poses and last steps (N, LAYERS, 4)."""
+        n, scale = len(poses), things.reference.shape[-1] / 64
+        masks = warped(things.masks, things.middles, poses)
+        at = (things.middles + poses[..., :2])[:, :1]
+        around = crops(torch.cat([self._world(things, poses, paces, None, masks), masks[:, :1]], dim=1), at)[:, 0]
+        read = crops(self.will["read"](hidden), at * (hidden.shape[-1] / things.reference.shape[-1]), READ, 1.0)
+        before = paces[:, 0] / units(scale, poses.device)
+        known = [before, (at[:, 0] / scale - 32) / 32, things.sizes[:, :1] / scale / 8, read.flatten(1)]
+        if actions is None:
+            actions = poses.new_full((n, self.actions), torch.nan)
+        told = ~actions.isnan().any(dim=-1, keepdim=True)
+        known += [torch.where(told, actions, 0.0), told.to(poses.dtype)]
+        return self.will["mover"](around, torch.cat(known, dim=1), before) * units(scale, poses.device)
+
+    def moves(self, things: Things, poses: Tensor, paces: Tensor, guest: Tensor) -> list[Tensor]:
+        """Steps (N, LAYERS, 4) after each round, given the guest's (N, 4)."""
+        n, scale = len(poses), things.reference.shape[-1] / 64
+        unit, rounds = units(scale, poses.device), []
+        middles = things.middles + poses[..., :2]
+        before, known_guest = paces / unit, (guest / unit)[:, None].expand(-1, LAYERS, -1)[..., :2]
+        toward = (middles[:, :1] - middles) / scale / 16
+        known = [before, known_guest, toward, (paces[:, :1] / unit).expand_as(paces)[..., :2]]
+        known += [(middles / scale - 32) / 32, things.sizes[..., None] / scale / 8]
+        masks = warped(things.masks, things.middles, poses)
+        own, step = own_crops(masks[:, :, None], middles), torch.cat([guest[:, None], paces[:, 1:]], dim=1)
+        look = own_crops(things.looks, things.middles)
+        for _ in range(ROUNDS):
+            world = self._world(things, poses, step, guest, masks)
+            mine = torch.cat([own, own * (step[..., :2] / unit[:2])[..., None, None]], dim=2)  # what is its own of it
+            around = crops(world, middles)
+            around = torch.cat([around[:, :, :3] - mine, around[:, :, 3:], own, look], dim=2)
+            told = torch.cat([*known, step / unit], dim=-1)
+            told = self.physics(around.flatten(0, 1), told.flatten(0, 1), before.flatten(0, 1)).unflatten(0, (n, -1))
+            step = torch.cat([guest[:, None], (told * unit)[:, 1:]], dim=1)
+            rounds.append(step)
+        return rounds
+
+    def _world(self, things: Things, poses: Tensor, steps: Tensor, guest: Tensor | None, masks: Tensor) -> Tensor:
+        """Maps (N, D, H, W): things, their steps down and right, the guest, the guest after its step, what is fixed."""
+        scale = masks.shape[-1] / 64
+        speeds = steps[:, 1:, :2] / units(scale, poses.device)[:2]
+        going = torch.einsum("nkhw,nkc->nchw", masks[:, 1:], speeds)
+        after = torch.zeros_like(masks[:, :1])
+        if guest is not None:
+            after = warped(things.masks[:, :1], things.middles[:, :1], poses[:, :1] + guest[:, None])
+        fixed = things.masks.amax(dim=1, keepdim=True) < 0.5
+        ground = things.reference * fixed
+        return torch.cat([masks[:, 1:].sum(dim=1, keepdim=True), going, masks[:, :1], after, ground, fixed], dim=1)
+
+    # ---- frames --------------------------------------------------------------------------------------
+
+    def draw(self, things: Things, poses: Tensor) -> Tensor:
+        """Frames (N, C, H, W) of things at poses (N, LAYERS, 4)."""
+        frames, guest, others, hole = composed(things, poses)
+        covered = things.masks[:, :1], things.masks[:, 1:].amax(dim=1, keepdim=True)
+        return frames + self.finish(torch.cat([frames, things.reference, guest, others, hole, *covered], dim=1))
 
 
-def still(frames: Tensor) -> Tensor:
-    """Of frames (N, C, H, W): none of their squares has gone anywhere yet, zeros (N, 2, h, w)."""
-    return frames.new_zeros(len(frames), 2, frames.shape[-2] // SQUARE, frames.shape[-1] // SQUARE)
+def units(scale: float, device: torch.device) -> Tensor:
+    """UNITS in pixels of pictures `scale` times 64 a side, (4,)."""
+    return torch.tensor(UNITS, device=device) * torch.tensor([scale, scale, 1.0, 1.0], device=device)
 
 
-def pixels(squares: Tensor) -> Tensor:
-    """(N, D, h, w) -> (N, D, H, W): the same for all pixels of a square."""
-    return squares.repeat_interleave(SQUARE, dim=-2).repeat_interleave(SQUARE, dim=-1)
+def masks_of(shown: Tensor) -> Tensor:
+    """What pixels show (N, H, W) -> masks (N, LAYERS, H, W)."""
+    layers = torch.arange(GUEST, GUEST + LAYERS, device=shown.device)
+    return (shown[:, None] == layers[:, None, None]).float()
 
 
-def displacements(device: torch.device) -> Tensor:
-    """(PLACES, 2) down and right."""
-    steps = torch.arange(-REACH, REACH + 1, device=device)
-    return torch.cartesian_prod(steps, steps)
+def layered(reference: Tensor, shown: Tensor) -> Things:
+    """Things of frames (N, C, H, W) of which it is known what pixels show, (N, H, W).
 
-
-@torch.no_grad()
-def unlikeness(draft: Tensor, reference: Tensor, gone: Tensor) -> Tensor:
-    """How unlike squares of the reference are to what the draft shows (N, C, H, W) where each displacement would bring
-    them: mean absolute difference (N, PLACES, h, w), as in a cost volume (arXiv 1709.02371)."""
-    n, _, height, width = draft.shape
-    rows = torch.arange(gone.shape[2], device=gone.device)[:, None] * SQUARE + (SQUARE - 1) / 2 + gone[:, 0]
-    columns = torch.arange(gone.shape[3], device=gone.device) * SQUARE + (SQUARE - 1) / 2 + gone[:, 1]
-    steps = displacements(gone.device)[:, :, None, None]
-    down, right = rows[:, None] + steps[:, 0], columns[:, None] + steps[:, 1]  # (N, PLACES, h, w)
-    grid = torch.stack([2 * right / (width - 1) - 1, 2 * down / (height - 1) - 1], dim=-1).flatten(1, 2)
-    there = F.grid_sample(draft.float(), grid, padding_mode="border", align_corners=True)
-    there = there.unflatten(2, down.shape[1:3])
-    return (there - F.avg_pool2d(reference.float(), SQUARE)[:, :, None]).abs().mean(dim=1)
-
-
-def squared(places: Tensor) -> Tensor:
-    """Squared distances (..., S, S) of places (..., S, D)."""
-    lengths = places.square().sum(dim=-1)
-    return (lengths[..., :, None] + lengths[..., None, :] - 2 * places @ places.mT).clamp_min(0)
-
-
-def grid_of(height: int, width: int, device: torch.device) -> Tensor:
-    """Places of squares (S, 2), down and right, in squares."""
-    return torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device)).float()
-
-
-def nearness(height: int, width: int, device: torch.device) -> Tensor:
-    """How far squares are apart in place (S, S), in nats of their being kin."""
-    return squared(grid_of(height, width, device)) / (2 * NEAR**2)
-
-
-def squares_of(gone: Tensor) -> Tensor:
-    """Places of squares that have gone some way (N, 2, h, w), before that, in squares, same shape."""
-    height, width = gone.shape[-2:]
-    return grid_of(height, width, gone.device).T.view(1, 2, height, width).expand_as(gone)
-
-
-def pooled(squares: Tensor, kin: Tensor) -> Tensor:
-    """The mean of squares (N, D, h, w) and of their kin, same shape: what is of one thing goes as one.
-
-    kin (N or fewer, S, S): each is of as many squares, one after the other.
+    What hides a part of a thing, with more of it on both sides, is in front: the thing goes on behind, in the colours
+    around.
     """
-    return (squares.reshape(len(kin), -1, kin.shape[-1]) @ kin.mT).view(squares.shape)
+    seen = masks_of(shown)
+    middles, sizes = middles_of(seen)
+    radius = round(HIDDEN * shown.shape[-1] / 64)
+    wide = 2 * radius + 1
+    closed = -F.max_pool2d(-F.max_pool2d(seen, wide, 1, radius), wide, 1, radius)
+    masks = torch.maximum(seen, closed * (seen.sum(dim=1, keepdim=True) > 0))
+    looks = reference[:, None] * seen[:, :, None]
+    around, count = (F.avg_pool2d(of.flatten(0, 1), wide, 1, radius) for of in (looks, seen[:, :, None]))
+    around = (around / count.clamp_min(1e-3)).view_as(looks)
+    return Things(reference, masks, looks + around * (masks - seen)[:, :, None], middles, sizes)
 
 
-def stiff(gone: Tensor, kin: Tensor) -> Tensor:
-    """How far squares have gone (N, 2, h, w), made a turn and a shift of each with its kin (moving least squares,
-    Schaefer et al. 2006): things keep their shape."""
-    kin, before = kin.double(), SQUARE * squares_of(gone).double()  # variances are small differences of large squares
-    now = before + gone
-    (y, x), (v, u) = before.unbind(dim=1), now.unbind(dim=1)
-    products = torch.stack([y * v + x * u, y * u - x * v], dim=1)  # and cross products
-    middle, centre, turned = pooled(torch.cat([before, now, products], dim=1), kin).split(2, dim=1)
-    (y, x), (v, u), (dot, cross) = (of.unbind(dim=1) for of in (middle, centre, turned))
-    dot, cross = dot - (y * v + x * u), cross - (y * u - x * v)
-    size = (dot.square() + cross.square() + 1e-6).sqrt()
-    cos, sin = dot / size, cross / size
-    y, x = (before - middle).unbind(dim=1)
-    return (centre + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=1) - before).float()
+def middles_of(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks (N, K, H, W) -> their middles (N, K, 2), in pixels, and sizes (N, K): see `Things`."""
+    rows, columns = (torch.arange(side, device=masks.device).float() for side in masks.shape[-2:])
+    count = masks.sum(dim=(-2, -1)).clamp_min(1)
+    down, right = masks.sum(dim=-1), masks.sum(dim=-2)  # (N, K, H), (N, K, W)
+    middles = torch.stack([down @ rows, right @ columns], dim=-1) / count[..., None]
+    apart = (rows - middles[..., :1]).square(), (columns - middles[..., 1:]).square()
+    return middles, (((down * apart[0]).sum(dim=-1) + (right * apart[1]).sum(dim=-1)) / count).sqrt()
 
 
-def motion_of(logits: Tensor, weight: Tensor) -> Motion:
-    """Logits of displacements (N, PLACES, h, w) and of a weight (N, 1, h, w) -> motion. The flow is the mean."""
-    chances = logits.softmax(dim=1)
-    flow = torch.einsum("nkhw,kc->nchw", chances, displacements(logits.device).to(chances.dtype))
-    return Motion(chances, flow, (HEAVIEST * torch.tanh(weight / HEAVIEST)).exp())
+def grouped(kinds: Tensor, what: Tensor, least: float) -> Tensor:
+    """Kinds (KINDS, H, W) and whether pixels are FIXED, of the GUEST or of things (H, W) -> what they show (H, W).
 
-
-def splat(ways: Tensor, there: Tensor, weight: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Ways (N, D, H, W) of pixels that now lie `there` (N, 2, H, W), in pixels from where they were, with weights
-    (N, 1, H, W) -> the ways back from each pixel, and how much that is `held` (N, 1, H, W) came to it."""
-    n, count, height, width = ways.shape
-    down = torch.arange(height, device=there.device)[:, None] + there[:, 0]
-    right = torch.arange(width, device=there.device) + there[:, 1]
-    carried = torch.cat([-ways * weight, weight, held], dim=1)  # (N, D + 2, H, W)
-    sums = carried.new_zeros(n, count + 2, height * width)
-    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        row, column = down.floor() + y, right.floor() + x
-        share = (1 - (down - row).abs()) * (1 - (right - column).abs())
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten(1)
-        brought = (carried * (share * inside)[:, None]).flatten(2)
-        sums = sums.scatter_add(2, place[:, None].expand_as(brought), brought)
-    sums = sums.view(n, count + 2, height, width)
-    return sums[:, :count] / sums[:, count : count + 1].clamp_min(1e-4), sums[:, -1:].clamp(max=1)
-
-
-def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
-    """Frames (N, C, H, W) and where their pixels come from (N, 2, H, W), in pixels down and right -> moved frames."""
-    height, width = frames.shape[-2:]
-    down = torch.arange(height, device=flow.device)[:, None] + flow[:, 0]
-    right = torch.arange(width, device=flow.device) + flow[:, 1]
-    grid = torch.stack([2 * right / (width - 1) - 1, 2 * down / (height - 1) - 1], dim=-1)
-    return F.grid_sample(frames.float(), grid.float(), mode=mode, padding_mode="border", align_corners=True)
-
-
-def motion_loss(motion: Motion, wanted: Tensor) -> Tensor:
-    """Nats of a frame's displacements, where squares should go (N, 2, h, w), in pixels, shared among the four around.
-
-    Not weighted: most squares rest, and the distribution's mean must be right for them as well. Those that should go
-    out of reach, or nobody knows where (nan), teach nothing.
+    Again and again those that are of a kind with the most others make a thing; all others are of the nearest in kind.
     """
-    wanted = wanted.nan_to_num(nan=2 * REACH)
-    near = wanted.abs().amax(dim=1) <= REACH
-    places = displacements(wanted.device).to(wanted.dtype)  # (K, 2)
-    share = (1 - (wanted[:, None] - places[:, :, None, None]).abs()).clamp_min(0).prod(dim=2)  # (N, K, h, w)
-    nats = -(share * motion.chances.clamp_min(1e-6).log()).sum(dim=1)
-    return (nats * near).sum(dim=(1, 2)).mean()
+    shown, of_things = (what == GUEST).long() * GUEST, what > GUEST
+    kinds = kinds[:, of_things].T  # (P, KINDS)
+    alike, free, middles = torch.cdist(kinds, kinds) < BETWEEN / 2, kinds.new_ones(len(kinds)).bool(), []
+    while len(middles) < LAYERS - 1:
+        votes = (alike & free).sum(dim=1) * free
+        if not len(votes) or votes.max() < least:
+            break
+        members = alike[votes.argmax()] & free
+        middles.append(kinds[members].mean(dim=0))
+        free &= ~members & ((kinds - middles[-1]).norm(dim=1) > BETWEEN / 2)
+    if middles:
+        shown[of_things] = GUEST + 1 + torch.cdist(kinds, torch.stack(middles)).argmin(dim=1)
+    return shown
 
 
-def kin_loss(apart: Tensor, held: Tensor, owners: Tensor) -> Tensor:
-    """Nats of which squares are of one thing and which are held, as in `kinship`, of owners (N, h, w): FIXED, GUEST,
-    and things from 2 on. All that are near and of a square's own thing are its kin, not itself alone.
+def crops(maps: Tensor, middles: Tensor, side: int = CROP, step: float | None = None) -> Tensor:
+    """Maps (N, D, H, W) around middles (N, K, 2) -> (N, K, D, side, side); 0 beyond the edge.
 
-    Squares of things weigh as much as all others.
+    step: pixels from place to place, by default a 64th of the maps' side.
     """
-    near = nearness(*owners.shape[-2:], owners.device)
-    owners = owners.flatten(1)
-    kin = torch.exp(-near) * (owners[:, :, None] == owners[:, None])
-    kin = kin / kin.sum(dim=-1, keepdim=True)
-    nats = F.kl_div((-apart - near).log_softmax(dim=-1), kin, reduction="none").sum(dim=-1)  # (N, S)
-    moving = (owners != FIXED).to(nats.dtype)
-    parts = [(nats * of).sum() / of.sum().clamp_min(1) for of in (moving, 1 - moving)]
-    return sum(parts) + F.binary_cross_entropy_with_logits(held.flatten(1), (owners != GUEST).to(held.dtype))
+    height, width = maps.shape[-2:]
+    step = height / 64 if step is None else step
+    offsets = (torch.arange(side, device=maps.device) - (side - 1) / 2) * step
+    down, right = middles[..., :1] + offsets, middles[..., 1:] + offsets  # (N, K, side)
+    grid = torch.stack(
+        [
+            ((2 * right + 1) / width - 1)[:, :, None, :].expand(-1, -1, side, -1),
+            ((2 * down + 1) / height - 1)[:, :, :, None].expand(-1, -1, -1, side),
+        ],
+        dim=-1,
+    )
+    found = F.grid_sample(maps, grid.flatten(1, 2), align_corners=False)  # (N, D, K * side, side)
+    return found.unflatten(2, (middles.shape[1], side)).transpose(1, 2)
+
+
+def own_crops(maps: Tensor, middles: Tensor) -> Tensor:
+    """Each layer's own maps (N, K, D, H, W) around its middle -> (N, K, D, CROP, CROP)."""
+    return crops(maps.flatten(0, 1), middles.flatten(0, 1)[:, None])[:, 0].unflatten(0, maps.shape[:2])
+
+
+def sources(middles: Tensor, poses: Tensor, height: int, width: int) -> Tensor:
+    """Where in a reference the pixels of layers at poses (N, K, 4) come from: (N, K, H, W, 2) as (x, y) in [-1, 1]."""
+    shift, turn, growth = poses.split([2, 1, 1], dim=-1)
+    now = middles + shift
+    y = torch.arange(height, device=poses.device)[:, None] - now[..., :1, None]  # (N, K, H, 1)
+    x = torch.arange(width, device=poses.device) - now[..., 1:, None]
+    cos, sin = (wave[..., None] * (-growth[..., None]).exp() for wave in (turn.cos(), turn.sin()))
+    down = cos * y + sin * x + middles[..., :1, None]
+    right = cos * x - sin * y + middles[..., 1:, None]
+    return torch.stack([(2 * right + 1) / width - 1, (2 * down + 1) / height - 1], dim=-1)
+
+
+def warped(masks: Tensor, middles: Tensor, poses: Tensor) -> Tensor:
+    """Masks (N, K, H, W) at poses (N, K, 4)."""
+    grid = sources(middles, poses, *masks.shape[-2:]).flatten(0, 1)
+    return F.grid_sample(masks.flatten(0, 1)[:, None], grid, align_corners=False)[:, 0].unflatten(0, masks.shape[:2])
+
+
+def composed(things: Things, poses: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Layers over what is fixed -> frames (N, C, H, W), where they show the guest, where other things, and where
+    nobody knows what is there, each (N, 1, H, W).
+
+    What reaches further down in the picture is nearer, and in front.
+    """
+    reference, masks = things.reference, things.masks
+    pictures = torch.cat([things.looks, masks[:, :, None]], dim=2)  # (N, K, C + 1, H, W)
+    grid = sources(things.middles, poses, *masks.shape[-2:])
+    found = F.grid_sample(pictures.flatten(0, 1), grid.flatten(0, 1), mode="bicubic", align_corners=False).unflatten(
+        0, masks.shape[:2]
+    )
+    looks, seen = found[:, :, :-1], found[:, :, -1:].clamp(0, 1)
+    rows = torch.arange(1, masks.shape[-2] + 1, device=masks.device)
+    bottom = (masks.amax(dim=-1) * rows).amax(dim=-1) + poses[..., 0]  # (N, K)
+    behind = bottom[:, :, None] < bottom[:, None]  # (N, K, J): J is in front of K
+    left = (1 - seen[:, None] * behind[..., None, None, None]).prod(dim=2)  # (N, K, 1, H, W) of each that is seen
+    fixed = 1 - masks.amax(dim=1, keepdim=True)
+    ground = (1 - seen).prod(dim=1)
+    frames = (looks * left).sum(dim=1) + ground * fixed * reference
+    shown = seen * left
+    return frames.clamp(-1, 1), shown[:, 0], shown[:, 1:].sum(dim=1), ground * (1 - fixed)
+
+
+def trained(part: nn.Module) -> bool:
+    return any(weight.requires_grad for weight in part.parameters())
+
+
+def steps_of(poses: Tensor) -> Tensor:
+    """Poses (B, T, LAYERS, 4) -> the steps that led to each, the same shape; to the first none."""
+    return torch.cat([torch.zeros_like(poses[:, :1]), poses.diff(dim=1)], dim=1)
+
+
+def repeated(things: Things, times: int) -> Things:
+    """Each so many times, one after the other."""
+    return Things(*(of.repeat_interleave(times, dim=0) for of in things))
+
+
+def shaken(poses: Tensor, steps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Poses and last steps (N, LAYERS, 4) as predictions have them: differently far off in each clip."""
+    unit = units(scale, poses.device) * torch.rand(len(poses), 1, 1, device=poses.device)
+    shaken = poses + SHAKEN * unit * torch.randn_like(poses), steps + SHAKEN / 4 * unit * torch.randn_like(steps)
+    return shaken
+
+
+def pose_loss(found: Tensor, wanted: Tensor, sizes: Tensor) -> Tensor:
+    """How far layers of some sizes (N, K) are from where they should be, in pixels: poses found and wanted
+    (N, K, 4). Mean over the layers that there are."""
+    off, there = found - wanted, sizes > 0
+    turned = (off[..., 2:] * sizes[..., None]).square()
+    far = (off[..., :2].square().sum(dim=-1) + 1e-4).sqrt() + ((turned + 0.04).sqrt() - 0.2).sum(dim=-1)
+    return (far * there).sum() / there.sum().clamp_min(1)
 
 
 def drawing_loss(frames: Video, truth: Video, before: Video) -> Tensor:

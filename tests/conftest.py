@@ -15,7 +15,7 @@ from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS, FAMILIES
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
-from stt.transport import SQUARE
+from stt.transport import LAYERS
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
 TINY = STTConfig(
@@ -86,8 +86,6 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 / parameter[0].numel() ** 0.5)
-        if getattr(model, "transport", None) is not None:
-            model.transport.likeness.fill_(2.0)  # in noise a steep search for what looks alike is chaos: frames feed it
     return model
 
 
@@ -146,9 +144,11 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
 
 
 def lesson(model, video: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """What `loss` takes: videos, and of models with transport tracks on which everything goes down, as one."""
+    """What `loss` takes: videos, and of models with transport poses of a guest and a thing that go down, as one."""
     if not getattr(model.config, "transport", False):
         return (video,)
-    squares = torch.ones(len(video), video.shape[1], 2, *(side // SQUARE for side in video.shape[-2:]))
-    gone = squares * torch.arange(video.shape[1])[:, None, None, None] * torch.tensor([0.5, 0.0])[:, None, None]
-    return video, None, gone[:, None] - gone[:, :, None], torch.full_like(gone[:, :, 0], 2)
+    shown = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)
+    shown[..., 2:6, 2:6], shown[..., 6:12, 2:8] = 1, 2
+    poses = torch.zeros(len(video), video.shape[1], LAYERS, 4)
+    poses[..., 0] = 0.5 * torch.arange(video.shape[1])[:, None]
+    return video, None, poses[:, None] - poses[:, :, None], shown

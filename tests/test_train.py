@@ -14,7 +14,7 @@ import torch
 
 import stt
 from stt.api import Loss
-from stt.checkpoint import load_any, read_header, save
+from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
@@ -27,8 +27,7 @@ from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit, start_
 from train.muon import MuonAdamW, orthogonalised
 from train.predictor import batches_of, future_sheet, held_out_score, network, only
 from train.presets import PRESETS
-from train.publish import parser as publisher
-from train.publish import portable, shipped, with_decoder
+from train.publish import portable, with_decoder
 from train.throughput import flops_per_clip, peak_flops
 
 ROOT = Path(__file__).parent.parent
@@ -286,19 +285,6 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
         with_decoder(tiny, str(tmp_path / "other"))
 
 
-def test_a_published_model_may_take_another_ones_transport(tmp_path):
-    plain, carrying = (STT(TINY_CONFIGS[f"stt, {name}"]) for name in ("beside a reference", "with transport"))
-    save(carrying, tmp_path / "carrying.safetensors", card={"command": "c"})
-    save(plain, tmp_path / "plain.safetensors", card={"command": "p"})
-    words = ["--model", str(tmp_path / "plain.safetensors"), "--out", "x"]
-    taken, card = shipped(publisher().parse_args([*words, "--transport", str(tmp_path / "carrying.safetensors")]))
-    assert taken.config == replace(plain.config, transport=True) and card["transport"] == {"command": "c"}
-    assert torch.equal(taken.transport.see.weight, carrying.transport.see.weight)
-    assert torch.equal(taken.embed.weight, plain.embed.weight)
-    with pytest.raises(SystemExit, match="plain.safetensors has none"):
-        shipped(publisher().parse_args([*words, "--transport", str(tmp_path / "plain.safetensors")]))
-
-
 def test_a_published_card_names_no_folder_of_the_machine():
     card = {
         "command": "python -m x --out /home/me/runs/a",
@@ -339,14 +325,15 @@ def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_anothe
 # ---- families ----------------------------------------------------------------------------------------
 
 
-def test_one_part_alone_may_be_trained():
-    model = STT(TINY_CONFIGS["stt, with transport"])
-    only(model, "transport")
-    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"transport"}
+def test_some_parts_alone_may_be_trained():
+    for parts in (["transport"], ["transport.physics", "transport.pace"], ["embed", "transport.will"]):
+        model = STT(TINY_CONFIGS["stt, with transport"])
+        only(model, *parts)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == {name for name, _ in model.named_parameters() if name.startswith(tuple(parts))}
     for part in ("tokenizer", "wings"):  # frozen as it is, and none
-        with pytest.raises(SystemExit, match=f"--only {part}: the model's parts are embed, .*transport"):
-            only(STT(TINY_CONFIGS["stt, with transport"]), part)
+        with pytest.raises(SystemExit, match=f"--only {part}: the model's parts are embed, .*transport.physics"):
+            only(STT(TINY_CONFIGS["stt, with transport"]), "embed", part)
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):

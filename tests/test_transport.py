@@ -1,59 +1,49 @@
+import math
+
 import pytest
 import torch
 
 from stt.api import Sampling
-from stt.layers import unpatchify
 from stt.models.stt import STT, STTConfig
 from stt.sampler import SeededNoise
 from stt.transport import (
-    REACH,
-    SQUARE,
-    Things,
+    CROP,
+    GUEST,
+    KINDS,
+    LAYERS,
+    UNITS,
     Transport,
+    composed,
+    crops,
     drawing_loss,
-    kin_loss,
-    motion_loss,
-    motion_of,
-    pixels,
-    pooled,
-    splat,
-    stiff,
-    still,
-    unlikeness,
-    warp,
+    grouped,
+    layered,
+    pose_loss,
+    warped,
 )
-from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, lively
-
-SIDE = 2 * REACH + 1
-
-
-def place(down, right):
-    """Of a displacement, its number among all."""
-    return (down + REACH) * SIDE + right + REACH
+from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, lesson, lively
 
 
 def noise(*shape):
     return 2 * torch.rand(*shape, generator=torch.Generator().manual_seed(0)) - 1
 
 
-def constant(down, right):
-    return torch.tensor([float(down), float(right)])[:, None, None].expand(1, 2, 16, 16)
+def picture(*blocks, side=64):
+    """Of what pixels show: blocks (what, row, column, height, width), later ones in front; and a look for each."""
+    shown, look = torch.zeros(1, side, side, dtype=torch.int64), torch.full((1, 3, side, side), -0.5)
+    for what, row, column, height, width in blocks:
+        where = (..., slice(row, row + height), slice(column, column + width))
+        shown[where] = what
+        look[where] = noise(3, 9)[:, what, None, None]
+    return look, shown
 
 
-def things_of(reference):
-    """What is brighter than the darkest is one thing, that is the rest; all of it is carried along."""
-    shades = torch.nn.functional.avg_pool2d(reference.mean(dim=1, keepdim=True), SQUARE)
-    thing = shades > shades.amin(dim=(-2, -1), keepdim=True) + 0.01
-    same = (thing.flatten(1)[:, :, None] == thing.flatten(1)[:, None]).float()
-    return Things(reference, same / same.sum(dim=-1, keepdim=True), torch.ones_like(thing, dtype=torch.float32))
-
-
-def logits_of(height, width):
-    return torch.full((1, SIDE**2, height, width), -30.0)
-
-
-def motion_by(logits):
-    return motion_of(logits, torch.zeros(1, 1, *logits.shape[2:]))
+def at(*poses):
+    """Poses of layers by number, the others at rest."""
+    found = torch.zeros(1, LAYERS, 4)
+    for layer, pose in poses:
+        found[0, layer] = torch.tensor(pose)
+    return found
 
 
 @pytest.fixture
@@ -66,56 +56,189 @@ def clips():
     return noise(2, 9, 1, 16, 16)
 
 
-def test_pixels_come_from_where_the_flow_says():
-    frames = noise(1, 3, 16, 16)
-    moved = warp(frames, constant(2, -3))
-    torch.testing.assert_close(moved[..., :14, 3:], frames[..., 2:, :-3], atol=1e-4, rtol=0)
-    torch.testing.assert_close(warp(frames, constant(0, 0)), frames, atol=1e-4, rtol=0)
+def test_things_have_middles_and_sizes_and_what_is_not_there_has_none():
+    look, shown = picture((1, 8, 20, 4, 4), (3, 30, 10, 10, 6))
+    things = layered(look, shown)
+    assert things.masks.sum(dim=(-2, -1)).tolist() == [[16, 0, 60, 0, 0, 0, 0, 0, 0]]
+    torch.testing.assert_close(things.middles[0, [0, 2]], torch.tensor([[9.5, 21.5], [34.5, 12.5]]))
+    torch.testing.assert_close(things.sizes[0, 2], torch.tensor((99 / 12 + 35 / 12) ** 0.5))
+    assert not things.sizes[0, 3:].any()
 
 
-def test_pixels_go_where_their_ways_lead_and_leave_a_hole():
-    frames, ones = noise(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
-    back, covered = splat(constant(2, -3), constant(2, -3), ones, ones)
-    torch.testing.assert_close(warp(frames, back)[..., 2:, :-3], frames[..., :14, 3:], atol=1e-4, rtol=0)
-    assert covered[..., 2:, :-3].eq(1).all() and covered[..., :2, :].eq(0).all() and covered[..., -3:].eq(0).all()
-    back, covered = splat(constant(0.5, 0), constant(0.5, 0), ones, ones)
-    torch.testing.assert_close(back[..., 1:, :], constant(-0.5, 0)[..., 1:, :])
-    torch.testing.assert_close(covered[0, 0, :, 0], torch.tensor([0.5] + 15 * [1.0]))
+def test_a_thing_goes_on_behind_what_stands_in_front_of_its_middle_but_not_beyond_its_ends():
+    look, shown = picture((2, 20, 20, 12, 20), (GUEST, 10, 28, 18, 3))
+    things = layered(look, shown)
+    assert things.masks[0, 1, 20:32, 20:40].all() and things.masks[0, 1].sum() == 240
+    red = look[0, 0, 30, 22]
+    torch.testing.assert_close(things.looks[0, 1, 0, 20:32, 20:40], red.expand(12, 20))
+    _, beside = picture((2, 20, 20, 12, 20), (GUEST, 10, 40, 18, 3))
+    assert layered(look, beside).masks[0, 1].sum() == 240
 
 
-def test_of_two_things_that_lie_in_the_same_place_the_heavier_is_seen():
-    frames, ways, weight = torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16), torch.ones(1, 1, 16, 16)
-    frames[..., 4:8, 4:8] = 1.0
-    ways[:, 1, 4:8, 4:8] = 3.0
-    for heavy, seen in ((100.0, 1.0), (0.01, 0.0)):
-        weight[..., 4:8, 4:8] = heavy
-        back, covered = splat(ways, ways, weight, torch.ones_like(weight))
-        assert (warp(frames, back)[..., 5:7, 8:10] - seen).abs().max() < 0.1
-        assert covered[..., 4:8, 4:7].eq(0).all()
+def test_at_rest_the_reference_is_drawn_and_moved_things_leave_holes_that_nobody_knows():
+    look, shown = picture((2, 20, 20, 8, 8), (GUEST, 40, 40, 6, 4))
+    things = layered(look, shown)
+    frames, guest, others, hole = composed(things, at())
+    torch.testing.assert_close(frames, look, atol=1e-5, rtol=0)
+    assert torch.equal(guest[:, 0] > 0.5, shown == GUEST) and torch.equal(others[:, 0] > 0.5, shown == 2)
+    assert hole.max() < 1e-5
+    frames, guest, others, hole = composed(things, at((1, (-10.0, 3.0, 0.0, 0.0))))
+    torch.testing.assert_close(frames[..., 10:18, 23:31], look[..., 20:28, 20:28], atol=1e-4, rtol=0)
+    assert torch.equal(hole[:, 0] > 0.5, shown == 2) and others[..., 10:18, 23:31].min() > 0.99
 
 
-def test_the_flow_is_the_mean_displacement():
-    logits = logits_of(1, 2)
-    logits[0, place(2, -3), 0, 0] = logits[0, place(2, -2), 0, 0] = 5.0  # halfway between two
-    logits[0, place(-4, 0), 0, 1] = logits[0, place(0, 0), 0, 1] = 5.0  # it goes or it does not
-    motion = motion_by(logits)
-    torch.testing.assert_close(motion.flow[0, :, 0].T, torch.tensor([[2.0, -2.5], [-2.0, 0.0]]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(motion.chances.sum(dim=1), torch.ones(1, 1, 2))
-    assert motion.weight.eq(1).all()
+def test_layers_turn_about_their_middle_and_grow():
+    look, shown = picture((2, 30, 20, 4, 12))
+    things = layered(look, shown)
+    turned = warped(things.masks, things.middles, at((1, (0.0, 0.0, math.pi / 2, 0.0))))[0, 1]
+    assert turned[26:38, 24:28].min() > 0.99 and abs(turned.sum() - 48) < 0.1
+    grown = warped(things.masks, things.middles, at((1, (0.0, 0.0, 0.0, math.log(2)))))[0, 1]
+    assert abs(grown.sum() - 4 * 48) < 1 and grown[29:35, 15:37].min() > 0.99
+    corner = torch.zeros(1, 64, 64, dtype=torch.int64)
+    corner[0, 30, 20:32], corner[0, 24:31, 31] = 2, 2  # an L, to tell left from right
+    things = layered(torch.zeros(1, 1, 64, 64), corner)
+    turned = warped(things.masks, things.middles, at((1, (0.0, 0.0, math.pi / 2, 0.0))))[0, 1]
+    y, x = things.middles[0, 1] + torch.tensor([24.0, 31.0]).sub(things.middles[0, 1]).flip(0) * torch.tensor([-1, 1])
+    assert turned[round(float(y)), round(float(x))] > 0.2  # (down, right) by a right angle: (-right, down)
 
 
-def test_the_loss_of_a_motion_is_least_where_it_is_surely_what_is_wanted():
-    wanted = torch.zeros(1, 2, 16, 16)
-    wanted[0, :, 2:12, :12] = torch.tensor([1.0, -2.5])[:, None, None]
-    logits = logits_of(16, 16)
-    logits[:, place(0, 0)] = 0.0
-    logits[0, place(0, 0), 2:12, :12] = -30.0
-    logits[0, [place(1, -3), place(1, -2)], 2:12, :12] = 0.0
-    least = 120 * torch.log(torch.tensor(2.0))  # of 120 squares that are shared between two displacements
-    torch.testing.assert_close(motion_loss(motion_by(logits), wanted), least, atol=1e-3, rtol=0)
-    assert motion_loss(motion_by(logits.roll(1, dims=-1)), wanted) > least + 100
-    for nothing in (99.0, torch.nan):  # out of reach, and not known
-        assert motion_loss(motion_by(logits), torch.full((1, 2, 16, 16), nothing)) == 0
+def test_what_reaches_further_down_is_in_front():
+    look, shown = picture((2, 20, 20, 8, 8), (3, 40, 20, 8, 8))
+    things = layered(look, shown)
+    frames, *_ = composed(things, at((1, (17.0, 0.0, 0.0, 0.0))))
+    torch.testing.assert_close(frames[..., 40:48, 20:28], look[..., 40:48, 20:28], atol=1e-3, rtol=0)
+    frames, *_ = composed(things, at((1, (23.0, 0.0, 0.0, 0.0))))
+    torch.testing.assert_close(frames[..., 43:51, 20:28], look[..., 20:28, 20:28], atol=1e-3, rtol=0)
+
+
+def test_crops_show_what_lies_around_a_middle_and_nothing_beyond_the_edge():
+    maps = noise(2, 3, 64, 64) + 2
+    found = crops(maps, torch.tensor([[[31.5, 31.5], [3.5, 60.5]]]).expand(2, -1, -1))
+    assert found.shape == (2, 2, 3, CROP, CROP)
+    torch.testing.assert_close(found[:, 0], maps[..., 16:48, 16:48], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 1, :, 12:, :19], maps[..., :20, 45:], atol=1e-5, rtol=0)
+    assert not found[:, 1, :, :12].any() and not found[:, 1, :, :, 19:].any()
+
+
+def test_pixels_of_a_kind_become_things_the_largest_first_and_crumbs_join_the_nearest():
+    what, kinds = torch.zeros(16, 16, dtype=torch.int64), torch.zeros(KINDS, 16, 16)
+    what[2:5, 2:5], what[8:14, 8:14], what[2:5, 10:12], what[12, 2] = 2, 2, 1, 2
+    kinds[0, 2:5, 2:5], kinds[1, 8:14, 8:14], kinds[1, 12, 2] = 5.0, 5.0, 2.5
+    kinds += 0.1 * noise(KINDS, 16, 16)
+    shown = grouped(kinds, what, 4)
+    assert (shown[8:14, 8:14] == 2).all() and (shown[2:5, 2:5] == 3).all() and (shown[2:5, 10:12] == 1).all()
+    assert shown[12, 2] == 2
+    assert shown.flatten().bincount(minlength=4).tolist() == [256 - 9 - 37 - 6, 6, 37, 9]
+    assert not grouped(kinds, torch.zeros_like(what), 4).any()
+
+
+def test_it_learns_which_pixels_are_of_one_thing():
+    torch.manual_seed(0)
+    transport = Transport(3, 8)
+    optimizer = torch.optim.Adam(transport.sight.parameters(), lr=5e-3)
+
+    def batch(count):
+        """Two things of one hue each and a white guest, on what is fixed and grey."""
+        frames, shown = torch.full((count, 3, 32, 32), -0.4), torch.zeros(count, 32, 32, dtype=torch.int64)
+        for k in range(count):
+            for owner, hue in ((2, [0.8, -0.6, -0.6]), (3, [-0.6, 0.2, 0.8]), (1, [1.0, 1.0, 1.0])):
+                row, column = torch.randint(0, 24, (2,)).tolist()
+                shown[k, row : row + 8, column : column + 8] = owner
+                frames[k, :, row : row + 8, column : column + 8] = torch.tensor(hue)[:, None, None]
+        return frames + 0.1 * torch.randn(frames.shape), shown
+
+    for _ in range(100):
+        optimizer.zero_grad()
+        transport.sight_loss(*batch(8)).backward()
+        optimizer.step()
+    frames, shown = batch(8)
+    with torch.no_grad():
+        masks = transport.things(frames).masks
+    assert ((masks[:, 0] > 0.5) == (shown == 1)).float().mean() > 0.97
+    best = []
+    for k in range(8):
+        assert 1 <= masks[k, 1:].flatten(1).any(dim=1).sum() <= 4
+        for owner in shown[k].unique().tolist():
+            true = shown[k] == owner
+            if owner >= 2 and true.sum() > 30:
+                seen = masks[k, 1:].bool() & (true | (shown[k] == 0))  # without what goes on behind others
+                best.append(max((mask & true).sum() / (mask | true).sum() for mask in seen))
+    assert torch.stack(best).mean() > 0.85
+
+
+def test_a_pose_is_as_far_off_as_its_pixels_are():
+    sizes = torch.tensor([[4.0, 0.0, 2.0]])
+    found, wanted = torch.zeros(2, 1, 3, 4)
+    assert pose_loss(found, wanted, sizes) < 0.02
+    found[0, 0, :2] = torch.tensor([3.0, -4.0])
+    found[0, 1] = 99.0  # of a layer that is not there
+    found[0, 2, 2] = 0.5
+    torch.testing.assert_close(pose_loss(found, wanted, sizes), torch.tensor((5 + 1) / 2), atol=0.1, rtol=0)
+
+
+def test_it_learns_that_what_the_guest_pushes_goes_along_and_the_rest_stays():
+    torch.manual_seed(0)
+    transport = Transport(1, 8)
+    transport.requires_grad_(False)
+    transport.physics.requires_grad_(True)
+    optimizer = torch.optim.Adam(transport.physics.parameters(), lr=3e-3)
+
+    def batch(count, times=6):
+        """A guest goes right; where it comes upon a thing, that goes along with it."""
+        shown, poses = torch.zeros(count, 64, 64, dtype=torch.int64), torch.zeros(count, times, LAYERS, 4)
+        for k in range(count):
+            row, column, gap, speed = (int(torch.randint(*of, ())) for of in ((8, 50), (4, 20), (0, 8), (1, 4)))
+            shown[k, row : row + 6, column : column + 4] = 1
+            for thing, down in ((2, 0), (3, 16 if row < 30 else -16)):  # the second is not in its way
+                first = column + 4 + gap
+                shown[k, row + down : row + down + 6, first : first + 6] = thing
+            poses[k, :, 0, 1] = speed * torch.arange(times)
+            poses[k, :, 1, 1] = (poses[k, :, 0, 1] - gap).clamp_min(0)
+        return shown[:, None].float(), poses, shown
+
+    for _ in range(120):
+        optimizer.zero_grad()
+        frames, poses, shown = batch(8)
+        video = frames[:, None].expand(-1, poses.shape[1], -1, -1, -1)
+        transport.losses(video, 0, poses, shown)["moved"].backward()
+        optimizer.step()
+    frames, poses, shown = batch(32)
+    things, now = layered(frames, shown), poses[:, 0]
+    paces = torch.zeros_like(now)
+    with torch.no_grad():
+        for t in range(1, 6):
+            paces = transport.moves(things, now, paces, poses[:, t, 0] - poses[:, t - 1, 0])[-1]
+            now = now + paces
+    pushed = poses[:, 5, 1, 1] > 3
+    assert pushed.sum() > 8
+    assert (now - poses[:, 5])[pushed, 1, 1].abs().mean() < 0.35 * poses[:, 5][pushed, 1, 1].mean()
+    assert now[:, 2, :2].abs().mean() < 0.5
+
+
+def test_the_guest_learns_to_go_where_features_and_actions_tell_it():
+    torch.manual_seed(0)
+    transport = Transport(1, 8, actions=2)
+    transport.requires_grad_(False)
+    transport.will.requires_grad_(True)
+    optimizer = torch.optim.Adam(transport.will.parameters(), lr=3e-3)
+    look, shown = picture((GUEST, 28, 28, 6, 4), side=64)
+    things = layered(look[:, :1].expand(16, -1, -1, -1), shown.expand(16, -1, -1))
+    rest = torch.zeros(16, LAYERS, 4)
+    losses = []
+    for step in range(150):
+        ways, silent = 3 * torch.randn(16, 2), torch.full((16, 2), torch.nan)
+        hidden = torch.zeros(16, 8, 8, 8)
+        if step % 2:
+            hidden[:, :2] = ways[:, :, None, None]
+        found = transport.willed(hidden, silent if step % 2 else ways, things, rest, rest)
+        losses.append((found[:, :2] - ways).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert max(losses[-2:]) < 1.0 < min(losses[:2])
+    with torch.no_grad():
+        none = transport.willed(hidden, None, things, rest, rest)
+    assert torch.equal(none, transport.willed(hidden, silent, things, rest, rest))
 
 
 def test_what_moved_weighs_ten_times_as_much_as_what_stands_still():
@@ -127,234 +250,91 @@ def test_what_moved_weighs_ten_times_as_much_as_what_stands_still():
     torch.testing.assert_close(apart[1], 10 * apart[0])
 
 
-def test_the_likeness_of_a_square_is_looked_for_around_where_it_has_gone():
-    reference = noise(1, 3, 16, 16)
-    gone = still(reference) + torch.tensor([2.0, -2.0])[:, None, None]
-    found = unlikeness(reference.roll((4, -5), dims=(2, 3)), reference, gone)
-    assert found.shape == (1, SIDE**2, 8, 8)
-    inner = (..., slice(1, 5), slice(4, 7))  # whose surroundings stay in the picture
-    assert (found.argmin(dim=1)[inner] == place(2, -3)).all() and found.amin(dim=1)[inner].max() < 1e-5
-
-
-@pytest.fixture
-def block():
-    """A picture of a block of 5x5 squares, and which they are."""
-    reference = -torch.ones(1, 3, 32, 32)
-    reference[..., 8:18, 8:18] = 1.0
-    return things_of(reference), torch.nn.functional.max_pool2d(reference[:, :1], SQUARE) > 0
-
-
-def test_what_is_of_one_thing_votes_as_one(block):
-    things, inside = block
-    torch.testing.assert_close(things.kin.sum(dim=-1), torch.ones(1, 256))
-    squares = torch.zeros(1, 1, 16, 16)
-    squares[..., 4, 4] = 25.0  # one square's vote
-    votes = pooled(squares, things.kin)
-    torch.testing.assert_close(votes[inside], torch.ones(25))
-    assert votes[~inside].abs().max() < 1e-6
-
-
-def test_things_shift_and_turn_and_keep_their_shape(block):
-    things, inside = block
-    y, x = (torch.arange(16.0) - 6).mul(SQUARE)[:, None], (torch.arange(16.0) - 6).mul(SQUARE)  # from its middle
-    sin, cos = torch.tensor(0.6), torch.tensor(0.8)
-    turned = torch.stack([cos * y - sin * x - y + 3, sin * y + cos * x - x - 5])[None]
-    exact = turned * inside
-    torch.testing.assert_close(stiff(exact, things.kin), exact, atol=1e-2, rtol=0)
-    shaken = exact + torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)) * inside
-    left = (stiff(shaken, things.kin) - exact)[inside.expand_as(exact)]
-    assert left.square().mean() < 0.2 * (shaken - exact)[inside.expand_as(exact)].square().mean()
-
-
-def test_at_first_squares_go_where_the_draft_shows_their_like_and_most_is_the_draft_s():
-    before, look = noise(2, 1, 3, 16, 16)
-    reference = torch.zeros(1, 3, 16, 16)
-    reference[..., 4:10, 6:12] = 1.0
-    gone = still(reference) + torch.tensor([2.0, 0.0])[:, None, None]
-    transport = Transport(3, 16)
-    _, there, _ = transport(
-        torch.randn(1, 16, 2, 2), reference.roll((4, -2), dims=(2, 3)), before, things_of(reference), gone
-    )
-    torch.testing.assert_close(there[0, :, 2, 3], torch.tensor([4.0, -2.0]), atol=0.1, rtol=0)
-    draft = reference.roll(2, dims=2)
-    frames, there, motion = transport(torch.randn(1, 16, 2, 2), draft, look, things_of(reference), gone)
-    torch.testing.assert_close(there, gone, atol=0.3, rtol=0)
-    torch.testing.assert_close(frames[..., 4:14, 4:14], draft[..., 4:14, 4:14], atol=0.1, rtol=0)
-
-
-def test_it_learns_to_carry_what_it_is_told_where_the_draft_shows_nothing():
-    torch.manual_seed(0)
-    transport = Transport(1, 8)
-    optimizer = torch.optim.Adam(transport.parameters(), lr=2e-3, betas=(0.9, 0.98))
-    ways = torch.tensor([[0, 3], [0, -3], [3, 0], [-3, 0]])
-
-    def batch(count, frames=3):
-        scene, gone = -torch.ones(count, frames, 1, 24, 24), torch.zeros(count, frames, 2, 12, 12)
-        hidden = torch.zeros(count, frames, 8, 3, 3)
-        for k in range(count):
-            row, column = (2 * torch.randint(3, 7, (2,))).tolist()
-            look, way, begin = 2 * torch.rand(6, 6) - 0.5, int(torch.randint(4, ())), (row, column)
-            for t in range(frames):
-                scene[k, t, 0, row : row + 6, column : column + 6] = look
-                squares = (slice(begin[0] // 2, begin[0] // 2 + 3), slice(begin[1] // 2, begin[1] // 2 + 3))
-                gone[k, t, :, *squares] = torch.tensor([row - begin[0], column - begin[1]])[:, None, None].float()
-                hidden[k, t, way] = 1.0
-                row, column = row + int(ways[way, 0]), column + int(ways[way, 1])
-        return hidden, scene, gone
-
-    def carried(hidden, scene, gone, own):
-        nothing, way, apart, losses = -torch.ones_like(scene[:, 0]), gone[:, 0], [], []
-        before, things = scene[:, 0], things_of(scene[:, 0])
-        for t in range(1, scene.shape[1]):
-            true = None if own else gone[:, t]
-            frames, there, motion = transport(hidden[:, t - 1], nothing, before, things, way, true)
-            losses.append(drawing_loss(frames, scene[:, t], before) + 0.01 * motion_loss(motion, gone[:, t] - way))
-            apart.append((frames - scene[:, t]).abs().mean() / (scene[:, 0] - scene[:, t]).abs().mean())
-            before, way = (frames.detach(), there.detach()) if own else (scene[:, t], gone[:, t])
-        return sum(losses), apart
-
-    for _ in range(250):
-        optimizer.zero_grad()
-        carried(*batch(8), own=False)[0].backward()
-        torch.nn.utils.clip_grad_norm_(transport.parameters(), 1.0)
-        optimizer.step()
-    assert max(carried(*batch(16), own=True)[1]) < 0.4
-
-
-def test_what_was_drawn_is_encoded_again_as_the_past(moving, clips):
+def test_what_was_drawn_is_encoded_as_the_past_and_things_go_on_from_where_they_are(moving, clips):
     state = moving.start(clips[:1, :3])
-    assert torch.equal(state.frame, state.reference) and not state.gone.any()
+    assert not state.poses.any() and state.paces.any()
     with torch.inference_mode():
         frames, after = moving.step(state, Sampling(), SeededNoise([0, 1]))
-        again = moving.tokenizer.encode(frames.clamp(-1, 1), state.reference).latents
-        assert torch.equal(after.frame, frames.clamp(-1, 1))
-        assert torch.equal(after.recent[:, 1:], again)
-        assert after.gone.shape == (2, 2, 8, 8) and after.gone.any()
-        for name, other in {"frame": -state.frame, "gone": state.gone + 2}.items():
-            others, _ = moving.step(state._replace(**{name: other}), Sampling(), SeededNoise([0, 1]))
-            assert not torch.allclose(frames, others, atol=1e-2)
+        assert torch.equal(after.recent[:, 1:], moving.tokenizer.encode(frames, state.reference).latents)
+        assert after.poses.shape == (2, LAYERS, 4) and torch.equal(after.poses, after.paces)
+        again, later = moving.step(after, Sampling(), SeededNoise([0, 1]))
+        torch.testing.assert_close(later.poses, after.poses + later.paces)
+        there = state.things.sizes[0] > 0
+        assert there.sum() > 1 and later.paces[:, there].any()
+        others, _ = moving.step(state._replace(poses=state.poses + 2), Sampling(), SeededNoise([0, 1]))
+        assert not torch.allclose(frames, others, atol=1e-2)
 
 
-def test_codes_stay_where_the_frame_shows_what_they_draw(moving, clips):
-    torch.nn.init.zeros_(moving.transport.head.weight)
-    moving.transport.head.bias.data.view(SQUARE**2, 3)[:, -2] = 50.0  # all is the draft's
-    torch.nn.init.zeros_(moving.tokenizer.decoder.head.weight)  # which is half the reference: no other codes' picture
-    with torch.inference_mode():
-        frames, after = moving.step(moving.start(clips[:1, :3]), Sampling(), SeededNoise([0]))
-        again = moving.tokenizer.encode(frames, after.reference).latents
-        torch.testing.assert_close(moving.tokenizer.decode(after.recent[:, 1:], after.reference), frames)
-    assert not torch.equal(after.recent[:, 1:], again)
-
-
-def test_its_own_past_is_of_the_frames_that_it_drew(moving, clips):
-    torch.manual_seed(0)
-    codes, reference, target = moving._told(clips, 3)
-    things = moving.transport.things(reference[:, 0])
-    past, shown, gone = moving._own_past(codes.latents, clips, target, None, reference, 3, things)
-    own = (shown != clips).flatten(2).any(dim=-1)
-    assert own[:, 3:8].any() and not own[:, :3].any() and not own[:, 8].any()
-    torch.testing.assert_close(moving.tokenizer.encode(shown, reference).latents, past)
-    assert gone.shape == (2, 9, 2, 8, 8) and not gone[:, :3].any() and gone[:, 3].any()
+def test_a_prompt_of_one_frame_has_no_pace_but_what_that_frame_suggests(moving, clips):
+    alone, twice = moving.start(clips[:1, 2:3]), moving.start(clips[:1, [2, 2]])
+    assert torch.equal(alone.paces, twice.paces)
+    assert not torch.equal(alone.paces, moving.start(clips[:1, 1:3]).paces)
 
 
 @pytest.mark.parametrize("own_past", [0.0, 1.0])
-def test_what_is_drawn_and_moved_teaches_the_network_and_not_the_tokenizer(clips, own_past):
+def test_transport_is_taught_beside_the_network_and_the_tokenizer_is_not(clips, own_past):
     config = TINY_CONFIGS["stt, with transport"].to_dict() | {"own_past": own_past}
     model = lively(STT(STTConfig.from_dict(config)))
-    tracks, owners = torch.rand(2, 5, 9, 2, 8, 8), torch.randint(0, 4, (2, 5, 8, 8))
     torch.manual_seed(0)
-    loss = model.loss(clips, None, tracks, owners)
-    assert min(loss.parts[name] for name in ("drawn", "moved", "kin")) > 0 and loss.total > loss.parts["drawn"]
+    loss = model.loss(*lesson(model, clips))
+    assert min(loss.parts[name] for name in ("cut", "pace", "moved", "drawn", "willed")) > 0
+    assert loss.total > sum(loss.parts[name] for name in ("cut", "pace", "moved", "drawn", "willed"))
     loss.total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.transport.parameters())
     assert model.network.blocks[0].mlp.up.weight.grad.abs().max() > 0
     assert not any(p.requires_grad for p in model.tokenizer.parameters())
-    with pytest.raises(ValueError, match="transport learns from tracks of what moves, and got none"):
+    with pytest.raises(ValueError, match="transport learns from poses of what moves, and got none"):
         model.loss(clips)
-    with pytest.raises(ValueError, match="transport learns from tracks of what moves, and got none"):
-        model.loss(clips, None, tracks)
+
+
+@pytest.mark.parametrize(
+    ("part", "parts"),
+    [("sight", {"cut"}), ("pace", {"pace"}), ("physics", {"moved"}), ("finish", {"drawn"}), ("will", {"willed"})],
+)
+def test_of_transport_only_the_parts_that_are_trained_are_computed(clips, part, parts):
+    model = lively(STT(TINY_CONFIGS["stt, with transport"])).requires_grad_(False)
+    getattr(model.transport, part).requires_grad_(True)
+    loss = model.loss(*lesson(model, clips))
+    assert set(loss.parts) == parts
+    loss.total.backward()
+    assert all(p.grad is not None for p in getattr(model.transport, part).parameters())
 
 
 @pytest.mark.parametrize("imagined", [0.0, 1.0])
-def test_frames_may_be_drawn_of_what_the_prior_makes_of_the_actions(clips, imagined, monkeypatch):
+def test_the_guest_may_go_as_the_prior_makes_it_go_that_is_told_the_actions(clips, imagined, monkeypatch):
     config = TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",), "imagined": imagined}
-    model, drawn = lively(STT(STTConfig.from_dict(config | {"own_past": 0.0, "drop_actions": 1.0}))), []
-    monkeypatch.setattr(model, "_drawing_loss", lambda hidden, *_: drawn.append(hidden) or (hidden.sum(), hidden.sum()))
-    tracks, owners = torch.zeros(2, 1, 9, 2, 8, 8), torch.zeros(2, 1, 8, 8)
-    told = torch.zeros(2, 9, 1), torch.ones(2, 9, 1)
-    for actions in told:
+    model, told = lively(STT(STTConfig.from_dict(config | {"own_past": 0.0, "drop_actions": 1.0}))), []
+    seen = lambda *given: told.append(given[-2:]) or given[-2].sum()  # noqa: E731
+    monkeypatch.setattr(model.transport, "will_loss", seen)
+    video, _, *rest = lesson(model, clips)
+    for actions in (torch.zeros(2, 9, 1), torch.ones(2, 9, 1)):
         torch.manual_seed(0)
-        model.loss(clips, actions, tracks, owners)
-    assert torch.equal(*drawn) == (imagined == 0)  # all actions were dropped, but for what is imagined
+        model.loss(video, actions, *rest)
+    (first, nothing), (second, something) = told
+    assert torch.equal(first, second) == (imagined == 0)  # all actions were dropped, but for what is imagined
+    assert something.eq(1).all() if imagined else something.isnan().all()
+    assert nothing.shape == (2, first.shape[1], 1)
 
 
-def test_frames_are_drawn_of_what_is_where_tracks_say_and_elsewhere_of_where_it_goes(block):
-    things, inside = block
-    transport, nothing = Transport(3, 16), -torch.ones(1, 3, 32, 32)
-    tracks = still(things.reference) + torch.tensor([4.0, 0.0])[:, None, None] * inside
-    tracks[..., 12:, :] = torch.nan
-    transport.head.bias.data.view(SQUARE**2, 5)[:, -1] = 9.0  # all of what is carried
-    rest = transport(torch.randn(1, 16, 4, 4), nothing, nothing, things, still(things.reference))[0]
-    moved, there, _ = transport(torch.randn(1, 16, 4, 4), nothing, nothing, things, still(things.reference), tracks)
-    torch.testing.assert_close(there, tracks.nan_to_num(), atol=1e-3, rtol=0)
-    assert rest[..., 8:18, 8:18].min() > 0.9 and rest[..., 19:22, 8:18].max() < -0.9
-    assert moved[..., 19:22, 8:18].mean() > rest[..., 19:22, 8:18].mean() + 0.3  # halfway, as no square is heavier
-
-
-def test_the_last_frame_given_is_one_that_tracks_begin_in(clips):
+def test_the_last_frame_given_is_one_that_poses_begin_in(clips):
     model = lively(STT(TINY_CONFIGS["stt, with transport"]))
+    video, _, poses, shown = lesson(model, clips)
     for seed in range(8):
         torch.manual_seed(seed)
-        tracks, owners = torch.zeros(2, 1, 9, 2, 8, 8), torch.zeros(2, 1, 8, 8)
-        model.loss(clips, None, tracks, owners)  # an index error if it were another
+        model.loss(video, None, poses[:, :1], shown[:, :1])  # an index error if it were another
 
 
-def test_it_learns_which_squares_are_of_one_thing_and_which_are_not_carried():
-    torch.manual_seed(0)
-    transport = Transport(3, 8)
-    optimizer = torch.optim.Adam(transport.kind.parameters(), lr=3e-3)
-
-    def batch(count):
-        """Two things of one hue each and a white guest, on what is fixed and grey."""
-        frames, owners = torch.full((count, 3, 32, 32), -0.4), torch.zeros(count, 16, 16, dtype=torch.int64)
-        frames += 0.1 * torch.randn(frames.shape)
-        for k in range(count):
-            for owner, hue in ((2, [0.8, -0.6, -0.6]), (3, [-0.6, 0.2, 0.8]), (1, [1.0, 1.0, 1.0])):
-                row, column = torch.randint(0, 12, (2,)).tolist()
-                owners[k, row : row + 4, column : column + 4] = owner
-                look = torch.tensor(hue)[:, None, None] + 0.1 * torch.randn(3, 8, 8)
-                frames[k, :, 2 * row : 2 * row + 8, 2 * column : 2 * column + 8] = look
-        return frames, owners
-
-    for _ in range(60):
-        optimizer.zero_grad()
-        frames, owners = batch(8)
-        kin_loss(*transport.kinship(frames), owners).backward()
-        optimizer.step()
-    frames, owners = batch(8)
+def test_steps_are_as_large_in_pictures_of_twice_the_side():
+    look, shown = picture((2, 20, 20, 8, 8), (GUEST, 20, 14, 6, 4))
+    small = layered(look, shown)
+    large = layered(*(of.repeat_interleave(2, -1).repeat_interleave(2, -2) for of in (look, shown)))
+    transport = lively(Transport(3, 8)).eval()
+    guest = torch.tensor([[0.0, 2.0, 0.0, 0.0]])
+    rest, double = torch.zeros(1, LAYERS, 4), torch.tensor([2.0, 2.0, 1.0, 1.0])
     with torch.no_grad():
-        things = transport.things(frames)
-    torch.testing.assert_close(things.kin.sum(dim=-1), torch.ones(8, 256))
-    of_thing = owners.flatten(1) >= 2
-    same = owners.flatten(1)[:, :, None] == owners.flatten(1)[:, None]
-    assert (things.kin * same).sum(dim=-1)[of_thing].mean() > 0.8
-    assert (1 / things.kin.square().sum(dim=-1))[of_thing].mean() > 8  # kin, and not each square its own alone
-    assert ((things.held[:, 0] > 0.5) == (owners != 1)).float().mean() > 0.98
-
-
-def test_what_is_not_held_is_left_to_the_draft(block):
-    things, inside = block
-    transport, nothing = Transport(3, 16), -torch.ones(1, 3, 32, 32)
-    told = torch.randn(1, 16, 4, 4), nothing, things.reference, things._replace(held=1.0 - inside.float())
-    found = []
-    transport.found.register_forward_pre_hook(lambda _, told: found.append(unpatchify(told[0], SQUARE)))
-    transport(*told, still(things.reference))
-    covered = found[0][:, -1:]
-    assert covered[pixels(inside)].max() == 0 and covered[~pixels(inside)].min() == 1
-
-
-def test_pixels_of_a_square_go_together():
-    assert torch.equal(pixels(torch.arange(4.0).view(1, 1, 2, 2))[0, 0, :SQUARE], torch.tensor([[0.0, 0, 1, 1]] * 2))
+        one = transport.moves(small, rest, rest, guest)[-1][0, :2]
+        two = transport.moves(large, rest, rest, guest * double)[-1][0, :2]
+    torch.testing.assert_close(two / double, one, atol=0.15 * UNITS[0], rtol=0.1)
 
 
 def test_transport_asks_for_a_reference_and_for_codes():

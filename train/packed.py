@@ -31,16 +31,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Video
+from stt.transport import masks_of, middles_of
 from train.data import generator_for
-from train.scenes import PALETTE
+from train.scenes import PALETTE, SHAPES
 from train.table import load_mujoco
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
-from train.tracks import PUSHER_HEIGHT, owners, tracks
+from train.tracks import AXES, PUSHER_HEIGHT, paths
 
 FORMAT = 3
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
 BODIES = 1 + len(PALETTE)  # the pusher and at most one object of each colour
-REFERENCES = 5  # first frames of a training clip whose squares have tracks
+REFERENCES = 5  # first frames of a training clip whose paths are computed
 VP9 = "-c:v libvpx-vp9 -pix_fmt yuv444p -b:v 0 -deadline good -cpu-used 2 -threads 1 -row-mt 0 -bitexact -f ivf"
 
 
@@ -261,21 +262,24 @@ class TabletopSet:
         return np.concatenate([unpack_shown(s["shown"].tobytes(), s["actions"].shape[:2] + frame) for s in shards])
 
     @cached_property
-    def _scenes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Cameras, what pixels show, and poses, of all clips on the set's device."""
-        parts = self.part("cameras"), self.shown(), self.poses()
+    def _scenes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cameras, what pixels show, poses, and axes that tell their turns, of all clips on the set's device."""
+        axes = np.array([*(AXES[shape] for shape in SHAPES), (0.0, 0.0, 0.0)], np.float32)[self.part("shapes")]
+        axes = np.pad(axes, [(0, 0), (1, 0), (0, 0)])  # the pusher's ball is round
+        parts = self.part("cameras"), self.shown(), self.poses(), axes
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)
 
-    def tracks(self, batch: TabletopBatch, patch: int) -> tuple[Tensor, Tensor]:
-        """Where squares of the first frames of a batch's clips go, (B, R, T, 2, h, w), and which body they are of,
-        (B, R, h, w): see train/tracks.py."""
+    def paths(self, batch: TabletopBatch) -> tuple[Tensor, Tensor]:
+        """What `stt.transport` learns from: poses in the picture of the pusher and the objects since each of a batch's
+        first frames, (B, R, T, 9, 4), and what these frames show, (B, R, H, W): see train/tracks.py."""
         clips, times = batch.clips[:, None], batch.starts[:, None] + torch.arange(self.frames)
-        cameras, shown, poses = self._scenes
-        owner = owners(shown[clips, times[:, : min(REFERENCES, self.frames)]], patch)
-        found = tracks(cameras[batch.clips], owner, poses[clips, times], patch)
-        other = found.flip(-1) * found.new_tensor([1.0, -1.0])[:, None, None]
+        cameras, shown, poses, axes = self._scenes
+        shown = shown[clips, times[:, : min(REFERENCES, self.frames)]].long()
+        middles = middles_of(masks_of(shown.flatten(0, 1)))[0].unflatten(0, shown.shape[:2])
+        found = paths(cameras[batch.clips], poses[clips, times], axes[batch.clips], middles, shown.shape[-1])
         mirrored = batch.mirrored.to(self.device)[:, None, None, None]
-        return torch.where(mirrored[..., None, None], other, found), torch.where(mirrored, owner.flip(-1), owner)
+        other = found * found.new_tensor([1.0, -1.0, -1.0, 1.0])
+        return torch.where(mirrored[..., None], other, found), torch.where(mirrored, shown.flip(-1), shown)
 
     def batch(self, size: int, seed: int, index: int) -> Video:
         """Random clips, each from a random frame on: (size, frames, 3, H, W) on the set's device."""

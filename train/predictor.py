@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from stt.checkpoint import build, load_any
 from stt.sampler import predict
-from stt.transport import SQUARE
 from train import settings, tokenizer
 from train.data import DigitVideos
 from train.folder import VideoFolder
@@ -63,7 +62,7 @@ def held_out_score(videos: Videos, clips: int = 64) -> Score | None:
 def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__.split(":")[0])
     parser.add_argument("--tokenizer", help="file or run folder of the frozen tokenizer; else the preset's is trained")
-    parser.add_argument("--only", metavar="PART", help="train one part, e.g. transport, and leave the rest as it is")
+    parser.add_argument("--only", metavar="PART", nargs="+", help="train parts (transport.physics) and no others")
     return parser
 
 
@@ -81,13 +80,16 @@ def network(preset: Preset, source: str | None) -> nn.Module:
     return model
 
 
-def only(model: nn.Module, part: str) -> None:
-    """Leaves all weights but a part's as they are; SystemExit if the model has no such part to train."""
-    parts = {name: each for name, each in model.named_children() if any(p.requires_grad for p in each.parameters())}
-    if part not in parts:
-        raise SystemExit(f"--only {part}: the model's parts are {', '.join(parts)}")
+def only(model: nn.Module, *names: str) -> None:
+    """Leaves all weights but some parts' as they are; SystemExit if the model has no such part to train."""
+    parts = {name: each for name, each in model.named_modules() if any(p.requires_grad for p in each.parameters())}
+    for name in names:
+        if name not in parts:
+            known = [name for name in parts if name.count(".") <= name.startswith("transport")]
+            raise SystemExit(f"--only {name}: the model's parts are {', '.join(filter(None, known))}")
     model.requires_grad_(False)
-    parts[part].requires_grad_(True)
+    for name in names:
+        parts[name].requires_grad_(True)
 
 
 def batches_of(videos: Videos, preset: Preset) -> Batches:
@@ -95,9 +97,7 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
     classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
     carries = getattr(preset.model, "transport", False)
     if carries and not isinstance(videos, TabletopSet):
-        raise SystemExit(
-            "transport learns from tracks, which only sets of the tabletop have: add --set transport=False"
-        )
+        raise SystemExit("transport learns from poses, which only sets of the tabletop have: add --set transport=False")
     if isinstance(videos, VideoFolder):
         return folder_batches(videos, preset)
     if set(maps) - {"digits"}:
@@ -110,7 +110,7 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
         if isinstance(videos, TabletopSet):
             told = clips.actions if preset.model.actions else None
             if carries:
-                return clips.video, told, *videos.tracks(clips, SQUARE)
+                return clips.video, told, *videos.paths(clips)
             return (clips.video,) if told is None else (clips.video, told)
         if maps:
             return clips.video, videos.segmentation(clips)[:, None]
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.start_from:
         start_from(model, load_any(args.start_from))
     if args.only:
-        only(model, args.only)
+        only(model, *args.only)
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     run = Run(model, preset.loop, args.out, accelerator, card_of(args, preset))
     if args.resume:

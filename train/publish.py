@@ -29,7 +29,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--hardware", help="what it was trained on, for the card")
     parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, which go into the card")
     parser.add_argument("--decoder", help="tokenizer whose decoder to take: one trained with --decoder-only")
-    parser.add_argument("--transport", help="model whose transport to take: one trained upon such a predictor")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. steps=4")
     return parser
 
@@ -65,20 +64,6 @@ def with_decoder(model: nn.Module, source: str) -> nn.Module:
     return changed
 
 
-def with_transport(model: nn.Module, source: str) -> nn.Module:
-    """The model with another one's transport; SystemExit where that has none, or the two do not fit."""
-    other = load_any(source)
-    weights = {name: t for name, t in other.state_dict().items() if name.startswith("transport.")}
-    if not weights:
-        raise SystemExit(f"--transport {source} has none")
-    changed = build(family_of(model), replace(model.config, transport=True))
-    try:
-        changed.load_state_dict(model.state_dict() | weights)
-    except RuntimeError as error:
-        raise SystemExit(f"--transport {source} is of another size: {error}") from error
-    return changed
-
-
 def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
     """The model as it goes out, with its card."""
     card = read_header(find(args.model))["card"]
@@ -93,9 +78,6 @@ def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
     if args.decoder:
         model = with_decoder(model, args.decoder)
         card["decoder"] = read_header(find(args.decoder))["card"]
-    if args.transport:
-        model = with_transport(model, args.transport)
-        card["transport"] = read_header(find(args.transport))["card"]
     return model, portable(card)
 
 

@@ -1,4 +1,4 @@
-"""Where what a frame of the tabletop shows goes later, computed from poses: what `stt.transport` learns from."""
+"""How what a frame of the tabletop shows goes in the picture, computed from poses: what `stt.transport` learns from."""
 
 from __future__ import annotations
 
@@ -6,61 +6,62 @@ import torch
 from torch import Tensor
 
 PUSHER_HEIGHT = 0.11  # metres of its ball's middle over the tray, give or take 0.01
+AXES = {  # half lengths by which a shape's turns are seen, in metres, of its own x, y and z; 0 where it is round
+    "box": (0.08, 0.08, 0.08), "tower": (0.05, 0.05, 0.13), "slab": (0.085, 0.135, 0.05), "can": (0.0, 0.0, 0.075),
+    "column": (0.0, 0.0, 0.13), "ball": (0.0, 0.0, 0.0), "egg": (0.075, 0.11, 0.075), "ell": (0.08, 0.13, 0.06),
+}  # fmt: skip
 
 
-def owners(shown: Tensor, patch: int) -> Tensor:
-    """Which body squares of `patch` pixels a side are of, (..., h, w) int64: the last of what their pixels show.
+def paths(cameras: Tensor, poses: Tensor, axes: Tensor, middles: Tensor, size: int) -> Tensor:
+    """Poses in the picture, as `stt.transport` has them, of what each of the first R of T frames shows, by all frames:
+    (B, R, T, K, 4), shift down and right in pixels, turn in radians, logarithm of growth.
 
-    shown (..., H, W): 0 what is fixed, 1 the pusher, 2 and on the objects.
+    cameras (B, 13): rotation (9) and place (3) in the world, focal length in pixels. poses (B, T, K, 7): place and
+    quaternion, w first, of the pusher and the objects; axes (B, K, 3): see AXES. middles (B, R, K, 2): of the pixels
+    that they are shown by, down and to the right, about which they turn. size: pixels a side.
+
+    The turn is that of a body's axes in the picture, step by step: a slab turns as it does on the floor, a column
+    where it falls over. What rolls keeps the face that it shows.
     """
-    return shown.unfold(-2, patch, patch).unfold(-2, patch, patch).amax(dim=(-2, -1)).long()
+    cameras, place = cameras[:, None, None], poses[..., :3]
+    at = projected(place, cameras) + (size - 1) / 2  # (B, T, K, 2)
+    tips = place[..., None, :] + (rotations(poses[..., 3:]) * axes[:, None, :, None]).mT  # (B, T, K, 3 axes, 3)
+    tips = projected(tips, cameras[..., None, :]) + (size - 1) / 2 - at[..., None, :]
+    (y, x), (v, u) = (of.unbind(dim=-1) for of in (tips[:, :-1], tips[:, 1:]))
+    steps = torch.atan2((y * u - x * v).sum(dim=-1), (y * v + x * u).sum(dim=-1))
+    turn = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1).cumsum(dim=1)  # (B, T, K)
+    near = -focal_depth(place, cameras).log()
+    first = slice(middles.shape[1])
+    turn, growth = (of[:, None] - of[:, first, None] for of in (turn, near))  # (B, R, T, K)
+    arm = (middles - at[:, first])[:, :, None]  # (B, R, 1, K, 2) from the body's middle to that of what is seen of it
+    y, x = arm.unbind(dim=-1)
+    cos, sin = turn.cos() * growth.exp(), turn.sin() * growth.exp()
+    shift = at[:, None] + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) - middles[:, :, None]
+    return torch.cat([shift, turn[..., None], growth[..., None]], dim=-1)
 
 
-def tracks(cameras: Tensor, owner: Tensor, poses: Tensor, patch: int) -> Tensor:
-    """How far squares of the first R of T frames have gone by each frame: (B, R, T, 2, h, w), in pixels down and right.
-
-    cameras (B, 13): rotation (9) and place (3) in the world, focal length in pixels. owner (B, R, h, w): see `owners`.
-    poses (B, T, K, 7): place and turn (quaternion, w first) of the pusher and the objects. patch: pixels a side.
-
-    Things keep the face that they show: they move along and turn about the vertical, and do not topple or roll. Of the
-    pusher, which codes draw well and which goes out of reach, there are no tracks (nan).
-    """
-    b, r, h, w = owner.shape
-    turned, eye, focal = cameras[:, :9].unflatten(1, (3, 3)), cameras[:, 9:12], cameras[:, 12, None, None]
-    middle = (w * patch - 1) / 2
-    rows = torch.arange(h, device=owner.device)[:, None] * patch + (patch - 1) / 2
-    columns = torch.arange(w, device=owner.device) * patch + (patch - 1) / 2
-    across, up = (columns - middle).expand(h, w) / focal, -(rows - middle).expand(h, w) / focal
-    rays = torch.einsum("bij,bhwj->bhwi", turned, torch.stack([across, up, -torch.ones_like(up)], dim=-1))[:, None]
-
-    body = (owner - 1).clamp_min(0)
-    batch = torch.arange(b, device=owner.device)[:, None, None, None]
-    place, spin = poses[..., :3], spins(poses[..., 3:])
-    frame = torch.arange(r, device=owner.device)[:, None, None]
-    place_now, spin_now = place[batch, frame, body], spin[batch, frame, body]  # (B, R, h, w, ...)
-    eye = eye[:, None, None, None]
-    seen = eye + rays * ((place_now[..., 2:] - eye[..., 2:]) / rays[..., 2:])  # at the height of the body's middle
-    x, y, z = (seen - place_now)[:, :, None].unbind(dim=-1)
-
-    frame = torch.arange(poses.shape[1], device=owner.device)[:, None, None]
-    batch, body = batch[..., None], body[:, :, None]
-    angle = spin[batch, frame, body] - spin_now[:, :, None]  # (B, R, T, h, w)
-    cos, sin = angle.cos(), angle.sin()
-    later = torch.stack([cos * x - sin * y, sin * x + cos * y, z.expand_as(angle)], dim=-1) + place[batch, frame, body]
-    x, y, z = torch.einsum("bij,brthwi->brthwj", turned, later - eye[:, :, None]).unbind(dim=-1)
-    focal = focal[:, None, None]
-    gone = torch.stack([-focal * y / -z + middle - rows, focal * x / -z + middle - columns], dim=3)
-    gone = torch.where((owner > 0)[:, :, None, None], gone, 0.0)
-    return gone.masked_fill((owner == 1)[:, :, None, None], torch.nan)
+def seen_by(points: Tensor, cameras: Tensor) -> Tensor:
+    """Points (..., 3) in the world from cameras (..., 13): to the right, up and, negative, ahead."""
+    return ((points - cameras[..., 9:12])[..., None] * cameras[..., :9].unflatten(-1, (3, 3))).sum(dim=-2)
 
 
-def spins(turns: Tensor) -> Tensor:
-    """Quaternions (B, T, K, 4), w first -> the angle (B, T, K) about the vertical since the first frame, in radians.
+def focal_depth(points: Tensor, cameras: Tensor) -> Tensor:
+    """Metres (...) that points (..., 3) lie ahead of cameras (..., 13)."""
+    return (-seen_by(points, cameras)[..., 2]).clamp_min(1e-3)
 
-    The sum of small turns: of a whole one, what rolls has none that is told apart.
-    """
-    before, after = turns[:, :-1], turns[:, 1:]
-    (a, b, c, d), (w, x, y, z) = before.unbind(dim=-1), after.unbind(dim=-1)
-    whole, vertical = w * a + x * b + y * c + z * d, z * a - w * d + y * b - x * c
-    steps = 2 * torch.atan2(vertical * torch.where(whole < 0, -1.0, 1.0), whole.abs().clamp_min(1e-9))
-    return torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1).cumsum(dim=1)
+
+def projected(points: Tensor, cameras: Tensor) -> Tensor:
+    """Points (..., 3) as cameras (..., 13) show them: (..., 2) pixels down and right of the picture's middle."""
+    x, y, z = seen_by(points, cameras).unbind(dim=-1)
+    return cameras[..., 12:] * torch.stack([-y, x], dim=-1) / (-z[..., None]).clamp_min(1e-3)
+
+
+def rotations(turns: Tensor) -> Tensor:
+    """Quaternions (..., 4), w first -> matrices (..., 3, 3) whose columns are a body's axes."""
+    w, x, y, z = (turns / turns.norm(dim=-1, keepdim=True).clamp_min(1e-9)).unbind(dim=-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))

@@ -22,17 +22,13 @@ from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
-from stt.transport import Motion, Things, Transport, drawing_loss, kin_loss, motion_loss, still
+from stt.transport import Things, Transport, trained
 from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
 OBJECTIVES = ("stt", "stt_ancestor")
 KEEP = 25.0  # nats of a code as far off as the unit of latents; neighbours of FSQ's 8 levels lie 0.29 apart: 2 nats
 STRIDE = 20  # frames that surprise scores at a time
-DRAWN = 4  # frames of each clip that transport learns from in a step
-MOVED = 0.5  # pixels, from where on something has moved
-UNLIKE = 0.08  # of the range -1 to 1, the mean over squares of so many pixels a side from where on codes are others
-UNLIKE_AREA = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +51,8 @@ class STTConfig(PredictorConfig):
     worn_past: float = 0.0  # share of training steps whose past is off in hue and soft where it moved, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
-    transport: bool = False  # carries along what the prompt's last frame shows; drawn frames are encoded as the past
-    imagined: float = 0.0  # share of training steps whose frames transport draws of what the prior makes of the actions
-    track_weight: float = 2.0  # of the nats of where squares go, beside those of codes
+    transport: bool = False  # draws frames of the things that the prompt's last one shows, and encodes them as the past
+    imagined: float = 0.0  # share of training steps whose guest goes as the prior, told the actions, makes it go
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
@@ -91,9 +86,9 @@ class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
     reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
-    frame: Video | None = None  # (B, 1, C, H, W) the last frame, where things are carried along
-    things: Things | None = None  # what the reference shows
-    gone: Tensor | None = None  # (B, 2, ...) how far its squares have gone
+    things: Things | None = None  # what the reference shows, where frames are drawn of that
+    poses: Tensor | None = None  # (B, LAYERS, 4) of things, since the reference
+    paces: Tensor | None = None  # (B, LAYERS, 4) their last steps
     drawn: int = 0  # frames of the future so far
 
 
@@ -103,7 +98,7 @@ class STT(Predictor):
     def __init__(self, config: STTConfig) -> None:
         super().__init__()
         self.config = c = config
-        knobs = {"temperature": True, "steps": c.refine_depth, "actions": c.actions}
+        knobs = {"temperature": True, "steps": c.refine_depth and not c.transport, "actions": c.actions}
         self.knobs = frozenset(name for name, there in knobs.items() if there)
         self.refiner = None
         self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
@@ -135,7 +130,7 @@ class STT(Predictor):
                 self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
         else:
             self.head = nn.Linear(c.dim, latent_dim)
-        self.transport = Transport(c.channels, c.dim) if c.transport else None
+        self.transport = Transport(c.channels, c.dim, len(c.actions)) if c.transport else None
 
     def train(self, mode: bool = True) -> STT:
         super().train(mode)
@@ -195,19 +190,20 @@ class STT(Predictor):
         self,
         video: Video,
         actions: Tensor | None = None,
-        tracks: Tensor | None = None,
-        owners: Tensor | None = None,
+        poses: Tensor | None = None,
+        shown: Tensor | None = None,
     ) -> Loss:
         """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
 
-        tracks (B, R, T, 2, h, w), of configs with transport: how far squares of the first R frames have gone by each
-        frame, in pixels, nan if not known; the last frame that is given is one of the first R. owners (B, R, h, w): of
-        which body they are, as in `kin_loss`.
+        poses (B, R, T, LAYERS, 4) and shown (B, R, H, W), of configs with transport: where things have gone by each
+        frame since each of the first R, and which pixels of these are theirs, as `Transport.loss` has them; the last
+        frame that is given is one of the first R.
         """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
         imagined = self.config.imagined > 0 and torch.rand(()) < self.config.imagined
+        told = None
         if actions is not None:
             asked = (*video.shape[:2], len(self.config.actions))
             if actions.shape != asked:
@@ -217,80 +213,42 @@ class STT(Predictor):
         if self.config.tokenizer.reference:
             most = min(self.config.context_frames, video.shape[1] - 1)
             if self.transport is not None:
-                if tracks is None or owners is None:
-                    raise ValueError("transport learns from tracks of what moves, and got none")
-                most = min(most, tracks.shape[1])
+                if poses is None or shown is None:
+                    raise ValueError("transport learns from poses of what moves, and got none")
+                most = min(most, poses.shape[1])
             given = int(torch.randint(1, most + 1, ()))
+        parts = {}
+        if self.transport is not None:
+            with torch.autocast(video.device.type, enabled=False):  # places take single precision; on a CPU faster, too
+                scene = video.float(), given - 1, poses[:, given - 1], shown[:, given - 1]
+                parts = self.transport.losses(*scene)
+        if parts and not (trained(self.network) or trained(self.transport.will)):
+            return Loss(sum(parts.values()), {name: of.detach() for name, of in parts.items()})
         codes, reference, target = self._told(video, given)
-        shown, gone, things = video, None, None  # the past's pixels, and how far they have gone
         with torch.no_grad():
             past = codes.latents
             if wear:
-                shown = worn(video, given)
-                past = self.tokenizer.encode(shown, reference).latents
+                past = self.tokenizer.encode(worn(video, given), reference).latents
             past = self._jitter(past)
-            if self.transport is not None:
-                tracks = tracks[:, given - 1]
-                gone = self._shaken(tracks, given)
-        if self.transport is not None:
-            with torch.autocast(video.device.type, enabled=False):
-                kin = kin_loss(*self.transport.kinship(reference[:, 0]), owners[:, given - 1])
-                with torch.no_grad():
-                    things = self.transport.things(reference[:, 0])
         if own:
-            past, shown, gone = self._own_past(past, shown, target, actions, reference, given, things, tracks)
+            past = self._own_past(past, target, actions, reference, given)
         whole, out = past, self._forward_training(past, target, actions, reference).since(given - 1)
         past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
             return self._ancestor_loss(out, codes.latents[:, given:])
-        loss = self._elbo(out, past, codes.ids[:, given:])
+        if trained(self.network):
+            loss = self._elbo(out, past, codes.ids[:, given:])
+        else:
+            loss = Loss(torch.zeros((), device=video.device), {})
         if self.transport is None:
             return loss
         if imagined and actions is not None:
-            out = self._forward_training(whole, None, told, reference).since(given - 1)
-        steps = out.hidden, past, shown[:, given - 1 : -1], gone[:, given - 1 : -1], video[:, given:], tracks[:, given:]
-        drawn, moved = self._drawing_loss(*steps, things)
-        parts = {"drawn": drawn.detach(), "moved": moved.detach(), "kin": kin.detach()}
-        nats = self.config.track_weight * moved / codes.ids[0, 0].numel()
-        return Loss(loss.total + drawn + nats + kin, loss.parts | parts)
-
-    def _drawing_loss(
-        self,
-        hidden: Tensor,
-        past: Tensor,
-        before: Video,
-        gone: Tensor,
-        truth: Video,
-        tracks: Tensor,
-        things: Things,
-    ) -> tuple[Tensor, Tensor]:
-        """How far a few frames, each drawn after the one before (B, T, C, H, W), are off the truth; and nats of where
-        the reference's squares go: on their tracks (B, T, 2, ...), from how far they had `gone` before."""
-        few = torch.randint(0, truth.shape[1], (min(DRAWN, truth.shape[1]),))
-        hidden, past, *pixels = (of[:, few] for of in (hidden, past, before, truth))
-        with torch.no_grad():
-            draft = self.tokenizer.decode(self._decide(hidden, past), things.reference[:, None])
-        before, truth, draft, gone, tracks = (of.flatten(0, 1) for of in (*pixels, draft, gone[:, few], tracks[:, few]))
-        frames, _, motion = self._carried(hidden.flatten(0, 1), draft, before, things, gone, tracks)
-        return drawing_loss(frames, truth, before), motion_loss(motion, tracks - gone)
-
-    def _shaken(self, tracks: Tensor, given: int) -> Tensor:
-        """Tracks (B, T, 2, h, w), after the `given` frames off by up to a pixel or so, differently far in each clip and
-        from region to region: in sampling they are as well, and are to be brought back."""
-        b, t, _, height, width = tracks.shape
-        tracks = tracks.nan_to_num()
-        off = torch.rand(b, 1, 1, 1, 1, device=tracks.device) * torch.randn(b, t, 2, 4, 4, device=tracks.device)
-        off = F.interpolate(off.flatten(0, 1), size=(height, width), mode="bilinear").unflatten(0, (b, t))
-        late = torch.arange(t, device=tracks.device)[:, None, None, None] >= given
-        return tracks + off * late * (tracks.abs().amax(dim=2, keepdim=True) > MOVED)
-
-    def _carried(
-        self, hidden: Tensor, draft: Tensor, before: Tensor, things: Things, gone: Tensor, tracks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Motion]:
-        """`Transport` of features (B, h, w, dim)."""
-        with torch.autocast(hidden.device.type, enabled=False):  # places take single precision; on a CPU faster, too
-            hidden = rearrange(hidden, "b h w d -> b d h w").float()
-            return self.transport(hidden, draft.float(), before.float(), things, gone, tracks)
+            actions, out = told, self._forward_training(whole, None, told, reference).since(given - 1)
+        acts = None if actions is None else actions[:, given - 1 :]
+        with torch.autocast(video.device.type, enabled=False):
+            hidden = rearrange(out.hidden, "b t h w d -> b t d h w").float()
+            parts["willed"] = self.transport.will_loss(*scene, hidden, acts)
+        return Loss(loss.total + sum(parts.values()), loss.parts | {name: of.detach() for name, of in parts.items()})
 
     def _told(self, video: Video, given: int) -> tuple[Codes, Video | None, Tensor | None]:
         """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees."""
@@ -321,21 +279,9 @@ class STT(Predictor):
     @torch.no_grad()
     @torch.compiler.disable
     def _own_past(
-        self,
-        past: Tensor,
-        shown: Video | None,
-        target: Tensor | None,
-        actions: Tensor | None,
-        reference: Video | None,
-        given: int,
-        things: Things | None = None,
-        tracks: Tensor | None = None,
-    ) -> tuple[Tensor, Video | None, Tensor | None]:
+        self, past: Tensor, target: Tensor | None, actions: Tensor | None, reference: Video | None, given: int
+    ) -> Tensor:
         """Latents (B, T, h, w, D) with frames after the `given` ones predicted upon predictions, as in sampling.
-
-        And the frames (B, T, C, H, W) that they are of, where pixels are carried (else those that were given), and how
-        far the last given frame's squares had gone by each, (B, T, 2, ...): on their tracks, if those are known, where
-        frames are not its own.
 
         The posterior saw the truth, so they are of this clip's future. Half of the clips have all of them predicted,
         the others any share (scheduled sampling, arXiv 1506.03099). The last frame is no frame's past and stays.
@@ -345,8 +291,6 @@ class STT(Predictor):
         own = (torch.rand(b, t, device=past.device) < share)[..., None, None, None]
         draw = draw_sample if target is None else draw_posterior
         frames, cache = [past[:, :given]], None
-        if self.transport is not None:
-            pictures, gone = [shown[:, :given]], [still(shown[:, 0])] * given
         latents, before = past[:, :given], past[:, :1]  # what the cache has not seen, and the frame before it
         for k in range(given, t - 1):
             seen = slice(k - latents.shape[1], k)
@@ -354,42 +298,9 @@ class STT(Predictor):
             embedded = self._acted(self._embed(latents, before, reference), told)
             out = self.network(embedded, draw, target=None if target is None else target[:, seen], cache=cache)
             cache, before = out.cache, latents[:, -1:]
-            predicted = self._decide(out.hidden[:, -1:], before)
-            if self.transport is not None:
-                picture, predicted, way = self._drawn(
-                    out.hidden[:, -1:], predicted, pictures[-1][:, -1:], things, gone[-1]
-                )
-                if tracks is not None:
-                    way = torch.where(own[:, k] | tracks[:, k].isnan(), way, tracks[:, k])
-                gone.append(way)
-                pictures.append(torch.where(own[:, k : k + 1], picture, shown[:, k : k + 1]))
-            latents = torch.where(own[:, k : k + 1], predicted, past[:, k : k + 1])
+            latents = torch.where(own[:, k : k + 1], self._decide(out.hidden[:, -1:], before), past[:, k : k + 1])
             frames.append(latents)
-        if self.transport is not None:
-            shown = torch.cat([*pictures, shown[:, max(given, t - 1) :]], dim=1)
-            gone = torch.stack([*gone, gone[-1]][:t], dim=1)
-        else:
-            gone = None
-        return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1), shown, gone
-
-    def _drawn(
-        self, hidden: Tensor, latents: Tensor, before: Video, things: Things, gone: Tensor
-    ) -> tuple[Video, Tensor, Tensor]:
-        """Features and predicted latents of a frame (B, 1, ...) -> the frame (B, 1, C, H, W), drawn from what the frame
-        before and the reference show, its latents, and how far the reference's squares have gone.
-
-        Where the frame shows what the predicted codes draw, they stay: encoded again, errors would add up.
-        """
-        reference = things.reference[:, None]
-        draft = self.tokenizer.decode(latents, reference)[:, 0]
-        b = len(draft)
-        before, gone = (of.expand(b, *of.shape[1:]) for of in (before[:, 0], gone))
-        frame, gone, _ = self._carried(hidden[:, 0], draft, before, things, gone)
-        frame = frame.clamp(-1, 1)
-        apart = (frame - draft).abs().amax(dim=1, keepdim=True)
-        apart = F.max_pool2d(F.avg_pool2d(apart, UNLIKE_AREA), self.config.tokenizer.downsampling // UNLIKE_AREA)
-        frame, other = frame[:, None], apart[:, :, :, :, None] > UNLIKE  # (B, 1, h, w, 1)
-        return frame, torch.where(other, self.tokenizer.encode(frame, reference).latents, latents), gone
+        return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1)
 
     @torch.no_grad()
     def relived(self, video: Video, given: int) -> tuple[Codes, Tensor]:
@@ -399,7 +310,7 @@ class STT(Predictor):
         Half of the clips have all of them predicted, the others any share; the last frame is not.
         """
         codes, reference, target = self._told(video, given)
-        return codes, self._own_past(codes.latents, None, target, None, reference, given)[0]
+        return codes, self._own_past(codes.latents, target, None, reference, given)
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
         """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
@@ -497,8 +408,9 @@ class STT(Predictor):
         recent = torch.cat([recent[:, :1], recent[:, -1:]], dim=1)
         if self.transport is None:
             return STTState(recent, cache, reference)
-        last = context[:, -1:]
-        return STTState(recent, cache, reference, last, self.transport.things(last[:, 0]), still(last[:, 0]))
+        things = self.transport.things(context[:, -1])
+        paces = self.transport.pace_of(context[:, -2:][:, 0], things)
+        return STTState(recent, cache, reference, things, torch.zeros_like(paces), paces)
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
@@ -516,14 +428,18 @@ class STT(Predictor):
                 raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
             actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
         out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
-        steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
-        latents = (
-            self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
-        )
         if self.transport is not None:
-            frames, latents, gone = self._drawn(out.hidden, latents, state.frame, state.things, state.gone)
-            state = state._replace(frame=frames, gone=gone)
+            hidden = rearrange(out.hidden, "b 1 h w d -> b d h w")
+            told = None if actions is None else actions[:, 0]
+            frames, poses, paces = self.transport(hidden, told, state.things, state.poses, state.paces)
+            frames = frames[:, None]
+            latents = self.tokenizer.encode(frames, state.reference).latents
+            state = state._replace(poses=poses, paces=paces)
         else:
+            steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
+            latents = (
+                self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
+            )
             frames = self.tokenizer.decode(latents, state.reference)
         recent = torch.cat([last, latents], dim=1)
         return frames, state._replace(recent=recent, cache=out.cache, drawn=state.drawn + 1)
