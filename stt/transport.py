@@ -21,9 +21,13 @@ SQUARE = 2  # pixels a side that the networks over whole frames take as one plac
 CROP = 32  # places a side around a thing that tell where it goes, each a pixel of 64x64
 UNITS = (2.0, 2.0, 0.2, 0.05)  # of a pose's step: pixels of 64x64 down and to the right, radians, logarithm of size
 ROUNDS = 2  # in which what pushes passes on what it does
+PACE, SLOW = (
+    8,
+    0.02,
+)  # pixels of 64x64 that things go in a frame at most; of the range -1 to 1, what a pixel's way costs
 DRAWN, AHEAD = 4, 4  # frames of a clip, and steps ahead of one, that are learned from at a time
 SHAKEN = 0.2  # of UNITS, what poses are off by at most in training
-READ, NARROW = 5, 12  # places a side, and channels, of features that tell where the guest goes
+READ, NARROW = 5, 8  # places a side, and channels, of features that tell where the guest goes
 
 
 class Things(NamedTuple):
@@ -32,6 +36,7 @@ class Things(NamedTuple):
     reference: Tensor  # (N, C, H, W)
     masks: Tensor  # (N, LAYERS, H, W) in [0, 1]; the layers that a reference lacks are 0
     looks: Tensor  # (N, LAYERS, C, H, W) times their masks
+    ground: Tensor  # (N, C, H, W) what is fixed, guessed behind things
     middles: Tensor  # (N, LAYERS, 2) pixels down and to the right
     sizes: Tensor  # (N, LAYERS) root mean square distance of a layer's pixels from its middle
 
@@ -68,15 +73,15 @@ class Mover(nn.Module):
     A step goes on as before, fades, or is changed: rest is easy to learn.
     """
 
-    def __init__(self, channels: int, known: int) -> None:
+    def __init__(self, channels: int, known: int, width: int) -> None:
         super().__init__()
-        self.look = nn.Sequential(
-            nn.Conv2d(channels, 16, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(32, 24, 4, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
-        )  # fmt: skip
-        self.join = nn.Linear(24 * (CROP // 8) ** 2 + known, 64)
-        self.think = nn.Sequential(nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 3 * len(UNITS)))
+        widths = [channels, width, 2 * width, 3 * width // 2]
+        halves = (nn.Conv2d(*of, 4, stride=2, padding=1) for of in zip(widths[:-1], widths[1:], strict=True))
+        self.look = nn.Sequential(*(layer for half in halves for layer in (half, nn.SiLU())), nn.Flatten())
+        self.join = nn.Linear(widths[-1] * (CROP // 8) ** 2 + known, 4 * width)
+        self.think = nn.Sequential(
+            nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * len(UNITS))
+        )
 
     def forward(self, around: Tensor, known: Tensor, before: Tensor) -> Tensor:
         """before (M, 4) the last steps, in UNITS."""
@@ -99,11 +104,10 @@ class Transport(nn.Module):
         self.actions = actions
         self.sight = UNet(channels, KINDS + 3, 16, 2)
         around = channels + 7
-        self.pace = Mover(2 * channels + 1, 0)
-        self.physics = Mover(around + channels, 2 * len(UNITS) + 9)
+        self.physics = Mover(around + channels, 2 * len(UNITS) + 9, 22)
         known = len(UNITS) + 3 + NARROW * READ**2 + actions + 1
-        self.will = nn.ModuleDict({"read": nn.Conv2d(dim, NARROW, 1), "mover": Mover(around, known)})
-        self.finish = UNet(2 * channels + 5, channels, width, 3)
+        self.will = nn.ModuleDict({"read": nn.Conv2d(dim, NARROW, 1), "mover": Mover(around, known, 16)})
+        self.finish = UNet(2 * channels + 5, channels + 1, width, 3)
         nn.init.zeros_(self.finish.leave.weight)
         nn.init.zeros_(self.finish.leave.bias)
 
@@ -119,6 +123,7 @@ class Transport(nn.Module):
         paces = self.moves(things, poses, paces, guest)[-1]
         return self.draw(things, poses + paces), poses + paces, paces
 
+    @torch.compiler.disable
     def losses(self, video: Video, begin: int, poses: Tensor, shown: Tensor) -> dict[str, Tensor]:
         """How badly each part but the guest's will does on clips (B, T, C, H, W) whose reference is the frame `begin`.
 
@@ -129,9 +134,6 @@ class Transport(nn.Module):
         steps, scale = steps_of(poses), video.shape[-1] / 64
         if trained(self.sight):
             parts["cut"] = self.sight_loss(reference, shown)
-        if trained(self.pace):
-            found = self.pace_of(video[:, max(begin - 1, 0)], things)
-            parts["pace"] = pose_loss(found, steps[:, begin], things.sizes) / scale
         if trained(self.physics):
             parts["moved"] = self._physics_loss(things, poses, steps, begin) / scale
         if trained(self.finish):
@@ -141,6 +143,7 @@ class Transport(nn.Module):
             parts["drawn"] = drawing_loss(frames, video[:, few].flatten(0, 1), before)
         return parts
 
+    @torch.compiler.disable
     def will_loss(
         self, video: Video, begin: int, poses: Tensor, shown: Tensor, hidden: Tensor, actions: Tensor | None
     ) -> Tensor:
@@ -195,17 +198,6 @@ class Transport(nn.Module):
         return told + pull.sum() / there.sum().clamp_min(1) + push.sum() / pairs.sum().clamp_min(1)
 
     # ---- where things go -----------------------------------------------------------------------------
-
-    def pace_of(self, before: Tensor, things: Things) -> Tensor:
-        """Steps (N, LAYERS, 4) that brought things to where the reference shows them, from the frames before it.
-
-        Of a prompt of one frame that is the frame before as well: things rest.
-        """
-        n, scale = len(before), before.shape[-1] / 64
-        both = crops(torch.cat([before, things.reference], dim=1), things.middles)
-        around = torch.cat([both, own_crops(things.masks[:, :, None], things.middles)], dim=2).flatten(0, 1)
-        none = around.new_zeros(len(around), len(UNITS))
-        return self.pace(around, none[:, :0], none).unflatten(0, (n, -1)) * units(scale, before.device)
 
     def willed(self, hidden: Tensor, actions: Tensor | None, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
         """The guest's next step (N, 4): of a predictor's features (N, dim, g, g), what it is told (N, A), nan if
@@ -262,9 +254,43 @@ class Transport(nn.Module):
 
     def draw(self, things: Things, poses: Tensor) -> Tensor:
         """Frames (N, C, H, W) of things at poses (N, LAYERS, 4)."""
-        frames, guest, others, hole = composed(things, poses)
+        frames, guest, others, bare = composed(things, poses)
         covered = things.masks[:, :1], things.masks[:, 1:].amax(dim=1, keepdim=True)
-        return frames + self.finish(torch.cat([frames, things.reference, guest, others, hole, *covered], dim=1))
+        told = torch.cat([frames, things.reference, guest, others, bare, *covered], dim=1)
+        *paint, over = self.finish(told).split(1, dim=1)
+        return frames * (1 - over) + torch.cat(paint, dim=1)
+
+
+def paces_of(before: Tensor, things: Things) -> Tensor:
+    """Steps (N, LAYERS, 4) that brought things to where the reference shows them, from the frames before it
+    (N, C, H, W): the shift by which these show each as it is (block matching), and no turn."""
+    times = max(1, before.shape[-1] // 64)
+    seen = things.masks * (things.looks == things.reference[:, None]).all(dim=2)  # and not hidden by another
+    before, reference, masks = (F.avg_pool2d(of, times) for of in (before, things.reference, seen))
+    reach = max(1, round(PACE * before.shape[-1] / 64))
+    share = masks / masks.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
+    around, side = F.pad(before, [reach] * 4, mode="replicate"), 2 * reach + 1
+    apart = [
+        torch.einsum("nhw,nkhw->nk", (around[..., y : y + of, x : x + of] - reference).abs().mean(dim=1), share)
+        for of in reference.shape[-1:] for y in range(side) for x in range(side)
+    ]  # fmt: skip
+    way = torch.arange(-reach, reach + 1.0, device=before.device)
+    cost = torch.stack(apart, dim=-1).unflatten(-1, (side, side)) + SLOW * torch.hypot(way[:, None], way)
+    best = cost.flatten(2).argmin(dim=-1)
+    down, right = best // side, best % side
+    rows = cost.gather(3, right[..., None, None].expand(-1, -1, side, 1))[..., 0]
+    columns = cost.gather(2, down[..., None, None].expand(-1, -1, 1, side))[:, :, 0]
+    found = torch.stack([summit(rows, down), summit(columns, right)], dim=-1) - reach
+    rest = (cost[..., reach, reach] < SLOW)[..., None]
+    return F.pad(torch.where(rest, 0.0, -found * times), [0, 2])
+
+
+def summit(cost: Tensor, best: Tensor) -> Tensor:
+    """Where costs (..., D) are least, of which `best` (...) is: a parabola through it and its neighbours."""
+    padded = F.pad(cost, [1, 1], mode="replicate")
+    before, at, after = (padded.gather(-1, best[..., None] + k)[..., 0] for k in range(3))
+    bend = (before + after - 2 * at).clamp_min(1e-6)
+    return best + (0.5 * (before - after) / bend).clamp(-0.5, 0.5)
 
 
 def units(scale: float, device: torch.device) -> Tensor:
@@ -293,7 +319,10 @@ def layered(reference: Tensor, shown: Tensor) -> Things:
     looks = reference[:, None] * seen[:, :, None]
     around, count = (F.avg_pool2d(of.flatten(0, 1), wide, 1, radius) for of in (looks, seen[:, :, None]))
     around = (around / count.clamp_min(1e-3)).view_as(looks)
-    return Things(reference, masks, looks + around * (masks - seen)[:, :, None], middles, sizes)
+    ground = filled(
+        reference, (F.max_pool2d(masks.amax(dim=1, keepdim=True), wide, 1, radius) == 0).to(reference.dtype)
+    )
+    return Things(reference, masks, looks + around * (masks - seen)[:, :, None], ground, middles, sizes)
 
 
 def middles_of(masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -371,26 +400,40 @@ def warped(masks: Tensor, middles: Tensor, poses: Tensor) -> Tensor:
 
 def composed(things: Things, poses: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Layers over what is fixed -> frames (N, C, H, W), where they show the guest, where other things, and where
-    nobody knows what is there, each (N, 1, H, W).
+    what is fixed was never seen and is guessed, each (N, 1, H, W).
 
     What reaches further down in the picture is nearer, and in front.
     """
-    reference, masks = things.reference, things.masks
+    masks = things.masks
     pictures = torch.cat([things.looks, masks[:, :, None]], dim=2)  # (N, K, C + 1, H, W)
     grid = sources(things.middles, poses, *masks.shape[-2:])
-    found = F.grid_sample(pictures.flatten(0, 1), grid.flatten(0, 1), mode="bicubic", align_corners=False).unflatten(
-        0, masks.shape[:2]
-    )
+    found = F.grid_sample(
+        pictures.flatten(0, 1), grid.flatten(0, 1), mode="bicubic", align_corners=False
+    ).unflatten(0, masks.shape[:2])  # fmt: skip
     looks, seen = found[:, :, :-1], found[:, :, -1:].clamp(0, 1)
     rows = torch.arange(1, masks.shape[-2] + 1, device=masks.device)
     bottom = (masks.amax(dim=-1) * rows).amax(dim=-1) + poses[..., 0]  # (N, K)
     behind = bottom[:, :, None] < bottom[:, None]  # (N, K, J): J is in front of K
     left = (1 - seen[:, None] * behind[..., None, None, None]).prod(dim=2)  # (N, K, 1, H, W) of each that is seen
-    fixed = 1 - masks.amax(dim=1, keepdim=True)
-    ground = (1 - seen).prod(dim=1)
-    frames = (looks * left).sum(dim=1) + ground * fixed * reference
+    rim = round(max(1, masks.shape[-1] / 64))  # pixels around a thing that show a little of it
+    rims, now = (F.max_pool2d(of, 2 * rim + 1, 1, rim) for of in (masks, seen[:, :, 0]))
+    bare = torch.maximum(masks, rims * (1 - now)).amax(dim=1, keepdim=True)
+    ground = torch.lerp(things.reference, things.ground, bare)
+    free = (1 - seen).prod(dim=1)
     shown = seen * left
-    return frames.clamp(-1, 1), shown[:, 0], shown[:, 1:].sum(dim=1), ground * (1 - fixed)
+    return (looks * left).sum(dim=1) + free * ground, shown[:, 0], shown[:, 1:].sum(dim=1), free * bare
+
+
+def filled(frames: Tensor, known: Tensor) -> Tensor:
+    """Frames (N, C, H, W) that are known in places (N, 1, H, W), elsewhere of the known ones around."""
+    found, sure = frames * known, known
+    radius = 1
+    while radius < frames.shape[-1]:
+        around, count = (F.avg_pool2d(of, 2 * radius + 1, 1, radius) for of in (found * sure, sure))
+        reached = (count > 0) & (sure == 0)
+        found = torch.where(reached, around / count.clamp_min(1e-6), found)
+        sure, radius = torch.maximum(sure, reached.to(sure.dtype)), 2 * radius
+    return found
 
 
 def trained(part: nn.Module) -> bool:

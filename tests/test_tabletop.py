@@ -26,12 +26,12 @@ from train.packed import (
     write_set,
     write_shard,
 )
+from train.paths import AXES, paths
 from train.permanence import colour_pixels, permanence, visible_colours
 from train.predictor import batches_of
 from train.presets import PRESETS
 from train.scenes import HALF, PALETTE, SHAPES, draw_scene
 from train.tabletop import Tabletop, TabletopConfig
-from train.tracks import AXES, paths
 from train.worlds import main
 
 SMALL = TabletopConfig(frames=8, oversampling=2, shadows=256)

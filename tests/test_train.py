@@ -326,7 +326,7 @@ def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_anothe
 
 
 def test_some_parts_alone_may_be_trained():
-    for parts in (["transport"], ["transport.physics", "transport.pace"], ["embed", "transport.will"]):
+    for parts in (["transport"], ["transport.physics", "transport.sight"], ["embed", "transport.will"]):
         model = STT(TINY_CONFIGS["stt, with transport"])
         only(model, *parts)
         trained = {name for name, p in model.named_parameters() if p.requires_grad}

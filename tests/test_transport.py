@@ -18,6 +18,7 @@ from stt.transport import (
     drawing_loss,
     grouped,
     layered,
+    paces_of,
     pose_loss,
     warped,
 )
@@ -75,16 +76,18 @@ def test_a_thing_goes_on_behind_what_stands_in_front_of_its_middle_but_not_beyon
     assert layered(look, beside).masks[0, 1].sum() == 240
 
 
-def test_at_rest_the_reference_is_drawn_and_moved_things_leave_holes_that_nobody_knows():
+def test_at_rest_the_reference_is_drawn_and_where_a_thing_was_what_is_around_it():
     look, shown = picture((2, 20, 20, 8, 8), (GUEST, 40, 40, 6, 4))
     things = layered(look, shown)
-    frames, guest, others, hole = composed(things, at())
+    frames, guest, others, bare = composed(things, at())
     torch.testing.assert_close(frames, look, atol=1e-5, rtol=0)
     assert torch.equal(guest[:, 0] > 0.5, shown == GUEST) and torch.equal(others[:, 0] > 0.5, shown == 2)
-    assert hole.max() < 1e-5
-    frames, guest, others, hole = composed(things, at((1, (-10.0, 3.0, 0.0, 0.0))))
+    assert bare.max() < 1e-5
+    frames, guest, others, bare = composed(things, at((1, (-10.0, 3.0, 0.0, 0.0))))
     torch.testing.assert_close(frames[..., 10:18, 23:31], look[..., 20:28, 20:28], atol=1e-4, rtol=0)
-    assert torch.equal(hole[:, 0] > 0.5, shown == 2) and others[..., 10:18, 23:31].min() > 0.99
+    assert others[..., 10:18, 23:31].min() > 0.99
+    assert bare[..., 19:29, 19:29].min() > 0.99 and bare[..., 19:29, 19:29].sum() == bare.sum()  # and its rim
+    torch.testing.assert_close(frames[..., 19:29, 19:29], torch.full((1, 3, 10, 10), -0.5))
 
 
 def test_layers_turn_about_their_middle_and_grow():
@@ -265,10 +268,30 @@ def test_what_was_drawn_is_encoded_as_the_past_and_things_go_on_from_where_they_
         assert not torch.allclose(frames, others, atol=1e-2)
 
 
-def test_a_prompt_of_one_frame_has_no_pace_but_what_that_frame_suggests(moving, clips):
-    alone, twice = moving.start(clips[:1, 2:3]), moving.start(clips[:1, [2, 2]])
-    assert torch.equal(alone.paces, twice.paces)
-    assert not torch.equal(alone.paces, moving.start(clips[:1, 1:3]).paces)
+def test_the_pace_of_things_is_that_of_their_look_in_the_frame_before():
+    before, _ = picture((2, 20, 20, 8, 8), (3, 40, 8, 6, 6), (GUEST, 10, 40, 12, 4))
+    look, shown = picture((2, 20, 20, 8, 8), (3, 37, 13, 6, 6), (GUEST, 12, 34, 12, 4))
+    found = paces_of(before, layered(look, shown))
+    wanted = at((0, (2.0, -6.0, 0.0, 0.0)), (2, (-3.0, 5.0, 0.0, 0.0)))
+    torch.testing.assert_close(found, wanted, atol=0.15, rtol=0)
+    assert torch.equal(found[:, [1, 3]], wanted[:, [1, 3]])  # what rests does so to the bit
+    double = (of.repeat_interleave(2, -1).repeat_interleave(2, -2) for of in (before, look, shown))
+    before, look, shown = double
+    torch.testing.assert_close(paces_of(before, layered(look, shown)), 2 * wanted, atol=0.3, rtol=0)
+
+
+def test_half_a_pixel_is_told_from_how_much_neighbours_differ():
+    row = torch.linspace(-1, 1, 64).mul(40).cos().expand(1, 1, 64, 64)
+    shown = torch.zeros(1, 64, 64, dtype=torch.int64)
+    shown[0, 20:40, 20:40] = 2
+    moved = (row[..., :-1] + row[..., 1:]) / 2
+    found = paces_of(torch.cat([moved, row[..., -1:]], dim=-1), layered(row, shown))
+    torch.testing.assert_close(found[0, 1, 1].abs(), torch.tensor(0.5), atol=0.15, rtol=0)
+
+
+def test_things_of_a_prompt_of_one_frame_rest(moving, clips):
+    assert not moving.start(clips[:1, 2:3]).paces.any()
+    assert moving.start(clips[:1, 1:3]).paces.any()
 
 
 @pytest.mark.parametrize("own_past", [0.0, 1.0])
@@ -277,8 +300,8 @@ def test_transport_is_taught_beside_the_network_and_the_tokenizer_is_not(clips, 
     model = lively(STT(STTConfig.from_dict(config)))
     torch.manual_seed(0)
     loss = model.loss(*lesson(model, clips))
-    assert min(loss.parts[name] for name in ("cut", "pace", "moved", "drawn", "willed")) > 0
-    assert loss.total > sum(loss.parts[name] for name in ("cut", "pace", "moved", "drawn", "willed"))
+    assert min(loss.parts[name] for name in ("cut", "moved", "drawn", "willed")) > 0
+    assert loss.total > sum(loss.parts[name] for name in ("cut", "moved", "drawn", "willed"))
     loss.total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.transport.parameters())
     assert model.network.blocks[0].mlp.up.weight.grad.abs().max() > 0
@@ -289,7 +312,7 @@ def test_transport_is_taught_beside_the_network_and_the_tokenizer_is_not(clips, 
 
 @pytest.mark.parametrize(
     ("part", "parts"),
-    [("sight", {"cut"}), ("pace", {"pace"}), ("physics", {"moved"}), ("finish", {"drawn"}), ("will", {"willed"})],
+    [("sight", {"cut"}), ("physics", {"moved"}), ("finish", {"drawn"}), ("will", {"willed"})],
 )
 def test_of_transport_only_the_parts_that_are_trained_are_computed(clips, part, parts):
     model = lively(STT(TINY_CONFIGS["stt, with transport"])).requires_grad_(False)

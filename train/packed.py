@@ -33,10 +33,10 @@ from tqdm import tqdm
 from stt.api import Video
 from stt.transport import masks_of, middles_of
 from train.data import generator_for
+from train.paths import AXES, PUSHER_HEIGHT, paths
 from train.scenes import PALETTE, SHAPES
 from train.table import load_mujoco
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
-from train.tracks import AXES, PUSHER_HEIGHT, paths
 
 FORMAT = 3
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
@@ -271,7 +271,7 @@ class TabletopSet:
 
     def paths(self, batch: TabletopBatch) -> tuple[Tensor, Tensor]:
         """What `stt.transport` learns from: poses in the picture of the pusher and the objects since each of a batch's
-        first frames, (B, R, T, 9, 4), and what these frames show, (B, R, H, W): see train/tracks.py."""
+        first frames, (B, R, T, 9, 4), and what these frames show, (B, R, H, W): see train/paths.py."""
         clips, times = batch.clips[:, None], batch.starts[:, None] + torch.arange(self.frames)
         cameras, shown, poses, axes = self._scenes
         shown = shown[clips, times[:, : min(REFERENCES, self.frames)]].long()

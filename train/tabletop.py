@@ -123,7 +123,7 @@ class Tabletop:
         return torch.from_numpy(np.stack(named))
 
     def camera(self, clip: TabletopClip) -> Tensor:
-        """Where the clip is seen from, (13,): see train/tracks.py."""
+        """Where the clip is seen from, (13,): see train/paths.py."""
         with self.table(clip.seed, clip.index) as table:
             return torch.from_numpy(table.camera).float()
 

@@ -22,7 +22,7 @@ from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
-from stt.transport import Things, Transport, trained
+from stt.transport import Things, Transport, paces_of, trained
 from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
@@ -409,7 +409,7 @@ class STT(Predictor):
         if self.transport is None:
             return STTState(recent, cache, reference)
         things = self.transport.things(context[:, -1])
-        paces = self.transport.pace_of(context[:, -2:][:, 0], things)
+        paces = paces_of(context[:, -2:][:, 0], things)
         return STTState(recent, cache, reference, things, torch.zeros_like(paces), paces)
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
@@ -432,7 +432,7 @@ class STT(Predictor):
             hidden = rearrange(out.hidden, "b 1 h w d -> b d h w")
             told = None if actions is None else actions[:, 0]
             frames, poses, paces = self.transport(hidden, told, state.things, state.poses, state.paces)
-            frames = frames[:, None]
+            frames = frames[:, None].clamp(-1, 1)
             latents = self.tokenizer.encode(frames, state.reference).latents
             state = state._replace(poses=poses, paces=paces)
         else:
