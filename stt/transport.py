@@ -258,7 +258,7 @@ class Transport(nn.Module):
         covered = things.masks[:, :1], things.masks[:, 1:].amax(dim=1, keepdim=True)
         told = torch.cat([frames, things.reference, guest, others, bare, *covered], dim=1)
         *paint, over = self.finish(told).split(1, dim=1)
-        return frames * (1 - over) + torch.cat(paint, dim=1)
+        return frames + (1 - guest - others) * (torch.cat(paint, dim=1) - over * frames)  # things stay as they are
 
 
 def paces_of(before: Tensor, things: Things) -> Tensor:

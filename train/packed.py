@@ -265,7 +265,8 @@ class TabletopSet:
     def _scenes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cameras, what pixels show, poses, and axes that tell their turns, of all clips on the set's device."""
         axes = np.array([*(AXES[shape] for shape in SHAPES), (0.0, 0.0, 0.0)], np.float32)[self.part("shapes")]
-        axes = np.pad(axes, [(0, 0), (1, 0), (0, 0)])  # the pusher's ball is round
+        axes = np.pad(axes, [(0, 0), (1, 0), (0, 0)])
+        axes[:, 0] = AXES["rod"]
         parts = self.part("cameras"), self.shown(), self.poses(), axes
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)
 

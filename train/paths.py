@@ -8,7 +8,7 @@ from torch import Tensor
 PUSHER_HEIGHT = 0.11  # metres of its ball's middle over the tray, give or take 0.01
 AXES = {  # half lengths by which a shape's turns are seen, in metres, of its own x, y and z; 0 where it is round
     "box": (0.08, 0.08, 0.08), "tower": (0.05, 0.05, 0.13), "slab": (0.085, 0.135, 0.05), "can": (0.0, 0.0, 0.075),
-    "column": (0.0, 0.0, 0.13), "ball": (0.0, 0.0, 0.0), "egg": (0.075, 0.11, 0.075), "ell": (0.08, 0.13, 0.06),
+    "column": (0.0, 0.0, 0.13), "ball": (0.0, 0.0, 0.0), "egg": (0.075, 0.11, 0.075), "ell": (0.08, 0.13, 0.06), "rod": (0.0, 0.0, 0.2),
 }  # fmt: skip
 
 
@@ -21,7 +21,7 @@ def paths(cameras: Tensor, poses: Tensor, axes: Tensor, middles: Tensor, size: i
     that they are shown by, down and to the right, about which they turn. size: pixels a side.
 
     The turn is that of a body's axes in the picture, step by step: a slab turns as it does on the floor, a column
-    where it falls over. What rolls keeps the face that it shows.
+    where it falls over, the pusher's rod as it leans away from the picture's middle. What rolls keeps its face.
     """
     cameras, place = cameras[:, None, None], poses[..., :3]
     at = projected(place, cameras) + (size - 1) / 2  # (B, T, K, 2)
