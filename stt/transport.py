@@ -25,7 +25,7 @@ PACE, SLOW = (
     8,
     0.02,
 )  # pixels of 64x64 that things go in a frame at most; of the range -1 to 1, what a pixel's way costs
-DRAWN, AHEAD = 4, 4  # frames of a clip, and steps ahead of one, that are learned from at a time
+DRAWN, WILLED, AHEAD = 4, 12, 4  # frames of a clip, steps of its guest, and steps ahead that are learned from at a time
 SHAKEN = 0.2  # of UNITS, what poses are off by at most in training
 READ, NARROW = 5, 8  # places a side, and channels, of features that tell where the guest goes
 
@@ -149,8 +149,8 @@ class Transport(nn.Module):
     ) -> Tensor:
         """How far the guest's steps are off, in pixels of 64x64: of clips as in `losses`, a predictor's features
         (B, T - 1 - begin, dim, g, g) for each frame after the reference, and what the guest is told, of as many."""
-        few = torch.randint(0, hidden.shape[1], (DRAWN,))
-        things, steps = repeated(layered(video[:, begin], shown), DRAWN), steps_of(poses)
+        few = torch.randint(0, hidden.shape[1], (WILLED,))
+        things, steps = repeated(layered(video[:, begin], shown), WILLED), steps_of(poses)
         of_steps = hidden[:, few], poses[:, begin + few], steps[:, begin + few], steps[:, begin + few + 1, :1]
         hidden, now, before, wanted = (of.flatten(0, 1) for of in of_steps)
         told, scale = None if actions is None else actions[:, few].flatten(0, 1), video.shape[-1] / 64

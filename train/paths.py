@@ -8,7 +8,8 @@ from torch import Tensor
 PUSHER_HEIGHT = 0.11  # metres of its ball's middle over the tray, give or take 0.01
 AXES = {  # half lengths by which a shape's turns are seen, in metres, of its own x, y and z; 0 where it is round
     "box": (0.08, 0.08, 0.08), "tower": (0.05, 0.05, 0.13), "slab": (0.085, 0.135, 0.05), "can": (0.0, 0.0, 0.075),
-    "column": (0.0, 0.0, 0.13), "ball": (0.0, 0.0, 0.0), "egg": (0.075, 0.11, 0.075), "ell": (0.08, 0.13, 0.06), "rod": (0.0, 0.0, 0.2),
+    "column": (0.0, 0.0, 0.13), "ball": (0.0, 0.0, 0.0), "egg": (0.075, 0.11, 0.075), "ell": (0.08, 0.13, 0.06),
+    "rod": (0.0, 0.0, 0.2),
 }  # fmt: skip
 
 
