@@ -366,3 +366,18 @@ def test_transport_asks_for_a_reference_and_for_codes():
     tokenizer = TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}
     with pytest.raises(ValueError, match="transport is True with the objective stt_ancestor"):
         STTConfig.from_dict(TINY.to_dict() | {"transport": True, "tokenizer": tokenizer, "objective": "stt_ancestor"})
+
+
+def test_passes_over_codes_are_not_offered_where_codes_are_not_drawn():
+    refined = TINY_CONFIGS["stt, with transport"].to_dict() | {"refine_depth": 1}
+    assert "steps" not in STT(STTConfig.from_dict(refined)).knobs
+    assert "steps" in STT(STTConfig.from_dict(refined | {"transport": False})).knobs
+
+
+def test_what_is_mended_is_what_is_fixed_and_things_stay_as_they_are():
+    look, shown = picture((2, 20, 20, 8, 8), (GUEST, 40, 40, 6, 4))
+    transport, things = lively(Transport(3, 8)), layered(look, shown)
+    with torch.no_grad():
+        frames = transport.draw(things, at())
+    off = (frames - look).abs().amax(dim=1)
+    assert off[shown > 0].max() < 1e-5 and off[shown == 0].mean() > 0.05
