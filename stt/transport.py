@@ -26,7 +26,7 @@ PACE, SLOW = (
     0.02,
 )  # pixels of 64x64 that things go in a frame at most; of the range -1 to 1, what a pixel's way costs
 DRAWN, WILLED, AHEAD = 4, 12, 4  # frames of a clip, steps of its guest, and steps ahead that are learned from at a time
-SHAKEN = 0.2  # of UNITS, what poses are off by at most in training
+SHAKEN, JOLTED = 0.2, 1.0  # of UNITS, what poses, and the guest's last steps, are off by at most in training
 READ, NARROW = 5, 8  # places a side, and channels, of features that tell where the guest goes
 
 
@@ -154,7 +154,7 @@ class Transport(nn.Module):
         of_steps = hidden[:, few], poses[:, begin + few], steps[:, begin + few], steps[:, begin + few + 1, :1]
         hidden, now, before, wanted = (of.flatten(0, 1) for of in of_steps)
         told, scale = None if actions is None else actions[:, few].flatten(0, 1), video.shape[-1] / 64
-        found = self.willed(hidden, told, things, *shaken(now, before, scale))
+        found = self.willed(hidden, told, things, *shaken(now, before, scale, JOLTED))  # its pace is no guide for long
         return pose_loss(found[:, None], wanted, things.sizes[:, :1]) / scale
 
     def _physics_loss(self, things: Things, poses: Tensor, steps: Tensor, begin: int) -> Tensor:
@@ -450,10 +450,10 @@ def repeated(things: Things, times: int) -> Things:
     return Things(*(of.repeat_interleave(times, dim=0) for of in things))
 
 
-def shaken(poses: Tensor, steps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def shaken(poses: Tensor, steps: Tensor, scale: float, jolt: float = SHAKEN / 4) -> tuple[Tensor, Tensor]:
     """Poses and last steps (N, LAYERS, 4) as predictions have them: differently far off in each clip."""
     unit = units(scale, poses.device) * torch.rand(len(poses), 1, 1, device=poses.device)
-    shaken = poses + SHAKEN * unit * torch.randn_like(poses), steps + SHAKEN / 4 * unit * torch.randn_like(steps)
+    shaken = poses + SHAKEN * unit * torch.randn_like(poses), steps + jolt * unit * torch.randn_like(steps)
     return shaken
 
 
