@@ -368,6 +368,23 @@ def test_transport_asks_for_a_reference_and_for_codes():
         STTConfig.from_dict(TINY.to_dict() | {"transport": True, "tokenizer": tokenizer, "objective": "stt_ancestor"})
 
 
+def test_draws_are_widened_for_a_guest_that_is_told_nothing(clips):
+    config = TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",)}
+    plain, wide = (lively(STT(STTConfig.from_dict(config | {"widen": widen}))).eval() for widen in (1.0, 1.5))
+    wide.load_state_dict(plain.state_dict())
+
+    def first(model, temperature, actions):
+        with torch.inference_mode():
+            state, sampling = model.start(clips[:1, :3]), Sampling(temperature=temperature, actions=actions)
+            return model.step(state, sampling, SeededNoise([0, 1]))[0]
+
+    assert torch.equal(first(wide, 1.0, ()), first(plain, 1.5, ()))
+    assert not torch.equal(first(wide, 1.0, ()), first(plain, 1.0, ()))
+    assert torch.equal(first(wide, 1.0, ((0.5,),)), first(plain, 1.0, ((0.5,),)))
+    with pytest.raises(ValueError, match="widen is 1.5 with transport False"):
+        STTConfig.from_dict(TINY.to_dict() | {"widen": 1.5})
+
+
 def test_passes_over_codes_are_not_offered_where_codes_are_not_drawn():
     refined = TINY_CONFIGS["stt, with transport"].to_dict() | {"refine_depth": 1}
     assert "steps" not in STT(STTConfig.from_dict(refined)).knobs

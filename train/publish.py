@@ -33,17 +33,17 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def portable(card: dict[str, Any], tokenizer: Any = None) -> dict[str, Any]:
+def portable(card: dict[str, Any], around: dict[str, Any] | None = None) -> dict[str, Any]:
     """A card whose commands, nested ones too, name no folders of their machine, and that holds its own scores alone.
 
-    A nested card names a tokenizer where it is another than that of the card around it.
+    A nested card names a tokenizer, a world or a preset where it is another than that of the card around it.
     """
-    mine = card.get("tokenizer", tokenizer)
+    mine = {name: card.get(name, (around or {}).get(name)) for name in ("tokenizer", "world", "preset")}
 
     def nested(value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or "command" not in value:
             return value
-        told = {"scores": value.get("scores"), "tokenizer": mine}
+        told = {"scores": value.get("scores")} | mine
         return portable({name: part for name, part in value.items() if name not in told or part != told[name]}, mine)
 
     clean = {name: nested(value) for name, value in card.items()}

@@ -52,6 +52,7 @@ class STTConfig(PredictorConfig):
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
     transport: bool = False  # draws frames of the things that the prompt's last one shows, and encodes them as the past
+    widen: float = 1.0  # draws of a guest that is told nothing are so many times as wide, for its way is a regression
     imagined: float = 0.0  # share of training steps whose guest goes as the prior, told the actions, makes it go
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
@@ -61,6 +62,8 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
         if self.objective == "stt_ancestor" and self.refine_depth:
             raise ValueError(f"refine_depth is {self.refine_depth}: the ancestor names no codes to refine, give 0")
+        if self.widen <= 0 or (self.widen != 1 and not self.transport):
+            raise ValueError(f"widen is {self.widen} with transport {self.transport}: above 0, and 1 without")
         if self.steps < 1 or (self.steps > 1 and not self.refine_depth):
             raise ValueError(
                 f"steps is {self.steps} with refine_depth {self.refine_depth}: only a refiner passes twice"
@@ -417,16 +420,18 @@ class STT(Predictor):
         before, last = state.recent.expand(futures, *state.recent.shape[1:]).split(1, dim=1)
         cache = state.cache.expand(futures) if state.cache else None
 
-        def draw(prior: Normal, _: Normal | None) -> Tensor:
-            if sampling.temperature == 0:
-                return prior.mean
-            return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
-
         actions = None
         if self.config.actions and (action := sampling.action(state.drawn)):
             if len(action) != len(self.config.actions):
                 raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
             actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
+        wide = sampling.temperature * (self.config.widen if actions is None else 1.0)
+
+        def draw(prior: Normal, _: Normal | None) -> Tensor:
+            if sampling.temperature == 0:
+                return prior.mean
+            return prior.sample(wide * noise.normal(*prior.mean.shape[1:]))
+
         out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
         if self.transport is not None:
             hidden = rearrange(out.hidden, "b 1 h w d -> b d h w")
