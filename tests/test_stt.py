@@ -323,7 +323,7 @@ def always_own():
 def test_the_own_past_leaves_prompts_true_and_replaces_another_share_of_each_clip(beside):
     latents, reference = beside.tokenizer.encode(clips(beside, 1, 9)).latents, clips(beside, 1, 1)
     true, reference = (of.expand(200, -1, -1, -1, -1) for of in (latents, reference))
-    own, *_ = beside._own_past(true, None, None, None, reference, given=3)
+    own = beside._own_past(true, None, None, reference, given=3)
     same = (own == true).flatten(2).all(dim=2)  # (clips, frames)
     assert same[:, :3].all() and same[:, -1].all()
     assert 0.6 < (~same[:, 3:-1]).float().mean() < 0.9
@@ -335,7 +335,7 @@ def test_the_own_past_is_what_the_network_draws_frame_by_frame(beside):
     latents, reference = beside.tokenizer.encode(clips(beside, 1, 6)).latents, clips(beside, 1, 1)
     target = beside.target_features(beside._embed(latents, latents[:, :1], reference)[:, 1:])
     with always_own(), mock.patch("stt.models.stt.draw_posterior", draw_mean):
-        own, *_ = beside._own_past(latents, None, target, None, reference, given=2)
+        own = beside._own_past(latents, target, None, reference, given=2)
         whole = beside._forward_training(own, target, None, reference)
     assert not torch.equal(own, latents)
     assert torch.equal(beside._decide(whole.hidden, own[:, :-1])[:, 1:-1], own[:, 2:-1])
@@ -344,7 +344,7 @@ def test_the_own_past_is_what_the_network_draws_frame_by_frame(beside):
 @pytest.mark.parametrize("frames", [2, 3])
 def test_a_clip_that_is_all_prompt_keeps_its_past(beside, frames):
     latents, reference = beside.tokenizer.encode(clips(beside, 1, frames)).latents, clips(beside, 1, 1)
-    assert torch.equal(beside._own_past(latents, None, None, None, reference, given=frames - 1)[0], latents)
+    assert torch.equal(beside._own_past(latents, None, None, reference, given=frames - 1), latents)
 
 
 def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):
