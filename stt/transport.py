@@ -21,10 +21,8 @@ SQUARE = 2  # pixels a side that the networks over whole frames take as one plac
 CROP = 32  # places a side around a thing that tell where it goes, each a pixel of 64x64
 UNITS = (2.0, 2.0, 0.2, 0.05)  # of a pose's step: pixels of 64x64 down and to the right, radians, logarithm of size
 ROUNDS = 2  # in which what pushes passes on what it does
-PACE, SLOW = (
-    8,
-    0.02,
-)  # pixels of 64x64 that things go in a frame at most; of the range -1 to 1, what a pixel's way costs
+PACE = 8  # pixels of 64x64 that things go in a frame at most
+SLOW = 0.02  # of the range -1 to 1, what each pixel of a way costs beside unlikeness
 DRAWN, WILLED, AHEAD = 4, 12, 4  # frames of a clip, steps of its guest, and steps ahead that are learned from at a time
 SHAKEN, JOLTED = 0.2, 1.0  # of UNITS, what poses, and the guest's last steps, are off by at most in training
 READ, NARROW = 5, 8  # places a side, and channels, of features that tell where the guest goes
@@ -453,8 +451,7 @@ def repeated(things: Things, times: int) -> Things:
 def shaken(poses: Tensor, steps: Tensor, scale: float, jolt: float = SHAKEN / 4) -> tuple[Tensor, Tensor]:
     """Poses and last steps (N, LAYERS, 4) as predictions have them: differently far off in each clip."""
     unit = units(scale, poses.device) * torch.rand(len(poses), 1, 1, device=poses.device)
-    shaken = poses + SHAKEN * unit * torch.randn_like(poses), steps + jolt * unit * torch.randn_like(steps)
-    return shaken
+    return poses + SHAKEN * unit * torch.randn_like(poses), steps + jolt * unit * torch.randn_like(steps)
 
 
 def pose_loss(found: Tensor, wanted: Tensor, sizes: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ class STT(Predictor):
         """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
 
         poses (B, R, T, LAYERS, 4) and shown (B, R, H, W), of configs with transport: where things have gone by each
-        frame since each of the first R, and which pixels of these are theirs, as `Transport.loss` has them; the last
+        frame since each of the first R, and which pixels of these are theirs, as `Transport.losses` has them; the last
         frame that is given is one of the first R.
         """
         if video.shape[1] < 2:
