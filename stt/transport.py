@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stt.api import Video
+from stt.api import Noise, Sampling, Video
 from stt.layers import ResBlock, group_norm, patchify, unpatchify
+from stt.sampler import sample_logits
 
 LAYERS = 9  # the guest and at most eight things
 FIXED, GUEST = 0, 1  # what a pixel may show: what never moves, what moves by its own will; from 2 on things
@@ -23,9 +24,11 @@ UNITS = (2.0, 2.0, 0.2, 0.05)  # of a pose's step: pixels of 64x64 down and to t
 ROUNDS = 2  # in which what pushes passes on what it does
 PACE = 8  # pixels of 64x64 that things go in a frame at most
 SLOW = 0.02  # of the range -1 to 1, what each pixel of a way costs beside unlikeness
-DRAWN, WILLED, AHEAD = 4, 12, 4  # frames of a clip, steps of its guest, and steps ahead that are learned from at a time
-SHAKEN, JOLTED = 0.2, 1.0  # of UNITS, what poses, and the guest's last steps, are off by at most in training
-READ, NARROW = 5, 8  # places a side, and channels, of features that tell where the guest goes
+DRAWN, BEGUN, AHEAD = 4, 6, 4  # frames of a clip, beginnings of its guest's way, and steps ahead that are learned from
+SHAKEN = 0.2  # of UNITS, what poses are off by at most in training, and four times what last steps are
+READ, NARROW = 3, 8  # places a side, and channels, of features that tell what the guest does
+MIXED, LEAST = 8, 0.02  # normals that what it does is drawn of, and the least deviation of each
+UNSAID = 0.5  # share of the beginnings at which it is not known what the guest did last, as of a prompt
 
 
 class Things(NamedTuple):
@@ -65,26 +68,48 @@ class UNet(nn.Module):
         return unpatchify(self.leave(torch.cat([self.late(x), squares], dim=1)), SQUARE)
 
 
-class Mover(nn.Module):
-    """What surrounds things (M, D, CROP, CROP) and what is known of them (M, S) -> their next steps, from those before.
+class CropNet(nn.Module):
+    """What surrounds things (M, D, CROP, CROP) and what else is known of them (M, S) -> so many numbers (M, out)."""
 
-    A step goes on as before, fades, or is changed: rest is easy to learn.
-    """
-
-    def __init__(self, channels: int, known: int, width: int) -> None:
+    def __init__(self, channels: int, known: int, width: int, out: int) -> None:
         super().__init__()
         widths = [channels, width, 2 * width, 3 * width // 2]
         halves = (nn.Conv2d(*of, 4, stride=2, padding=1) for of in zip(widths[:-1], widths[1:], strict=True))
         self.look = nn.Sequential(*(layer for half in halves for layer in (half, nn.SiLU())), nn.Flatten())
         self.join = nn.Linear(widths[-1] * (CROP // 8) ** 2 + known, 4 * width)
-        self.think = nn.Sequential(
-            nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 3 * len(UNITS))
-        )
+        self.think = nn.Sequential(nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, out))
 
-    def forward(self, around: Tensor, known: Tensor, before: Tensor) -> Tensor:
-        """before (M, 4) the last steps, in UNITS."""
-        moves, keeps, change = self.think(self.join(torch.cat([self.look(around), known], dim=1))).chunk(3, dim=1)
-        return (moves + 2).sigmoid() * ((keeps + 1).sigmoid() * before + change)
+    def forward(self, around: Tensor, known: Tensor) -> Tensor:
+        return self.think(self.join(torch.cat([self.look(around), known], dim=1)))
+
+
+class Mixture(NamedTuple):
+    """Normals of which one is drawn (a mixture density network, Bishop 1994)."""
+
+    logits: Tensor  # (N, MIXED)
+    means: Tensor  # (N, MIXED, A)
+    deviations: Tensor  # (N, MIXED, A)
+
+    @classmethod
+    def of(cls, found: Tensor, last: Tensor) -> Mixture:
+        """From a network's MIXED * (1 + 3 A) numbers; each mean is a share of the last value (N, A) and a change."""
+        size = last.shape[-1]
+        logits, keeps, changes, wide = found.split([MIXED, *(3 * [MIXED * size])], dim=1)
+        keeps, changes, wide = (of.unflatten(1, (MIXED, size)) for of in (keeps, changes, wide))
+        return cls(logits, keeps.sigmoid() * last[:, None] + changes, LEAST + F.softplus(wide - 2))
+
+    def nats(self, values: Tensor) -> Tensor:
+        """Negative logarithm of the density at values (N, A) -> (N,)."""
+        normals = torch.distributions.Normal(self.means, self.deviations)
+        found = normals.log_prob(values[:, None]).sum(dim=-1)
+        return -(self.logits.log_softmax(dim=-1) + found).logsumexp(dim=-1)
+
+    def drawn(self, temperature: float, noise: Noise) -> Tensor:
+        """(N, A): one normal for each is drawn, then a value of it, whose deviation is `temperature` times as wide."""
+        gumbel = noise.gumbel(MIXED) if temperature else self.logits
+        which = sample_logits(self.logits, Sampling(temperature=temperature), gumbel)
+        means, deviations = (of[torch.arange(len(of), device=of.device), which] for of in self[1:])
+        return means + temperature * deviations * noise.normal(means.shape[-1]) if temperature else means
 
 
 class Transport(nn.Module):
@@ -92,34 +117,52 @@ class Transport(nn.Module):
 
     A thing is a layer whose pose since the reference is a shift, a turn and a growth in the picture (layered motion,
     Wang and Adelson 1994). Which pixels are of one thing, an embedding tells (arXiv 1708.02551). Where things go is
-    told from crops around each, and from what touches it, in the manner of interaction networks (arXiv 1612.00222);
-    where the guest goes, by whom all is moved, also from a predictor's features and what it is told to do. So things
-    neither blur nor break however far they go; what they uncover, shadows and edges are the last network's.
+    told from crops around each, and from what touches it, in the manner of interaction networks (arXiv 1612.00222). The
+    guest, by whom all is moved, goes as its action tells: what it is told to do or, if nothing, what a policy has it
+    do, which is drawn given a predictor's features. All chance lies in that. So things neither blur nor break however
+    far they go; what they uncover, shadows and edges are the last network's.
+
+    actions: numbers of an action; with none, the guest's action is its next shift in UNITS.
     """
 
     def __init__(self, channels: int, dim: int, actions: int = 0, width: int = 24) -> None:
         super().__init__()
         self.actions = actions
+        size = actions or 2
         self.sight = UNet(channels, KINDS + 3, 16, 2)
-        around = channels + 7
-        self.physics = Mover(around + channels, 2 * len(UNITS) + 9, 22)
-        known = len(UNITS) + 3 + NARROW * READ**2 + actions + 1
-        self.will = nn.ModuleDict({"read": nn.Conv2d(dim, NARROW, 1), "mover": Mover(around, known, 16)})
+        around, pose = channels + 5, len(UNITS)
+        self.physics = CropNet(around + channels + 2, 2 * pose + 9, 22, 3 * pose)
+        policy = CropNet(around, pose + 3 + NARROW * READ**2 + size + 1, 12, MIXED * (1 + 3 * size))
+        mover = CropNet(around, pose + 3 + size, 12, 3 * pose)
+        self.will = nn.ModuleDict({"read": nn.Conv2d(dim, NARROW, 1), "policy": policy, "mover": mover})
         self.finish = UNet(2 * channels + 5, channels + 1, width, 3)
         nn.init.zeros_(self.finish.leave.weight)
         nn.init.zeros_(self.finish.leave.bias)
 
     def forward(
-        self, hidden: Tensor, actions: Tensor | None, things: Things, poses: Tensor, paces: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A predictor's features (N, dim, g, g), what the guest is told (N, A), the things of one reference or of N,
-        their poses and last steps (N or 1, LAYERS, 4) -> frames (N, C, H, W), poses, and steps."""
+        self,
+        hidden: Tensor,
+        action: Tensor | None,
+        last: Tensor | None,
+        things: Things,
+        poses: Tensor,
+        paces: Tensor,
+        temperature: float,
+        noise: Noise,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A predictor's features (N, dim, g, g), what the guest is told (N, A), None if nothing, what it did last
+        (N, A), None if that is not known, the things of one reference or of N, their poses and last steps (N or 1,
+        LAYERS, 4) -> frames (N, C, H, W), poses, steps, and what the guest did (N, A)."""
         n = len(hidden)
         things = Things(*(of.expand(n, *of.shape[1:]) for of in things))
         poses, paces = (of.expand(n, *of.shape[1:]) for of in (poses, paces))
-        guest = self.willed(hidden.float(), actions, things, poses, paces)
+        if action is None:
+            last = poses.new_full((1, self.actions or 2), torch.nan) if last is None else last
+            action = self.policy(hidden.float(), last.expand(n, -1), things, poses, paces).drawn(temperature, noise)
+            action = action.clamp(-1, 1) if self.actions else action
+        guest = self.willed(action, things, poses, paces)
         paces = self.moves(things, poses, paces, guest)[-1]
-        return self.draw(things, poses + paces), poses + paces, paces
+        return self.draw(things, poses + paces), poses + paces, paces, action
 
     @torch.compiler.disable
     def losses(self, video: Video, begin: int, poses: Tensor, shown: Tensor) -> dict[str, Tensor]:
@@ -128,10 +171,12 @@ class Transport(nn.Module):
         poses (B, T, LAYERS, 4): of what the reference shows, by each frame since it; shown (B, H, W): what its pixels
         show. A part whose weights are not trained is left out.
         """
-        reference, things, parts = video[:, begin], layered(video[:, begin], shown), {}
-        steps, scale = steps_of(poses), video.shape[-1] / 64
+        reference, steps, scale, parts = video[:, begin], steps_of(poses), video.shape[-1] / 64, {}
         if trained(self.sight):
             parts["cut"] = self.sight_loss(reference, shown)
+        if not (trained(self.physics) or trained(self.finish)):
+            return parts
+        things = layered(reference, shown)
         if trained(self.physics):
             parts["moved"] = self._physics_loss(things, poses, steps, begin) / scale
         if trained(self.finish):
@@ -142,18 +187,47 @@ class Transport(nn.Module):
         return parts
 
     @torch.compiler.disable
-    def will_loss(
-        self, video: Video, begin: int, poses: Tensor, shown: Tensor, hidden: Tensor, actions: Tensor | None
-    ) -> Tensor:
-        """How far the guest's steps are off, in pixels of 64x64: of clips as in `losses`, a predictor's features
-        (B, T - 1 - begin, dim, g, g) for each frame after the reference, and what the guest is told, of as many."""
-        few = torch.randint(0, hidden.shape[1], (WILLED,))
-        things, steps = repeated(layered(video[:, begin], shown), WILLED), steps_of(poses)
-        of_steps = hidden[:, few], poses[:, begin + few], steps[:, begin + few], steps[:, begin + few + 1, :1]
-        hidden, now, before, wanted = (of.flatten(0, 1) for of in of_steps)
-        told, scale = None if actions is None else actions[:, few].flatten(0, 1), video.shape[-1] / 64
-        found = self.willed(hidden, told, things, *shaken(now, before, scale, JOLTED))  # its pace is no guide for long
-        return pose_loss(found[:, None], wanted, things.sizes[:, :1]) / scale
+    def will_losses(
+        self,
+        video: Video,
+        begin: int,
+        poses: Tensor,
+        shown: Tensor,
+        hidden: Tensor,
+        actions: Tensor | None,
+        known: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """`willed`: how far the guest is off, in pixels of 64x64, when it does as it did, over a few steps. `chosen`:
+        nats of what it did, given what is seen.
+
+        Of clips as in `losses`; actions (B, T, A) that followed each frame, and a predictor's features (B, T - 1 -
+        begin, dim, g, g) for each frame after the reference. known (B, T - 1 - begin): whether these were told the
+        action, so that there is nothing to choose; None if none were.
+        """
+        steps, scale, unit = steps_of(poses), video.shape[-1] / 64, units(video.shape[-1] / 64, video.device)
+        if actions is None:  # what the guest does is its next shift
+            actions = F.pad(steps[:, 1:, 0, :2] / unit[:2], [0, 0, 0, 1])
+        span = min(AHEAD, hidden.shape[1])
+        first = torch.randint(hidden.shape[1] - span + 1, (BEGUN,))
+        things = repeated(layered(video[:, begin], shown), BEGUN)
+        now, pace = shaken(*(of[:, begin + first].flatten(0, 1) for of in (poses, steps)), scale)
+        off, far, nats = now - poses[:, begin + first].flatten(0, 1), [], []
+        last = actions[:, (begin + first - 1).clamp_min(0)].flatten(0, 1)
+        unsaid = (begin + first == 0).repeat(len(video)) | (torch.rand(len(last)) < UNSAID)
+        last = last.masked_fill(unsaid.to(last.device)[:, None], torch.nan)
+        for k in range(span):
+            action = actions[:, begin + first + k].flatten(0, 1)
+            told = None if known is None else known[:, first + k].flatten()
+            nats.append(self.policy(hidden[:, first + k].flatten(0, 1), last, things, now, pace).nats(action))
+            if told is not None:
+                nats[-1] = nats[-1] * ~told
+            step = self.willed(action, things, now, pace)
+            there = poses[:, begin + first + k + 1].flatten(0, 1) + off
+            far.append(pose_loss((now[:, 0] + step)[:, None], there[:, :1], things.sizes[:, :1]))
+            pace = torch.cat([step.detach()[:, None], (there - now)[:, 1:]], dim=1)  # all others go as they went
+            now, last = now + pace, action
+        free = 1.0 if known is None else (~known[:, first[:, None] + torch.arange(span)]).float().mean().clamp_min(1e-3)
+        return {"willed": sum(far) / span / scale, "chosen": torch.cat(nats).mean() / free}
 
     def _physics_loss(self, things: Things, poses: Tensor, steps: Tensor, begin: int) -> Tensor:
         """How far off things are over a few steps from a random frame on, the guest led as it truly went: poses, and
@@ -197,21 +271,30 @@ class Transport(nn.Module):
 
     # ---- where things go -----------------------------------------------------------------------------
 
-    def willed(self, hidden: Tensor, actions: Tensor | None, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
-        """The guest's next step (N, 4): of a predictor's features (N, dim, g, g), what it is told (N, A), nan if
-        nothing, and poses and last steps (N, LAYERS, 4)."""
-        n, scale = len(poses), things.reference.shape[-1] / 64
-        masks = warped(things.masks, things.middles, poses)
-        at = (things.middles + poses[..., :2])[:, :1]
-        around = crops(torch.cat([self._world(things, poses, paces, None, masks), masks[:, :1]], dim=1), at)[:, 0]
+    def policy(self, hidden: Tensor, last: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Mixture:
+        """What the guest does next, if it is told nothing: of a predictor's features (N, dim, g, g), what it did last
+        (N, A), nan where that is not known, and poses and last steps (N, LAYERS, 4)."""
+        at, world, known = self._by_guest(things, poses, paces)
+        scale = things.reference.shape[-1] / 64
         read = crops(self.will["read"](hidden), at * (hidden.shape[-1] / things.reference.shape[-1]), READ, 1.0)
+        said = ~last.isnan().any(dim=-1, keepdim=True)
+        last = torch.where(said, last, 0.0)
+        known = torch.cat([*known, read.flatten(1), last, said.to(last.dtype)], dim=1)
+        return Mixture.of(self.will["policy"](crops(world, at, CROP, 2 * scale)[:, 0], known), last)
+
+    def willed(self, action: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
+        """The guest's next step (N, 4): of its action (N, A), and poses and last steps (N, LAYERS, 4)."""
+        at, world, known = self._by_guest(things, poses, paces)
+        found = self.will["mover"](crops(world, at)[:, 0], torch.cat([*known, action], dim=1))
+        return onward(found, known[0]) * units(things.reference.shape[-1] / 64, poses.device)
+
+    def _by_guest(self, things: Things, poses: Tensor, paces: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Where the guest is (N, 1, 2), maps of the world, and the guest's last step, place and size."""
+        scale = things.reference.shape[-1] / 64
+        world = self._world(things, poses, paces, None, warped(things.masks, things.middles, poses))
+        at = (things.middles + poses[..., :2])[:, :1]
         before = paces[:, 0] / units(scale, poses.device)
-        known = [before, (at[:, 0] / scale - 32) / 32, things.sizes[:, :1] / scale / 8, read.flatten(1)]
-        if actions is None:
-            actions = poses.new_full((n, self.actions), torch.nan)
-        told = ~actions.isnan().any(dim=-1, keepdim=True)
-        known += [torch.where(told, actions, 0.0), told.to(poses.dtype)]
-        return self.will["mover"](around, torch.cat(known, dim=1), before) * units(scale, poses.device)
+        return at, world, [before, (at[:, 0] / scale - 32) / 32, things.sizes[:, :1] / scale / 8]
 
     def moves(self, things: Things, poses: Tensor, paces: Tensor, guest: Tensor) -> list[Tensor]:
         """Steps (N, LAYERS, 4) after each round, given the guest's (N, 4)."""
@@ -231,22 +314,24 @@ class Transport(nn.Module):
             around = crops(world, middles)
             around = torch.cat([around[:, :, :3] - mine, around[:, :, 3:], own, look], dim=2)
             told = torch.cat([*known, step / unit], dim=-1)
-            told = self.physics(around.flatten(0, 1), told.flatten(0, 1), before.flatten(0, 1)).unflatten(0, (n, -1))
+            told = self.physics(around.flatten(0, 1), told.flatten(0, 1))
+            told = onward(told, before.flatten(0, 1)).unflatten(0, (n, -1))
             step = torch.cat([guest[:, None], (told * unit)[:, 1:]], dim=1)
             rounds.append(step)
         return rounds
 
     def _world(self, things: Things, poses: Tensor, steps: Tensor, guest: Tensor | None, masks: Tensor) -> Tensor:
-        """Maps (N, D, H, W): things, their steps down and right, the guest, the guest after its step, what is fixed."""
+        """Maps (N, D, H, W): things, their steps down and right, the guest, the guest after its step if that is known,
+        and what is fixed."""
         scale = masks.shape[-1] / 64
         speeds = steps[:, 1:, :2] / units(scale, poses.device)[:2]
         going = torch.einsum("nkhw,nkc->nchw", masks[:, 1:], speeds)
-        after = torch.zeros_like(masks[:, :1])
+        guests = [masks[:, :1]]
         if guest is not None:
-            after = warped(things.masks[:, :1], things.middles[:, :1], poses[:, :1] + guest[:, None])
+            guests.append(warped(things.masks[:, :1], things.middles[:, :1], poses[:, :1] + guest[:, None]))
         fixed = things.masks.amax(dim=1, keepdim=True) < 0.5
         ground = things.reference * fixed
-        return torch.cat([masks[:, 1:].sum(dim=1, keepdim=True), going, masks[:, :1], after, ground, fixed], dim=1)
+        return torch.cat([masks[:, 1:].sum(dim=1, keepdim=True), going, *guests, ground, fixed], dim=1)
 
     # ---- frames --------------------------------------------------------------------------------------
 
@@ -257,6 +342,12 @@ class Transport(nn.Module):
         told = torch.cat([frames, things.reference, guest, others, bare, *covered], dim=1)
         *paint, over = self.finish(told).split(1, dim=1)
         return frames + (1 - guest - others) * (torch.cat(paint, dim=1) - over * frames)  # things stay as they are
+
+
+def onward(found: Tensor, before: Tensor) -> Tensor:
+    """A network's numbers (M, 3 * 4) -> steps (M, 4): one goes on as before, fades, or is changed: rest is easy."""
+    moves, keeps, change = found.chunk(3, dim=1)
+    return (moves + 2).sigmoid() * ((keeps + 1).sigmoid() * before + change)
 
 
 def paces_of(before: Tensor, things: Things) -> Tensor:
@@ -311,15 +402,12 @@ def layered(reference: Tensor, shown: Tensor) -> Things:
     seen = masks_of(shown)
     middles, sizes = middles_of(seen)
     radius = round(HIDDEN * shown.shape[-1] / 64)
-    wide = 2 * radius + 1
-    closed = -F.max_pool2d(-F.max_pool2d(seen, wide, 1, radius), wide, 1, radius)
+    closed = -most(-most(seen, radius), radius)
     masks = torch.maximum(seen, closed * (seen.sum(dim=1, keepdim=True) > 0))
     looks = reference[:, None] * seen[:, :, None]
-    around, count = (F.avg_pool2d(of.flatten(0, 1), wide, 1, radius) for of in (looks, seen[:, :, None]))
+    around, count = (mean(of.flatten(0, 1), radius) for of in (looks, seen[:, :, None]))
     around = (around / count.clamp_min(1e-3)).view_as(looks)
-    ground = filled(
-        reference, (F.max_pool2d(masks.amax(dim=1, keepdim=True), wide, 1, radius) == 0).to(reference.dtype)
-    )
+    ground = filled(reference, (most(masks.amax(dim=1, keepdim=True), radius) == 0).to(reference.dtype))
     return Things(reference, masks, looks + around * (masks - seen)[:, :, None], ground, middles, sizes)
 
 
@@ -414,7 +502,7 @@ def composed(things: Things, poses: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     behind = bottom[:, :, None] < bottom[:, None]  # (N, K, J): J is in front of K
     left = (1 - seen[:, None] * behind[..., None, None, None]).prod(dim=2)  # (N, K, 1, H, W) of each that is seen
     rim = round(max(1, masks.shape[-1] / 64))  # pixels around a thing that show a little of it
-    rims, now = (F.max_pool2d(of, 2 * rim + 1, 1, rim) for of in (masks, seen[:, :, 0]))
+    rims, now = (most(of, rim) for of in (masks, seen[:, :, 0]))
     bare = torch.maximum(masks, rims * (1 - now)).amax(dim=1, keepdim=True)
     ground = torch.lerp(things.reference, things.ground, bare)
     free = (1 - seen).prod(dim=1)
@@ -422,12 +510,24 @@ def composed(things: Things, poses: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     return (looks * left).sum(dim=1) + free * ground, shown[:, 0], shown[:, 1:].sum(dim=1), free * bare
 
 
+def mean(maps: Tensor, radius: int) -> Tensor:
+    """Of maps (N, D, H, W) over squares of 2 radius + 1 a side, 0 beyond the edge; in two passes, which is cheaper."""
+    wide = 2 * radius + 1
+    return F.avg_pool2d(F.avg_pool2d(maps, (wide, 1), 1, (radius, 0)), (1, wide), 1, (0, radius))
+
+
+def most(maps: Tensor, radius: int) -> Tensor:
+    """As `mean`, the greatest."""
+    wide = 2 * radius + 1
+    return F.max_pool2d(F.max_pool2d(maps, (wide, 1), 1, (radius, 0)), (1, wide), 1, (0, radius))
+
+
 def filled(frames: Tensor, known: Tensor) -> Tensor:
     """Frames (N, C, H, W) that are known in places (N, 1, H, W), elsewhere of the known ones around."""
     found, sure = frames * known, known
     radius = 1
     while radius < frames.shape[-1]:
-        around, count = (F.avg_pool2d(of, 2 * radius + 1, 1, radius) for of in (found * sure, sure))
+        around, count = (mean(of, radius) for of in (found * sure, sure))
         reached = (count > 0) & (sure == 0)
         found = torch.where(reached, around / count.clamp_min(1e-6), found)
         sure, radius = torch.maximum(sure, reached.to(sure.dtype)), 2 * radius
@@ -448,10 +548,10 @@ def repeated(things: Things, times: int) -> Things:
     return Things(*(of.repeat_interleave(times, dim=0) for of in things))
 
 
-def shaken(poses: Tensor, steps: Tensor, scale: float, jolt: float = SHAKEN / 4) -> tuple[Tensor, Tensor]:
+def shaken(poses: Tensor, steps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Poses and last steps (N, LAYERS, 4) as predictions have them: differently far off in each clip."""
     unit = units(scale, poses.device) * torch.rand(len(poses), 1, 1, device=poses.device)
-    return poses + SHAKEN * unit * torch.randn_like(poses), steps + jolt * unit * torch.randn_like(steps)
+    return poses + SHAKEN * unit * torch.randn_like(poses), steps + SHAKEN / 4 * unit * torch.randn_like(steps)
 
 
 def pose_loss(found: Tensor, wanted: Tensor, sizes: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, 
 FORMAT = 3
 MILLIMETRES, TURNS = 1000, 500  # units of a place and of a quaternion
 BODIES = 1 + len(PALETTE)  # the pusher and at most one object of each colour
+STEADY = 0.15  # steady clips for each of the training split's
 REFERENCES = 5  # first frames of a training clip whose paths are computed
 VP9 = "-c:v libvpx-vp9 -pix_fmt yuv444p -b:v 0 -deadline good -cpu-used 2 -threads 1 -row-mt 0 -bitexact -f ivf"
 
@@ -210,35 +211,44 @@ class TabletopBatch(NamedTuple):
     clips: Tensor  # (B,) which ones of the set
     starts: Tensor  # (B,) the frame that each begins with
     mirrored: Tensor  # (B,) bool
+    steady: Tensor  # (B,) bool, whether the pusher goes straight on as nobody would expect it to
 
 
 class TabletopSet:
-    """A packed set as batches of its clips; a batch depends on (size, seed, index) alone.
+    """A packed set, or several as one, as batches of its clips; a batch depends on (size, seed, index) alone.
 
-    The first use decodes all clips to the folder `cache` (the set's own if not told; 369 kB a clip of 30 frames of
-    64x64), which later ones map into memory. On another device than the CPU all frames are held there.
-    Raises FileNotFoundError for a set that is not complete, ValueError for one of another format.
+    The first use decodes all clips to the folder `cache` (the first set's own if not told; 369 kB a clip of 30 frames
+    of 64x64), which later ones map into memory. On another device than the CPU all frames are held there.
+    Raises FileNotFoundError for a set that is not complete, ValueError for one of another format or unlike the first.
     """
 
     def __init__(
-        self, folder: Path, frames: int | None = None, device: torch.device | str = "cpu", cache: Path | None = None
+        self,
+        folder: Path,
+        *more: Path,
+        frames: int | None = None,
+        device: torch.device | str = "cpu",
+        cache: Path | None = None,
     ) -> None:
-        self.folder, self.device = Path(folder), torch.device(device)
-        index = json.loads((self.folder / "index.json").read_text())
-        if index["format"] != FORMAT:
-            raise ValueError(f"{folder} has format {index['format']}, this code reads {FORMAT}")
+        self.folder, self.device, self._shards = Path(folder), torch.device(device), []
+        indices = [_index(Path(each)) for each in (folder, *more)]
+        index = indices[0]
         self.config, self.split, self.seed = TabletopConfig(**index["config"]), index["split"], index["seed"]
         self.frames = frames or self.config.frames
         if not 1 <= self.frames <= self.config.frames:
             raise ValueError(f"frames is {frames}, the set's clips have {self.config.frames}")
-        self._shards = [shard_path(self.folder, k) for k in range(-(-index["clips"] // index["per_shard"]))]
+        for each, other in zip((folder, *more), indices, strict=True):
+            if other["config"] != index["config"]:
+                raise ValueError(f"{each} holds clips of {other['config']}, {folder} of {index['config']}")
+            self._shards += [shard_path(Path(each), k) for k in range(-(-other["clips"] // other["per_shard"]))]
         if missing := [path for path in self._shards if not path.is_file()]:
             raise FileNotFoundError(
                 f"{missing[0]} and {len(missing) - 1} more are missing; run the set's command again"
             )
+        self.steady = torch.tensor([of["split"] == "steady" for of in indices for _ in range(of["clips"])])  # (N,)
         self.actions = torch.from_numpy(self.part("actions")).float() / 100  # (N, T, 2)
         decoded = Path(cache or self.folder) / "decoded.npy"
-        if not decoded.exists():
+        if not decoded.exists() or len(np.load(decoded, mmap_mode="r")) != len(self):
             self._decode(decoded)
         pixels = torch.from_numpy(np.load(decoded, mmap_mode="c"))  # (N, T, H, W, 3) uint8
         self.pixels = pixels if self.device.type == "cpu" else pixels.to(self.device)
@@ -295,12 +305,13 @@ class TabletopSet:
         picked = self.pixels[clips.to(self.device)[:, None], times.to(self.device)]  # (B, T, H, W, 3)
         video, actions = to_video(picked), self.actions[clips[:, None], times].to(self.device)
         mirrored = torch.zeros(size, dtype=torch.bool)
-        if self.split == "train":  # the world is as likely as its mirror image
+        if self.split != "test":  # the world is as likely as its mirror image
             mirrored = torch.rand(size, generator=generator) < 0.5
             turned = mirrored.to(self.device)
             video = torch.where(turned[:, None, None, None, None], video.flip(-1), video)
             actions = torch.where(turned[:, None, None], actions * actions.new_tensor([-1.0, 1.0]), actions)
-        return TabletopBatch(video.contiguous(), actions, clips, starts, mirrored)
+        steady = self.steady[clips].to(self.device)
+        return TabletopBatch(video.contiguous(), actions, clips, starts, mirrored, steady)
 
     def _decode(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -323,6 +334,17 @@ class TabletopSet:
         os.replace(temporary, path)
 
 
+def _index(folder: Path) -> dict[str, Any]:
+    """ValueError for a format that this code does not read, FileNotFoundError where there is no set."""
+    path = folder / "index.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run the set's command again")
+    index = json.loads(path.read_text())
+    if index["format"] != FORMAT:
+        raise ValueError(f"{folder} has format {index['format']}, this code reads {FORMAT}")
+    return index
+
+
 def _read(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
@@ -337,7 +359,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Simulates clips of a world on all cores and packs them.")
     parser.add_argument("world", choices=["tabletop"])
     parser.add_argument("--clips", type=int, required=True, help="how many")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train/ and test/; begun sets are completed")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for train/, steady/ and test/; begun sets are completed"
+    )
     parser.add_argument("--held-out", type=int, default=64, help="clips of the test split besides; the two share none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=config.image_size, help="pixels a side")
@@ -352,7 +376,8 @@ def command(args: argparse.Namespace) -> None:
     """Writes the set and says how large it is and what it lost."""
     if min(args.clips, args.held_out, args.per_shard, args.workers) < 1:
         raise SystemExit("--clips, --held-out, --per-shard and --workers must be at least 1")
-    for split, clips in (("test", args.held_out), ("train", args.clips)):
+    steady = max(1, round(STEADY * args.clips))
+    for split, clips in (("test", args.held_out), ("steady", steady), ("train", args.clips)):
         out = args.out / split
         try:
             config = TabletopConfig(image_size=args.size, frames=args.frames)

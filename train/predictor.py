@@ -110,7 +110,7 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
         if isinstance(videos, TabletopSet):
             told = clips.actions if preset.model.actions else None
             if carries:
-                return clips.video, told, *videos.paths(clips)
+                return clips.video, told, *videos.paths(clips), clips.steady
             return (clips.video,) if told is None else (clips.video, told)
         if maps:
             return clips.video, videos.segmentation(clips)[:, None]

@@ -109,7 +109,6 @@ _cpu_tray_stt = STTConfig(
     worn_past=0.1,
     kl_weight=0.25,
     transport=True,
-    imagined=0.5,
     context_frames=5,
     window=20,
 )
@@ -352,7 +351,8 @@ def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: to
         return DigitVideos(world, args.mnist, split, device)
     if not args.data:
         raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
-    return TabletopSet(args.data / split, world.frames, device)
+    beside = [args.data / "steady"] if split == "train" and getattr(model, "transport", False) else []
+    return TabletopSet(args.data / split, *beside, frames=world.frames, device=device)
 
 
 def check_folder(videos: VideoFolder, preset: Preset) -> None:

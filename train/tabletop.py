@@ -7,7 +7,7 @@ version, but for pixels' last bits where another OpenGL draws them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from numpy.random import Generator
 from torch import Tensor
 
 from stt.api import Video
-from train.data import Split, generator_for
+from train.data import generator_for
 from train.scenes import HALF, PUSHER, draw_scene
 from train.table import STEPS_A_SECOND, TOP_SPEED, Table
 
+TraySplit = Literal["train", "test", "steady"]
 WARM_UP = 8  # frames before a clip begins, in which things settle and the pusher gets on its way
 
 
@@ -58,22 +59,26 @@ class TabletopClip(NamedTuple):
 
 
 class Tabletop:
-    """Endless clips of one split; a clip depends on (split, seed, index) alone, and train and test share none."""
+    """Endless clips of one split; a clip depends on (split, seed, index) alone, and splits share none.
 
-    def __init__(self, config: TabletopConfig, split: Split) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"split is {split!r}, must be 'train' or 'test'")
+    In those of "steady" the pusher is told to go straight on, walls or not, as a hand at the controls might and
+    `next_action` never does: they teach what then happens, and are no futures that one would expect.
+    """
+
+    def __init__(self, config: TabletopConfig, split: TraySplit) -> None:
+        if split not in get_args(TraySplit):
+            raise ValueError(f"split is {split!r}, must be one of {', '.join(get_args(TraySplit))}")
         self.config, self.split = config, split
 
     def clip(self, seed: int, index: int) -> TabletopClip:
-        """One clip, its actions drawn by `next_action`."""
-        rng = self._rng("actions", seed, index)
+        """One clip, its actions drawn by `next_action`, or `steady_action`."""
+        rng, drawn = self._rng("actions", seed, index), steady_action if self.split == "steady" else next_action
         moments = []
         with self.table(seed, index) as table:
             for _ in range(WARM_UP):
-                table.act(next_action(table, rng))
+                table.act(drawn(table, rng))
             for _ in range(self.config.frames):
-                action = next_action(table, rng)
+                action = drawn(table, rng)
                 moments.append((table.draw(), action, table.poses, table.pusher, table.state))
                 table.act(action)
             kinds = torch.from_numpy(np.stack([table.scene.shapes, table.scene.colours]))
@@ -180,3 +185,12 @@ def next_action(table: Table, rng: Generator) -> np.ndarray:
         sine, cosine = np.sin(0.12 * change[0]), np.cos(0.12 * change[0])
         action = (1 + 0.06 * change[1]) * np.array([[cosine, -sine], [sine, cosine]]) @ last
     return np.round(action / max(np.hypot(*action) / 0.99, 1.0), 2)  # hundredths, which a packed set holds exactly
+
+
+def steady_action(table: Table, rng: Generator) -> np.ndarray:
+    """The pusher's wanted velocity (2,) in the unit circle: it goes straight on, now and then elsewhere, or rests."""
+    chance, rest, speed, way = rng.uniform(size=4)
+    if np.hypot(*table.last_action) > 0 and chance > 0.08:
+        return table.last_action
+    wanted = 0.0 if rest > 0.9 else 0.3 + 0.69 * speed
+    return np.round(wanted * np.array([np.cos(2 * np.pi * way), np.sin(2 * np.pi * way)]), 2)

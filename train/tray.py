@@ -30,12 +30,15 @@ from train.protocols import (
     reconstruction,
     rounded,
     spreads,
+    steered,
     surprise,
     told_or_free,
 )
 from train.pusher import Places, find_pusher
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
 from train.truth import Prompt, against_truth
+
+GOLDEN, SPEED = 2.4, 0.8  # radians from one clip's way to the next one's, so that they go everywhere; of an action
 
 
 def held_out_clips(
@@ -65,6 +68,11 @@ class Remembered:
         asked = at_frame, frames, count, seed
         simulate = partial(self.tabletop.futures, clip, *asked)
         return to_video(self._once(lambda: _pixels(simulate()), "futures", clip.seed, clip.index, *asked))
+
+    def obeyed(self, clip: TabletopClip, at_frame: int, actions: Tensor) -> Video:
+        simulate = partial(self.tabletop.obeyed, clip, at_frame, actions)
+        told = repr(actions.tolist())
+        return to_video(self._once(lambda: _pixels(simulate()), "obeyed", clip.seed, clip.index, at_frame, told))
 
     def pusher_pixels(self, clip: TabletopClip) -> Tensor:
         return self._once(partial(self.tabletop.pusher_pixels, clip), "pusher", clip.seed, clip.index)
@@ -161,6 +169,8 @@ def obedience(
     Each a mean over futures of the seeds, of one by one; `copy`: the last frame stays. `pusher off` is the distance in
     pixels between where the pusher is found and where it truly is: `copy` from where it truly was at the prompt's end,
     `tracker` in the true frames, the floor. What follows under given actions is certain, so that `told` can be right.
+    `straight on`: when told to go one way all the time, a different one each clip, which mostly ends at a wall or with
+    an object there; `straight copy`: if it stayed.
     Raises ValueError for a model that takes no actions.
     """
     rows = defaultdict(list)
@@ -174,6 +184,12 @@ def obedience(
         found |= {"copy": places[None, :1], "tracker": find_pusher(true).xy[None]}
         for name, xy in found.items():
             rows[f"pusher off {name}"].append((xy - places[1:]).norm(dim=-1).mean(dim=0))
+        turn = torch.tensor(GOLDEN * clip.index)
+        ahead = (SPEED * torch.stack([turn.cos(), turn.sin()])).expand(horizon, -1)
+        reached = find_pusher(tabletop.obeyed(clip, context, ahead).to(true.device)).xy
+        made = find_pusher(predict(model, prompt, horizon, steered(sampling, ahead), seeds)).xy
+        for name, xy in {"straight on": made, "straight copy": places[None, :1]}.items():
+            rows[f"pusher off {name}"].append((xy - reached).norm(dim=-1).mean(dim=0))
     return per_horizon(rows)
 
 

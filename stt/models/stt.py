@@ -52,8 +52,6 @@ class STTConfig(PredictorConfig):
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
     transport: bool = False  # draws frames of the things that the prompt's last one shows, and encodes them as the past
-    widen: float = 1.0  # draws of a guest that is told nothing are so many times as wide, for its way is a regression
-    imagined: float = 0.0  # share of training steps whose guest goes as the prior, told the actions, makes it go
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
@@ -62,8 +60,6 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
         if self.objective == "stt_ancestor" and self.refine_depth:
             raise ValueError(f"refine_depth is {self.refine_depth}: the ancestor names no codes to refine, give 0")
-        if self.widen <= 0 or (self.widen != 1 and not self.transport):
-            raise ValueError(f"widen is {self.widen} with transport {self.transport}: above 0, and 1 without")
         if self.steps < 1 or (self.steps > 1 and not self.refine_depth):
             raise ValueError(
                 f"steps is {self.steps} with refine_depth {self.refine_depth}: only a refiner passes twice"
@@ -92,6 +88,7 @@ class STTState(NamedTuple):
     things: Things | None = None  # what the reference shows, where frames are drawn of that
     poses: Tensor | None = None  # (B, LAYERS, 4) of things, since the reference
     paces: Tensor | None = None  # (B, LAYERS, 4) their last steps
+    action: Tensor | None = None  # (B, A) what the guest did last, if that is known
     drawn: int = 0  # frames of the future so far
 
 
@@ -195,23 +192,24 @@ class STT(Predictor):
         actions: Tensor | None = None,
         poses: Tensor | None = None,
         shown: Tensor | None = None,
+        steered: Tensor | None = None,
     ) -> Loss:
         """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
 
         poses (B, R, T, LAYERS, 4) and shown (B, R, H, W), of configs with transport: where things have gone by each
         frame since each of the first R, and which pixels of these are theirs, as `Transport.losses` has them; the last
-        frame that is given is one of the first R.
+        frame that is given is one of the first R. steered (B,) bool: clips whose actions are always told, for they are
+        such as nobody would expect.
         """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
-        imagined = self.config.imagined > 0 and torch.rand(()) < self.config.imagined
-        told = None
+        learning, told = trained(self.network), None
         if actions is not None:
             asked = (*video.shape[:2], len(self.config.actions))
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
-            told, actions = actions[:, :-1], self._forget(actions)[:, :-1]
+            told, actions = actions, self._forget(actions, steered)[:, :-1]
         given = 1
         if self.config.tokenizer.reference:
             most = min(self.config.context_frames, video.shape[1] - 1)
@@ -225,9 +223,9 @@ class STT(Predictor):
             with torch.autocast(video.device.type, enabled=False):  # places take single precision; on a CPU faster, too
                 scene = video.float(), given - 1, poses[:, given - 1], shown[:, given - 1]
                 parts = self.transport.losses(*scene)
-        if parts and not (trained(self.network) or trained(self.transport.will)):
+        if parts and not (learning or trained(self.transport.will)):
             return Loss(sum(parts.values()), {name: of.detach() for name, of in parts.items()})
-        codes, reference, target = self._told(video, given)
+        codes, reference, target = self._told(video, given, ahead=learning or own)
         with torch.no_grad():
             past = codes.latents
             if wear:
@@ -235,40 +233,44 @@ class STT(Predictor):
             past = self._jitter(past)
         if own:
             past = self._own_past(past, target, actions, reference, given)
-        whole, out = past, self._forward_training(past, target, actions, reference).since(given - 1)
-        past = past[:, given - 1 : -1]
         if self.config.objective == "stt_ancestor":
+            out = self._forward_training(past, target, actions, reference).since(given - 1)
             return self._ancestor_loss(out, codes.latents[:, given:])
-        if trained(self.network):
-            loss = self._elbo(out, past, codes.ids[:, given:])
-        else:
-            loss = Loss(torch.zeros((), device=video.device), {})
+        loss = Loss(torch.zeros((), device=video.device), {})
+        if learning:
+            out = self._forward_training(past, target, actions, reference).since(given - 1)
+            loss = self._elbo(out, past[:, given - 1 : -1], codes.ids[:, given:])
         if self.transport is None:
             return loss
-        if imagined and actions is not None:
-            actions, out = told, self._forward_training(whole, None, told, reference).since(given - 1)
-        acts = None if actions is None else actions[:, given - 1 :]
-        with torch.autocast(video.device.type, enabled=False):
-            hidden = rearrange(out.hidden, "b t h w d -> b t d h w").float()
-            parts["willed"] = self.transport.will_loss(*scene, hidden, acts)
+        if trained(self.transport.will):
+            with torch.no_grad():  # features as they are drawn, without a posterior that has seen what happens
+                hidden = self._forward_training(past, None, actions, reference).since(given - 1).hidden
+            hidden = rearrange(hidden, "b t h w d -> b t d h w").float()
+            known = None if actions is None else ~actions[:, given - 1 :].isnan().any(dim=-1)
+            with torch.autocast(video.device.type, enabled=False):
+                parts |= self.transport.will_losses(*scene, hidden, told, known)
         return Loss(loss.total + sum(parts.values()), loss.parts | {name: of.detach() for name, of in parts.items()})
 
-    def _told(self, video: Video, given: int) -> tuple[Codes, Video | None, Tensor | None]:
-        """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees."""
+    def _told(self, video: Video, given: int, ahead: bool = True) -> tuple[Codes, Video | None, Tensor | None]:
+        """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees, if
+        it looks ahead."""
         reference = video[:, given - 1 : given] if self.config.tokenizer.reference else None
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
-        if self.config.objective == "stt_ancestor":
+        if self.config.objective == "stt_ancestor" or not ahead:
             return codes, reference, None
         seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
         return codes, reference, self.target_features(seen)
 
-    def _forget(self, actions: Tensor) -> Tensor:
-        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
+    def _forget(self, actions: Tensor, steered: Tensor | None) -> Tensor:
+        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's; but of clips
+        that are steered (B,) none."""
         b, t, _ = actions.shape
         begin = (t * torch.rand(b, 1, device=actions.device)).floor()
         begin = torch.where(torch.rand(b, 1, device=actions.device) < self.config.drop_actions, t, begin)
         unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
+        if steered is not None:
+            unknown &= ~steered[:, None]
         return actions.masked_fill(unknown[..., None], torch.nan)
 
     def _forward_training(
@@ -425,21 +427,21 @@ class STT(Predictor):
             if len(action) != len(self.config.actions):
                 raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
             actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
-        wide = sampling.temperature * (self.config.widen if actions is None else 1.0)
 
         def draw(prior: Normal, _: Normal | None) -> Tensor:
             if sampling.temperature == 0:
                 return prior.mean
-            return prior.sample(wide * noise.normal(*prior.mean.shape[1:]))
+            return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
         if self.transport is not None:
             hidden = rearrange(out.hidden, "b 1 h w d -> b d h w")
             told = None if actions is None else actions[:, 0]
-            frames, poses, paces = self.transport(hidden, told, state.things, state.poses, state.paces)
+            scene = state.action, state.things, state.poses, state.paces
+            frames, poses, paces, action = self.transport(hidden, told, *scene, sampling.temperature, noise)
             frames = frames[:, None].clamp(-1, 1)
             latents = self.tokenizer.encode(frames, state.reference).latents
-            state = state._replace(poses=poses, paces=paces)
+            state = state._replace(poses=poses, paces=paces, action=action)
         else:
             steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
             latents = (
