@@ -138,6 +138,17 @@ def test_a_clip_depends_on_split_seed_and_index_alone(tabletop, clips):
     assert not any(torch.equal(other.video, again.video) for other in others)
 
 
+def test_a_steady_pusher_goes_straight_on_until_a_wall_or_something_stops_it():
+    flat = Tabletop(replace(SMALL, frames=30, image_size=8, shadows=0, oversampling=1), "steady")
+    clips = [flat.clip(seed=0, index=k) for k in range(6)]
+    on = torch.stack([(clip.actions.diff(dim=0) == 0).all(dim=1).float().mean() for clip in clips])
+    assert on.mean() > 0.85 and len({tuple(clip.actions[0].tolist()) for clip in clips}) == 6
+    reached = torch.stack([clip.pusher.abs().amax() for clip in clips])
+    assert reached.max() < HALF - 0.05 and reached.gt(HALF - 0.08).sum() >= 3  # walls hold it, and it comes there
+    with pytest.raises(ValueError, match="split is 'odd', must be one of train, test, steady"):
+        Tabletop(SMALL, "odd")
+
+
 def test_a_longer_or_larger_clip_shows_the_same_events(clips):
     larger = Tabletop(replace(SMALL, frames=10, image_size=128, shadows=0, oversampling=1), "test").clip(0, 0)
     assert larger.video.shape == (10, 3, 128, 128)
@@ -270,7 +281,8 @@ def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips, tabletop):
 
 def whole(clips):
     """A batch of all of the first clips, from their first frame on."""
-    return TabletopBatch(None, None, torch.arange(clips), torch.zeros(clips, dtype=torch.int64), torch.zeros(clips) > 0)
+    none = torch.zeros(clips, dtype=torch.int64)
+    return TabletopBatch(None, None, torch.arange(clips), none, none > 0, none > 0)
 
 
 def test_paths_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, clips, tabletop):
@@ -293,7 +305,9 @@ def test_paths_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, cl
 def test_paths_of_a_mirrored_clip_are_mirrored(packed):
     found = TabletopSet(packed, frames=5)
     clips, starts = torch.tensor([1, 1]), torch.tensor([2, 2])
-    (plain, other), shown = found.paths(TabletopBatch(None, None, clips, starts, torch.tensor([False, True])))
+    (plain, other), shown = found.paths(
+        TabletopBatch(None, None, clips, starts, torch.tensor([False, True]), clips > 9)
+    )
     assert torch.equal(shown[1], shown[0].flip(-1)) and shown[0].unique().numel() > 2
     assert plain.abs().max() > 0.5
     torch.testing.assert_close(other * torch.tensor([1.0, -1.0, -1.0, 1.0]), plain)
@@ -371,6 +385,25 @@ def test_a_set_that_is_not_complete_says_what_is_missing_and_is_completed(packed
     assert torch.equal(TabletopSet(tmp_path).batch(4, 0, 0), TabletopSet(packed).batch(4, 0, 0))
 
 
+def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.packed.multiprocessing.get_context", lambda kind: Here())
+    write_set(tmp_path / "steady", SMALL, "steady", seed=0, clips=2, crf=20, per_shard=2, workers=1)
+    found = TabletopSet(packed, tmp_path / "steady", frames=5, cache=tmp_path)
+    assert len(found) == 5 and found.steady.tolist() == [False] * 3 + [True] * 2
+    batch, alone = found.sample(16, seed=0, index=0), TabletopSet(tmp_path / "steady", frames=5)
+    assert torch.equal(batch.steady, batch.clips >= 3) and 0 < batch.steady.sum() < 16
+    poses, shown = found.paths(batch)
+    k = int(batch.steady.int().argmax())
+    own = TabletopBatch(None, None, batch.clips[[k]] - 3, batch.starts[[k]], batch.mirrored[[k]], batch.steady[[k]])
+    torch.testing.assert_close((poses[[k]], shown[[k]]), alone.paths(own))
+    assert torch.equal(batch.actions[k], alone.actions[own.clips[0]][own.starts[0] : own.starts[0] + 5])
+    write_set(tmp_path / "long", replace(SMALL, frames=9), "steady", seed=0, clips=1, crf=20, per_shard=2, workers=1)
+    with pytest.raises(ValueError, match="long holds clips of .*'frames': 9"):
+        TabletopSet(packed, tmp_path / "long")
+    with pytest.raises(FileNotFoundError, match="index.json is missing; run the set's command again"):
+        TabletopSet(packed, tmp_path / "none")
+
+
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
     carries = PRESETS["cpu_tabletop_stt"]
     preset = replace(carries, model=replace(carries.model, transport=False))
@@ -379,7 +412,8 @@ def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
     again = found.sample(2, preset.loop.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
     assert actions.shape[-1] == len(preset.model.actions)
-    *_, poses, shown = batches_of(found, carries)(2, 3)
+    *_, poses, shown, steady = batches_of(found, carries)(2, 3)
+    assert torch.equal(steady, again.steady) and not steady.any()
     torch.testing.assert_close((poses, shown), found.paths(again))
     with pytest.raises(SystemExit, match="transport learns from poses, which only sets of the tabletop have"):
         batches_of(object(), carries)  # videos of any other kind

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stt.api import Sampling
 from stt.models.stt import STT, STTConfig
@@ -11,7 +12,9 @@ from stt.transport import (
     GUEST,
     KINDS,
     LAYERS,
+    MIXED,
     UNITS,
+    Mixture,
     Transport,
     composed,
     crops,
@@ -20,6 +23,7 @@ from stt.transport import (
     layered,
     paces_of,
     pose_loss,
+    repeated,
     warped,
 )
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, lesson, lively
@@ -150,7 +154,7 @@ def test_it_learns_which_pixels_are_of_one_thing():
                 frames[k, :, row : row + 8, column : column + 8] = torch.tensor(hue)[:, None, None]
         return frames + 0.1 * torch.randn(frames.shape), shown
 
-    for _ in range(100):
+    for _ in range(140):
         optimizer.zero_grad()
         transport.sight_loss(*batch(8)).backward()
         optimizer.step()
@@ -218,30 +222,58 @@ def test_it_learns_that_what_the_guest_pushes_goes_along_and_the_rest_stays():
     assert now[:, 2, :2].abs().mean() < 0.5
 
 
-def test_the_guest_learns_to_go_where_features_and_actions_tell_it():
+def test_the_guest_learns_what_it_does_from_features_and_where_that_leads_from_what_it_does():
     torch.manual_seed(0)
     transport = Transport(1, 8, actions=2)
-    transport.requires_grad_(False)
-    transport.will.requires_grad_(True)
-    optimizer = torch.optim.Adam(transport.will.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(transport.will.parameters(), lr=5e-3)
     look, shown = picture((GUEST, 28, 28, 6, 4), side=64)
-    things = layered(look[:, :1].expand(16, -1, -1, -1), shown.expand(16, -1, -1))
-    rest = torch.zeros(16, LAYERS, 4)
-    losses = []
-    for step in range(150):
-        ways, silent = 3 * torch.randn(16, 2), torch.full((16, 2), torch.nan)
-        hidden = torch.zeros(16, 8, 8, 8)
-        if step % 2:
-            hidden[:, :2] = ways[:, :, None, None]
-        found = transport.willed(hidden, silent if step % 2 else ways, things, rest, rest)
-        losses.append((found[:, :2] - ways).square().mean())
+    things, rest = repeated(layered(look[:, :1], shown), 16), torch.zeros(16, LAYERS, 4)
+    nothing, losses = torch.full((16, 2), torch.nan), []
+    for _ in range(100):
+        actions = 0.8 * torch.randn(16, 2).sign()
+        hidden = actions[:, :, None, None].repeat(1, 4, 8, 8)
+        found = transport.policy(hidden, nothing, things, rest, rest)
+        off = transport.willed(actions, things, rest, rest)[:, :2] - 3 * actions
+        losses.append(torch.stack([found.nats(actions).mean(), off.square().mean()]))
         optimizer.zero_grad()
-        losses[-1].backward()
+        losses[-1].sum().backward()
         optimizer.step()
-    assert max(losses[-2:]) < 1.0 < min(losses[:2])
-    with torch.no_grad():
-        none = transport.willed(hidden, None, things, rest, rest)
-    assert torch.equal(none, transport.willed(hidden, silent, things, rest, rest))
+    assert (torch.stack(losses[-5:]).mean(dim=0) < torch.tensor([-1.0, 0.5])).all()
+    drawn = found.drawn(1.0, SeededNoise(range(16)))
+    assert (drawn - actions).abs().mean() < 0.3
+
+
+def test_what_a_guest_was_told_is_not_asked_of_its_policy():
+    torch.manual_seed(0)
+    transport = lively(Transport(1, 8, actions=2))
+    look, shown = picture((GUEST, 28, 28, 6, 4), side=64)
+    video, poses = look[:, None, :1].expand(2, 6, -1, -1, -1), torch.zeros(2, 6, LAYERS, 4)
+    actions, hidden = torch.zeros(2, 6, 2), torch.zeros(2, 5, 8, 8, 8)
+
+    def chosen(known, actions=actions):
+        torch.manual_seed(0)
+        found = transport.will_losses(video, 0, poses, shown.expand(2, -1, -1), hidden, actions, known)
+        return found["chosen"]
+
+    assert chosen(torch.ones(2, 5, dtype=torch.bool)) == 0
+    half = torch.tensor([True, False])[:, None].expand(2, 5)
+    other = torch.cat([5 + actions[:1], actions[1:]])
+    assert torch.equal(chosen(half), chosen(half, other)) and not torch.equal(chosen(None), chosen(None, other))
+
+
+def test_a_mixture_is_drawn_as_densely_as_it_says():
+    logits = torch.full((MIXED,), -20.0)
+    logits[:2] = torch.tensor([0.25, 0.75]).log()
+    means, wide = torch.zeros(MIXED, 1), torch.full((MIXED, 1), 0.1)
+    means[:2, 0] = torch.tensor([-1.0, 1.0])
+    found = Mixture(*(of.expand(4000, *of.shape) for of in (logits, means, wide)))
+    drawn = found.drawn(1.0, SeededNoise(range(4000)))[:, 0]
+    assert (drawn > 0).float().mean() == pytest.approx(0.75, abs=0.03)
+    assert drawn[drawn > 0].std() == pytest.approx(0.1, rel=0.1)
+    entropy = math.log(0.1 * math.sqrt(2 * math.pi * math.e)) - 0.25 * math.log(0.25) - 0.75 * math.log(0.75)
+    assert found.nats(drawn[:, None]).mean() == pytest.approx(entropy, abs=0.05)
+    assert found.drawn(0.0, SeededNoise(range(4000))).eq(1).all()  # the likeliest, as it is
+    assert found.drawn(0.5, SeededNoise(range(4000)))[:, 0].gt(0).float().mean() > 0.85
 
 
 def test_what_moved_weighs_ten_times_as_much_as_what_stands_still():
@@ -312,7 +344,7 @@ def test_transport_is_taught_beside_the_network_and_the_tokenizer_is_not(clips, 
 
 @pytest.mark.parametrize(
     ("part", "parts"),
-    [("sight", {"cut"}), ("physics", {"moved"}), ("finish", {"drawn"}), ("will", {"willed"})],
+    [("sight", {"cut"}), ("physics", {"moved"}), ("finish", {"drawn"}), ("will", {"willed", "chosen"})],
 )
 def test_of_transport_only_the_parts_that_are_trained_are_computed(clips, part, parts):
     model = lively(STT(TINY_CONFIGS["stt, with transport"])).requires_grad_(False)
@@ -323,20 +355,15 @@ def test_of_transport_only_the_parts_that_are_trained_are_computed(clips, part, 
     assert all(p.grad is not None for p in getattr(model.transport, part).parameters())
 
 
-@pytest.mark.parametrize("imagined", [0.0, 1.0])
-def test_the_guest_may_go_as_the_prior_makes_it_go_that_is_told_the_actions(clips, imagined, monkeypatch):
-    config = TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",), "imagined": imagined}
-    model, told = lively(STT(STTConfig.from_dict(config | {"own_past": 0.0, "drop_actions": 1.0}))), []
-    seen = lambda *given: told.append(given[-2:]) or given[-2].sum()  # noqa: E731
-    monkeypatch.setattr(model.transport, "will_loss", seen)
+def test_of_clips_that_are_steered_the_actions_are_always_told(clips, monkeypatch):
+    config = TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",)}
+    model, seen = lively(STT(STTConfig.from_dict(config | {"own_past": 0.0, "drop_actions": 1.0}))), []
+    monkeypatch.setattr(model.transport, "will_losses", lambda *given: seen.append(given[-2:]) or {})
     video, _, *rest = lesson(model, clips)
-    for actions in (torch.zeros(2, 9, 1), torch.ones(2, 9, 1)):
-        torch.manual_seed(0)
-        model.loss(video, actions, *rest)
-    (first, nothing), (second, something) = told
-    assert torch.equal(first, second) == (imagined == 0)  # all actions were dropped, but for what is imagined
-    assert something.eq(1).all() if imagined else something.isnan().all()
-    assert nothing.shape == (2, first.shape[1], 1)
+    model.loss(video, torch.ones(2, 9, 1), *rest, torch.tensor([True, False]))
+    (actions, known), *_ = seen
+    assert actions.eq(1).all() and actions.shape == (2, 9, 1)  # the guest is shown to go as it was told in any case
+    assert known[0].all() and not known[1].any()
 
 
 def test_the_last_frame_given_is_one_that_poses_begin_in(clips):
@@ -368,21 +395,23 @@ def test_transport_asks_for_a_reference_and_for_codes():
         STTConfig.from_dict(TINY.to_dict() | {"transport": True, "tokenizer": tokenizer, "objective": "stt_ancestor"})
 
 
-def test_draws_are_widened_for_a_guest_that_is_told_nothing(clips):
-    config = TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",)}
-    plain, wide = (lively(STT(STTConfig.from_dict(config | {"widen": widen}))).eval() for widen in (1.0, 1.5))
-    wide.load_state_dict(plain.state_dict())
-
-    def first(model, temperature, actions):
-        with torch.inference_mode():
-            state, sampling = model.start(clips[:1, :3]), Sampling(temperature=temperature, actions=actions)
-            return model.step(state, sampling, SeededNoise([0, 1]))[0]
-
-    assert torch.equal(first(wide, 1.0, ()), first(plain, 1.5, ()))
-    assert not torch.equal(first(wide, 1.0, ()), first(plain, 1.0, ()))
-    assert torch.equal(first(wide, 1.0, ((0.5,),)), first(plain, 1.0, ((0.5,),)))
-    with pytest.raises(ValueError, match="widen is 1.5 with transport False"):
-        STTConfig.from_dict(TINY.to_dict() | {"widen": 1.5})
+def test_a_guest_that_is_told_nothing_draws_what_it_does_and_goes_as_if_it_were_told_that(clips):
+    model = lively(
+        STT(STTConfig.from_dict(TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",)}))
+    ).eval()
+    with torch.inference_mode():
+        state = model.start(clips[:1, :3])
+        assert state.action is None
+        free, after = model.step(state, Sampling(), SeededNoise([0, 1]))
+        assert after.action.shape == (2, 1) and after.action.abs().max() <= 1 and after.action[0] != after.action[1]
+        for k, action in enumerate(after.action.tolist()):
+            told, as_told = model.step(state, Sampling(actions=(tuple(action),)), SeededNoise([k]))
+            torch.testing.assert_close(told[0], free[k])
+            assert as_told.action.tolist() == [action]
+        one, other = (model.step(after, Sampling(temperature=0), SeededNoise([k, 9]))[1].action for k in (5, 6))
+        assert torch.equal(one, other)  # no chance
+        later = model.step(after._replace(action=-after.action), Sampling(temperature=0), SeededNoise([5, 9]))[1].action
+        assert not torch.equal(one, later)  # what it did last has a say
 
 
 def test_passes_over_codes_are_not_offered_where_codes_are_not_drawn():

@@ -238,8 +238,10 @@ def test_a_model_that_obeys_is_as_near_as_the_tracker_and_one_that_does_not_as_f
     rows, mean = found["per_horizon"], found["mean"]
     assert rows["psnr told"] == [100.0] * 8 and rows["ssim told"][-1] == pytest.approx(1, abs=1e-3)
     assert rows["pusher off told"] == rows["pusher off tracker"] and mean["pusher off tracker"] < 0.5
+    assert mean["pusher off straight on"] < 0.5 and rows["pusher off straight copy"][-1] > 5
     assert mean["pusher off free"] > 5 and mean["psnr free"] < 40 and rows["pusher off copy"][-1] > 5
     mean = scored(monkeypatch, world, clips, obeys=False)["mean"]
+    assert mean["pusher off straight on"] > 5
     assert mean["pusher off told"] == mean["pusher off free"] and mean["psnr told"] == mean["psnr free"]
 
 
