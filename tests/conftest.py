@@ -14,8 +14,8 @@ from stt.models.timesformer import TimeSformerConfig
 from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS, FAMILIES
+from stt.things import LAYERS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
-from stt.transport import LAYERS
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
 TINY = STTConfig(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from stt.transport import LAYERS, composed, layered, repeated
+from stt.things import LAYERS, composed, layered, repeated
 from train.packed import (
     TabletopBatch,
     TabletopSet,

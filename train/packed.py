@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Video
-from stt.transport import masks_of, middles_of
+from stt.things import masks_of, middles_of
 from train.data import generator_for
 from train.paths import AXES, PUSHER_HEIGHT, paths
 from train.scenes import PALETTE, SHAPES

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from stt.api import Codes, Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
+from stt.things import Things, paces_of
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
-from stt.transport import Things, Transport, paces_of, trained
+from stt.transport import Transport, trained
 from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
