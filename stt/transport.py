@@ -35,9 +35,9 @@ SQUARE = 2  # pixels a side that the networks over whole frames take as one plac
 ROUNDS = 2  # in which what pushes passes on what it does
 DRAWN, BEGUN, AHEAD = 4, 6, 4  # frames of a clip, beginnings of its guest's way, and steps ahead that are learned from
 SHAKEN = 0.2  # of UNITS, what poses are off by at most in training, and four times what last steps are
+JOLTED = 0.15  # of UNITS, what the guest's last step is off by at most where its way begins, as at a prompt's end
 READ, NARROW = 3, 8  # places a side, and channels, of features that tell what the guest does
 MIXED, LEAST = 8, 0.02  # normals that what it does is drawn of, and the least deviation of each
-UNSAID = 0.5  # share of the beginnings at which it is not known what the guest did last, as of a prompt
 
 
 class UNet(nn.Module):
@@ -132,7 +132,9 @@ class Transport(nn.Module):
         self.physics = CropNet(around + channels + 2, 2 * pose + 9, 22, 3 * pose)
         policy = CropNet(around, pose + 3 + NARROW * READ**2 + size + 1, 12, MIXED * (1 + 3 * size))
         mover = CropNet(around, pose + 3 + size, 12, 3 * pose)
-        self.will = nn.ModuleDict({"read": nn.Conv2d(dim, NARROW, 1), "policy": policy, "mover": mover})
+        alone = nn.Sequential(nn.Linear(pose + 3 + size, 32), nn.SiLU(), nn.Linear(32, 3 * pose))
+        read = nn.Conv2d(dim, NARROW, 1)
+        self.will = nn.ModuleDict({"read": read, "policy": policy, "mover": mover, "alone": alone})
         self.finish = UNet(2 * channels + 5, channels + 1, width, 3)
         nn.init.zeros_(self.finish.leave.weight)
         nn.init.zeros_(self.finish.leave.bias)
@@ -210,9 +212,9 @@ class Transport(nn.Module):
         things = repeated(layered(video[:, begin], shown), BEGUN)
         now, pace = shaken(*(of[:, begin + first].flatten(0, 1) for of in (poses, steps)), scale)
         off, far, nats = now - poses[:, begin + first].flatten(0, 1), [], []
-        last = actions[:, (begin + first - 1).clamp_min(0)].flatten(0, 1)
-        unsaid = (begin + first == 0).repeat(len(video)) | (torch.rand(len(last)) < UNSAID)
-        last = last.masked_fill(unsaid.to(last.device)[:, None], torch.nan)
+        jolts = JOLTED * unit[:2] * torch.rand(len(pace), 1, device=pace.device) * torch.randn_like(pace[:, 0, :2])
+        pace = torch.cat([pace[:, :1] + F.pad(jolts, [0, 2])[:, None], pace[:, 1:]], dim=1)
+        last = torch.full_like(actions[:, first].flatten(0, 1), torch.nan)  # nobody knows, as at a prompt's end
         for k in range(span):
             action = actions[:, begin + first + k].flatten(0, 1)
             told = None if known is None else known[:, first + k].flatten()
@@ -283,7 +285,8 @@ class Transport(nn.Module):
     def willed(self, action: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
         """The guest's next step (N, 4): of its action (N, A), and poses and last steps (N, LAYERS, 4)."""
         at, world, known = self._by_guest(things, poses, paces)
-        found = self.will["mover"](crops(world, at)[:, 0], torch.cat([*known, action], dim=1))
+        told = torch.cat([*known, action], dim=1)
+        found = self.will["mover"](crops(world, at)[:, 0], told) + self.will["alone"](told)
         return onward(found, known[0]) * units(things.reference.shape[-1] / 64, poses.device)
 
     def _by_guest(self, things: Things, poses: Tensor, paces: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
