@@ -313,6 +313,15 @@ def test_a_published_card_names_a_tokenizer_once_for_all_the_runs_that_kept_it()
     assert portable(told) == told
 
 
+def test_a_published_card_names_the_decoder_that_it_has_and_none_before():
+    last, first = ({"command": f"t --out {name}"} for name in ("last", "first"))
+    begun = {"command": "p --out a", "decoder": first}
+    card = {"command": "p --out c", "start_from": {"command": "p --out b", "decoder": last, "start_from": begun}}
+    kept = {"command": "p --out b", "decoder": last, "start_from": {"command": "p --out a"}}
+    assert portable(card) == {"command": "p --out c", "start_from": kept}
+    assert portable(card | {"decoder": first})["start_from"].keys() == {"command", "start_from"}
+
+
 def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny, capsys):
     refined = STT(TINY_CONFIGS["stt, refined"])
     start_from(refined, tiny)

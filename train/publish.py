@@ -36,14 +36,17 @@ def parser() -> argparse.ArgumentParser:
 def portable(card: dict[str, Any], around: dict[str, Any] | None = None) -> dict[str, Any]:
     """A card whose commands, nested ones too, name no folders of their machine, and that holds its own scores alone.
 
-    A nested card names a tokenizer, a world or a preset where it is another than that of the card around it.
+    A nested card names a tokenizer, a world or a preset where it is another than that of the card around it, and no
+    decoder that a later one took the place of.
     """
-    mine = {name: card.get(name, (around or {}).get(name)) for name in ("tokenizer", "world", "preset")}
+    mine = {name: card.get(name, (around or {}).get(name)) for name in ("tokenizer", "world", "preset", "decoder")}
 
     def nested(value: Any) -> Any:
         if not isinstance(value, dict) or "command" not in value:
             return value
         told = {"scores": value.get("scores")} | mine
+        if mine["decoder"]:
+            told["decoder"] = value.get("decoder")
         return portable({name: part for name, part in value.items() if name not in told or part != told[name]}, mine)
 
     clean = {name: nested(value) for name, value in card.items()}
