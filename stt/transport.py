@@ -36,7 +36,7 @@ ROUNDS = 2  # in which what pushes passes on what it does
 DRAWN, BEGUN, AHEAD = 4, 6, 4  # frames of a clip, beginnings of its guest's way, and steps ahead that are learned from
 SHAKEN = 0.2  # of UNITS, what poses are off by at most in training, and four times what last steps are
 JOLTED = 0.15  # of UNITS, what the guest's last step is off by at most where its way begins, as at a prompt's end
-READ, NARROW = 3, 8  # places a side, and channels, of features that tell what the guest does
+READ, NARROW = 3, 4  # places a side, and channels, of features that tell what the guest does
 MIXED, LEAST = 8, 0.02  # normals that what it does is drawn of, and the least deviation of each
 
 
@@ -130,11 +130,16 @@ class Transport(nn.Module):
         self.sight = UNet(channels, KINDS + 3, 16, 2)
         around, pose = channels + 5, len(UNITS)
         self.physics = CropNet(around + channels + 2, 2 * pose + 9, 22, 3 * pose)
-        policy = CropNet(around, pose + 3 + NARROW * READ**2 + size + 1, 12, MIXED * (1 + 3 * size))
-        mover = CropNet(around, pose + 3 + size, 12, 3 * pose)
-        alone = nn.Sequential(nn.Linear(pose + 3 + size, 32), nn.SiLU(), nn.Linear(32, 3 * pose))
-        read = nn.Conv2d(dim, NARROW, 1)
-        self.will = nn.ModuleDict({"read": read, "policy": policy, "mover": mover, "alone": alone})
+        told, mixed = pose + 3 + size, MIXED * (1 + 3 * size)
+        self.will = nn.ModuleDict(
+            {
+                "read": nn.Conv2d(dim, NARROW, 1),
+                "policy": CropNet(around, told + 1 + NARROW * READ**2, 12, mixed),
+                "habit": nn.Sequential(nn.Linear(told + 3, 32), nn.SiLU(), nn.Linear(32, mixed)),
+                "mover": CropNet(around, told, 12, 3 * pose),
+                "alone": nn.Sequential(nn.Linear(told, 32), nn.SiLU(), nn.Linear(32, 3 * pose)),
+            }
+        )
         self.finish = UNet(2 * channels + 5, channels + 1, width, 3)
         nn.init.zeros_(self.finish.leave.weight)
         nn.init.zeros_(self.finish.leave.bias)
@@ -279,8 +284,13 @@ class Transport(nn.Module):
         read = crops(self.will["read"](hidden), at * (hidden.shape[-1] / things.reference.shape[-1]), READ, 1.0)
         said = ~last.isnan().any(dim=-1, keepdim=True)
         last = torch.where(said, last, 0.0)
-        known = torch.cat([*known, read.flatten(1), last, said.to(last.dtype)], dim=1)
-        return Mixture.of(self.will["policy"](crops(world, at, CROP, 2 * scale)[:, 0], known), last)
+        with torch.no_grad():  # where it would get by doing that again: it may be stuck
+            again = self.willed(last, things, poses, paces)[:, :2] / units(scale, poses.device)[:2]
+        known, last_said = torch.cat(known, dim=1), torch.cat([last, said.to(last.dtype)], dim=1)
+        found = self.will["policy"](
+            crops(world, at, CROP, 2 * scale)[:, 0], torch.cat([known, read.flatten(1), last_said], dim=1)
+        )
+        return Mixture.of(found + self.will["habit"](torch.cat([known, last_said, again * said], dim=1)), last)
 
     def willed(self, action: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
         """The guest's next step (N, 4): of its action (N, A), and poses and last steps (N, LAYERS, 4)."""
