@@ -38,6 +38,7 @@ SHAKEN = 0.2  # of UNITS, what poses are off by at most in training, and four ti
 JOLTED = 0.15  # of UNITS, what the guest's last step is off by at most where its way begins, as at a prompt's end
 READ, NARROW = 3, 4  # places a side, and channels, of features that tell what the guest does
 MIXED, LEAST = 8, 0.02  # normals that what it does is drawn of, and the least deviation of each
+SLIGHT = 0.05  # of an action, so little that it is none
 
 
 class UNet(nn.Module):
@@ -135,7 +136,7 @@ class Transport(nn.Module):
             {
                 "read": nn.Conv2d(dim, NARROW, 1),
                 "policy": CropNet(around, told + 1 + NARROW * READ**2, 12, mixed),
-                "habit": nn.Sequential(nn.Linear(told + 3, 32), nn.SiLU(), nn.Linear(32, mixed)),
+                "habit": nn.Sequential(nn.Linear(told + 1 + 2, 32), nn.SiLU(), nn.Linear(32, mixed)),
                 "mover": CropNet(around, told, 12, 3 * pose),
                 "alone": nn.Sequential(nn.Linear(told, 32), nn.SiLU(), nn.Linear(32, 3 * pose)),
             }
@@ -284,13 +285,15 @@ class Transport(nn.Module):
         read = crops(self.will["read"](hidden), at * (hidden.shape[-1] / things.reference.shape[-1]), READ, 1.0)
         said = ~last.isnan().any(dim=-1, keepdim=True)
         last = torch.where(said, last, 0.0)
-        with torch.no_grad():  # where it would get by doing that again: it may be stuck
-            again = self.willed(last, things, poses, paces)[:, :2] / units(scale, poses.device)[:2]
+        with torch.no_grad():  # how far it got by that, and would get by doing it again: it may be stuck
+            again = self.willed(last, things, poses, paces) / units(scale, poses.device)
+        got = torch.stack([of[:, :2].norm(dim=1) for of in (known[0], again)], dim=1)
+        got = said * got / (last.norm(dim=1, keepdim=True) + SLIGHT)
         known, last_said = torch.cat(known, dim=1), torch.cat([last, said.to(last.dtype)], dim=1)
         found = self.will["policy"](
             crops(world, at, CROP, 2 * scale)[:, 0], torch.cat([known, read.flatten(1), last_said], dim=1)
         )
-        return Mixture.of(found + self.will["habit"](torch.cat([known, last_said, again * said], dim=1)), last)
+        return Mixture.of(found + self.will["habit"](torch.cat([known, last_said, got], dim=1)), last)
 
     def willed(self, action: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
         """The guest's next step (N, 4): of its action (N, A), and poses and last steps (N, LAYERS, 4)."""
