@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LAYERS = 9  # the guest and at most eight things
-FIXED, GUEST = 0, 1  # what a pixel may show: what never moves, what moves by its own will; from 2 on things
+BEYOND, FIXED, GUEST = -1, 0, 1  # what a pixel may show: where nothing comes, what things stand on, what moves by its
+# own will; from 2 on things
 HIDDEN = 3  # pixels of 64x64 from what is seen of a thing that it goes on behind another
 CROP = 32  # places a side around a thing that tell where it goes, each a pixel of 64x64
 UNITS = (2.0, 2.0, 0.2, 0.05)  # of a pose's step: pixels of 64x64 down and to the right, radians, logarithm of size
@@ -23,7 +24,8 @@ class Things(NamedTuple):
     reference: Tensor  # (N, C, H, W)
     masks: Tensor  # (N, LAYERS, H, W) in [0, 1]; the layers that a reference lacks are 0
     looks: Tensor  # (N, LAYERS, C, H, W) times their masks
-    ground: Tensor  # (N, C, H, W) what is fixed, guessed behind things
+    ground: Tensor  # (N, C, H, W) what never moves, guessed behind things
+    floor: Tensor  # (N, 1, H, W) 1 where things can stand
     middles: Tensor  # (N, LAYERS, 2) pixels down and to the right
     sizes: Tensor  # (N, LAYERS) root mean square distance of a layer's pixels from its middle
 
@@ -49,7 +51,8 @@ def layered(reference: Tensor, shown: Tensor) -> Things:
     around, count = (mean(of.flatten(0, 1), radius) for of in (looks, seen[:, :, None]))
     around = (around / count.clamp_min(1e-3)).view_as(looks)
     ground = filled(reference, (most(masks.amax(dim=1, keepdim=True), radius) == 0).to(reference.dtype))
-    return Things(reference, masks, looks + around * (masks - seen)[:, :, None], ground, middles, sizes)
+    looks, floor = looks + around * (masks - seen)[:, :, None], (shown > BEYOND)[:, None].to(reference.dtype)
+    return Things(reference, masks, looks, ground, floor, middles, sizes)
 
 
 def middles_of(masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,9 @@ from stt.api import Noise, Sampling, Video
 from stt.layers import ResBlock, group_norm, patchify, unpatchify
 from stt.sampler import sample_logits
 from stt.things import (
+    BEYOND,
     CROP,
+    FIXED,
     GUEST,
     LAYERS,
     UNITS,
@@ -128,7 +130,7 @@ class Transport(nn.Module):
         super().__init__()
         self.actions = actions
         size = actions or 2
-        self.sight = UNet(channels, KINDS + 3, 16, 2)
+        self.sight = UNet(channels, KINDS + 4, 16, 2)
         around, pose = channels + 5, len(UNITS)
         self.physics = CropNet(around + channels + 2, 2 * pose + 9, 22, 3 * pose)
         told, mixed = pose + 3 + size, MIXED * (1 + 3 * size)
@@ -253,16 +255,15 @@ class Transport(nn.Module):
 
     def things(self, reference: Tensor) -> Things:
         """What frames (N, C, H, W) show."""
-        *kinds, fixed, guest, thing = self.sight(reference).split(1, dim=1)
-        what = torch.cat([fixed, guest, thing], dim=1).argmax(dim=1)
-        kinds, least = torch.cat(kinds, dim=1), FEWEST * (reference.shape[-1] / 64) ** 2
+        kinds, what = self.sight(reference).split([KINDS, 4], dim=1)
+        what, least = what.argmax(dim=1) + BEYOND, FEWEST * (reference.shape[-1] / 64) ** 2
         return layered(reference, torch.stack([grouped(*each, least) for each in zip(kinds, what, strict=True)]))
 
     def sight_loss(self, frames: Tensor, shown: Tensor) -> Tensor:
-        """How badly pixels are told to be of FIXED, GUEST or things, and of which (arXiv 1708.02551): frames
-        (N, C, H, W), shown (N, H, W)."""
-        kinds, what = self.sight(frames).split([KINDS, 3], dim=1)
-        told = F.cross_entropy(what, shown.clamp(max=2))
+        """How badly pixels are told to be BEYOND, FIXED, of the GUEST or of things, and of which (arXiv 1708.02551):
+        frames (N, C, H, W), shown (N, H, W)."""
+        kinds, what = self.sight(frames).split([KINDS, 4], dim=1)
+        told = F.cross_entropy(what, shown.clamp(max=GUEST + 1) - BEYOND)
         of = masks_of(shown)[:, GUEST:].flatten(2)  # (N, K, P) of things
         count = of.sum(dim=-1)
         there = count > 0
@@ -336,7 +337,7 @@ class Transport(nn.Module):
 
     def _world(self, things: Things, poses: Tensor, steps: Tensor, guest: Tensor | None, masks: Tensor) -> Tensor:
         """Maps (N, D, H, W): things, their steps down and right, the guest, the guest after its step if that is known,
-        and what is fixed."""
+        and what is fixed: its look, and where it is floor."""
         scale = masks.shape[-1] / 64
         speeds = steps[:, 1:, :2] / units(scale, poses.device)[:2]
         going = torch.einsum("nkhw,nkc->nchw", masks[:, 1:], speeds)
@@ -345,7 +346,7 @@ class Transport(nn.Module):
             guests.append(warped(things.masks[:, :1], things.middles[:, :1], poses[:, :1] + guest[:, None]))
         fixed = things.masks.amax(dim=1, keepdim=True) < 0.5
         ground = things.reference * fixed
-        return torch.cat([masks[:, 1:].sum(dim=1, keepdim=True), going, *guests, ground, fixed], dim=1)
+        return torch.cat([masks[:, 1:].sum(dim=1, keepdim=True), going, *guests, ground, fixed * things.floor], dim=1)
 
     # ---- frames --------------------------------------------------------------------------------------
 
@@ -365,11 +366,12 @@ def onward(found: Tensor, before: Tensor) -> Tensor:
 
 
 def grouped(kinds: Tensor, what: Tensor, least: float) -> Tensor:
-    """Kinds (KINDS, H, W) and whether pixels are FIXED, of the GUEST or of things (H, W) -> what they show (H, W).
+    """Kinds (KINDS, H, W) and what pixels are, but for which things' (H, W) -> what they show (H, W).
 
     Again and again those that are of a kind with the most others make a thing; all others are of the nearest in kind.
     """
-    shown, of_things = (what == GUEST).long() * GUEST, what > GUEST
+    of_things = what > GUEST
+    shown = torch.where(of_things, FIXED, what)
     kinds = kinds[:, of_things].T  # (P, KINDS)
     alike, free, middles = torch.cdist(kinds, kinds) < BETWEEN / 2, kinds.new_ones(len(kinds)).bool(), []
     while len(middles) < LAYERS - 1:

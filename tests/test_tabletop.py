@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stt.things import LAYERS, composed, layered, repeated
 from train.packed import (
@@ -26,7 +27,7 @@ from train.packed import (
     write_set,
     write_shard,
 )
-from train.paths import AXES, paths
+from train.paths import AXES, floor, paths, projected
 from train.permanence import colour_pixels, permanence, visible_colours
 from train.predictor import batches_of
 from train.presets import PRESETS
@@ -291,7 +292,7 @@ def test_paths_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, cl
     better = []
     for k, clip in enumerate(clips):
         pixels = tabletop.segmentation(clip) + 2
-        assert torch.equal(shown[k], pixels[:5])
+        assert torch.equal(shown[k].clamp(min=0), pixels[:5])
         for r in (0, 4):
             assert poses[k, r, r].abs().max() < 1e-4
             things = repeated(layered(clip.video[r : r + 1], shown[k, r : r + 1]), 8)
@@ -318,6 +319,18 @@ def from_above(poses, axes, middle=(31.5, 31.5)):
     camera = torch.cat([torch.eye(3).flatten(), torch.tensor([0.0, 0.0, 10.0, 1000.0])])
     middles = torch.tensor(middle).expand(1, 1, 1, 2)
     return paths(camera[None], poses[None, :, None], torch.tensor(axes).expand(1, 1, 3), middles, 64)[0, 0, :, 0]
+
+
+def test_floor_is_what_a_camera_shows_of_it(tabletop, clips):
+    places = 1.2 * HALF * (2 * torch.rand(400, 2, generator=torch.Generator().manual_seed(0)) - 1)
+    for k in range(3):
+        camera = tabletop.camera(clips[k])
+        at = projected(F.pad(places, [0, 1]), camera.expand(400, 13)) + 31.5
+        seen = ((at > 0) & (at < 63)).all(dim=1)
+        edge = (places.abs().amax(dim=1) - HALF).abs() < 0.03  # of which a pixel shows more than one side
+        row, column = at[seen & ~edge].round().long().unbind(dim=1)
+        on = (places[seen & ~edge].abs() < HALF).all(dim=1)
+        assert torch.equal(floor(camera[None], 64)[0, row, column], on) and 20 < on.sum() < len(on) - 5
 
 
 def test_what_turns_about_the_vertical_turns_in_the_picture_unless_it_is_round():

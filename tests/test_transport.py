@@ -6,7 +6,7 @@ import torch
 from stt.api import Sampling
 from stt.models.stt import STT, STTConfig
 from stt.sampler import SeededNoise
-from stt.things import GUEST, LAYERS, UNITS, layered, repeated
+from stt.things import BEYOND, FIXED, GUEST, LAYERS, UNITS, layered, repeated
 from stt.transport import KINDS, MIXED, Mixture, Transport, drawing_loss, grouped, pose_loss
 from tests.conftest import TINY, TINY_CONFIGS, TINY_TOKENIZER, lesson, lively
 from tests.test_things import at, noise, picture
@@ -32,6 +32,8 @@ def test_pixels_of_a_kind_become_things_the_largest_first_and_crumbs_join_the_ne
     assert shown[12, 2] == 2
     assert shown.flatten().bincount(minlength=4).tolist() == [256 - 9 - 37 - 6, 6, 37, 9]
     assert not grouped(kinds, torch.zeros_like(what), 4).any()
+    what[8:14, 8:14], what[0] = FIXED, BEYOND  # what is too small to be a thing is fixed, and what is no floor is known
+    assert grouped(kinds, what, 99).flatten().unique().tolist() == [BEYOND, FIXED, GUEST]
 
 
 def test_it_learns_which_pixels_are_of_one_thing():
@@ -40,8 +42,9 @@ def test_it_learns_which_pixels_are_of_one_thing():
     optimizer = torch.optim.Adam(transport.sight.parameters(), lr=5e-3)
 
     def batch(count):
-        """Two things of one hue each and a white guest, on what is fixed and grey."""
+        """Two things of one hue each and a white guest, on a floor that is grey, and darker where it ends."""
         frames, shown = torch.full((count, 3, 32, 32), -0.4), torch.zeros(count, 32, 32, dtype=torch.int64)
+        frames[..., 26:], shown[..., 26:] = -0.9, BEYOND
         for k in range(count):
             for owner, hue in ((2, [0.8, -0.6, -0.6]), (3, [-0.6, 0.2, 0.8]), (1, [1.0, 1.0, 1.0])):
                 row, column = torch.randint(0, 24, (2,)).tolist()
@@ -55,7 +58,9 @@ def test_it_learns_which_pixels_are_of_one_thing():
         optimizer.step()
     frames, shown = batch(8)
     with torch.no_grad():
-        masks = transport.things(frames).masks
+        things = transport.things(frames)
+    masks = things.masks
+    assert (things.floor[:, 0] == (shown != BEYOND)).float().mean() > 0.97
     assert ((masks[:, 0] > 0.5) == (shown == 1)).float().mean() > 0.97
     best = []
     for k in range(8):
@@ -63,7 +68,7 @@ def test_it_learns_which_pixels_are_of_one_thing():
         for owner in shown[k].unique().tolist():
             true = shown[k] == owner
             if owner >= 2 and true.sum() > 30:
-                seen = masks[k, 1:].bool() & (true | (shown[k] == 0))  # without what goes on behind others
+                seen = masks[k, 1:].bool() & (true | (shown[k] <= 0))  # without what goes on behind others
                 best.append(max((mask & true).sum() / (mask | true).sum() for mask in seen))
     assert torch.stack(best).mean() > 0.85
 
@@ -124,7 +129,7 @@ def test_the_guest_learns_what_it_does_from_features_and_where_that_leads_from_w
     look, shown = picture((GUEST, 28, 28, 6, 4), side=64)
     things, rest = repeated(layered(look[:, :1], shown), 16), torch.zeros(16, LAYERS, 4)
     nothing, losses = torch.full((16, 2), torch.nan), []
-    for _ in range(100):
+    for _ in range(160):
         actions = 0.8 * torch.randn(16, 2).sign()
         hidden = actions[:, :, None, None].repeat(1, 4, 8, 8)
         found = transport.policy(hidden, nothing, things, rest, rest)
@@ -284,8 +289,11 @@ def test_a_guest_that_is_told_nothing_draws_what_it_does_and_goes_as_if_it_were_
             assert as_told.action.tolist() == [action]
         one, other = (model.step(after, Sampling(temperature=0), SeededNoise([k, 9]))[1].action for k in (5, 6))
         assert torch.equal(one, other)  # no chance
-        later = model.step(after._replace(action=-after.action), Sampling(temperature=0), SeededNoise([5, 9]))[1].action
-        assert not torch.equal(one, later)  # what it did last has a say
+        look, shown = picture((GUEST, 8, 8, 4, 4), side=16)
+        scene = layered(look[:, :1], shown), torch.zeros(1, LAYERS, 4), torch.zeros(1, LAYERS, 4)
+        hidden = torch.zeros(1, model.config.dim, 4, 4)
+        before, other = (model.transport.policy(hidden, torch.tensor([[a]]), *scene) for a in (0.5, torch.nan))
+        assert not torch.allclose(before.means, other.means)  # what it did last has a say
 
 
 def test_passes_over_codes_are_not_offered_where_codes_are_not_drawn():

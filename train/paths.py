@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from train.scenes import HALF
+
 PUSHER_HEIGHT = 0.11  # metres of its ball's middle over the tray, give or take 0.01
 AXES = {  # half lengths by which a shape's turns are seen, in metres, of its own x, y and z; 0 where it is round
     "box": (0.08, 0.08, 0.08), "tower": (0.05, 0.05, 0.13), "slab": (0.085, 0.135, 0.05), "can": (0.0, 0.0, 0.075),
@@ -39,6 +41,17 @@ def paths(cameras: Tensor, poses: Tensor, axes: Tensor, middles: Tensor, size: i
     cos, sin = turn.cos() * growth.exp(), turn.sin() * growth.exp()
     shift = at[:, None] + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) - middles[:, :, None]
     return torch.cat([shift, turn[..., None], growth[..., None]], dim=-1)
+
+
+def floor(cameras: Tensor, size: int) -> Tensor:
+    """Which pixels of pictures of `size` a side show the tray's floor, or would if nothing stood there, by cameras
+    (B, 13): (B, size, size) bool."""
+    across = torch.arange(size, device=cameras.device) - (size - 1) / 2
+    rays = torch.stack([across.expand(size, size), -across[:, None].expand(size, size)], dim=-1)  # (H, W, 2)
+    rays = torch.cat([rays / cameras[:, None, None, 12:], -torch.ones(len(cameras), size, size, 1).to(rays)], dim=-1)
+    rays = (cameras[:, None, None, :9].unflatten(-1, (3, 3)) * rays[..., None, :]).sum(dim=-1)
+    far = -cameras[:, None, None, 11:12] / rays[..., 2:].clamp(max=-1e-3)
+    return ((cameras[:, None, None, 9:11] + far * rays[..., :2]).abs() < HALF).all(dim=-1)
 
 
 def seen_by(points: Tensor, cameras: Tensor) -> Tensor:
