@@ -287,7 +287,7 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
 
 def test_a_published_card_names_no_folder_of_the_machine():
     card = {
-        "command": "python -m x --out /home/me/runs/a",
+        "command": "python -m x --sheet-every 9 --out /home/me/runs/a --save-every=3",
         "tokenizer": {"command": "y ../data/b --mnist=/home/me/c", "steps": 3, "scores": {"truth": {}}},
         "scores": {"truth": {"energy": 0.1}},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import tempfile
 from dataclasses import replace
@@ -51,8 +52,18 @@ def portable(card: dict[str, Any], around: dict[str, Any] | None = None) -> dict
 
     clean = {name: nested(value) for name, value in card.items()}
     if "command" in clean:
-        clean["command"] = without_folders(shlex.split(clean["command"]))
+        told = without_folders(shlex.split(clean["command"]))
+        clean["command"] = re.sub(r" --(sheet|score|save)-every[ =]\S+", "", told)  # which changed nothing of it
     return clean
+
+
+def shorter(figures: Any) -> Any:
+    """Figures with four significant digits, which is what a card shows."""
+    if isinstance(figures, dict):
+        return {name: shorter(part) for name, part in figures.items()}
+    if isinstance(figures, list):
+        return [shorter(part) for part in figures]
+    return float(f"{figures:.4g}") if isinstance(figures, float) else figures
 
 
 def with_decoder(model: nn.Module, source: str) -> nn.Module:
@@ -74,7 +85,7 @@ def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         card["hardware"] = args.hardware
     if args.scores:
         scores = json.loads(args.scores.read_text())
-        card["scores"] = {name: scores[name] for name in PROTOCOLS if name in scores}
+        card["scores"] = {name: shorter(scores[name]) for name in PROTOCOLS if name in scores}
     trained = load_any(args.model)
     model = build(family_of(trained), overridden(trained.config, args.set))
     model.load_state_dict(trained.state_dict())
