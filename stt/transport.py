@@ -38,7 +38,7 @@ ROUNDS = 2  # in which what pushes passes on what it does
 DRAWN, BEGUN, AHEAD = 4, 6, 4  # frames of a clip, beginnings of its guest's way, and steps ahead that are learned from
 SHAKEN = 0.2  # of UNITS, what poses are off by at most in training, and four times what last steps are
 JOLTED = 0.15  # of UNITS, what the guest's last step is off by at most where its way begins, as at a prompt's end
-READ, NARROW = 3, 4  # places a side, and channels, of features that tell what the guest does
+READ, NARROW = 3, 3  # places a side, and channels, of features that tell what the guest does
 MIXED, LEAST = 8, 0.02  # normals that what it does is drawn of, and the least deviation of each
 SLIGHT = 0.05  # of an action, so little that it is none
 
@@ -133,14 +133,14 @@ class Transport(nn.Module):
         self.sight = UNet(channels, KINDS + 4, 16, 2)
         around, pose = channels + 5, len(UNITS)
         self.physics = CropNet(around + channels + 2, 2 * pose + 9, 22, 3 * pose)
-        told, mixed = pose + 3 + size, MIXED * (1 + 3 * size)
+        known, mixed = pose + 3 + size + 1, MIXED * (1 + 3 * size)
         self.will = nn.ModuleDict(
             {
                 "read": nn.Conv2d(dim, NARROW, 1),
-                "policy": CropNet(around, told + 1 + NARROW * READ**2, 12, mixed),
-                "habit": nn.Sequential(nn.Linear(told + 1 + 2, 32), nn.SiLU(), nn.Linear(32, mixed)),
-                "mover": CropNet(around, told, 12, 3 * pose),
-                "alone": nn.Sequential(nn.Linear(told, 32), nn.SiLU(), nn.Linear(32, 3 * pose)),
+                "policy": CropNet(around, known + NARROW * READ**2, 12, mixed),
+                "habit": nn.Sequential(nn.Linear(known + 2, 32), nn.SiLU(), nn.Linear(32, mixed)),
+                "mover": CropNet(around, known + size, 12, 3 * pose),
+                "alone": nn.Sequential(nn.Linear(known + size, 32), nn.SiLU(), nn.Linear(32, 3 * pose)),
             }
         )
         self.finish = UNet(2 * channels + 5, channels + 1, width, 3)
@@ -164,11 +164,12 @@ class Transport(nn.Module):
         n = len(hidden)
         things = Things(*(of.expand(n, *of.shape[1:]) for of in things))
         poses, paces = (of.expand(n, *of.shape[1:]) for of in (poses, paces))
+        last = poses.new_full((1, self.actions or 2), torch.nan) if last is None else last
+        last = last.expand(n, -1)
         if action is None:
-            last = poses.new_full((1, self.actions or 2), torch.nan) if last is None else last
-            action = self.policy(hidden.float(), last.expand(n, -1), things, poses, paces).drawn(temperature, noise)
+            action = self.policy(hidden.float(), last, things, poses, paces).drawn(temperature, noise)
             action = action.clamp(-1, 1) if self.actions else action
-        guest = self.willed(action, things, poses, paces)
+        guest = self.willed(action, last, things, poses, paces)
         paces = self.moves(things, poses, paces, guest)[-1]
         return self.draw(things, poses + paces), poses + paces, paces, action
 
@@ -229,7 +230,7 @@ class Transport(nn.Module):
             nats.append(self.policy(hidden[:, first + k].flatten(0, 1), last, things, now, pace).nats(action))
             if told is not None:
                 nats[-1] = nats[-1] * ~told
-            step = self.willed(action, things, now, pace)
+            step = self.willed(action, last, things, now, pace)
             there = poses[:, begin + first + k + 1].flatten(0, 1) + off
             far.append(pose_loss((now[:, 0] + step)[:, None], there[:, :1], things.sizes[:, :1]))
             pace = torch.cat([step.detach()[:, None], (there - now)[:, 1:]], dim=1)  # all others go as they went
@@ -281,35 +282,37 @@ class Transport(nn.Module):
     def policy(self, hidden: Tensor, last: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Mixture:
         """What the guest does next, if it is told nothing: of a predictor's features (N, dim, g, g), what it did last
         (N, A), nan where that is not known, and poses and last steps (N, LAYERS, 4)."""
-        at, world, known = self._by_guest(things, poses, paces)
+        at, world, known = self._by_guest(last, things, poses, paces)
         scale = things.reference.shape[-1] / 64
         read = crops(self.will["read"](hidden), at * (hidden.shape[-1] / things.reference.shape[-1]), READ, 1.0)
-        said = ~last.isnan().any(dim=-1, keepdim=True)
-        last = torch.where(said, last, 0.0)
         with torch.no_grad():  # how far it got by that, and would get by doing it again: it may be stuck
-            again = self.willed(last, things, poses, paces) / units(scale, poses.device)
-        got = torch.stack([of[:, :2].norm(dim=1) for of in (known[0], again)], dim=1)
-        got = said * got / (last.norm(dim=1, keepdim=True) + SLIGHT)
-        known, last_said = torch.cat(known, dim=1), torch.cat([last, said.to(last.dtype)], dim=1)
-        found = self.will["policy"](
-            crops(world, at, CROP, 2 * scale)[:, 0], torch.cat([known, read.flatten(1), last_said], dim=1)
-        )
-        return Mixture.of(found + self.will["habit"](torch.cat([known, last_said, got], dim=1)), last)
+            again = self.willed(last.nan_to_num(), last, things, poses, paces) / units(scale, poses.device)
+        got = torch.stack([of[:, :2].norm(dim=1) for of in (paces[:, 0] / units(scale, poses.device), again)], dim=1)
+        got = (got / (last.norm(dim=1, keepdim=True) + SLIGHT)).nan_to_num()
+        found = self.will["policy"](crops(world, at, CROP, 2 * scale)[:, 0], torch.cat([known, read.flatten(1)], dim=1))
+        return Mixture.of(found + self.will["habit"](torch.cat([known, got], dim=1)), last.nan_to_num())
 
-    def willed(self, action: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
-        """The guest's next step (N, 4): of its action (N, A), and poses and last steps (N, LAYERS, 4)."""
-        at, world, known = self._by_guest(things, poses, paces)
-        told = torch.cat([*known, action], dim=1)
+    def willed(self, action: Tensor, last: Tensor, things: Things, poses: Tensor, paces: Tensor) -> Tensor:
+        """The guest's next step (N, 4): of its action and the last one (N, A), nan where that is not known, and poses
+        and last steps (N, LAYERS, 4)."""
+        at, world, known = self._by_guest(last, things, poses, paces)
+        told = torch.cat([known, action], dim=1)
         found = self.will["mover"](crops(world, at)[:, 0], told) + self.will["alone"](told)
-        return onward(found, known[0]) * units(things.reference.shape[-1] / 64, poses.device)
+        return onward(found, known[:, : len(UNITS)]) * units(things.reference.shape[-1] / 64, poses.device)
 
-    def _by_guest(self, things: Things, poses: Tensor, paces: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Where the guest is (N, 1, 2), maps of the world, and the guest's last step, place and size."""
+    def _by_guest(self, last: Tensor, things: Things, poses: Tensor, paces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the guest is (N, 1, 2), maps of the world, and the guest's last step, place, size and action, (N, S):
+        a step that falls short of the action tells that it is stuck."""
         scale = things.reference.shape[-1] / 64
         world = self._world(things, poses, paces, None, warped(things.masks, things.middles, poses))
         at = (things.middles + poses[..., :2])[:, :1]
-        before = paces[:, 0] / units(scale, poses.device)
-        return at, world, [before, (at[:, 0] / scale - 32) / 32, things.sizes[:, :1] / scale / 8]
+        said = (~last.isnan().any(dim=-1, keepdim=True)).to(last.dtype)
+        known = [
+            paces[:, 0] / units(scale, poses.device),
+            (at[:, 0] / scale - 32) / 32,
+            things.sizes[:, :1] / scale / 8,
+        ]
+        return at, world, torch.cat([*known, last.nan_to_num(), said], dim=1)
 
     def moves(self, things: Things, poses: Tensor, paces: Tensor, guest: Tensor) -> list[Tensor]:
         """Steps (N, LAYERS, 4) after each round, given the guest's (N, 4)."""

@@ -133,7 +133,7 @@ def test_the_guest_learns_what_it_does_from_features_and_where_that_leads_from_w
         actions = 0.8 * torch.randn(16, 2).sign()
         hidden = actions[:, :, None, None].repeat(1, 4, 8, 8)
         found = transport.policy(hidden, nothing, things, rest, rest)
-        off = transport.willed(actions, things, rest, rest)[:, :2] - 3 * actions
+        off = transport.willed(actions, nothing, things, rest, rest)[:, :2] - 3 * actions
         losses.append(torch.stack([found.nats(actions).mean(), off.square().mean()]))
         optimizer.zero_grad()
         losses[-1].sum().backward()
