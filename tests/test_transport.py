@@ -130,17 +130,17 @@ def test_the_guest_learns_what_it_does_from_features_and_where_that_leads_from_w
     things, rest = repeated(layered(look[:, :1], shown), 16), torch.zeros(16, LAYERS, 4)
     nothing, losses = torch.full((16, 2), torch.nan), []
     for _ in range(160):
-        actions = 0.8 * torch.randn(16, 2).sign()
-        hidden = actions[:, :, None, None].repeat(1, 4, 8, 8)
+        actions = 0.5 * torch.randn(16, 2)
+        hidden = 3 * actions[:, :, None, None].repeat(1, 4, 8, 8)
         found = transport.policy(hidden, nothing, things, rest, rest)
         off = transport.willed(actions, nothing, things, rest, rest)[:, :2] - 3 * actions
         losses.append(torch.stack([found.nats(actions).mean(), off.square().mean()]))
         optimizer.zero_grad()
         losses[-1].sum().backward()
         optimizer.step()
-    assert (torch.stack(losses[-5:]).mean(dim=0) < torch.tensor([-1.0, 0.5])).all()
+    assert (torch.stack(losses[-5:]).mean(dim=0) < torch.tensor([0.0, 0.1])).all()
     drawn = found.drawn(1.0, SeededNoise(range(16)))
-    assert (drawn - actions).abs().mean() < 0.3
+    assert (drawn - actions).abs().mean() < 0.2
 
 
 def test_what_a_guest_was_told_is_not_asked_of_its_policy():
@@ -275,9 +275,7 @@ def test_transport_asks_for_a_reference_and_for_codes():
 
 
 def test_a_guest_that_is_told_nothing_draws_what_it_does_and_goes_as_if_it_were_told_that(clips):
-    model = lively(
-        STT(STTConfig.from_dict(TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",)}))
-    ).eval()
+    model = STT(STTConfig.from_dict(TINY_CONFIGS["stt, with transport"].to_dict() | {"actions": ("push",)})).eval()
     with torch.inference_mode():
         state = model.start(clips[:1, :3])
         assert state.action is None
