@@ -35,7 +35,9 @@ WITHIN, BETWEEN = 0.5, 3.0  # how near to their middle the kinds of one thing ar
 FEWEST = 6  # pixels of 64x64 that make a thing
 SQUARE = 2  # pixels a side that the networks over whole frames take as one place
 ROUNDS = 2  # in which what pushes passes on what it does
-DRAWN, BEGUN, AHEAD = 4, 6, 4  # frames of a clip, beginnings of its guest's way, and steps ahead that are learned from
+DRAWN, AHEAD = 4, 4  # frames of a clip, and steps ahead of its things, that are learned from
+BEGUN, ONWARD = 12, 2  # beginnings of a guest's way, and steps from there
+UNSAID = 0.3  # share of the beginnings at which it is not known what the guest did last, as of a prompt
 SHAKEN = 0.2  # of UNITS, what poses are off by at most in training, and four times what last steps are
 JOLTED = 0.15  # of UNITS, what the guest's last step is off by at most where its way begins, as at a prompt's end
 READ, NARROW = 3, 3  # places a side, and channels, of features that tell what the guest does
@@ -216,14 +218,17 @@ class Transport(nn.Module):
         steps, scale, unit = steps_of(poses), video.shape[-1] / 64, units(video.shape[-1] / 64, video.device)
         if actions is None:  # what the guest does is its next shift
             actions = F.pad(steps[:, 1:, 0, :2] / unit[:2], [0, 0, 0, 1])
-        span = min(AHEAD, hidden.shape[1])
+        span = min(ONWARD, hidden.shape[1])
         first = torch.randint(hidden.shape[1] - span + 1, (BEGUN,))
         things = repeated(layered(video[:, begin], shown), BEGUN)
         now, pace = shaken(*(of[:, begin + first].flatten(0, 1) for of in (poses, steps)), scale)
         off, far, nats = now - poses[:, begin + first].flatten(0, 1), [], []
+        last = actions[:, (begin + first - 1).clamp_min(0)].flatten(0, 1)
+        unsaid = (begin + first == 0).repeat(len(video)) | (torch.rand(len(last)) < UNSAID)
+        last = last.masked_fill(unsaid.to(last.device)[:, None], torch.nan)
         jolts = JOLTED * unit[:2] * torch.rand(len(pace), 1, device=pace.device) * torch.randn_like(pace[:, 0, :2])
+        jolts = jolts * unsaid.to(jolts)[:, None]
         pace = torch.cat([pace[:, :1] + F.pad(jolts, [0, 2])[:, None], pace[:, 1:]], dim=1)
-        last = torch.full_like(actions[:, first].flatten(0, 1), torch.nan)  # nobody knows, as at a prompt's end
         for k in range(span):
             action = actions[:, begin + first + k].flatten(0, 1)
             told = None if known is None else known[:, first + k].flatten()
