@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SHIPPED = [str(HERE / "assets/models/digits-stt.safetensors"), str(HERE / "assets/models")]
+SHIPPED = [str(HERE / "assets/models/tabletop-stt.safetensors"), str(HERE / "assets/models")]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         models = load_models(options.models, device, compile=options.compile)
     except ValueError as error:
         sys.exit(f"app: {error}")
-    examples = sorted((HERE / "assets/prompts").glob("*.mp4"))
+    clips = (HERE / "assets/prompts").glob("*.mp4")
+    examples = sorted(clips, key=lambda path: (not path.stem.startswith("tray"), path.stem))  # the first model's first
     results = sorted((HERE / "assets/results").glob("*.npz"))
     serve(models, examples, results, host=options.host, port=options.port, share=options.share)
 
