@@ -65,7 +65,7 @@ def test_four_seeds_give_four_futures_or_one_where_there_is_nothing_to_draw(pred
 
 def test_temperature_zero_ignores_the_seed(predictor):
     futures = stt.predict(predictor, clips(predictor)[0], 4, Sampling(temperature=0), seeds=[0, 99])
-    torch.testing.assert_close(futures[0], futures[1])
+    torch.testing.assert_close(futures[0], futures[1], atol=1e-4, rtol=0)  # a 78th of a level of 8 bits
 
 
 def test_a_future_alone_equals_the_same_future_in_a_batch(predictor):

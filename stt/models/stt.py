@@ -263,7 +263,7 @@ class STT(Predictor):
         seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
         return codes, reference, self.target_features(seen)
 
-    def _forget(self, actions: Tensor, steered: Tensor | None) -> Tensor:
+    def _forget(self, actions: Tensor, steered: Tensor | None = None) -> Tensor:
         """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's; but of clips
         that are steered (B,) none."""
         b, t, _ = actions.shape
