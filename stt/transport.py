@@ -122,8 +122,8 @@ class Transport(nn.Module):
     Wang and Adelson 1994). Which pixels are of one thing, an embedding tells (arXiv 1708.02551). Where things go is
     told from crops around each, and from what touches it, in the manner of interaction networks (arXiv 1612.00222). The
     guest, by whom all is moved, goes as its action tells: what it is told to do or, if nothing, what a policy has it
-    do, which is drawn given a predictor's features. All chance lies in that. So things neither blur nor break however
-    far they go; what they uncover, shadows and edges are the last network's.
+    do, which is drawn given a predictor's features. What follows from that is certain. So things neither blur nor break
+    however far they go; what they uncover, shadows and edges are the last network's.
 
     actions: numbers of an action; with none, the guest's action is its next shift in UNITS.
     """

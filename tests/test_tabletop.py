@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import colorsys
 import importlib.util
 import json
@@ -30,7 +31,7 @@ from train.packed import (
 from train.paths import AXES, floor, paths, projected
 from train.permanence import colour_pixels, permanence, visible_colours
 from train.predictor import batches_of
-from train.presets import PRESETS
+from train.presets import PRESETS, videos_of
 from train.scenes import HALF, PALETTE, SHAPES, draw_scene
 from train.tabletop import Tabletop, TabletopConfig
 from train.worlds import main
@@ -415,6 +416,11 @@ def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_pa
         TabletopSet(packed, tmp_path / "long")
     with pytest.raises(FileNotFoundError, match="index.json is missing; run the set's command again"):
         TabletopSet(packed, tmp_path / "none")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "train").symlink_to(packed)  # as sets were written before there were steady clips
+    args = argparse.Namespace(data=tmp_path / "old")
+    with pytest.raises(SystemExit, match="old/steady/index.json is missing; run the set's command again"):
+        videos_of(PRESETS["cpu_tabletop_stt"], args, "train", torch.device("cpu"))
 
 
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):

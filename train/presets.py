@@ -352,7 +352,10 @@ def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: to
     if not args.data:
         raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
     beside = [args.data / "steady"] if split == "train" and getattr(model, "transport", False) else []
-    return TabletopSet(args.data / split, *beside, frames=world.frames, device=device)
+    try:
+        return TabletopSet(args.data / split, *beside, frames=world.frames, device=device)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def check_folder(videos: VideoFolder, preset: Preset) -> None:
