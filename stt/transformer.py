@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from stt.layers import Attention, ConvMLP, rotary, rotary_grid, rotate
@@ -16,7 +16,8 @@ from stt.layers import Attention, ConvMLP, rotary, rotary_grid, rotate
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceTimeConfig:
-    grid: int  # positions per side of a frame
+    rows: int  # of the tokens of a frame
+    columns: int
     dim: int
     depth: int
     heads: int
@@ -24,14 +25,15 @@ class SpaceTimeConfig:
     window: int  # frames that temporal attention sees, the current one included
     gaussian_grid: tuple[int, ...]  # cells per side of each block's Gaussian layer; 0 for none
     gaussian_dim: int  # channels of a Gaussian layer
-    posterior: bool  # whether Gaussian layers learn a posterior from the next frame
 
     def __post_init__(self) -> None:
         if len(self.gaussian_grid) != self.depth:
             raise ValueError(f"gaussian_grid names {len(self.gaussian_grid)} blocks, depth is {self.depth}")
         for cells in self.gaussian_grid:
-            if cells and self.grid % cells:
-                raise ValueError(f"gaussian_grid {cells} does not divide the frame's grid {self.grid}")
+            if cells and (self.rows != self.columns or self.rows % cells):
+                raise ValueError(
+                    f"gaussian_grid {cells} does not divide the frame's {self.rows} x {self.columns} tokens"
+                )
 
 
 class Normal(NamedTuple):
@@ -71,23 +73,11 @@ class Gaussian(NamedTuple):
     prior: Normal
     posterior: Normal | None
 
-    def since(self, frame: int, times: int) -> Gaussian:
-        """Of clips of `times` frames, those from this frame on."""
-        late = [of and Normal(*(part.unflatten(0, (-1, times))[:, frame:].flatten(0, 1) for part in of)) for of in self]
-        return Gaussian(*late)
-
 
 class SpaceTimeOutput(NamedTuple):
     hidden: Tensor  # (B, T, h, w, D): features for predicting each frame's successor
     gaussians: list[Gaussian]  # one per Gaussian layer
     cache: Cache
-
-    def since(self, frame: int) -> SpaceTimeOutput:
-        """Without the features and normals of the frames before this one."""
-        if not frame:
-            return self
-        times = self.hidden.shape[1]
-        return SpaceTimeOutput(self.hidden[:, frame:], [g.since(frame, times) for g in self.gaussians], self.cache)
 
 
 class GaussianLayer(nn.Module):
@@ -98,17 +88,16 @@ class GaussianLayer(nn.Module):
     concert; a cell per position is the ancestor's choice.
     """
 
-    def __init__(self, dim: int, channels: int, cells: int, posterior: bool) -> None:
+    def __init__(self, dim: int, channels: int, cells: int) -> None:
         super().__init__()
         self.cells = cells
         self.norm = nn.LayerNorm(dim)
         self.read = nn.Linear(dim, dim)
         self.prior = nn.Conv2d(dim, 2 * channels, 3, padding=1)
         self.write = nn.Conv2d(channels, dim, 3, padding=1)
-        if posterior:
-            self.read_target = nn.Linear(2 * dim, dim)
-            self.posterior = nn.Conv2d(dim, 2 * channels, 3, padding=1)
-            nn.init.zeros_(self.posterior.bias)
+        self.read_target = nn.Linear(2 * dim, dim)
+        self.posterior = nn.Conv2d(dim, 2 * channels, 3, padding=1)
+        nn.init.zeros_(self.posterior.bias)
 
     def forward(self, x: Tensor, target: Tensor | None, draw: Draw) -> tuple[Tensor, Gaussian]:
         """x, target (B*T, h, w, D) -> x with the sample added."""
@@ -150,32 +139,6 @@ class SpaceBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class Refiner(nn.Module):
-    """What is already known of the frame being predicted joins the features of its past (MaskGIT, arXiv 2202.04200).
-
-    Only the frame being predicted is masked; its past stays whole. A new refiner adds nothing.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, depth: int, latent_dim: int, groups: int) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(latent_dim + groups, dim, 3, padding=1)
-        self.blocks = nn.ModuleList(SpaceBlock(dim, heads, mlp_ratio) for _ in range(depth))
-        for layer in (self.embed, *(b.space.out for b in self.blocks), *(b.mlp.down for b in self.blocks)):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, hidden: Tensor, latents: Tensor, known: Tensor) -> Tensor:
-        """hidden (B, T, h, w, dim), latents (B, T, h, w, D), known (B, T, h, w, G) bool -> like hidden."""
-        b, groups = hidden.shape[0], known.shape[-1]
-        shown = repeat(known, "... g -> ... (g d)", d=latents.shape[-1] // groups)
-        seen = torch.cat([latents * shown, known.to(latents.dtype)], dim=-1).to(hidden.dtype)
-        h = self.embed(rearrange(seen, "b t h w d -> (b t) d h w"))
-        x = rearrange(hidden, "b t h w d -> (b t) h w d") + rearrange(h, "n d h w -> n h w d")
-        for block in self.blocks:
-            x = block(x)
-        return rearrange(x, "(b t) h w d -> b t h w d", b=b)
-
-
 class Block(SpaceBlock):
     """Spatial attention, causal temporal attention, MLP; each residual and pre-normed. Then a Gaussian layer."""
 
@@ -183,7 +146,7 @@ class Block(SpaceBlock):
         super().__init__(c.dim, c.heads, c.mlp_ratio)
         self.time_norm = nn.LayerNorm(c.dim)
         self.time = Attention(c.dim, c.heads)
-        self.gaussian = GaussianLayer(c.dim, c.gaussian_dim, cells, c.posterior) if cells else None
+        self.gaussian = GaussianLayer(c.dim, c.gaussian_dim, cells) if cells else None
         self.window = c.window
 
     def attend_time(
@@ -232,7 +195,7 @@ class SpaceTimeTransformer(nn.Module):
     def __init__(self, config: SpaceTimeConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.position = nn.Parameter(torch.randn(c.grid, c.grid, c.dim) * 0.02)
+        self.position = nn.Parameter(torch.randn(c.rows, c.columns, c.dim) * 0.02)
         self.blocks = nn.ModuleList(Block(c, cells) for cells in c.gaussian_grid)
         self.norm = nn.LayerNorm(c.dim)
 

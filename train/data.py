@@ -9,7 +9,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -176,17 +176,17 @@ def generator_for(*words: str | int) -> Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What clips show."""
+    """What clips show. A mixed world's batches are of those of MIXTURE in turn."""
 
-    kind: Literal["stochastic", "deterministic"] = "stochastic"
+    kind: Literal["stochastic", "deterministic", "mixed"] = "stochastic"
     image_size: int = 64
     digits: int = 2  # per clip
     frames: int = 20
     strokes: float = 0.5  # share of digits that we draw; 1 needs no MNIST
 
     def __post_init__(self) -> None:
-        if self.kind not in ("stochastic", "deterministic"):
-            raise ValueError(f"kind is {self.kind!r}, must be 'stochastic' or 'deterministic'")
+        if self.kind not in ("stochastic", "deterministic", "mixed"):
+            raise ValueError(f"kind is {self.kind!r}, must be 'stochastic', 'deterministic' or 'mixed'")
         if self.digits < 1 or self.frames < 1:
             raise ValueError(f"digits is {self.digits} and frames {self.frames}, both must be at least 1")
         if not 0 <= self.strokes <= 1:
@@ -202,6 +202,9 @@ class World:
     @property
     def overlap(self) -> Literal["add", "max"]:
         return "add" if self.kind == "stochastic" else "max"
+
+
+MIXTURE = 5 * (("stochastic", 0),) + 2 * (("deterministic", 0),) + (("stochastic", 1),)  # kinds, and digits less
 
 
 class DigitClip(NamedTuple):
@@ -232,6 +235,14 @@ class DigitVideos:
         md5: Mapping[str, str] = MNIST_MD5,
     ) -> None:
         self.world, self.split, self.device = world, split, torch.device(device)
+        self.mixture: list[DigitVideos] = []
+        if world.kind == "mixed":
+            worlds = [replace(world, kind=kind, digits=max(1, world.digits - less)) for kind, less in MIXTURE]
+            made = {
+                w: DigitVideos(w, mnist_dir, split, device, count_strokes=count_strokes, md5=md5) for w in set(worlds)
+            }
+            self.mixture = [made[w] for w in worlds]
+            return
         self.bank = digit_bank(mnist_dir, split, world.strokes, world.digit_size, count_strokes, device=device, md5=md5)
 
     def batch(self, size: int, seed: int, index: int) -> Video:
@@ -240,6 +251,8 @@ class DigitVideos:
 
     def sample(self, size: int, seed: int, index: int) -> DigitClip:
         """The same clips, with what they show and how it moves."""
+        if self.mixture:
+            return self.mixture[index % len(self.mixture)].sample(size, seed, index)
         generator = generator_for(self.split, seed, index)
         ids = self.bank.choose(size, self.world.digits, generator)
         w = self.world

@@ -30,7 +30,7 @@ def future_sheet(videos: Videos, clips: int = 4):
         rows = []
         for clip in shown:
             rows.append(clip)
-            if hasattr(model, "tokenizer"):
+            if getattr(model, "tokenizer", None) is not None:
                 whole = clip[None, len(clip) % getattr(model.tokenizer.config, "frames", 1) :]
                 rows.append(model.tokenizer.reconstructed(whole)[0])
             futures = predict(model, clip[:context], len(clip) - context, seeds=[0, 1, 2] if model.knobs else [0])
@@ -70,9 +70,9 @@ def network(preset: Preset, source: str | None) -> nn.Module:
     """The preset's model, fresh, around the frozen tokenizer if its family has one."""
     if preset.model.actions and preset.family != "stt":
         raise SystemExit(f"the family {preset.family} does not learn from actions here: give --set 'actions=()'")
-    if not hasattr(preset.model, "tokenizer"):
+    if getattr(preset.model, "tokenizer", None) is None:
         if source:
-            raise SystemExit(f"the family {preset.family} has no tokenizer: leave out --tokenizer")
+            raise SystemExit(f"{preset.summary}: it has no tokenizer, leave out --tokenizer")
         return build(preset.family, preset.model)
     frozen = load_any(source)
     model = build(preset.family, replace(preset.model, tokenizer=frozen.config))

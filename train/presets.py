@@ -44,32 +44,13 @@ class Preset:
         return next(name for name, cls in CONFIGS.items() if cls is type(self.model))
 
 
-def _ancestor_of(config: STTConfig) -> STTConfig:
-    """The original's objective: a normal per position after every block, and clean teacher forcing."""
-    cells = (config.tokenizer.grid,) * config.depth
-    return replace(
-        config,
-        objective="stt_ancestor",
-        gaussian_grid=cells,
-        jitter=0.0,
-        own_past=0.0,
-        transport=False,
-        worn_past=0.0,
-        refine_depth=0,
-        steps=1,
-    )
-
-
 _two_digits = World(kind="stochastic", digits=2)
 _one_digit = World(kind="stochastic", digits=1)
+_mixed_digits = World(kind="mixed", digits=2, strokes=0.2)
 _moving_mnist = World(kind="deterministic", digits=2, strokes=0.2)
 
-_cpu_tokenizer = FrameVQConfig()
-_gpu_tokenizer = FrameVQConfig(blocks=2)
-_cpu_stt = STTConfig(tokenizer=_cpu_tokenizer, refine_depth=1)
-_gpu_stt = STTConfig(
-    tokenizer=_gpu_tokenizer, dim=192, depth=7, heads=6, gaussian_grid=(1, 2, 4, 8, 1, 2, 4), refine_depth=1
-)
+_cpu_stt = STTConfig(layers=2, gaussian_grid=(0,) * 4)
+_gpu_stt = STTConfig(layers=2, segmenter_width=48, dim=256, depth=6, heads=8, gaussian_grid=(0,) * 6)
 
 _cpu_video_tokenizer = VideoVQConfig()
 _gpu_video_tokenizer = VideoVQConfig(blocks=2)
@@ -96,19 +77,15 @@ _gpu_transframer = replace(
 )
 
 _tray = TabletopWorld(frames=20)
-_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True, reference=True)
+_cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True)
 _gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(80, 160), blocks=1)
 _cpu_tray_stt = STTConfig(
     channels=3,
     tokenizer=_cpu_tray_tokenizer,
     actions=("push right", "push up"),
-    refine_depth=1,
-    keep=True,
     jitter=0.05,
-    own_past=0.4,
-    worn_past=0.1,
+    scheduled_sampling=0.4,
     kl_weight=0.25,
-    transport=True,
     context_frames=5,
     window=20,
 )
@@ -118,14 +95,14 @@ _gpu_tray_stt = replace(
 
 _own = FolderWorld(frames=20)
 _own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
-_own_stt = STTConfig(channels=3, tokenizer=_own_tokenizer, refine_depth=1, jitter=0.1, window=10)
+_own_stt = STTConfig(channels=3, tokenizer=_own_tokenizer, jitter=0.1, window=10)
 
 _car = replace(_own, stride=2)
-_car_stt = replace(_own_stt, actions=("steering", "throttle"), depth=3, gaussian_grid=(1, 2, 4), refine_depth=0)
+_car_stt = replace(_own_stt, actions=("steering", "throttle"), depth=3, gaussian_grid=(1, 2, 4))
 _large_car_tokenizer = replace(_own_tokenizer, image_size=128, widths=(64, 128, 128), levels=(8,) * 16)
 _large_car_stt = replace(
     _car_stt, image_size=128, tokenizer=_large_car_tokenizer, dim=192, depth=7, heads=6,
-    gaussian_grid=(1, 2, 4, 8, 1, 2, 4), refine_depth=1,
+    gaussian_grid=(1, 2, 4, 8, 1, 2, 4),
 )  # fmt: skip
 
 _tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
@@ -133,34 +110,13 @@ _predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
 _gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 
 PRESETS: dict[str, Preset] = {
-    "digits_tokenizer": Preset(
-        summary="FrameVQ for two digits, sized for a GPU",
-        model=_gpu_tokenizer, world=replace(_two_digits, frames=4), loop=replace(_gpu_loop, minutes=4, batch=256),
-    ),
     "digits_stt": Preset(
-        summary="STT on Stochastic Moving MNIST with two digits, 8M parameters, sized for a GPU",
-        model=_gpu_stt, world=_two_digits, loop=replace(_gpu_loop, muon=True),
-        tokenizer="digits_tokenizer",
+        summary="STT on moving digits, two or one, with chance and without; motion layers; sized for a GPU",
+        model=_gpu_stt, world=_mixed_digits, loop=replace(_gpu_loop, compile=False),
     ),
-    "digits_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of digits_stt",
-        model=_ancestor_of(_gpu_stt), world=_two_digits, loop=replace(_gpu_loop, muon=True),
-        tokenizer="digits_tokenizer",
-    ),
-    "one_digit_tokenizer": Preset(
-        summary="FrameVQ for one or two digits, sized for two CPU cores",
-        model=_cpu_tokenizer, world=replace(_two_digits, frames=2), loop=_tokenizer_loop,
-    ),
-    "one_digit_stt": Preset(
-        summary="STT on Stochastic Moving MNIST with one digit, sized for two CPU cores",
-        model=_cpu_stt, world=_one_digit, loop=_predictor_loop,
-        tokenizer="one_digit_tokenizer",
-    ),
-    "one_digit_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of one_digit_stt",
-        model=_ancestor_of(_cpu_stt), world=_one_digit,
-        loop=_predictor_loop,
-        tokenizer="one_digit_tokenizer",
+    "cpu_digits_stt": Preset(
+        summary="STT on moving digits, two or one, with chance and without; motion layers; sized for two CPU cores",
+        model=_cpu_stt, world=_mixed_digits, loop=replace(_predictor_loop, batch=8, lr=1.5e-3, muon=False),
     ),
     "digits_video_tokenizer": Preset(
         summary="VideoVQ for two digits, sized for a GPU",
@@ -197,11 +153,6 @@ PRESETS: dict[str, Preset] = {
         model=_gpu_tray_stt, world=_tray, loop=replace(_gpu_loop, batch=192, muon=True),
         tokenizer="tabletop_tokenizer",
     ),
-    "tabletop_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of tabletop_stt",
-        model=_ancestor_of(_gpu_tray_stt), world=_tray, loop=replace(_gpu_loop, batch=192, muon=True),
-        tokenizer="tabletop_tokenizer",
-    ),
     "cpu_tabletop_tokenizer": Preset(
         summary="FrameVQ for the tabletop in colour, sized for two CPU cores",
         model=_cpu_tray_tokenizer, world=_tray, loop=replace(_tokenizer_loop, minutes=20, batch=8),
@@ -209,11 +160,6 @@ PRESETS: dict[str, Preset] = {
     "cpu_tabletop_stt": Preset(
         summary="STT on the tabletop, free or told what to push, sized for two CPU cores",
         model=_cpu_tray_stt, world=_tray, loop=replace(_predictor_loop, minutes=80),
-        tokenizer="cpu_tabletop_tokenizer",
-    ),
-    "cpu_tabletop_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of cpu_tabletop_stt",
-        model=_ancestor_of(_cpu_tray_stt), world=_tray, loop=replace(_predictor_loop, minutes=80),
         tokenizer="cpu_tabletop_tokenizer",
     ),
     "video_tokenizer": Preset(

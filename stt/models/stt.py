@@ -1,41 +1,49 @@
-"""STT: a Spatial-Temporal Transformer over the latents of single frames.
+"""STT: a Spatial-Temporal Transformer that continues a clip, by what moves on and by what is new.
 
-After NITHISHM2410/spatial-temporal-transformer (Flax). Where we differ, under the objective `stt`: Gaussian
-layers have a learned prior and, in training, a posterior that saw the next frame (as in SVG, arXiv
-1802.07687), and the network predicts a distribution over codes. The objective `stt_ancestor` keeps the
-original's: regression of the next latents with a KL of weight 1e-6 to N(0, 1).
+After NITHISHM2410/spatial-temporal-transformer (Flax): spatial attention, causal temporal attention, MLP, Gaussian
+layer. Its tokens of a frame are of one of two kinds, as a video codec has inter and intra blocks:
+
+- **layers**: the prompt is split into images that move as wholes; each is a token, and the transformer gives a
+  distribution over where it moves next. Pixels are carried, never redrawn, so that they stay what they were.
+- **codes**: a frozen tokenizer's codes of a frame, a token each place; the transformer gives a distribution over the
+  next frame's codes. Chance is the Gaussian layers': they have a learned prior and, in training, a posterior that saw
+  the next frame (as in SVG, arXiv 1802.07687), where the original has regression and a KL to N(0, 1).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from stt.api import Codes, Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
-from stt.layers import ConvMLP, patchify
+from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.layers import ConvMLP
+from stt.measures import unit
+from stt.motion import Layers, Match, Shape, composite, features_of, features_size
 from stt.sampler import sample_logits
-from stt.things import Things, paces_of
-from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
-from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
-from stt.transport import Transport, trained
-from stt.wear import worn
+from stt.segmenter import Segmenter, track
+from stt.tokenizer import FrameVQ, FrameVQConfig
+from stt.transformer import Cache, Normal, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
 
-IGNORED = -100  # as a target: asks nothing
-OBJECTIVES = ("stt", "stt_ancestor")
-KEEP = 25.0  # nats of a code as far off as the unit of latents; neighbours of FSQ's 8 levels lie 0.29 apart: 2 nats
+LONGEST_PROMPT = 8  # frames that layers are learned from at a time; the rest of a clip is what they must explain
+RECONSTRUCTION = 100.0  # weight of a layers' frame's mean squared error beside a nat of motion
+TOLERANCE = 0.5  # squared error of a frame, summed over pixels, that makes a displacement e times less likely
+PIXEL_STD = 0.1  # of what layers leave unexplained, for surprise
+CELL = 8  # pixels a side of surprise's places
 STRIDE = 20  # frames that surprise scores at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class STTConfig(PredictorConfig):
-    tokenizer: FrameVQConfig = field(default_factory=FrameVQConfig)
-    objective: str = "stt"
+    tokenizer: FrameVQConfig | None = None  # of codes; a model has codes or layers
+    layers: int = 0  # motion layers in front of a background
+    reach: int = 5  # largest displacement of a layer, pixels a frame and axis
+    segmenter_width: int = 32  # channels of the segmenter at its finest scale
     dim: int = 128
     depth: int = 4
     heads: int = 4
@@ -43,38 +51,26 @@ class STTConfig(PredictorConfig):
     gaussian_grid: tuple[int, ...] = (1, 2, 4, 0)  # cells per side of each block's Gaussian layer; 0 for none
     gaussian_dim: int = 8
     kl_weight: float = 1.0  # 1 makes the loss a bound on the likelihood of the codes
-    free_nats: float = 0.5  # KL per layer and frame that costs nothing, against collapse
+    free_nats: float = 0.5  # KL per Gaussian layer and frame that costs nothing, against collapse
     jitter: float = 0.2  # largest std of the noise on the past's latents in training, against drift
-    refine_depth: int = 0  # blocks that see what is known of the frame being predicted; 0 predicts it in one pass
-    steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
-    code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
-    own_past: float = 0.3  # share of training steps whose past is predicted upon predictions, against drift
-    worn_past: float = 0.0  # share of training steps whose past is off in hue and soft where it moved, against drift
+    scheduled_sampling: float = 0.3  # share of training steps whose past is predicted upon predictions, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
-    keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
-    transport: bool = False  # draws frames of the things that the prompt's last one shows, and encodes them as the past
-    window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
+    window: int = 0  # frames that temporal attention sees; 0: context_frames
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
-        if self.objective == "stt_ancestor" and self.refine_depth:
-            raise ValueError(f"refine_depth is {self.refine_depth}: the ancestor names no codes to refine, give 0")
-        if self.steps < 1 or (self.steps > 1 and not self.refine_depth):
+        if (self.tokenizer is None) == (self.layers == 0):
+            raise ValueError(f"layers is {self.layers}, tokenizer is {self.tokenizer}: a model has one of the two")
+        if self.layers < 0 or self.reach < 1:
+            raise ValueError(f"layers is {self.layers} and reach {self.reach}, must be at least 0 and 1")
+        if self.layers and any(self.gaussian_grid):
             raise ValueError(
-                f"steps is {self.steps} with refine_depth {self.refine_depth}: only a refiner passes twice"
+                f"gaussian_grid is {self.gaussian_grid} with layers, which draw their displacements: give 0s"
             )
-        if not 0 <= self.code_temperature <= 1:
-            raise ValueError(f"code_temperature is {self.code_temperature}, must be between 0 and 1")
-        if self.worn_past and self.channels != 3:
-            raise ValueError(f"worn_past is {self.worn_past} with channels {self.channels}: only colours have a hue")
-        if self.transport and not self.tokenizer.reference:
-            raise ValueError("transport is True without a tokenizer's reference, whose pixels it would carry along")
-        if self.transport and self.objective == "stt_ancestor":
-            raise ValueError("transport is True with the objective stt_ancestor, which draws latents alone")
+        if self.layers and self.image_size % CELL:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {CELL}")
         for name in ("image_size", "channels"):
-            if getattr(self, name) != getattr(self.tokenizer, name):
+            if self.tokenizer and getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
 
     @classmethod
@@ -82,14 +78,19 @@ class STTConfig(PredictorConfig):
         return {"tokenizer": FrameVQConfig}
 
 
-class STTState(NamedTuple):
+class CodesState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
-    reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
-    things: Things | None = None  # what the reference shows, where frames are drawn of that
-    poses: Tensor | None = None  # (B, LAYERS, 4) of things, since the reference
-    paces: Tensor | None = None  # (B, LAYERS, 4) their last steps
-    action: Tensor | None = None  # (B, A) what the guest did last, if that is known
+    drawn: int = 0  # frames of the future so far
+
+
+class LayersState(NamedTuple):
+    layers: Layers  # as the prompt's last frame shows them, and so kept whole even out of sight
+    shape: Shape  # theirs
+    offset: Tensor  # (B, K, 2) where they have gone since, pixels
+    displacement: Tensor  # (B, K, 2) their last
+    known: Tensor  # (1, 1, 1) bool: whether there was a last one
+    cache: Cache | None  # of all frames before the last
     drawn: int = 0  # frames of the future so far
 
 
@@ -99,378 +100,326 @@ class STT(Predictor):
     def __init__(self, config: STTConfig) -> None:
         super().__init__()
         self.config = c = config
-        knobs = {"temperature": True, "steps": c.refine_depth and not c.transport, "actions": c.actions}
-        self.knobs = frozenset(name for name, there in knobs.items() if there)
-        self.refiner = None
-        self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
-        latent_dim = c.tokenizer.latent_dim
-        self.embed = nn.Conv2d(2 * latent_dim, c.dim, 3, padding=1)
-        if c.tokenizer.reference:
-            widths = (c.dim // 2,) * (len(c.tokenizer.widths) - 1) + (c.dim,)
-            self.scene = frame_encoder(c.channels * c.tokenizer.patch**2, widths, 1, c.dim)
-        if c.actions:
-            self.act = nn.Linear(len(c.actions) + 1, c.dim)  # and whether they are known
-        self.network = SpaceTimeTransformer(
-            SpaceTimeConfig(
-                grid=c.tokenizer.grid, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
-                window=c.window or c.context_frames, gaussian_grid=c.gaussian_grid, gaussian_dim=c.gaussian_dim,
-                posterior=c.objective == "stt",
-            )
-        )  # fmt: skip
-        if c.objective == "stt":
+        self.knobs = frozenset(
+            {"temperature", *(["actions"] if c.actions else []), *(["top_k", "top_p"] if c.layers else [])}
+        )
+        self.tokenizer, self.segmenter = None, None
+        if c.layers:
+            self.segmenter = Segmenter(c.layers, c.channels, c.segmenter_width)
+            self.embed = nn.Linear(features_size(c.reach), c.dim)
+            self.go_on = nn.Linear(c.dim, 1)
+            self.head = nn.Linear(c.dim, (2 * c.reach + 1) ** 2)
+            for layer in (self.go_on, self.head):  # at first everything goes on as it went
+                nn.init.zeros_(layer.weight)
+            nn.init.constant_(self.go_on.bias, 3.0)
+            rows, columns = 1, c.layers
+        else:
+            self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
+            self.embed = nn.Conv2d(2 * c.tokenizer.latent_dim, c.dim, 3, padding=1)
             self.target = nn.Sequential(nn.LayerNorm(c.dim), ConvMLP(c.dim, 2))
             sizes = self.tokenizer.quantizer.sizes
             self.head = nn.Linear(c.dim, len(sizes) * max(sizes))
             exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
             self.register_buffer("code_exists", exists, persistent=False)
-            if c.keep:
-                self.keep = nn.Linear(c.dim, len(sizes))
-                nn.init.zeros_(self.keep.weight)
-                nn.init.ones_(self.keep.bias)
-            if c.refine_depth:
-                self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
-        else:
-            self.head = nn.Linear(c.dim, latent_dim)
-        self.transport = Transport(c.channels, c.dim, len(c.actions)) if c.transport else None
+            rows = columns = c.tokenizer.grid
+        if c.actions:
+            self.act = nn.Linear(len(c.actions) + 1, c.dim)  # and whether they are known
+        self.network = SpaceTimeTransformer(
+            SpaceTimeConfig(
+                rows=rows, columns=columns, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
+                window=c.window or c.context_frames, gaussian_grid=c.gaussian_grid, gaussian_dim=c.gaussian_dim,
+            )
+        )  # fmt: skip
 
     def train(self, mode: bool = True) -> STT:
         super().train(mode)
-        self.tokenizer.eval()  # frozen: its codebook must not follow this network's data
+        if self.tokenizer is not None:
+            self.tokenizer.eval()  # frozen: its codebook must not follow this network's data
         return self
 
-    # ---- network -------------------------------------------------------------------------------------
+    def loss(self, video: Video, actions: Tensor | None = None) -> Loss:
+        """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used."""
+        if video.shape[1] < 2:
+            raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
+        if actions is not None:
+            expected = (*video.shape[:2], len(self.config.actions))
+            if actions.shape != expected:
+                raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {expected}")
+            actions = self._hide(actions)[:, :-1]
+        return self._layers_loss(video, actions) if self.config.layers else self._codes_loss(video, actions)
 
-    def _embed(self, latents: Tensor, before: Tensor, reference: Video | None) -> Tensor:
-        """Latents (B, T, h, w, D) and the frame before the first (B, 1, h, w, D) -> (B, T, h, w, dim).
+    def start(self, context: Video) -> LayersState | CodesState:
+        return self._start_layers(context) if self.config.layers else self._start_codes(context)
 
-        Each frame is embedded together with its predecessor, so that motion is visible at once; with a reference
-        (B, 1, C, H, W) also with what that shows, of which the codes tell no more than changes.
+    def step(
+        self, state: LayersState | CodesState, sampling: Sampling, noise: Noise
+    ) -> tuple[Video, LayersState | CodesState]:
+        step = self._step_layers if self.config.layers else self._step_codes
+        return step(state, sampling, noise)
+
+    @torch.inference_mode()
+    def surprise(self, video: Video) -> Surprise:
+        """Bits of every frame given those before it, an estimate.
+
+        Of codes: the negative ELBO at the posterior's mean; draws of the posterior would make it an upper bound, cost
+        a pass each and give the same order. What the tokenizer cannot tell apart costs nothing. Of layers: the nats
+        of where they went, and those of what they leave unexplained, as normal noise of PIXEL_STD beyond none.
         """
-        pairs = torch.cat([latents, torch.cat([before, latents[:, :-1]], dim=1)], dim=-1)
-        h = self.embed(rearrange(pairs, "b t h w d -> (b t) d h w"))
-        h = rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
-        if reference is None:
-            return h
-        return h + self.scene(patchify(reference, self.config.tokenizer.patch)).movedim(2, -1)
+        if video.shape[1] < 2:
+            raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
+        nats, pixels = self._layers_nats(video) if self.config.layers else self._codes_nats(video)
+        where = nats / (pixels * math.log(2))
+        return Surprise(where.mean(dim=(-2, -1)), where)
 
-    def _acted(self, embedded: Tensor, actions: Tensor | None) -> Tensor:
-        """Adds what is done after each frame to embedded frames (B, T, h, w, dim): actions (B, T, A), nan if unknown.
+    # ---- actions -------------------------------------------------------------------------------------
 
-        None: nothing is known. The posterior's frames go without.
-        """
+    def _add_actions(self, embedded: Tensor, actions: Tensor | None) -> Tensor:
+        """Tokens (B, T, h, w, dim) plus what is done after each frame: actions (B, T, A), nan if unknown, or None."""
         if not self.config.actions:
             return embedded
         if actions is None:
             actions = embedded.new_full((*embedded.shape[:2], len(self.config.actions)), torch.nan)
         known = ~actions.isnan().any(dim=-1, keepdim=True)
-        told = torch.cat([torch.where(known, actions, 0.0), known.to(actions.dtype)], dim=-1)
-        return embedded + self.act(told)[:, :, None, None]
+        actions = torch.cat([torch.where(known, actions, 0.0), known.to(actions.dtype)], dim=-1)
+        return embedded + self.act(actions)[:, :, None, None]
 
-    def logits(self, hidden: Tensor, before: Tensor, ids: Tensor | None = None, known: Tensor | None = None) -> Tensor:
-        """(..., dim) and the latents in the same places before (..., D) -> (..., G, K) code logits.
-
-        -inf where a group has fewer than K codes. With a refiner, `ids` (..., G) are the frame's codes and `known`
-        (..., G) says which of them may be seen.
-        """
-        if self.refiner is not None:
-            if ids is None:
-                ids = torch.zeros(*hidden.shape[:-1], len(self.code_exists), dtype=torch.int64, device=hidden.device)
-                known = torch.zeros_like(ids, dtype=torch.bool)
-            hidden = self.refiner(hidden, self.tokenizer.quantizer.embed(ids), known)
-        groups, codes = self.code_exists.shape
-        logits = self.head(hidden).float().unflatten(-1, (groups, codes))
-        if self.config.keep:
-            values = self.tokenizer.quantizer.values(codes)  # (G, K, D/G)
-            apart = (before.unflatten(-1, (groups, 1, -1)) - values).square().sum(dim=-1)  # (..., G, K)
-            logits = logits - KEEP * self.keep(hidden).float()[..., None] * apart
-        return logits.masked_fill(~self.code_exists, -torch.inf)
-
-    # ---- training ------------------------------------------------------------------------------------
-
-    def loss(
-        self,
-        video: Video,
-        actions: Tensor | None = None,
-        poses: Tensor | None = None,
-        shown: Tensor | None = None,
-        steered: Tensor | None = None,
-    ) -> Loss:
-        """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
-
-        poses (B, R, T, LAYERS, 4) and shown (B, R, H, W), of configs with transport: where things have gone by each
-        frame since each of the first R, and which pixels of these are theirs, as `Transport.losses` has them; the last
-        frame that is given is one of the first R. steered (B,) bool: clips whose actions are always told, for they are
-        such as nobody would expect.
-        """
-        if video.shape[1] < 2:
-            raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
-        learning, told = trained(self.network), None
-        if actions is not None:
-            asked = (*video.shape[:2], len(self.config.actions))
-            if actions.shape != asked:
-                raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
-            told, actions = actions, self._forget(actions, steered)[:, :-1]
-        given = 1
-        if self.config.tokenizer.reference:
-            most = min(self.config.context_frames, video.shape[1] - 1)
-            if self.transport is not None:
-                if poses is None or shown is None:
-                    raise ValueError("transport learns from poses of what moves, and got none")
-                most = min(most, poses.shape[1])
-            given = int(torch.randint(1, most + 1, ()))
-        parts = {}
-        if self.transport is not None:
-            with torch.autocast(video.device.type, enabled=False):  # places take single precision; on a CPU faster, too
-                scene = video.float(), given - 1, poses[:, given - 1], shown[:, given - 1]
-                parts = self.transport.losses(*scene)
-        if parts and not (learning or trained(self.transport.will)):
-            return Loss(sum(parts.values()), {name: of.detach() for name, of in parts.items()})
-        codes, reference, target = self._told(video, given, ahead=learning or own)
-        with torch.no_grad():
-            past = codes.latents
-            if wear:
-                past = self.tokenizer.encode(worn(video, given), reference).latents
-            past = self._jitter(past)
-        if own:
-            past = self._own_past(past, target, actions, reference, given)
-        if self.config.objective == "stt_ancestor":
-            out = self._forward_training(past, target, actions, reference).since(given - 1)
-            return self._ancestor_loss(out, codes.latents[:, given:])
-        loss = Loss(torch.zeros((), device=video.device), {})
-        if learning:
-            out = self._forward_training(past, target, actions, reference).since(given - 1)
-            loss = self._elbo(out, past[:, given - 1 : -1], codes.ids[:, given:])
-        if self.transport is None:
-            return loss
-        if trained(self.transport.will):
-            with torch.no_grad():  # features as they are drawn, without a posterior that has seen what happens
-                hidden = self._forward_training(past, None, actions, reference).since(given - 1).hidden
-            hidden = rearrange(hidden, "b t h w d -> b t d h w").float()
-            known = None if actions is None else ~actions[:, given - 1 :].isnan().any(dim=-1)
-            with torch.autocast(video.device.type, enabled=False):
-                parts |= self.transport.will_losses(*scene, hidden, told, known)
-        return Loss(loss.total + sum(parts.values()), loss.parts | {name: of.detach() for name, of in parts.items()})
-
-    def _told(self, video: Video, given: int, ahead: bool = True) -> tuple[Codes, Video | None, Tensor | None]:
-        """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees, if
-        it looks ahead."""
-        reference = video[:, given - 1 : given] if self.config.tokenizer.reference else None
-        with torch.no_grad():
-            codes = self.tokenizer.encode(video, reference)
-        if self.config.objective == "stt_ancestor" or not ahead:
-            return codes, reference, None
-        seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
-        return codes, reference, self.target_features(seen)
-
-    def _forget(self, actions: Tensor, steered: Tensor | None = None) -> Tensor:
-        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's; but of clips
-        that are steered (B,) none."""
+    def _hide(self, actions: Tensor) -> Tensor:
+        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
         b, t, _ = actions.shape
         begin = (t * torch.rand(b, 1, device=actions.device)).floor()
         begin = torch.where(torch.rand(b, 1, device=actions.device) < self.config.drop_actions, t, begin)
         unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
-        if steered is not None:
-            unknown &= ~steered[:, None]
         return actions.masked_fill(unknown[..., None], torch.nan)
 
-    def _forward_training(
-        self, past: Tensor, target: Tensor | None, actions: Tensor | None = None, reference: Video | None = None
-    ) -> SpaceTimeOutput:
-        """All steps of clips at once: latents (B, T, h, w, D) -> features for frames 1 ... T-1."""
-        draw = draw_sample if target is None else draw_posterior
-        embedded = self._acted(self._embed(past[:, :-1], past[:, :1], reference), actions)
-        return self.network(embedded, draw, target=target)
+    def _actions_at(
+        self, state: LayersState | CodesState, sampling: Sampling, like: Tensor, futures: int
+    ) -> Tensor | None:
+        """What leads to the next frame (futures, 1, A), None where that is left to the model."""
+        if not self.config.actions or (action := sampling.action(state.drawn)) is None:
+            return None
+        if len(action) != len(self.config.actions):
+            raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
+        return torch.tensor(action, device=like.device).expand(futures, 1, -1)
 
-    @torch.no_grad()
+    # ---- layers --------------------------------------------------------------------------------------
+
+    def _tokens(self, shape: Shape, displacement: Tensor, known: Tensor) -> Tensor:
+        """Layers' shapes (B, T, K, ...), displacements (B, T, K, 2) that led there -> tokens (B, T, 1, K, dim)"""
+        return self.embed(features_of(shape, displacement, known, self.config.reach))[:, :, None]
+
+    def _motion_logits(self, hidden: Tensor, displacement: Tensor, known: Tensor) -> Tensor:
+        """Features (B, T, 1, K, dim) and last displacements (B, T, K, 2) -> logits (B, T, K, S * S) of the next."""
+        reach, hidden = self.config.reach, hidden[:, :, 0]
+        index = ((displacement + reach) * torch.tensor([2 * reach + 1, 1], device=hidden.device)).sum(dim=-1)
+        same = F.one_hot(index, (2 * reach + 1) ** 2) * known
+        return self.head(hidden).float() + self.go_on(hidden).float() * same
+
+    def _motion_nats(self, logits: Tensor, matches: list[Match]) -> Tensor:
+        """Negative log-likelihood (B, T, K) of where layers went: logits (B, T, K, S * S) against T matches.
+
+        Summed over all displacements, by how well each explains the frame: a layer that shows nothing costs nothing.
+        """
+        errors = torch.stack([m.errors for m in matches], dim=1).flatten(-2)  # (B, T, K, S * S)
+        evidence = (errors.amin(dim=-1, keepdim=True) - errors) / TOLERANCE
+        return -(logits.log_softmax(dim=-1) + evidence).logsumexp(dim=-1)
+
+    def _history(self, shapes: list[Shape], matches: list[Match]) -> tuple[Shape, Tensor, Tensor]:
+        """Of T frames and the T - 1 matches between them: shapes, displacements (B, T, K, 2) that led to each, and
+        whether these are known (1, T, 1, 1): none leads to the first."""
+        shape = Shape(*(torch.stack(part, dim=1) for part in zip(*shapes, strict=True)))
+        b, t, k = shape.ink.shape
+        led = [shape.ink.new_zeros(b, k, 2, dtype=torch.int64), *(m.displacement for m in matches)]
+        known = (torch.arange(t, device=shape.ink.device) > 0)[None, :, None, None]
+        return shape, torch.stack(led, dim=1), known
+
     @torch.compiler.disable
-    def _own_past(
-        self, past: Tensor, target: Tensor | None, actions: Tensor | None, reference: Video | None, given: int
-    ) -> Tensor:
-        """Latents (B, T, h, w, D) with frames after the `given` ones predicted upon predictions, as in sampling.
+    def _layers_loss(self, video: Video, actions: Tensor | None) -> Loss:
+        """A prompt of random length becomes layers, which must show the rest of the clip by moving alone; and the
+        transformer learns where they go. Both at once: displacements come from `stt.motion.match` and carry no
+        gradient."""
+        c, frames = self.config, unit(video)
+        prompt = int(torch.randint(1, min(LONGEST_PROMPT, video.shape[1] - 1) + 1, ()))
+        filtered = self.segmenter.filter(frames[:, :prompt], c.reach)
+        tracked = track(filtered.layers, frames[:, prompt:], c.reach)
+        ahead = torch.stack(tracked.residuals).square().mean()
+        known = torch.stack(filtered.residuals).square().mean() if filtered.residuals else torch.zeros_like(ahead)
+        shapes, matches = list(filtered.shapes), filtered.matches + tracked.matches
+        for m in tracked.matches[:-1]:
+            shapes.append(shapes[-1].moved(m.displacement, *video.shape[-2:]))
+        shape, led, has_led = self._history(shapes, matches[:-1])
+        out = self.network(self._add_actions(self._tokens(shape, led, has_led), actions), draw_sample)
+        nats = self._motion_nats(self._motion_logits(out.hidden, led, has_led), matches)
+        turns = (torch.stack([m.displacement for m in matches[1:]], dim=1) != led[:, 1:]).any(dim=-1)
+        at_turns = (nats[:, 1:] * turns).sum() / turns.sum().clamp_min(1)
+        pixels = video[0, 0].numel()
+        parts = {"motion": nats.mean(), "motion at turns": at_turns, "mse ahead": ahead * pixels,
+                 "mse of layers": filtered.mismatch * pixels}  # fmt: skip
+        total = nats.mean() + RECONSTRUCTION * (filtered.mismatch + known + 2 * ahead)
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
 
-        The posterior saw the truth, so they are of this clip's future. Half of the clips have all of them predicted,
-        the others any share (scheduled sampling, arXiv 1506.03099). The last frame is no frame's past and stays.
+    def _start_layers(self, context: Video) -> LayersState:
+        filtered = self.segmenter.filter(unit(context), self.config.reach)
+        shape, led, known = self._history(filtered.shapes, filtered.matches)
+        cache = None
+        if context.shape[1] > 1:
+            tokens = self._tokens(*(Shape(*(p[:, :-1] for p in shape)), led[:, :-1], known[:, :-1]))
+            cache = self.network(self._add_actions(tokens, None), draw_sample).cache
+        last = led[:, -1]
+        return LayersState(filtered.layers, filtered.shapes[-1], torch.zeros_like(last), last, known[:, -1], cache)
+
+    def _step_layers(self, state: LayersState, sampling: Sampling, noise: Noise) -> tuple[Video, LayersState]:
+        futures, size = noise.futures, state.layers.background.shape[-2:]
+        grow = (futures, *state.offset.shape[1:])
+        offset, last = state.offset.expand(grow), state.displacement.expand(grow)
+        shape = Shape(*(part.expand(futures, *part.shape[1:])[:, None] for part in state.shape)).moved(
+            offset[:, None], *size
+        )
+        tokens = self._add_actions(
+            self._tokens(shape, last[:, None], state.known[:, None]),
+            self._actions_at(state, sampling, shape.ink, futures),
+        )
+        out = self.network(tokens, draw_sample, cache=state.cache.expand(futures) if state.cache else None)
+        logits = self._motion_logits(out.hidden, last[:, None], state.known[:, None])[:, 0]  # (futures, K, S * S)
+        gumbel = noise.gumbel(*logits.shape[1:]) if sampling.temperature else logits
+        index, side = sample_logits(logits, sampling, gumbel), 2 * self.config.reach + 1
+        displacement = torch.stack([index // side, index % side], dim=-1) - self.config.reach
+        offset = offset + displacement
+        frame = composite(state.layers.expand(futures).moved(offset)).clamp(0, 1)
+        known = torch.ones_like(state.known)
+        state = state._replace(
+            offset=offset, displacement=displacement, known=known, cache=out.cache, drawn=state.drawn + 1
+        )
+        return 2 * frame[:, None] - 1, state
+
+    def _layers_nats(self, video: Video) -> tuple[Tensor, int]:
+        """Nats of every frame but the first by place (B, T - 1, h, w), and pixels a place."""
+        filtered = self.segmenter.filter(unit(video), self.config.reach)
+        shape, led, known = self._history(filtered.shapes, filtered.matches)
+        cache, nats = None, []
+        steps = self._add_actions(self._tokens(shape, led, known), None)[:, :-1], led[:, :-1], known[:, :-1]
+        for k in range(0, len(filtered.matches), STRIDE):
+            tokens, last, has_last = (part[:, k : k + STRIDE] for part in steps)
+            out = self.network(tokens, draw_sample, cache=cache)
+            cache = out.cache
+            logits = self._motion_logits(out.hidden, last, has_last)
+            nats.append(self._motion_nats(logits, filtered.matches[k : k + STRIDE]).sum(dim=-1))
+        motion = torch.cat(nats, dim=1)[..., None, None]  # (B, T - 1, 1, 1)
+        unexplained = torch.stack(filtered.residuals, dim=1).square().mean(dim=2) / (2 * PIXEL_STD**2)
+        places = reduce(unexplained, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL)
+        channels = self.config.channels
+        return places * channels + motion / places[0, 0].numel(), CELL**2 * channels
+
+    # ---- codes ---------------------------------------------------------------------------------------
+
+    def _embed_codes(self, latents: Tensor, before: Tensor) -> Tensor:
+        """Latents (B, T, h, w, D) and the frame before the first (B, 1, h, w, D) -> tokens (B, T, h, w, dim).
+
+        Each frame is embedded together with its predecessor, so that motion is visible at once.
         """
-        b, t = past.shape[:2]
-        share = (2 * torch.rand(b, 1, device=past.device)).clamp(max=1)
-        own = (torch.rand(b, t, device=past.device) < share)[..., None, None, None]
-        draw = draw_sample if target is None else draw_posterior
-        frames, cache = [past[:, :given]], None
-        latents, before = past[:, :given], past[:, :1]  # what the cache has not seen, and the frame before it
-        for k in range(given, t - 1):
-            seen = slice(k - latents.shape[1], k)
-            told = None if actions is None else actions[:, seen]
-            embedded = self._acted(self._embed(latents, before, reference), told)
-            out = self.network(embedded, draw, target=None if target is None else target[:, seen], cache=cache)
-            cache, before = out.cache, latents[:, -1:]
-            latents = torch.where(own[:, k : k + 1], self._decide(out.hidden[:, -1:], before), past[:, k : k + 1])
-            frames.append(latents)
-        return torch.cat([*frames, past[:, max(given, t - 1) :]], dim=1)
+        pairs = torch.cat([latents, torch.cat([before, latents[:, :-1]], dim=1)], dim=-1)
+        h = self.embed(rearrange(pairs, "b t h w d -> (b t) d h w"))
+        return rearrange(h, "(b t) d h w -> b t h w d", b=latents.shape[0])
 
-    @torch.no_grad()
-    def relived(self, video: Video, given: int) -> tuple[Codes, Tensor]:
-        """Clips' own codes, and latents (B, T, h, w, D) of which those after `given` frames are predicted, as drift
-        leaves them: predictions upon predictions, with a posterior that saw the truth, so of this clip's future.
+    def code_logits(self, hidden: Tensor) -> Tensor:
+        """(..., dim) -> (..., G, K) code logits; -inf where a group has fewer than K codes."""
+        logits = self.head(hidden).float().unflatten(-1, self.code_exists.shape)
+        return logits.masked_fill(~self.code_exists, -torch.inf)
 
-        Half of the clips have all of them predicted, the others any share; the last frame is not.
-        """
-        codes, reference, target = self._told(video, given)
-        return codes, self._own_past(codes.latents, target, None, reference, given)
+    def _likeliest(self, hidden: Tensor) -> Tensor:
+        """Features (..., dim) -> latents (..., D) of the likeliest codes."""
+        return self.tokenizer.quantizer.embed(self.code_logits(hidden).argmax(dim=-1))
 
-    def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
-        """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
-        if self.config.objective == "stt_ancestor":
-            return self.head(hidden).float()
-        return self.tokenizer.quantizer.embed(self.logits(hidden, before).argmax(dim=-1))
-
-    def target_features(self, embedded: Tensor) -> Tensor:
+    def _target(self, embedded: Tensor) -> Tensor:
         """Features of the next frames for the posterior, (B, T, h, w, dim) -> same."""
         h = self.target(rearrange(embedded, "b t h w d -> (b t) h w d"))
         return rearrange(h, "(b t) h w d -> b t h w d", b=embedded.shape[0])
 
-    def _jitter(self, latents: Tensor) -> Tensor:
-        """Noise of a random strength per clip: at sampling time the past is imperfect as well."""
-        scale = self.config.jitter * torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
-        return latents + scale * torch.randn_like(latents)
-
-    def _elbo(self, out: SpaceTimeOutput, before: Tensor, ids: Tensor) -> Loss:
-        known = self._shown(ids)
-        logits = self.logits(out.hidden, before, ids, known)  # (B, T-1, h, w, G, K)
-        asked = ids.masked_fill(known, IGNORED)
-        ce = F.cross_entropy(logits.flatten(0, -2), asked.flatten(), ignore_index=IGNORED)  # nats per code
+    def _codes_loss(self, video: Video, actions: Tensor | None) -> Loss:
+        """The negative ELBO of a clip's codes, in nats a code."""
+        with torch.no_grad():
+            codes = self.tokenizer.encode(video)
+            noise = self.config.jitter * torch.rand(len(video), 1, 1, 1, 1, device=video.device)
+            past = codes.latents + noise * torch.randn_like(codes.latents)  # in sampling it is imperfect as well
+        target = self._target(self._embed_codes(codes.latents, codes.latents[:, :1])[:, 1:])
+        if torch.rand(()) < self.config.scheduled_sampling:
+            past = self._scheduled(past, target, actions)
+        tokens = self._add_actions(self._embed_codes(past[:, :-1], past[:, :1]), actions)
+        out, ids = self.network(tokens, draw_posterior, target=target), codes.ids[:, 1:]
+        logits = self.code_logits(out.hidden)  # (B, T-1, h, w, G, K)
+        nats = F.cross_entropy(logits.flatten(0, -2), ids.flatten())  # per code
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians]  # nats per frame
         paid = sum(kl.clamp(min=self.config.free_nats) for kl in kls) / ids[0, 0].numel()
         parts = {f"kl_{i}": kl.detach() for i, kl in enumerate(kls)}
-        right = (logits.detach().argmax(-1) == ids)[~known]
-        parts |= {"ce": ce.detach(), "accuracy": right.float().mean()}
-        return Loss(ce + self.config.kl_weight * paid, parts)
+        right = (logits.detach().argmax(-1) == ids).float().mean()
+        return Loss(nats + self.config.kl_weight * paid, parts | {"ce": nats.detach(), "accuracy": right})
 
-    def _shown(self, ids: Tensor) -> Tensor:
-        """Which codes (B, T, h, w, G) the refiner may see: none of a frame, or as many as after a random pass."""
-        if self.refiner is None:
-            return torch.zeros_like(ids, dtype=torch.bool)
-        passed = (1.3 * torch.rand(*ids.shape[:2], 1, 1, 1, device=ids.device) - 0.3).clamp(min=0)
-        return torch.rand(ids.shape, device=ids.device) < share_known(passed)
+    @torch.no_grad()
+    @torch.compiler.disable
+    def _scheduled(self, past: Tensor, target: Tensor, actions: Tensor | None) -> Tensor:
+        """Scheduled sampling (arXiv 1506.03099): latents (B, T, h, w, D) with frames after the first predicted upon
+        predictions.
 
-    def _ancestor_loss(self, out: SpaceTimeOutput, target: Tensor) -> Loss:
-        mse = F.mse_loss(self.head(out.hidden).float(), target)
-        kl = torch.stack([g.prior.kl(standard_like(g.prior)).mean() for g in out.gaussians]).mean()
-        return Loss(mse + 1e-6 * kl, {"latent_mse": mse.detach(), "kl": kl.detach()})
-
-    # ---- likelihood ----------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def surprise(self, video: Video) -> Surprise | None:
-        """The negative ELBO of every frame's codes given the frames before it, at the posterior's mean.
-
-        An estimate: draws of the posterior would make it an upper bound on the bits of the codes, cost a pass each
-        and give the same order (the shipped model's 0.060 bits become 0.059). What the tokenizer cannot tell apart
-        costs nothing, so it is no bound on the bits of the pixels. None for the ancestor, which regresses latents.
+        The posterior saw the truth, so they are of this clip's future. Half of the clips have all of them predicted,
+        the others any share. The last frame is no frame's past and stays.
         """
-        if self.config.objective == "stt_ancestor":
-            return None
-        if video.shape[1] < 2:
-            raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
-        codes, reference = self.tokenizer.encode(video), video[:, :1] if self.config.tokenizer.reference else None
-        embedded = self._embed(codes.latents, codes.latents[:, :1], reference)
-        steps = (
-            self._acted(embedded[:, :-1], None), self.target_features(embedded[:, 1:]),
-            codes.latents[:, :-1], codes.ids[:, 1:],
-        )  # fmt: skip
-        cache, nats = None, []
-        for past, target, before, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
-            out = self.network(past, draw_mean, target=target, cache=cache)
-            cache = out.cache
-            nats.append(self._nats(out, before, ids))
-        pixels = self.config.tokenizer.downsampling**2 * self.config.channels  # of one place
-        where = torch.cat(nats, dim=1) / (pixels * math.log(2))  # (B, T-1, h, w)
-        return Surprise(where.mean(dim=(-2, -1)), where)
+        b, t = past.shape[:2]
+        share = (2 * torch.rand(b, 1, device=past.device)).clamp(max=1)
+        own = (torch.rand(b, t, device=past.device) < share)[..., None, None, None]
+        frames, cache, before = [past[:, :1]], None, past[:, :1]
+        for k in range(1, t - 1):
+            tokens = self._embed_codes(frames[-1], before)
+            tokens = self._add_actions(tokens, None if actions is None else actions[:, k - 1 : k])
+            out = self.network(tokens, draw_posterior, target=target[:, k - 1 : k], cache=cache)
+            cache, before = out.cache, frames[-1]
+            frames.append(torch.where(own[:, k : k + 1], self._likeliest(out.hidden), past[:, k : k + 1]))
+        return torch.cat([*frames, past[:, max(1, t - 1) :]], dim=1)
 
-    def _nats(self, out: SpaceTimeOutput, before: Tensor, ids: Tensor) -> Tensor:
-        """Negative ELBO of codes (B, T, h, w, G) by place (B, T, h, w); a cell's KL spreads over its places."""
-        logits = self.logits(out.hidden, before)  # a refiner is shown nothing
-        ce = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none")
-        nats = ce.view_as(ids).sum(dim=-1)
-        for gaussian in out.gaussians:
-            kl = gaussian.posterior.kl(gaussian.prior).sum(dim=1)  # (B*T, g, g)
-            side = ids.shape[2] // kl.shape[-1]
-            nats = nats + repeat(kl / side**2, "(b t) g k -> b t (g p) (k q)", b=len(ids), p=side, q=side)
-        return nats
-
-    # ---- prediction ----------------------------------------------------------------------------------
-
-    def start(self, context: Video) -> STTState:
-        reference = None
-        if self.config.tokenizer.reference:
-            reference = context[:, -1:]
-        latents = self.tokenizer.encode(context, reference).latents
-        cache = None
+    def _start_codes(self, context: Video) -> CodesState:
+        latents, cache = self.tokenizer.encode(context).latents, None
         if latents.shape[1] > 1:  # what followed each frame but the last is known, so chance has no part in it
-            embedded = self._embed(latents, latents[:, :1], reference)
-            target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
-            cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
+            embedded = self._embed_codes(latents, latents[:, :1])
+            tokens, target = self._add_actions(embedded[:, :-1], None), self._target(embedded[:, 1:])
+            cache = self.network(tokens, draw_mean, target=target).cache
         recent = latents[:, -2:]
-        recent = torch.cat([recent[:, :1], recent[:, -1:]], dim=1)
-        if self.transport is None:
-            return STTState(recent, cache, reference)
-        things = self.transport.things(context[:, -1])
-        paces = paces_of(context[:, -2:][:, 0], things)
-        return STTState(recent, cache, reference, things, torch.zeros_like(paces), paces)
+        return CodesState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache)
 
-    def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
+    def _step_codes(self, state: CodesState, sampling: Sampling, noise: Noise) -> tuple[Video, CodesState]:
         futures = noise.futures
         before, last = state.recent.expand(futures, *state.recent.shape[1:]).split(1, dim=1)
-        cache = state.cache.expand(futures) if state.cache else None
-
-        actions = None
-        if self.config.actions and (action := sampling.action(state.drawn)):
-            if len(action) != len(self.config.actions):
-                raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
-            actions = torch.tensor(action, device=last.device).expand(futures, 1, -1)
 
         def draw(prior: Normal, _: Normal | None) -> Tensor:
             if sampling.temperature == 0:
                 return prior.mean
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
-        out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
-        if self.transport is not None:
-            hidden = rearrange(out.hidden, "b 1 h w d -> b d h w")
-            told = None if actions is None else actions[:, 0]
-            scene = state.action, state.things, state.poses, state.paces
-            frames, poses, paces, action = self.transport(hidden, told, *scene, sampling.temperature, noise)
-            frames = frames[:, None].clamp(-1, 1)
-            latents = self.tokenizer.encode(frames, state.reference).latents
-            state = state._replace(poses=poses, paces=paces, action=action)
-        else:
-            steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
-            latents = (
-                self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
-            )
-            frames = self.tokenizer.decode(latents, state.reference)
+        actions = self._actions_at(state, sampling, last, futures)
+        tokens = self._add_actions(self._embed_codes(last, before), actions)
+        out = self.network(tokens, draw, cache=state.cache.expand(futures) if state.cache else None)
+        latents = self._likeliest(out.hidden)
         recent = torch.cat([last, latents], dim=1)
-        return frames, state._replace(recent=recent, cache=out.cache, drawn=state.drawn + 1)
+        return self.tokenizer.decode(latents), CodesState(recent, out.cache, state.drawn + 1)
 
-    def _refine(self, hidden: Tensor, before: Tensor, steps: int, sampling: Sampling, noise: Noise) -> Tensor:
-        """Features (B, 1, h, w, dim) -> next latents: every pass draws all codes and keeps the surest of them."""
-        codes = Sampling(temperature=sampling.temperature * self.config.code_temperature)
-        ids = torch.zeros(*hidden.shape[:-1], len(self.code_exists), dtype=torch.int64, device=hidden.device)
-        known = torch.zeros_like(ids, dtype=torch.bool)  # (B, 1, h, w, G)
-        for i in range(1, steps + 1):
-            logits = self.logits(hidden, before, ids, known)
-            gumbel = noise.gumbel(*logits.shape[1:]) if codes.temperature else logits
-            ids = torch.where(known, ids, sample_logits(logits, codes, gumbel))
-            sure = logits.log_softmax(dim=-1).gather(-1, ids[..., None]).squeeze(-1).masked_fill(known, torch.inf)
-            count = math.ceil(ids[0].numel() * float(share_known(torch.tensor(i / steps))) - 1e-4)
-            kept = sure.flatten(1).topk(count, dim=1).indices
-            known = torch.zeros_like(known).flatten(1).scatter(1, kept, True).view_as(known)
-        return self.tokenizer.quantizer.embed(ids)
+    def _codes_nats(self, video: Video) -> tuple[Tensor, int]:
+        """Nats of every frame but the first by place (B, T - 1, h, w), and pixels a place."""
+        codes = self.tokenizer.encode(video)
+        embedded = self._embed_codes(codes.latents, codes.latents[:, :1])
+        steps = self._add_actions(embedded[:, :-1], None), self._target(embedded[:, 1:]), codes.ids[:, 1:]
+        cache, nats = None, []
+        for past, target, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
+            out = self.network(past, draw_mean, target=target, cache=cache)
+            cache = out.cache
+            nats.append(self._elbo(out, ids))
+        return torch.cat(nats, dim=1), self.config.tokenizer.downsampling**2 * self.config.channels
 
-
-def share_known(passed: Tensor) -> Tensor:
-    """Share of a frame's codes that are settled after this share of the passes: few at first (cosine schedule)."""
-    return 1 - torch.cos(passed * torch.pi / 2)
+    def _elbo(self, out: SpaceTimeOutput, ids: Tensor) -> Tensor:
+        """Negative ELBO of codes (B, T, h, w, G) by place (B, T, h, w); a cell's KL spreads over its places."""
+        logits = self.code_logits(out.hidden)
+        nats = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none").view_as(ids).sum(dim=-1)
+        for gaussian in out.gaussians:
+            kl = gaussian.posterior.kl(gaussian.prior).sum(dim=1)  # (B*T, g, g)
+            side = ids.shape[2] // kl.shape[-1]
+            nats = nats + repeat(kl / side**2, "(b t) g k -> b t (g p) (k q)", b=len(ids), p=side, q=side)
+        return nats
 
 
 def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
@@ -483,7 +432,3 @@ def draw_sample(prior: Normal, _: Normal | None) -> Tensor:
 
 def draw_mean(prior: Normal, posterior: Normal | None) -> Tensor:
     return (posterior or prior).mean
-
-
-def standard_like(normal: Normal) -> Normal:
-    return Normal(torch.zeros_like(normal.mean), torch.zeros_like(normal.logvar))

@@ -1,0 +1,161 @@
+"""Motion layers: a clip as a few images that move as wholes (layered motion, Wang and Adelson 1994).
+
+Geometry alone: moving layers, drawing a frame of them, and finding where they went by search. What belongs to which
+layer is `stt.segmenter`'s to learn. Frames are on [0, 1] here; displacements are (y, x) in whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROUNDS = 2  # of the search; from the second on, each layer is matched to what the others leave unexplained
+VISIBLE = 0.3  # least colour of a pixel that counts for a layer's bounding box
+FREQUENCIES = 8  # of the sinusoids that encode a coordinate
+COORDINATES = 6  # centroid and bounding box
+PRESENT = 10.0  # least ink of a layer that shows something, in pixels
+
+
+class Layers(NamedTuple):
+    """A background and K layers in front of it, the last one frontmost; colours are premultiplied by alpha.
+
+    A layer of alpha 0 adds its light to what lies behind, one of alpha 1 hides it.
+    """
+
+    background: Tensor  # (B, C, H, W)
+    colour: Tensor  # (B, K, C, H, W)
+    alpha: Tensor  # (B, K, 1, H, W)
+
+    def moved(self, displacement: Tensor) -> Layers:
+        """Every layer moved by its displacement (B, K, 2) int64; the background stays. What leaves is lost."""
+        pixels = torch.cat([self.colour, self.alpha], dim=2)  # (B, K, C + 1, H, W)
+        pixels = shift(pixels.flatten(0, 1), displacement.flatten(0, 1)).view_as(pixels)
+        return Layers(self.background, pixels[:, :, :-1], pixels[:, :, -1:])
+
+    def expand(self, batch: int) -> Layers:
+        return Layers(*(t.expand(batch, *t.shape[1:]) for t in self))
+
+
+def shift(images: Tensor, displacement: Tensor) -> Tensor:
+    """Images (N, C, H, W) moved by (N, 2) int64 pixels each; zeros come in at the edges."""
+    n, channels, height, width = images.shape
+    rows = torch.arange(height, device=images.device) - displacement[:, :1]  # (N, H) where each row comes from
+    columns = torch.arange(width, device=images.device) - displacement[:, 1:]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]  # (N, H, W)
+    source = source.view(n, 1, -1).expand(n, channels, -1)
+    return images.flatten(2).gather(2, source).view_as(images) * inside[:, None]
+
+
+def composite(layers: Layers) -> Tensor:
+    """The frame that layers show, back to front (over operator, Porter and Duff 1984): (B, C, H, W), may exceed 1."""
+    frame = layers.background
+    for colour, alpha in zip(layers.colour.unbind(dim=1), layers.alpha.unbind(dim=1), strict=True):
+        frame = colour + (1 - alpha) * frame
+    return frame
+
+
+def leaky_clamp(frame: Tensor) -> Tensor:
+    """Clamped to at most 1, with a tenth of the gradient left above."""
+    return frame - 0.9 * F.relu(frame - 1)
+
+
+class Match(NamedTuple):
+    """Where layers went from one frame to the next."""
+
+    displacement: Tensor  # (B, K, 2) int64, the best
+    errors: Tensor  # (B, K, S, S) squared error of the frame at every displacement, up to a constant of each layer
+
+
+@torch.no_grad()
+def match(layers: Layers, frame: Tensor, reach: int) -> Match:
+    """Block matching of whole layers: the displacements of up to `reach` pixels an axis that explain a frame best.
+
+    frame (B, C, H, W). S = 2 * reach + 1. All displacements are scored at once by cross-correlation in the Fourier
+    domain, so that a longer reach costs hardly more. Layers are matched in turn (coordinate descent).
+    """
+    count, side = layers.colour.shape[1], 2 * reach + 1
+    size = [(n + reach + 7) // 8 * 8 for n in frame.shape[-2:]]  # without wrapping around
+
+    def spectrum(images: Tensor) -> Tensor:
+        return torch.fft.rfft2(images.float(), s=size)
+
+    colour, alpha = layers.colour, layers.alpha
+    parts = colour, alpha, alpha.square(), colour * alpha
+    of_colour, of_alpha, of_square, of_product = (spectrum(part).conj() for part in parts)
+    energy = colour.square().sum(dim=(2, 3, 4))  # (B, K)
+    window = torch.arange(-reach, reach + 1, device=frame.device)
+    rows, columns = window % size[0], window % size[1]
+    best, errors = [None] * count, [None] * count
+    placed: list[tuple[Tensor, Tensor] | None] = [None] * count
+    for _ in range(ROUNDS):
+        for k in range(count):
+            others = [placed[j] for j in range(count) if j != k and placed[j] is not None]
+            behind = layers.background
+            for other_colour, other_alpha in others:
+                behind = other_colour + (1 - other_alpha) * behind
+            behind = behind.clamp(max=1)
+            rest = frame - behind
+            # |rest - colour + alpha behind|^2 - |rest|^2, every product with a moved image being a correlation
+            terms = (of_colour[:, k] * spectrum(rest) + of_product[:, k] * spectrum(behind)).sum(dim=1)
+            terms = of_alpha[:, k, 0] * spectrum((behind * rest).sum(dim=1)) - terms
+            terms = 2 * terms + of_square[:, k, 0] * spectrum(behind.square().sum(dim=1))
+            error = torch.fft.irfft2(terms, s=size)[:, rows][:, :, columns] + energy[:, k, None, None]
+            index = error.flatten(1).argmin(dim=1)
+            best[k] = torch.stack([index // side, index % side], dim=-1) - reach
+            errors[k] = error
+            placed[k] = shift(colour[:, k], best[k]), shift(alpha[:, k], best[k])
+    return Match(torch.stack(best, dim=1), torch.stack(errors, dim=1))
+
+
+class Shape(NamedTuple):
+    """Where layers lie and how much they show, from which their tokens are made."""
+
+    coordinates: Tensor  # (B, K, 6) centroid y, x; bounding box top, bottom, left, right: shares of the frame's side
+    ink: Tensor  # (B, K) sum of the colour over pixels, mean over channels
+
+    def moved(self, displacement: Tensor, height: int, width: int) -> Shape:
+        """After displacements (B, K, 2) in pixels of a frame of this size."""
+        share = displacement / torch.tensor([height, width], device=displacement.device)
+        y, x = share.unbind(dim=-1)
+        return Shape(self.coordinates + torch.stack([y, x, y, y, x, x], dim=-1), self.ink)
+
+
+@torch.no_grad()
+def shape_of(layers: Layers) -> Shape:
+    colour = layers.colour.mean(dim=2).clamp(0, 1)  # (B, K, H, W)
+    height, width = colour.shape[-2:]
+    ys, xs = torch.arange(height, device=colour.device) / height, torch.arange(width, device=colour.device) / width
+    ink = colour.sum(dim=(2, 3))
+    total = ink.clamp_min(1e-3)
+    places = [(colour.sum(dim=3) * ys).sum(dim=2) / total, (colour.sum(dim=2) * xs).sum(dim=2) / total]
+    for along, profile in ((ys, colour.amax(dim=3)), (xs, colour.amax(dim=2))):  # (B, K, H), (B, K, W)
+        there = profile > VISIBLE
+        places.append(torch.where(there, along, 1.0).amin(dim=2))
+        places.append(torch.where(there, along, 0.0).amax(dim=2))
+    return Shape(torch.stack(places, dim=-1), ink)
+
+
+def features_of(shape: Shape, displacement: Tensor, known: Tensor, reach: int) -> Tensor:
+    """What a layer's token is made of, (..., K, features_size(reach)).
+
+    Coordinates with their sinusoids, ink, and the displacement (..., K, 2) that led here, if it is known (..., 1, 1):
+    of a clip's first frame it is not.
+    """
+    octaves = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=shape.ink.device)
+    angles = (shape.coordinates[..., None] * octaves).flatten(-2)
+    ink = shape.ink[..., None]
+    known = known.to(ink.dtype).expand_as(ink)
+    one_hot = F.one_hot((displacement + reach).clamp(0, 2 * reach), 2 * reach + 1).flatten(-2)
+    motion = torch.cat([displacement / reach, one_hot], dim=-1) * known
+    present = (ink > PRESENT).to(ink.dtype)
+    parts = shape.coordinates, angles.sin(), angles.cos(), (ink / 400).clamp(max=2), present, motion, known
+    return torch.cat(parts, dim=-1)
+
+
+def features_size(reach: int) -> int:
+    return COORDINATES * (1 + 2 * FREQUENCIES) + 2 + 2 * (1 + 2 * reach + 1) + 1
