@@ -85,9 +85,9 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
         return torch.fft.rfft2(images.float(), s=size)
 
     colour, alpha = layers.colour, layers.alpha
-    parts = colour, alpha, alpha.square(), colour * alpha
-    of_colour, of_alpha, of_square, of_product = (spectrum(part).conj() for part in parts)
-    energy = colour.square().sum(dim=(2, 3, 4))  # (B, K)
+    parts = colour, alpha, alpha.square(), colour * alpha, colour.square().sum(dim=2)
+    of_colour, of_alpha, of_square, of_product, of_energy = (spectrum(part).conj() for part in parts)
+    of_energy = of_energy * spectrum(torch.ones_like(frame[0, 0]))  # (B, K, ...): only what stays in the frame counts
     window = torch.arange(-reach, reach + 1, device=frame.device)
     rows, columns = window % size[0], window % size[1]
     best, errors = [None] * count, [None] * count
@@ -103,8 +103,8 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
             # |rest - colour + alpha behind|^2 - |rest|^2, every product with a moved image being a correlation
             terms = (of_colour[:, k] * spectrum(rest) + of_product[:, k] * spectrum(behind)).sum(dim=1)
             terms = of_alpha[:, k, 0] * spectrum((behind * rest).sum(dim=1)) - terms
-            terms = 2 * terms + of_square[:, k, 0] * spectrum(behind.square().sum(dim=1))
-            error = torch.fft.irfft2(terms, s=size)[:, rows][:, :, columns] + energy[:, k, None, None]
+            terms = 2 * terms + of_square[:, k, 0] * spectrum(behind.square().sum(dim=1)) + of_energy[:, k]
+            error = torch.fft.irfft2(terms, s=size)[:, rows][:, :, columns]
             index = error.flatten(1).argmin(dim=1)
             best[k] = torch.stack([index // side, index % side], dim=-1) - reach
             errors[k] = error

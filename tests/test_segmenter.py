@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stt.motion import Layers, composite
+from stt.segmenter import Segmenter, track
+from train.data import DigitVideos, World
+
+
+@pytest.fixture
+def segmenter():
+    return Segmenter(count=2, channels=1, width=16)
+
+
+def test_a_prompt_of_t_frames_has_t_shapes_and_one_match_less(segmenter):
+    video = torch.rand(2, 4, 1, 16, 16)
+    filtered = segmenter.filter(video, reach=2)
+    assert len(filtered.shapes) == 4 and len(filtered.matches) == len(filtered.residuals) == 3
+    assert filtered.layers.colour.shape == (2, 2, 1, 16, 16) and filtered.layers.alpha.shape == (2, 2, 1, 16, 16)
+    assert all(part.isfinite().all() and part.min() >= 0 for part in filtered.layers)
+
+
+def test_later_frames_change_nothing_that_was_filtered_before(segmenter):
+    video = torch.rand(1, 5, 1, 16, 16)
+    whole, part = segmenter.filter(video, reach=2), segmenter.filter(video[:, :3], reach=2)
+    for a, b in zip(whole.shapes[:3], part.shapes, strict=True):
+        torch.testing.assert_close(a.coordinates, b.coordinates)
+    for a, b in zip(whole.matches[:2], part.matches, strict=True):
+        assert torch.equal(a.displacement, b.displacement)
+
+
+def test_what_leaves_the_frame_comes_back_whole():
+    colour = torch.zeros(1, 1, 1, 16, 16)
+    colour[..., 2:6, 9:14] = torch.rand(4, 5)
+    layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 1, 1, 16, 16))
+    offsets = torch.tensor([2, 4, 6, 4, 2, 0])  # 4 of its 5 columns leave
+    video = torch.stack([composite(layers.moved(torch.tensor([[[0, x]]]))) for x in offsets], dim=1)
+    tracked = track(layers, video, reach=3)
+    steps = [int(m.displacement[0, 0, 1]) for m in tracked.matches]
+    assert steps == [2, 2, 2, -2, -2, -2]
+    assert max(float(r.abs().max()) for r in tracked.residuals) < 1e-5
+
+
+@pytest.mark.slow
+def test_layers_are_learned_from_motion_alone():
+    """Two digits come apart within 600 clips: what they show of the future is near what copying shows of the present."""
+    videos = DigitVideos(World(frames=10, strokes=1.0), None, "train")
+    segmenter = Segmenter(count=2, channels=1, width=16)
+    optimizer = torch.optim.AdamW(segmenter.parameters(), lr=2e-3)
+    for step in range(150):
+        video = (videos.batch(4, 0, step) + 1) / 2
+        filtered = segmenter.filter(video[:, :4], reach=5)
+        ahead = torch.stack(track(filtered.layers, video[:, 4:], reach=5).residuals).square().mean()
+        known = torch.stack(filtered.residuals).square().mean()
+        optimizer.zero_grad()
+        (100 * (filtered.mismatch + known + 2 * ahead)).backward()
+        torch.nn.utils.clip_grad_norm_(segmenter.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        video = (videos.batch(16, 1, 0) + 1) / 2
+        filtered = segmenter.filter(video[:, :5], reach=5)
+        ahead = torch.stack(track(filtered.layers, video[:, 5:], reach=5).residuals).square().mean()
+    copied = (video[:, 5:] - video[:, 4:5]).square().mean()
+    assert ahead < 0.1 * copied
