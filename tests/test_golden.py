@@ -1,6 +1,6 @@
 """Shipped models predict today what they predicted when their golden frames were kept.
 
-`python -m tests.test_golden NAME ...` makes the frames of the named models anew, e.g. of tabletop-stt. Do so only for
+`python -m tests.test_golden NAME ...` makes the frames of the named models anew, e.g. of digits-stt. Do so only for
 a model whose weights were changed on purpose.
 """
 
@@ -25,7 +25,7 @@ PROMPTS = {  # by model: the example clip whose first frames it continues
     "digits-timesformer": "pair-crossing",
     "digits-transframer": "four-falling",
     "digits-videogpt": "four-falling",
-    "tabletop-stt": "tray-turning-a-brick",
+    "tabletop-layered": "tray-turning-a-brick",
 }
 GIVEN, FRAMES, SEEDS = 5, 8, (0, 1)
 # The same machine gives the same levels. Another one's kernels add up in another order, which moves a pixel by a level

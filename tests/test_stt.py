@@ -108,8 +108,6 @@ def test_a_new_refiner_changes_nothing(tiny):
 
 def test_only_a_refiner_gives_the_passes_knob(tiny, refined):
     assert "steps" in refined.knobs and "steps" not in tiny.knobs
-    with pytest.raises(ValueError, match="names no codes to refine"):
-        STTConfig.from_dict(TINY_CONFIGS["stt_ancestor"].to_dict() | {"refine_depth": 1})
     with pytest.raises(ValueError, match="only a refiner passes twice"):
         STTConfig.from_dict(TINY.to_dict() | {"steps": 4})
     with pytest.raises(ValueError, match="code_temperature is 2"):
@@ -157,13 +155,11 @@ def test_training_shows_the_refiner_nothing_of_some_frames_and_much_of_others(re
     assert (per_frame == 0).float().mean() > 0.1 and per_frame.max() > 0.5
 
 
-@pytest.mark.parametrize("name", ["stt", "stt_ancestor"])
-def test_a_step_draws_the_same_noise_whatever_the_device_or_batch(name):
-    model = lively(STT(TINY_CONFIGS[name])).eval()
-    state = model.start(clips(model, 1, 3))
+def test_a_step_draws_the_same_noise_whatever_the_device_or_batch(tiny):
+    state = tiny.start(clips(tiny, 1, 3))
     with torch.inference_mode():
-        three, _ = model.step(state, Sampling(), SeededNoise([1, 2, 3]))
-        one, _ = model.step(state, Sampling(), SeededNoise([3]))
+        three, _ = tiny.step(state, Sampling(), SeededNoise([1, 2, 3]))
+        one, _ = tiny.step(state, Sampling(), SeededNoise([3]))
     torch.testing.assert_close(three[2:], one, atol=1e-4, rtol=1e-4)
 
 
@@ -201,10 +197,6 @@ def test_a_surprise_scored_in_strides_equals_one_pass(tiny, monkeypatch):
     for stride in (1, 3):
         monkeypatch.setattr("stt.models.stt.STRIDE", stride)
         torch.testing.assert_close(tiny.surprise(video).where, whole.where, atol=1e-5, rtol=1e-4)
-
-
-def test_the_ancestor_has_no_likelihood():
-    assert STT(TINY_CONFIGS["stt_ancestor"]).surprise(torch.zeros(1, 3, 1, 16, 16)) is None
 
 
 # ---- actions -----------------------------------------------------------------------------------------
@@ -307,13 +299,16 @@ def test_the_reference_is_the_prompts_last_frame_and_the_window_is_wider_than_a_
 
 def test_only_frames_after_the_reference_are_asked_for(beside):
     """A clip of 2 frames leaves no choice: the loss is that of its second frame."""
-    out = beside._forward_training(
-        beside.tokenizer.encode(clips(beside, 2, 4)).latents, None, None, clips(beside, 2, 1)
-    )
+    latents, reference = beside.tokenizer.encode(clips(beside, 2, 4)).latents, clips(beside, 2, 1)
+    out = beside._forward_training(latents, seen_by_the_posterior(beside, latents, reference), None, reference)
     late = out.since(2)
     assert late.hidden.shape[1] == 1 and torch.equal(late.hidden, out.hidden[:, 2:])
     for whole, part in zip(out.gaussians, late.gaussians, strict=True):
         assert torch.equal(whole.prior.mean.unflatten(0, (2, 3))[:, 2], part.prior.mean)
+
+
+def seen_by_the_posterior(model, latents, reference):
+    return model.target_features(model._embed(latents, latents[:, :1], reference)[:, 1:])
 
 
 def always_own():
@@ -323,7 +318,8 @@ def always_own():
 def test_the_own_past_leaves_prompts_true_and_replaces_another_share_of_each_clip(beside):
     latents, reference = beside.tokenizer.encode(clips(beside, 1, 9)).latents, clips(beside, 1, 1)
     true, reference = (of.expand(200, -1, -1, -1, -1) for of in (latents, reference))
-    own = beside._own_past(true, None, None, reference, given=3)
+    target = seen_by_the_posterior(beside, true, reference)
+    own = beside._own_past(true, target, None, reference, given=3)
     same = (own == true).flatten(2).all(dim=2)  # (clips, frames)
     assert same[:, :3].all() and same[:, -1].all()
     assert 0.6 < (~same[:, 3:-1]).float().mean() < 0.9
@@ -333,7 +329,7 @@ def test_the_own_past_leaves_prompts_true_and_replaces_another_share_of_each_cli
 def test_the_own_past_is_what_the_network_draws_frame_by_frame(beside):
     """As sampling does: each frame of it is the prediction from the prompt and the frames of it before."""
     latents, reference = beside.tokenizer.encode(clips(beside, 1, 6)).latents, clips(beside, 1, 1)
-    target = beside.target_features(beside._embed(latents, latents[:, :1], reference)[:, 1:])
+    target = seen_by_the_posterior(beside, latents, reference)
     with always_own(), mock.patch("stt.models.stt.draw_posterior", draw_mean):
         own = beside._own_past(latents, target, None, reference, given=2)
         whole = beside._forward_training(own, target, None, reference)
@@ -344,7 +340,8 @@ def test_the_own_past_is_what_the_network_draws_frame_by_frame(beside):
 @pytest.mark.parametrize("frames", [2, 3])
 def test_a_clip_that_is_all_prompt_keeps_its_past(beside, frames):
     latents, reference = beside.tokenizer.encode(clips(beside, 1, frames)).latents, clips(beside, 1, 1)
-    assert torch.equal(beside._own_past(latents, None, None, reference, given=frames - 1), latents)
+    target = seen_by_the_posterior(beside, latents, reference)
+    assert torch.equal(beside._own_past(latents, target, None, reference, given=frames - 1), latents)
 
 
 def test_a_tokenizer_beside_a_reference_needs_it_to_decode_and_copies_what_its_mask_keeps(beside):

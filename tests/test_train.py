@@ -18,7 +18,17 @@ from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
-from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips, lively
+from tests.conftest import (
+    TINY,
+    TINY_CONFIGS,
+    TINY_LAYERED,
+    TINY_TIMESFORMER,
+    TINY_TOKENIZER,
+    TINY_VIDEOGPT,
+    built,
+    clips,
+    lively,
+)
 from train import tokenizer
 from train.data import DigitVideos, World
 from train.drift import predictor_for, relived_by
@@ -335,14 +345,15 @@ def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_anothe
 
 
 def test_some_parts_alone_may_be_trained():
-    for parts in (["transport"], ["transport.physics", "transport.sight"], ["embed", "transport.will"]):
-        model = STT(TINY_CONFIGS["stt, with transport"])
+    for parts in (["dynamics"], ["policy", "segmenter"], ["policy.crop", "compositor"]):
+        model = built(TINY_LAYERED)
         only(model, *parts)
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         assert trained == {name for name, _ in model.named_parameters() if name.startswith(tuple(parts))}
-    for part in ("tokenizer", "wings"):  # frozen as it is, and none
-        with pytest.raises(SystemExit, match=f"--only {part}: the model's parts are embed, .*transport.physics"):
-            only(STT(TINY_CONFIGS["stt, with transport"]), "embed", part)
+    with pytest.raises(SystemExit, match="--only wings: the model's parts are segmenter, policy, .*, compositor$"):
+        only(built(TINY_LAYERED), "policy", "wings")
+    with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are embed, "):  # frozen as it is
+        only(STT(TINY), "embed", "tokenizer")
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):

@@ -36,8 +36,6 @@ def predictor_for(tokenizer: FrameVQ, source: str) -> STT:
     predictor = load_any(source)
     if not isinstance(predictor, STT):
         raise SystemExit(f"--predictor {source} is of the family {family_of(predictor)}, must be of stt")
-    if predictor.transport is not None:
-        raise SystemExit(f"--predictor {source} has transport, which draws without a decoder")
     if strange := unlike(tokenizer, predictor.tokenizer):
         raise SystemExit(f"--predictor {source} predicts other codes than the tokenizer's, first at {strange!r}")
     return predictor

@@ -15,6 +15,7 @@ import torch
 
 from stt.api import Config
 from stt.checkpoint import find, read_header
+from stt.models.layered import LayeredConfig
 from stt.models.stt import STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from stt.models.transframer import TransframerConfig
@@ -42,22 +43,6 @@ class Preset:
     @property
     def family(self) -> str:
         return next(name for name, cls in CONFIGS.items() if cls is type(self.model))
-
-
-def _ancestor_of(config: STTConfig) -> STTConfig:
-    """The original's objective: a normal per position after every block, and clean teacher forcing."""
-    cells = (config.tokenizer.grid,) * config.depth
-    return replace(
-        config,
-        objective="stt_ancestor",
-        gaussian_grid=cells,
-        jitter=0.0,
-        own_past=0.0,
-        transport=False,
-        worn_past=0.0,
-        refine_depth=0,
-        steps=1,
-    )
 
 
 _two_digits = World(kind="stochastic", digits=2)
@@ -106,15 +91,15 @@ _cpu_tray_stt = STTConfig(
     keep=True,
     jitter=0.05,
     own_past=0.4,
-    worn_past=0.1,
     kl_weight=0.25,
-    transport=True,
     context_frames=5,
     window=20,
 )
 _gpu_tray_stt = replace(
     _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=160, depth=6, heads=5, gaussian_grid=(1, 2, 4, 8, 1, 2)
 )
+_cpu_layered = LayeredConfig(channels=3, actions=("push right", "push up"))
+_gpu_layered = replace(_cpu_layered, segmenter_width=32, agent_width=24, dynamics_width=44, compositor_width=48)
 
 _own = FolderWorld(frames=20)
 _own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
@@ -142,11 +127,6 @@ PRESETS: dict[str, Preset] = {
         model=_gpu_stt, world=_two_digits, loop=replace(_gpu_loop, muon=True),
         tokenizer="digits_tokenizer",
     ),
-    "digits_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of digits_stt",
-        model=_ancestor_of(_gpu_stt), world=_two_digits, loop=replace(_gpu_loop, muon=True),
-        tokenizer="digits_tokenizer",
-    ),
     "one_digit_tokenizer": Preset(
         summary="FrameVQ for one or two digits, sized for two CPU cores",
         model=_cpu_tokenizer, world=replace(_two_digits, frames=2), loop=_tokenizer_loop,
@@ -154,12 +134,6 @@ PRESETS: dict[str, Preset] = {
     "one_digit_stt": Preset(
         summary="STT on Stochastic Moving MNIST with one digit, sized for two CPU cores",
         model=_cpu_stt, world=_one_digit, loop=_predictor_loop,
-        tokenizer="one_digit_tokenizer",
-    ),
-    "one_digit_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of one_digit_stt",
-        model=_ancestor_of(_cpu_stt), world=_one_digit,
-        loop=_predictor_loop,
         tokenizer="one_digit_tokenizer",
     ),
     "digits_video_tokenizer": Preset(
@@ -197,11 +171,6 @@ PRESETS: dict[str, Preset] = {
         model=_gpu_tray_stt, world=_tray, loop=replace(_gpu_loop, batch=192, muon=True),
         tokenizer="tabletop_tokenizer",
     ),
-    "tabletop_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of tabletop_stt",
-        model=_ancestor_of(_gpu_tray_stt), world=_tray, loop=replace(_gpu_loop, batch=192, muon=True),
-        tokenizer="tabletop_tokenizer",
-    ),
     "cpu_tabletop_tokenizer": Preset(
         summary="FrameVQ for the tabletop in colour, sized for two CPU cores",
         model=_cpu_tray_tokenizer, world=_tray, loop=replace(_tokenizer_loop, minutes=20, batch=8),
@@ -211,10 +180,13 @@ PRESETS: dict[str, Preset] = {
         model=_cpu_tray_stt, world=_tray, loop=replace(_predictor_loop, minutes=80),
         tokenizer="cpu_tabletop_tokenizer",
     ),
-    "cpu_tabletop_stt_ancestor": Preset(
-        summary="the ancestor's objective at the size and training of cpu_tabletop_stt",
-        model=_ancestor_of(_cpu_tray_stt), world=_tray, loop=replace(_predictor_loop, minutes=80),
-        tokenizer="cpu_tabletop_tokenizer",
+    "tabletop_layered": Preset(
+        summary="sprites on the tabletop, free or told what to push, 1.4M parameters, sized for a GPU",
+        model=_gpu_layered, world=_tray, loop=replace(_gpu_loop, batch=64, lr=3e-3, compile=False, muon=True),
+    ),
+    "cpu_tabletop_layered": Preset(
+        summary="sprites on the tabletop, free or told what to push, 0.4M parameters, sized for two CPU cores",
+        model=_cpu_layered, world=_tray, loop=replace(_predictor_loop, minutes=80, batch=8, lr=3e-3),
     ),
     "video_tokenizer": Preset(
         summary="FrameVQ for videos of one's own in colour, 64x64, sized for two CPU cores",
@@ -351,7 +323,7 @@ def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: to
         return DigitVideos(world, args.mnist, split, device)
     if not args.data:
         raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
-    beside = [args.data / "steady"] if split == "train" and getattr(model, "transport", False) else []
+    beside = [args.data / "steady"] if split == "train" and isinstance(model, LayeredConfig) else []
     try:
         return TabletopSet(args.data / split, *beside, frames=world.frames, device=device)
     except (ValueError, FileNotFoundError) as error:

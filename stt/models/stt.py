@@ -1,9 +1,8 @@
 """STT: a Spatial-Temporal Transformer over the latents of single frames.
 
-After NITHISHM2410/spatial-temporal-transformer (Flax). Where we differ, under the objective `stt`: Gaussian
+After NITHISHM2410/spatial-temporal-transformer (Flax). Where we differ: Gaussian
 layers have a learned prior and, in training, a posterior that saw the next frame (as in SVG, arXiv
-1802.07687), and the network predicts a distribution over codes. The objective `stt_ancestor` keeps the
-original's: regression of the next latents with a KL of weight 1e-6 to N(0, 1).
+1802.07687), and the network predicts a distribution over codes.
 """
 
 from __future__ import annotations
@@ -20,14 +19,10 @@ from torch import Tensor, nn
 from stt.api import Codes, Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import ConvMLP, patchify
 from stt.sampler import sample_logits
-from stt.things import Things, paces_of
 from stt.tokenizer import FrameVQ, FrameVQConfig, frame_encoder
 from stt.transformer import Cache, Normal, Refiner, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
-from stt.transport import Transport, trained
-from stt.wear import worn
 
 IGNORED = -100  # as a target: asks nothing
-OBJECTIVES = ("stt", "stt_ancestor")
 KEEP = 25.0  # nats of a code as far off as the unit of latents; neighbours of FSQ's 8 levels lie 0.29 apart: 2 nats
 STRIDE = 20  # frames that surprise scores at a time
 
@@ -35,7 +30,6 @@ STRIDE = 20  # frames that surprise scores at a time
 @dataclass(frozen=True, kw_only=True)
 class STTConfig(PredictorConfig):
     tokenizer: FrameVQConfig = field(default_factory=FrameVQConfig)
-    objective: str = "stt"
     dim: int = 128
     depth: int = 4
     heads: int = 4
@@ -49,30 +43,18 @@ class STTConfig(PredictorConfig):
     steps: int = 1  # passes a frame unless Sampling says otherwise; more than one need a refiner
     code_temperature: float = 0.5  # of the codes that passes draw, as a share of the temperature
     own_past: float = 0.3  # share of training steps whose past is predicted upon predictions, against drift
-    worn_past: float = 0.0  # share of training steps whose past is off in hue and soft where it moved, against drift
     drop_actions: float = 0.4  # share of training clips whose actions are all left for the model to imagine
     keep: bool = False  # a gate for each code that makes the likelier, the nearer it is to the one in its place before
-    transport: bool = False  # draws frames of the things that the prompt's last one shows, and encodes them as the past
     window: int = 0  # frames that attention over time sees, those of the future included; 0: as many as of a prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective is {self.objective!r}, must be one of {OBJECTIVES}")
-        if self.objective == "stt_ancestor" and self.refine_depth:
-            raise ValueError(f"refine_depth is {self.refine_depth}: the ancestor names no codes to refine, give 0")
         if self.steps < 1 or (self.steps > 1 and not self.refine_depth):
             raise ValueError(
                 f"steps is {self.steps} with refine_depth {self.refine_depth}: only a refiner passes twice"
             )
         if not 0 <= self.code_temperature <= 1:
             raise ValueError(f"code_temperature is {self.code_temperature}, must be between 0 and 1")
-        if self.worn_past and self.channels != 3:
-            raise ValueError(f"worn_past is {self.worn_past} with channels {self.channels}: only colours have a hue")
-        if self.transport and not self.tokenizer.reference:
-            raise ValueError("transport is True without a tokenizer's reference, whose pixels it would carry along")
-        if self.transport and self.objective == "stt_ancestor":
-            raise ValueError("transport is True with the objective stt_ancestor, which draws latents alone")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -86,10 +68,6 @@ class STTState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
     reference: Video | None  # (B, 1, C, H, W) the prompt's last frame, where codes are relative to it
-    things: Things | None = None  # what the reference shows, where frames are drawn of that
-    poses: Tensor | None = None  # (B, LAYERS, 4) of things, since the reference
-    paces: Tensor | None = None  # (B, LAYERS, 4) their last steps
-    action: Tensor | None = None  # (B, A) what the guest did last, if that is known
     drawn: int = 0  # frames of the future so far
 
 
@@ -99,7 +77,7 @@ class STT(Predictor):
     def __init__(self, config: STTConfig) -> None:
         super().__init__()
         self.config = c = config
-        knobs = {"temperature": True, "steps": c.refine_depth and not c.transport, "actions": c.actions}
+        knobs = {"temperature": True, "steps": c.refine_depth, "actions": c.actions}
         self.knobs = frozenset(name for name, there in knobs.items() if there)
         self.refiner = None
         self.tokenizer = FrameVQ(c.tokenizer).requires_grad_(False)
@@ -114,24 +92,20 @@ class STT(Predictor):
             SpaceTimeConfig(
                 grid=c.tokenizer.grid, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
                 window=c.window or c.context_frames, gaussian_grid=c.gaussian_grid, gaussian_dim=c.gaussian_dim,
-                posterior=c.objective == "stt",
+                posterior=True,
             )
         )  # fmt: skip
-        if c.objective == "stt":
-            self.target = nn.Sequential(nn.LayerNorm(c.dim), ConvMLP(c.dim, 2))
-            sizes = self.tokenizer.quantizer.sizes
-            self.head = nn.Linear(c.dim, len(sizes) * max(sizes))
-            exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
-            self.register_buffer("code_exists", exists, persistent=False)
-            if c.keep:
-                self.keep = nn.Linear(c.dim, len(sizes))
-                nn.init.zeros_(self.keep.weight)
-                nn.init.ones_(self.keep.bias)
-            if c.refine_depth:
-                self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
-        else:
-            self.head = nn.Linear(c.dim, latent_dim)
-        self.transport = Transport(c.channels, c.dim, len(c.actions)) if c.transport else None
+        self.target = nn.Sequential(nn.LayerNorm(c.dim), ConvMLP(c.dim, 2))
+        sizes = self.tokenizer.quantizer.sizes
+        self.head = nn.Linear(c.dim, len(sizes) * max(sizes))
+        exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
+        self.register_buffer("code_exists", exists, persistent=False)
+        if c.keep:
+            self.keep = nn.Linear(c.dim, len(sizes))
+            nn.init.zeros_(self.keep.weight)
+            nn.init.ones_(self.keep.bias)
+        if c.refine_depth:
+            self.refiner = Refiner(c.dim, c.heads, c.mlp_ratio, c.refine_depth, latent_dim, len(sizes))
 
     def train(self, mode: bool = True) -> STT:
         super().train(mode)
@@ -191,101 +165,55 @@ class STT(Predictor):
         self,
         video: Video,
         actions: Tensor | None = None,
-        poses: Tensor | None = None,
-        shown: Tensor | None = None,
-        steered: Tensor | None = None,
     ) -> Loss:
-        """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used.
-
-        poses (B, R, T, LAYERS, 4) and shown (B, R, H, W), of configs with transport: where things have gone by each
-        frame since each of the first R, and which pixels of these are theirs, as `Transport.losses` has them; the last
-        frame that is given is one of the first R. steered (B,) bool: clips whose actions are always told, for they are
-        such as nobody would expect.
-        """
+        """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used."""
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        wear, own = (torch.rand(()) < share for share in (self.config.worn_past, self.config.own_past))
-        learning, told = trained(self.network), None
+        own = torch.rand(()) < self.config.own_past
         if actions is not None:
             asked = (*video.shape[:2], len(self.config.actions))
             if actions.shape != asked:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {asked}")
-            told, actions = actions, self._forget(actions, steered)[:, :-1]
+            actions = self._forget(actions)[:, :-1]
         given = 1
         if self.config.tokenizer.reference:
             most = min(self.config.context_frames, video.shape[1] - 1)
-            if self.transport is not None:
-                if poses is None or shown is None:
-                    raise ValueError("transport learns from poses of what moves, and got none")
-                most = min(most, poses.shape[1])
             given = int(torch.randint(1, most + 1, ()))
-        parts = {}
-        if self.transport is not None:
-            with torch.autocast(video.device.type, enabled=False):  # places take single precision; on a CPU faster, too
-                scene = video.float(), given - 1, poses[:, given - 1], shown[:, given - 1]
-                parts = self.transport.losses(*scene)
-        if parts and not (learning or trained(self.transport.will)):
-            return Loss(sum(parts.values()), {name: of.detach() for name, of in parts.items()})
-        codes, reference, target = self._told(video, given, ahead=learning or own)
+        codes, reference, target = self._told(video, given)
         with torch.no_grad():
-            past = codes.latents
-            if wear:
-                past = self.tokenizer.encode(worn(video, given), reference).latents
-            past = self._jitter(past)
+            past = self._jitter(codes.latents)
         if own:
             past = self._own_past(past, target, actions, reference, given)
-        if self.config.objective == "stt_ancestor":
-            out = self._forward_training(past, target, actions, reference).since(given - 1)
-            return self._ancestor_loss(out, codes.latents[:, given:])
-        loss = Loss(torch.zeros((), device=video.device), {})
-        if learning:
-            out = self._forward_training(past, target, actions, reference).since(given - 1)
-            loss = self._elbo(out, past[:, given - 1 : -1], codes.ids[:, given:])
-        if self.transport is None:
-            return loss
-        if trained(self.transport.will):
-            with torch.no_grad():  # features as they are drawn, without a posterior that has seen what happens
-                hidden = self._forward_training(past, None, actions, reference).since(given - 1).hidden
-            hidden = rearrange(hidden, "b t h w d -> b t d h w").float()
-            known = None if actions is None else ~actions[:, given - 1 :].isnan().any(dim=-1)
-            with torch.autocast(video.device.type, enabled=False):
-                parts |= self.transport.will_losses(*scene, hidden, told, known)
-        return Loss(loss.total + sum(parts.values()), loss.parts | {name: of.detach() for name, of in parts.items()})
+        out = self._forward_training(past, target, actions, reference).since(given - 1)
+        return self._elbo(out, past[:, given - 1 : -1], codes.ids[:, given:])
 
-    def _told(self, video: Video, given: int, ahead: bool = True) -> tuple[Codes, Video | None, Tensor | None]:
-        """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees, if
-        it looks ahead."""
+    def _told(self, video: Video, given: int) -> tuple[Codes, Video | None, Tensor]:
+        """Clips' codes, the last of the `given` frames where codes are relative to it, and what a posterior sees."""
         reference = video[:, given - 1 : given] if self.config.tokenizer.reference else None
         with torch.no_grad():
             codes = self.tokenizer.encode(video, reference)
-        if self.config.objective == "stt_ancestor" or not ahead:
-            return codes, reference, None
         seen = self._embed(codes.latents, codes.latents[:, :1], reference)[:, 1:]
         return codes, reference, self.target_features(seen)
 
-    def _forget(self, actions: Tensor, steered: Tensor | None = None) -> Tensor:
-        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's; but of clips
-        that are steered (B,) none."""
+    def _forget(self, actions: Tensor) -> Tensor:
+        """Actions (B, T, A), unknown (nan) up to a random frame as those of a prompt, or all of a clip's."""
         b, t, _ = actions.shape
         begin = (t * torch.rand(b, 1, device=actions.device)).floor()
         begin = torch.where(torch.rand(b, 1, device=actions.device) < self.config.drop_actions, t, begin)
         unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
-        if steered is not None:
-            unknown &= ~steered[:, None]
         return actions.masked_fill(unknown[..., None], torch.nan)
 
     def _forward_training(
-        self, past: Tensor, target: Tensor | None, actions: Tensor | None = None, reference: Video | None = None
+        self, past: Tensor, target: Tensor, actions: Tensor | None = None, reference: Video | None = None
     ) -> SpaceTimeOutput:
         """All steps of clips at once: latents (B, T, h, w, D) -> features for frames 1 ... T-1."""
-        draw = draw_sample if target is None else draw_posterior
         embedded = self._acted(self._embed(past[:, :-1], past[:, :1], reference), actions)
-        return self.network(embedded, draw, target=target)
+        return self.network(embedded, draw_posterior, target=target)
 
     @torch.no_grad()
     @torch.compiler.disable
     def _own_past(
-        self, past: Tensor, target: Tensor | None, actions: Tensor | None, reference: Video | None, given: int
+        self, past: Tensor, target: Tensor, actions: Tensor | None, reference: Video | None, given: int
     ) -> Tensor:
         """Latents (B, T, h, w, D) with frames after the `given` ones predicted upon predictions, as in sampling.
 
@@ -295,14 +223,13 @@ class STT(Predictor):
         b, t = past.shape[:2]
         share = (2 * torch.rand(b, 1, device=past.device)).clamp(max=1)
         own = (torch.rand(b, t, device=past.device) < share)[..., None, None, None]
-        draw = draw_sample if target is None else draw_posterior
         frames, cache = [past[:, :given]], None
         latents, before = past[:, :given], past[:, :1]  # what the cache has not seen, and the frame before it
         for k in range(given, t - 1):
             seen = slice(k - latents.shape[1], k)
             told = None if actions is None else actions[:, seen]
             embedded = self._acted(self._embed(latents, before, reference), told)
-            out = self.network(embedded, draw, target=None if target is None else target[:, seen], cache=cache)
+            out = self.network(embedded, draw_posterior, target=target[:, seen], cache=cache)
             cache, before = out.cache, latents[:, -1:]
             latents = torch.where(own[:, k : k + 1], self._decide(out.hidden[:, -1:], before), past[:, k : k + 1])
             frames.append(latents)
@@ -319,9 +246,7 @@ class STT(Predictor):
         return codes, self._own_past(codes.latents, target, None, reference, given)
 
     def _decide(self, hidden: Tensor, before: Tensor) -> Tensor:
-        """Features (..., dim) and last latents (..., D) -> next latents: the likeliest codes, or the regressed ones."""
-        if self.config.objective == "stt_ancestor":
-            return self.head(hidden).float()
+        """Features (..., dim) and last latents (..., D) -> next latents: those of the likeliest codes."""
         return self.tokenizer.quantizer.embed(self.logits(hidden, before).argmax(dim=-1))
 
     def target_features(self, embedded: Tensor) -> Tensor:
@@ -353,23 +278,16 @@ class STT(Predictor):
         passed = (1.3 * torch.rand(*ids.shape[:2], 1, 1, 1, device=ids.device) - 0.3).clamp(min=0)
         return torch.rand(ids.shape, device=ids.device) < share_known(passed)
 
-    def _ancestor_loss(self, out: SpaceTimeOutput, target: Tensor) -> Loss:
-        mse = F.mse_loss(self.head(out.hidden).float(), target)
-        kl = torch.stack([g.prior.kl(standard_like(g.prior)).mean() for g in out.gaussians]).mean()
-        return Loss(mse + 1e-6 * kl, {"latent_mse": mse.detach(), "kl": kl.detach()})
-
     # ---- likelihood ----------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def surprise(self, video: Video) -> Surprise | None:
+    def surprise(self, video: Video) -> Surprise:
         """The negative ELBO of every frame's codes given the frames before it, at the posterior's mean.
 
         An estimate: draws of the posterior would make it an upper bound on the bits of the codes, cost a pass each
         and give the same order (the shipped model's 0.060 bits become 0.059). What the tokenizer cannot tell apart
-        costs nothing, so it is no bound on the bits of the pixels. None for the ancestor, which regresses latents.
+        costs nothing, so it is no bound on the bits of the pixels.
         """
-        if self.config.objective == "stt_ancestor":
-            return None
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         codes, reference = self.tokenizer.encode(video), video[:, :1] if self.config.tokenizer.reference else None
@@ -408,15 +326,11 @@ class STT(Predictor):
         cache = None
         if latents.shape[1] > 1:  # what followed each frame but the last is known, so chance has no part in it
             embedded = self._embed(latents, latents[:, :1], reference)
-            target = self.target_features(embedded[:, 1:]) if self.config.objective == "stt" else None
+            target = self.target_features(embedded[:, 1:])
             cache = self.network(self._acted(embedded[:, :-1], None), draw_mean, target=target).cache
         recent = latents[:, -2:]
         recent = torch.cat([recent[:, :1], recent[:, -1:]], dim=1)
-        if self.transport is None:
-            return STTState(recent, cache, reference)
-        things = self.transport.things(context[:, -1])
-        paces = paces_of(context[:, -2:][:, 0], things)
-        return STTState(recent, cache, reference, things, torch.zeros_like(paces), paces)
+        return STTState(recent, cache, reference)
 
     def step(self, state: STTState, sampling: Sampling, noise: Noise) -> tuple[Video, STTState]:
         futures = noise.futures
@@ -435,20 +349,11 @@ class STT(Predictor):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         out = self.network(self._acted(self._embed(last, before, state.reference), actions), draw, cache=cache)
-        if self.transport is not None:
-            hidden = rearrange(out.hidden, "b 1 h w d -> b d h w")
-            told = None if actions is None else actions[:, 0]
-            scene = state.action, state.things, state.poses, state.paces
-            frames, poses, paces, action = self.transport(hidden, told, *scene, sampling.temperature, noise)
-            frames = frames[:, None].clamp(-1, 1)
-            latents = self.tokenizer.encode(frames, state.reference).latents
-            state = state._replace(poses=poses, paces=paces, action=action)
-        else:
-            steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
-            latents = (
-                self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
-            )
-            frames = self.tokenizer.decode(latents, state.reference)
+        steps = (sampling.steps or self.config.steps) if self.refiner is not None else 1
+        latents = (
+            self._decide(out.hidden, last) if steps == 1 else self._refine(out.hidden, last, steps, sampling, noise)
+        )
+        frames = self.tokenizer.decode(latents, state.reference)
         recent = torch.cat([last, latents], dim=1)
         return frames, state._replace(recent=recent, cache=out.cache, drawn=state.drawn + 1)
 
@@ -477,13 +382,5 @@ def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
     return posterior.sample(torch.randn_like(posterior.mean))
 
 
-def draw_sample(prior: Normal, _: Normal | None) -> Tensor:
-    return prior.sample(torch.randn_like(prior.mean))
-
-
 def draw_mean(prior: Normal, posterior: Normal | None) -> Tensor:
     return (posterior or prior).mean
-
-
-def standard_like(normal: Normal) -> Normal:
-    return Normal(torch.zeros_like(normal.mean), torch.zeros_like(normal.logvar))

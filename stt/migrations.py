@@ -1,0 +1,24 @@
+"""Configs of files that earlier versions wrote, in today's terms: one table of the fields that are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# By family: a field that is gone and the values that load without it, None for any. A field that goes is added here.
+REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
+    "stt": {
+        "objective": ("stt",),
+        "transport": (False,),
+        "worn_past": None,  # of training alone
+    },
+}
+
+
+def migrated(family: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A file's config as its family has it today; ValueError where a value asks for what is gone."""
+    config = dict(config)
+    for name, loads in REMOVED.get(family, {}).items():
+        if name in config and loads is not None and config[name] not in loads:
+            raise ValueError(f"{name} is {config[name]!r}, which this version of the family {family} no longer has")
+        config.pop(name, None)
+    return config
