@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SHIPPED = [str(HERE / "assets/models/tabletop-stt.safetensors"), str(HERE / "assets/models")]
+SHIPPED = [str(HERE / "assets/models/tabletop-layered.safetensors"), str(HERE / "assets/models")]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -150,14 +150,9 @@ class Tokenizer(nn.Module, ABC):
         """Clips (B, T, C, H, W) through the codes and back, not clamped."""
         return self.decode(self.encode(video).latents)
 
-    def autoencode(self, video: Video) -> tuple[Video, Video, Codes]:
-        """Frames of clips to learn from (B, T', C, H, W), what they become, and their codes; here all frames."""
-        codes = self.encode(video)
-        return video, self.decode(codes.latents), codes
-
     def loss(self, video: Video) -> Loss:
-        truth, decoded, codes = self.autoencode(video)
-        mse = F.mse_loss(decoded.float(), truth)
+        codes = self.encode(video)
+        mse = F.mse_loss(self.decode(codes.latents).float(), video)
         return Loss(mse + codes.loss, {"mse": mse.detach(), "commitment": codes.loss.detach()})
 
 

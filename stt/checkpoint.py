@@ -19,6 +19,7 @@ from torch import nn
 
 from stt.api import Config, Predictor
 from stt.card import model_card
+from stt.migrations import migrated
 from stt.registry import CONFIGS, FAMILIES, TOKENIZERS
 
 FORMAT = "1"
@@ -203,7 +204,7 @@ def load_any(source: str | Path, device: torch.device | str = "cpu") -> nn.Modul
     path = find(source)
     header = read_header(path)
     try:
-        config = CONFIGS[header["family"]].from_dict(header["config"])
+        config = CONFIGS[header["family"]].from_dict(migrated(header["family"], header["config"]))
         model = build(header["family"], config)
         expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
         with safe_open(path, framework="pt", device=str(device)) as file:

@@ -237,3 +237,35 @@ class AxialAttention(nn.Module):
             seen = attention.attend(rotate(q, *angles), rotate(k, *angles), v, causal=axis == 1)
             out = out + rearrange(seen.unflatten(0, along.shape[:3]).movedim(3, axis), "b t h w c -> b t c h w")
         return out
+
+
+class UNet(nn.Module):
+    """U-Net (arXiv 1505.04597) on squares of 2x2 pixels. Frames (N, C, H, W) -> (N, out, H, W).
+
+    Where we differ: skips are added, and the head sees the input again. width: channels of the finest scale, all
+    others have twice as many; H and W are multiples of 2**scales.
+    """
+
+    patch = 2
+
+    def __init__(self, channels: int, out: int, width: int, scales: int) -> None:
+        super().__init__()
+        widths = [width, *(2 * width for _ in range(scales - 1))]
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.stem = nn.Conv2d(channels * self.patch**2, width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResBlock(each) for each in widths)
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairs)
+        self.up = nn.Conv2d(widths[-1], width, 3, padding=1)  # only the finest scale has another width
+        self.decoder = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
+        self.head = nn.Conv2d(width + channels * self.patch**2, out * self.patch**2, 3, padding=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        patches = patchify(frames, self.patch)
+        skips = [self.blocks[0](self.stem(patches))]
+        for block, down in zip(self.blocks[1:], self.down, strict=True):
+            skips.append(block(down(skips[-1])))
+        x = skips.pop()
+        while skips:
+            skip, x = skips.pop(), F.interpolate(x, scale_factor=2.0)
+            x = skip + (x if skips else self.up(x))
+        return unpatchify(self.head(torch.cat([self.decoder(x), patches], dim=1)), self.patch)

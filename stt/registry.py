@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stt.api import Config, Predictor, Tokenizer
+from stt.models.layered import Layered, LayeredConfig
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformer, TimeSformerConfig
 from stt.models.transframer import Transframer, TransframerConfig
@@ -10,6 +11,7 @@ from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.tokenizer import FrameVQ, FrameVQConfig, VideoVQ, VideoVQConfig
 
 FAMILIES: dict[str, type[Predictor]] = {
+    "layered": Layered,
     "stt": STT,
     "timesformer": TimeSformer,
     "transframer": Transframer,
@@ -17,6 +19,7 @@ FAMILIES: dict[str, type[Predictor]] = {
 }
 TOKENIZERS: dict[str, type[Tokenizer]] = {"frame_vq": FrameVQ, "video_vq": VideoVQ}
 CONFIGS: dict[str, type[Config]] = {
+    "layered": LayeredConfig,
     "stt": STTConfig,
     "timesformer": TimeSformerConfig,
     "transframer": TransframerConfig,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -35,7 +33,6 @@ class FrameVQConfig(Config):
     code_dim: int = 32  # channels of a vector-quantized code
     commitment: float = 0.25
     local: bool = False  # codes are each of its own pixels alone: what stands still keeps its codes
-    reference: bool = False  # codes tell what is other than in a reference frame that both sides know
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,55 +56,27 @@ class FrameVQ(Tokenizer):
     """Convolutional VQ autoencoder of single frames (VQ-VAE, arXiv 1711.00937).
 
     Where we differ: the stem and the head work on patches, which spares the convolutions at full resolution that would
-    cost most, and the codes may be FSQ's. With a reference, an earlier frame of the same clip, codes need to say
-    only what has changed (as in iVideoGPT, arXiv 2405.15223), and pixels that have not are copied through a mask.
+    cost most, and the codes may be FSQ's.
     """
 
     def __init__(self, config: FrameVQConfig) -> None:
         super().__init__()
         self.config = c = config
-        seen = (1 + c.reference) * c.channels * c.patch**2
+        seen = c.channels * c.patch**2
         self.encoder = (cell_encoder if c.local else frame_encoder)(seen, c.widths, c.blocks, c.latent_dim)
         self.quantizer = (
             FSQ(c.levels) if c.levels else VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
         )
-        self.decoder = ReferenceDecoder(c) if c.reference else frame_decoder(c)
+        self.decoder = frame_decoder(c)
 
-    def encode(self, video: Video, reference: Video | None = None) -> Codes:
-        """(B, T, C, H, W) -> ids (B, T, h, w, G) and latents (B, T, h, w, D).
-
-        reference (B, 1, C, H, W) or (B, T, ...), of configs that take one: the first frame if not given.
-        """
-        if self.config.reference:
-            reference = video[:, :1] if reference is None else reference
-            video = torch.cat([video, reference.expand_as(video)], dim=2)
+    def encode(self, video: Video) -> Codes:
+        """(B, T, C, H, W) -> ids (B, T, h, w, G) and latents (B, T, h, w, D)."""
         return self.quantizer(self.encoder(patchify(video, self.config.patch)).movedim(2, -1))
 
-    def decode(self, latents: Tensor, reference: Video | None = None) -> Video:
-        """(B, T, h, w, D) -> (B, T, C, H, W), not clamped; `reference` as it was encoded with, B or 1 of them."""
-        b, t = latents.shape[:2]
+    def decode(self, latents: Tensor) -> Video:
+        """(B, T, h, w, D) -> (B, T, C, H, W), not clamped."""
         z = rearrange(latents, "b t h w d -> (b t) d h w")
-        if not self.config.reference:
-            return unpatchify(self.decoder(z), self.config.patch).unflatten(0, (b, t))
-        if reference is None:
-            raise ValueError("this tokenizer decodes frames beside a reference (B, 1, C, H, W), and none was given")
-        reference = reference.expand(b, t, *reference.shape[2:])
-        return self.decoder(z, reference.flatten(0, 1)).unflatten(0, (b, t))
-
-    def reconstructed(self, video: Video) -> Video:
-        """With a reference, it is the clip's first frame."""
-        reference = video[:, :1] if self.config.reference else None
-        return self.decode(self.encode(video, reference).latents, reference)
-
-    def autoencode(self, video: Video) -> tuple[Video, Video, Codes]:
-        """With a reference: one random frame of each clip beside another."""
-        if not self.config.reference:
-            return super().autoencode(video)
-        order = torch.rand(video.shape[:2], device=video.device).argsort(dim=1)
-        each = torch.arange(len(video), device=video.device)
-        truth, reference = (video[each, order[:, k]][:, None] for k in (0, -1))
-        codes = self.encode(truth, reference)
-        return truth, self.decode(codes.latents, reference), codes
+        return unpatchify(self.decoder(z), self.config.patch).unflatten(0, latents.shape[:2])
 
 
 def frame_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> PerFrame:
@@ -132,42 +101,6 @@ def frame_decoder(c: FrameVQConfig) -> nn.Sequential:
     first = c.widths[0]
     layers += [group_norm(first), nn.SiLU(), nn.Conv2d(first, c.channels * c.patch**2, 3, padding=1)]
     return nn.Sequential(*layers)
-
-
-class ReferenceDecoder(nn.Module):
-    """(N, latent_dim, h, w) and reference frames (N, C, H, W) -> frames: new pixels, or the reference's, by a mask."""
-
-    def __init__(self, c: FrameVQConfig) -> None:
-        super().__init__()
-        self.patch = c.patch
-        widths, last = c.widths, c.widths[-1]
-        self.stem = nn.Conv2d(c.channels * c.patch**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.look = nn.Sequential(*(ResBlock(last) for _ in range(c.blocks)))
-        self.codes = nn.Conv2d(c.latent_dim, last, 3, padding=1)
-        self.join = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths)
-        self.attention = AttentionBlock(last)
-        self.draw = nn.ModuleList(nn.Sequential(*(ResBlock(w) for _ in range(c.blocks))) for w in widths)
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
-        self.norm = group_norm(widths[0])
-        self.head = nn.Conv2d(widths[0], (c.channels + 1) * c.patch**2, 3, padding=1)
-
-    def forward(self, z: Tensor, reference: Tensor) -> Tensor:
-        seen = [self.stem(patchify(reference, self.patch))]
-        for down in self.down:
-            seen.append(down(F.silu(seen[-1])))
-        seen[-1] = self.look(seen[-1])
-        x = self.codes(z)
-        for i in reversed(range(len(seen))):
-            x = self.join[i](torch.cat([x, seen[i]], dim=1))
-            x = self.draw[i](x if i < len(seen) - 1 else self.attention(x))
-            if i:
-                x = self.up[i - 1](F.interpolate(x, scale_factor=2.0))
-        new = unpatchify(self.head(F.silu(self.norm(x))), self.patch)
-        kept = new[:, -1:].sigmoid()
-        return kept * reference + (1 - kept) * new[:, :-1]
 
 
 @dataclass(frozen=True, kw_only=True)

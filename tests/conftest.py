@@ -9,18 +9,23 @@ import torch
 
 from stt.api import Predictor, PredictorConfig
 from stt.dct import DCTConfig
+from stt.models.layered import LayeredConfig
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS, FAMILIES
-from stt.things import LAYERS
+from stt.sprites import MAX_SPRITES
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 
 TINY_TOKENIZER = FrameVQConfig(image_size=16, patch=2, widths=(8, 16), levels=(5, 5, 4))
 TINY = STTConfig(
     image_size=16, tokenizer=TINY_TOKENIZER, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
     gaussian_grid=(1, 2), gaussian_dim=4,
+)  # fmt: skip
+TINY_LAYERS = STTConfig(
+    image_size=16, layers=2, reach=2, segmenter_width=16, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
+    gaussian_grid=(0, 0),
 )  # fmt: skip
 TINY_TIMESFORMER = TimeSformerConfig(
     image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2
@@ -35,30 +40,24 @@ TINY_TRANSFRAMER = TransframerConfig(
     image_size=16, dct=TINY_DCT, context_frames=3, dim=32, depth=2, heads=2, mlp_ratio=2, widths=(16, 32), blocks=1,
     draft=16, most_triples=96,
 )  # fmt: skip
+TINY_LAYERED = LayeredConfig(
+    image_size=16, context_frames=6, segmenter_width=8, agent_width=4, dynamics_width=4, compositor_width=8,
+    agent_starts=4, drawn_frames=2,
+)  # fmt: skip
 TINY_CONFIGS = {
     "stt": TINY,
     "stt, vector-quantized": STTConfig.from_dict(
         TINY.to_dict() | {"tokenizer": TINY_TOKENIZER.to_dict() | {"levels": (), "codebook_size": 16, "code_dim": 8}}
     ),
-    "stt, beside a reference": STTConfig.from_dict(
-        TINY.to_dict()
-        | {
-            "tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True},
-            "context_frames": 3,
-            "window": 6,
-            "jitter": 0.0,
-            "own_past": 0.0,
-        }
+    "stt, layers": TINY_LAYERS,
+    "stt, layers in colour": STTConfig.from_dict(
+        TINY_LAYERS.to_dict() | {"channels": 3, "layers": 1, "actions": ("push",), "drop_actions": 0.0}
     ),
-    "stt, with transport": STTConfig.from_dict(
-        TINY.to_dict()
-        | {"tokenizer": TINY_TOKENIZER.to_dict() | {"local": True, "reference": True}, "window": 6, "transport": True}
-    ),
-    "stt, refined": STTConfig.from_dict(TINY.to_dict() | {"refine_depth": 1}),
-    "stt_ancestor": STTConfig.from_dict(TINY.to_dict() | {"objective": "stt_ancestor", "gaussian_grid": (4, 4)}),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),
+    "layered": TINY_LAYERED,
+    "layered, steered": LayeredConfig.from_dict(TINY_LAYERED.to_dict() | {"channels": 3, "actions": ("push",)}),
     "timesformer": TINY_TIMESFORMER,
     "videogpt": TINY_VIDEOGPT,
     "videogpt, unconditional": VideoGPTConfig.from_dict(
@@ -105,7 +104,7 @@ def _a_precision_of_its_own():
 
 @pytest.fixture(params=sorted(TINY_CONFIGS))
 def predictor(request):
-    """Every family and objective, tiny, in eval mode."""
+    """Every family, tiny, in eval mode."""
     return lively(built(TINY_CONFIGS[request.param])).eval()
 
 
@@ -144,11 +143,12 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
 
 
 def lesson(model, video: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """What `loss` takes: videos, and of models with transport poses of a guest and a thing that go down, as one."""
-    if not getattr(model.config, "transport", False):
+    """What `loss` takes: videos, and of the family layered poses of an agent and an object that go down, as one."""
+    if not isinstance(model.config, LayeredConfig):
         return (video,)
-    shown = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)
-    shown[..., 2:6, 2:6], shown[..., 6:12, 2:8] = 1, 2
-    poses = torch.zeros(len(video), video.shape[1], LAYERS, 4)
+    segmentation = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)
+    segmentation[..., 2:6, 2:6], segmentation[..., 6:12, 2:8] = 1, 2
+    poses = torch.zeros(len(video), video.shape[1], MAX_SPRITES, 4)
     poses[..., 0] = 0.5 * torch.arange(video.shape[1])[:, None]
-    return video, None, poses[:, None] - poses[:, :, None], shown
+    actions = 0.5 * torch.ones(*video.shape[:2], len(model.config.actions)) if model.config.actions else None
+    return video, actions, poses[:, None] - poses[:, :, None], segmentation

@@ -31,22 +31,22 @@ def test_models_come_from_files_and_folders_and_broken_ones_are_left_out(tiny, t
 
 
 def test_a_models_variants_stand_behind_it_so_that_the_plain_name_is_preset(tiny, tmp_path):
-    for name in ("digits-stt-ancestor", "digits-stt"):
+    for name in ("digits-stt-large", "digits-stt"):
         save(tiny, tmp_path / f"{name}.safetensors")
-    assert list(load_models([str(tmp_path)], "cpu")) == ["digits-stt", "digits-stt-ancestor"]
+    assert list(load_models([str(tmp_path)], "cpu")) == ["digits-stt", "digits-stt-large"]
 
 
 def test_a_file_that_is_named_before_its_folder_comes_first_and_once(tiny, tmp_path):
-    for name in ("car-stt", "digits-stt", "tabletop-stt"):
+    for name in ("car-stt", "digits-stt", "tabletop-layered"):
         save(tiny, tmp_path / f"{name}.safetensors")
     sources = [str(tmp_path / "digits-stt.safetensors"), str(tmp_path)]
-    assert list(load_models(sources, "cpu")) == ["digits-stt", "car-stt", "tabletop-stt"]
+    assert list(load_models(sources, "cpu")) == ["digits-stt", "car-stt", "tabletop-layered"]
 
 
 def test_the_app_opens_with_the_tabletop_and_offers_all_that_ship():
     names = [path.stem for path in Path(front_door.SHIPPED[1]).glob("*.safetensors")]
     models = list(load_models(front_door.parse([]).models, "cpu"))
-    assert models[0] == "tabletop-stt" and sorted(models) == sorted(names)
+    assert models[0] == "tabletop-layered" and sorted(models) == sorted(names)
 
 
 def test_models_are_compiled_where_that_is_asked_for_and_can_be_done(tiny, tmp_path, monkeypatch):

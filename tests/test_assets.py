@@ -56,7 +56,7 @@ def test_a_clip_of_the_tabletop_is_the_one_that_is_simulated(name):
 
 
 def test_a_future_of_the_tabletop_alone_equals_the_same_one_in_a_batch():
-    model = stt.load(ASSETS / "models/tabletop-stt.safetensors")
+    model = stt.load(ASSETS / "models/tabletop-layered.safetensors")
     prompt = read_clip(files(next(iter(TRAYS)))[0], size=64, channels=3).video[:5]
     together, alone = (stt.predict(model, prompt, 10, seeds=seeds) for seeds in ([0, 1, 2, 3], [2]))
     torch.testing.assert_close(together[2], alone[0], atol=1e-4, rtol=1e-4)

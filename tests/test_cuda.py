@@ -7,7 +7,7 @@ import torch
 
 import stt
 from stt.api import Sampling
-from tests.conftest import TINY_CONFIGS, built, clips, lively
+from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
 from tests.test_tray import Drawn, colour_model
 from train.data import DigitVideos, World
 from train.loop import LoopConfig, Run, accelerator_for
@@ -50,10 +50,16 @@ def test_the_compiled_step_from_code_to_code_draws_the_same_codes():
     torch.testing.assert_close(stt.predict(model, context, 4, seeds=[0, 1]), plain, atol=1e-3, rtol=1e-3)
 
 
-def test_a_training_step_runs_in_bf16(model, tmp_path):
+@pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "videogpt"])
+def test_a_training_step_runs_in_bf16(name, tmp_path):
+    model = lively(built(TINY_CONFIGS[name]))
     run = Run(model, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
     run.raw.train()
-    loss = run.train_step(lambda size, index: (clips(model, size, seed=index).cuda(),))
+
+    def batches(size, index):
+        return tuple(part if part is None else part.cuda() for part in lesson(model, clips(model, size, seed=index)))
+
+    loss = run.train_step(batches)
     assert loss.total.isfinite()
 
 

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from stt.api import Sampling
 from stt.measures import frame_mse
-from stt.models.stt import STT, STTConfig
-from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
+from stt.models.stt import STTConfig
+from stt.models.timesformer import TimeSformerConfig
+from tests.conftest import TINY, TINY_TIMESFORMER, TINY_TOKENIZER, built
 from train.data import DigitVideos, World
 from train.evaluate import evaluate, markdown, parser
 from train.judge import Judge, counts, load_judge, narrowed
@@ -175,18 +176,19 @@ def test_the_calibration_of_surprise_starts_at_the_third_frame_and_orders_its_qu
 
 
 def test_a_model_without_a_likelihood_gets_no_calibration(videos):
-    ancestor = STT(TINY_CONFIGS["stt_ancestor"]).eval()
-    assert surprise(ancestor, held_out(videos, 1)[0].video) == {}
+    timesformer = built(TINY_TIMESFORMER).eval()
+    assert surprise(timesformer, held_out(videos, 1)[0].video) == {}
 
 
 def test_evaluating_puts_surprise_among_the_scores_of_models_that_have_one():
     """At the real size: the worlds of the yardstick are 64 pixels wide."""
     size = {"image_size": 64}
     tokenizer = TINY_TOKENIZER.to_dict() | size | {"patch": 8}
-    for name, kept in (("stt", ["surprise"]), ("stt_ancestor", [])):
-        config = STTConfig.from_dict(TINY_CONFIGS[name].to_dict() | size | {"tokenizer": tokenizer})
+    stt = STTConfig.from_dict(TINY.to_dict() | size | {"tokenizer": tokenizer})
+    timesformer = TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | size)
+    for config, kept in ((stt, ["surprise"]), (timesformer, [])):
         args = parser().parse_args(["--model", "m", "--only", "surprise", "--clips", "2", "--strokes", "1"])
-        scores = evaluate(STT(config).eval(), args, digits=1)
+        scores = evaluate(built(config).eval(), args, digits=1)
         assert list(scores) == kept
 
 

@@ -450,7 +450,7 @@ def asked(preset: str, *words):
 
 def test_a_tokenizer_trains_on_a_folder_and_its_card_says_so(tmp_path):
     folder = arrays(tmp_path / "videos", 3)
-    words = ["--preset=one_digit_tokenizer", "--steps=2", "--batch=2", "--frames=2", "--stride=3", "--device=cpu"]
+    words = ["--preset=video_tokenizer", "--steps=2", "--batch=2", "--frames=2", "--stride=3", "--device=cpu"]
     main([*words, f"--data={folder}", f"--out={tmp_path / 'run'}"])
     card = read_header(tmp_path / "run" / "model.safetensors")["card"]
     assert card["world"] == {"kind": "folder", "frames": 2, "stride": 3, "fit": "crop", "flip": False}
@@ -462,10 +462,10 @@ def test_predictors_are_given_labels_and_actions_where_they_learn_them(car, tmp_
     preset, args = asked("one_digit_videogpt", "--data", tmp_path / "classes")
     video, labels = batches_of(videos_of(preset, args, "train", "cpu"), preset)(2, 0)
     assert video.shape == (2, 8, 1, 64, 64) and labels.shape == (2, 1)
-    preset, args = asked("cpu_tabletop_stt", "--data", car, "--set", "transport=False")
+    preset, args = asked("cpu_tabletop_stt", "--data", car)
     video, actions = batches_of(videos_of(preset, args, "train", "cpu"), preset)(2, 0)
     assert video.shape == (2, 8, 3, 64, 64) and actions.shape == (2, 8, 2)
-    preset, args = asked("one_digit_stt", "--data", car)
+    preset, args = asked("cpu_digits_stt", "--data", car)
     assert len(batches_of(videos_of(preset, args, "train", "cpu"), preset)(2, 0)) == 1
 
 
@@ -484,17 +484,17 @@ def test_what_a_folder_does_not_tell_a_model_is_said(tmp_path, preset, message):
 
 
 def test_flags_and_folders_that_do_not_belong_together_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match="--stride means nothing to stochastic clips"):
-        asked("one_digit_stt", "--stride=2")
+    with pytest.raises(SystemExit, match="--stride means nothing to mixed clips"):
+        asked("cpu_digits_stt", "--stride=2")
     with pytest.raises(SystemExit, match="--digits means nothing to folder clips"):
-        asked("one_digit_stt", "--digits=1", "--data", tmp_path)
-    preset, args = asked("one_digit_stt", "--data", tmp_path / "nowhere")
+        asked("cpu_digits_stt", "--digits=1", "--data", tmp_path)
+    preset, args = asked("cpu_digits_stt", "--data", tmp_path / "nowhere")
     with pytest.raises(SystemExit, match="nowhere is not a folder"):
         videos_of(preset, args, "train", "cpu")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "index.json").write_text(json.dumps({"format": 2, "per_shard": 2, "crf": 20}))
-    preset, args = asked("one_digit_stt", "--data", tmp_path)
-    with pytest.raises(SystemExit, match="is a set of the tabletop, the preset one_digit_stt learns digits"):
+    preset, args = asked("cpu_digits_stt", "--data", tmp_path)
+    with pytest.raises(SystemExit, match="is a set of the tabletop, the preset cpu_digits_stt learns digits"):
         videos_of(preset, args, "train", "cpu")
 
 

@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RANKS = {
     "stt.api": 0, "stt.video": 0, "stt.encode": 0, "stt.layers": 1, "stt.quantize": 1, "stt.dct": 1,
-    "stt.sampler": 1, "stt.measures": 1, "stt.wear": 1, "stt.things": 1, "stt.tokenizer": 2, "stt.transformer": 2,
-    "stt.transport": 2,
-    "stt.models": 3, "stt.registry": 4, "stt.card": 4, "stt.checkpoint": 5, "stt.ui": 6, "stt": 6,
+    "stt.sampler": 1, "stt.measures": 1, "stt.sprites": 1, "stt.motion": 1,
+    "stt.tokenizer": 2, "stt.segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
+    "stt.models": 3, "stt.registry": 4, "stt.migrations": 4, "stt.card": 4, "stt.checkpoint": 5, "stt.ui": 6, "stt": 6,
     "stt.__main__": 7,
 }  # fmt: skip
 FILES = sorted((ROOT / "stt").rglob("*.py"))

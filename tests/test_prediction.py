@@ -12,13 +12,12 @@ import torch
 
 import stt
 from stt.api import Sampling, Surprise
-from stt.models.stt import STT
 from stt.ui.player import shown_run
 from stt.ui.prediction import IMAGINED, LED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
 from stt.ui.request import Refused
 from stt.ui.runs import Run
 from stt.video import read_clip
-from tests.conftest import TINY_CONFIGS, lively
+from tests.conftest import TINY_LAYERED, built, lively
 from tests.ui_fixtures import asked, dreamer, filler, moving_dot, pusher, run_of
 from tests.video_fixtures import lossless
 
@@ -213,8 +212,8 @@ def test_without_a_truth_there_are_no_scores_and_without_a_likelihood_no_surpris
     run = run_of(tiny, clip)
     assert run.report["scores"] is None
     assert len(run.report["surprise"]["bits"]) == 4
-    ancestor = lively(STT(TINY_CONFIGS["stt_ancestor"])).eval()
-    run = run_of(ancestor, clip, prompt_frames=3)
+    layered = lively(built(TINY_LAYERED)).eval()
+    run = run_of(layered, clip, prompt_frames=3)
     assert run.report["surprise"] is None and run.surprise.size == 0
     assert run.report["scores"] is not None
     one_frame = moving_dot(tmp_path / "one.mp4", frames=1)

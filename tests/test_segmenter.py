@@ -34,17 +34,17 @@ def test_what_leaves_the_frame_comes_back_whole():
     colour = torch.zeros(1, 1, 1, 16, 16)
     colour[..., 2:6, 9:14] = torch.rand(4, 5)
     layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 1, 1, 16, 16))
-    offsets = torch.tensor([2, 4, 6, 4, 2, 0])  # 4 of its 5 columns leave
+    offsets = torch.tensor([2, 5, 3, 0])  # 3 of its 5 columns leave
     video = torch.stack([composite(layers.moved(torch.tensor([[[0, x]]]))) for x in offsets], dim=1)
     tracked = track(layers, video, reach=3)
     steps = [int(m.displacement[0, 0, 1]) for m in tracked.matches]
-    assert steps == [2, 2, 2, -2, -2, -2]
+    assert steps == [2, 3, -2, -3]
     assert max(float(r.abs().max()) for r in tracked.residuals) < 1e-5
 
 
 @pytest.mark.slow
 def test_layers_are_learned_from_motion_alone():
-    """Two digits come apart within 600 clips: what they show of the future is near what copying shows of the present."""
+    """Two digits come apart within 600 clips: moved, they show the future with a tenth of a copy's error."""
     videos = DigitVideos(World(frames=10, strokes=1.0), None, "train")
     segmenter = Segmenter(count=2, channels=1, width=16)
     optimizer = torch.optim.AdamW(segmenter.parameters(), lr=2e-3)

@@ -237,37 +237,35 @@ def settled(module, out, *words):
 def test_resuming_takes_all_flags_from_the_run_and_those_beside_it_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tok").mkdir()
-    words = ["--preset", "one_digit_stt", "--tokenizer", "tok", "--mnist", "digits", "--set", "refine_depth=0"]
+    words = ["--preset", "one_digit_videogpt", "--tokenizer", "tok", "--mnist", "digits", "--set", "depth=3"]
     first = settled(predictor, "run", *words, "--no-muon", "--minutes", 5, "--batch", 3)
     again = settled(predictor, "run", "--resume")
     assert Path(again.mnist) == tmp_path / "digits" and again.tokenizer == str(tmp_path / "tok")
     assert chosen(again) == chosen(first) and again.command == first.command
-    other = settled(predictor, "run", "--resume", "--steps", 7, "--batch", 4, "--set", "refine_depth=1")
+    other = settled(predictor, "run", "--resume", "--steps", 7, "--batch", 4, "--set", "depth=5")
     loop = chosen(other).loop
-    assert (loop.steps, loop.minutes, loop.batch, loop.muon) == (7, 0, 4, False) and chosen(
-        other
-    ).model.refine_depth == 1
-    assert other.command == [*first.command, "--steps", "7", "--batch", "4", "--set", "refine_depth=1"]
+    assert (loop.steps, loop.minutes, loop.batch, loop.muon) == (7, 0, 4, False) and chosen(other).model.depth == 5
+    assert other.command == [*first.command, "--steps", "7", "--batch", "4", "--set", "depth=5"]
     assert settled(predictor, "run", "--resume", *words).command == [*other.command, *words]
     kept = settled(predictor, "run", "--resume")
-    assert chosen(kept) == replace(chosen(other), model=replace(chosen(other).model, refine_depth=0))
+    assert chosen(kept) == replace(chosen(other), model=replace(chosen(other).model, depth=3))
     back = chosen(settled(predictor, "run", "--resume", "--minutes", 9)).loop
     assert (back.steps, back.minutes) == (0, 9)
 
 
 def test_a_command_that_resumes_from_the_start_may_be_given_again(tmp_path):
-    words = ["--preset", "one_digit_tokenizer", "--steps", "3", "--resume"]
+    words = ["--preset", "one_digit_video_tokenizer", "--steps", "3", "--resume"]
     first, second = (settled(tokenizer, tmp_path, *words) for _ in range(2))
     assert vars(first) == vars(second)
 
 
 def test_a_run_is_resumed_by_its_own_command_and_begun_in_a_folder_of_its_own(tmp_path, capsys):
-    settled(tokenizer, tmp_path, "--preset", "one_digit_tokenizer")
+    settled(tokenizer, tmp_path, "--preset", "one_digit_video_tokenizer")
     with pytest.raises(SystemExit, match=r"is a run of train\.tokenizer, not of train\.predictor"):
         settled(predictor, tmp_path, "--resume")
     (tmp_path / "checkpoint-00000005.pt").touch()
     with pytest.raises(SystemExit, match=r"holds a run \(checkpoint-00000005.pt\): --resume continues it"):
-        settled(tokenizer, tmp_path, "--preset", "one_digit_tokenizer")
+        settled(tokenizer, tmp_path, "--preset", "one_digit_video_tokenizer")
     for words in ([], ["--resume"]):
         with pytest.raises(SystemExit):
             settled(tokenizer, tmp_path / "new", *words)
@@ -276,7 +274,7 @@ def test_a_run_is_resumed_by_its_own_command_and_begun_in_a_folder_of_its_own(tm
 
 def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("train.data.DRAWN", {"train": 20, "test": 20})
-    for module, preset in ((tokenizer, "one_digit_tokenizer"), (predictor, "cpu_digits_timesformer")):
+    for module, preset in ((tokenizer, "one_digit_video_tokenizer"), (predictor, "cpu_digits_timesformer")):
         out = tmp_path / preset
         module.main(["--preset", preset, *SMALL, "--steps", "1", "--out", str(out)])
         module.main(["--resume", "--out", str(out), "--steps", "2"])
@@ -288,7 +286,7 @@ def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_run_left_while_its_tokenizer_trains_goes_on_with_it(tmp_path):
-    words = ["train.predictor", "--preset", "one_digit_stt", *SMALL, "--out"]
+    words = ["train.predictor", "--preset", "one_digit_videogpt", *SMALL, "--out"]
     command = [sys.executable, "-m", *words, str(tmp_path / "both"), "--steps", "6"]
     with subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stderr=subprocess.PIPE) as begun:
         told = b""
@@ -307,7 +305,7 @@ def test_a_run_left_while_its_tokenizer_trains_goes_on_with_it(tmp_path):
 def test_flags_that_the_run_cannot_be_resumed_with_are_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("train.data.DRAWN", {"train": 20, "test": 20})
     out = ["--out", str(tmp_path)]
-    tokenizer.main(["--preset", "one_digit_tokenizer", *SMALL, "--steps", "1", *out])
+    tokenizer.main(["--preset", "one_digit_video_tokenizer", *SMALL, "--steps", "1", *out])
     with pytest.raises(RuntimeError, match="size mismatch"):
         tokenizer.main(["--resume", *out, "--set", "widths=(16, 32)"])
     tokenizer.main(["--resume", *out, "--steps", "2"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stt.things import LAYERS, composed, layered, repeated
+from stt.sprites import MAX_SPRITES, composite, extract_sprites
 from train.packed import (
     TabletopBatch,
     TabletopSet,
@@ -289,16 +289,16 @@ def whole(clips):
 
 def test_paths_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, clips, tabletop):
     poses, shown = TabletopSet(packed).paths(whole(3))
-    assert poses.shape == (3, 5, 8, LAYERS, 4) and shown.shape == (3, 5, 64, 64)
+    assert poses.shape == (3, 5, 8, MAX_SPRITES, 4) and shown.shape == (3, 5, 64, 64)
     better = []
     for k, clip in enumerate(clips):
         pixels = tabletop.segmentation(clip) + 2
         assert torch.equal(shown[k].clamp(min=0), pixels[:5])
         for r in (0, 4):
             assert poses[k, r, r].abs().max() < 1e-4
-            things = repeated(layered(clip.video[r : r + 1], shown[k, r : r + 1]), 8)
-            frames, guest, others, _ = composed(things, poses[k, r])
-            seen = (guest + others > 0.5) & (pixels[:, None] > 0)  # what things cover, and not what they leave behind
+            sprites = extract_sprites(clip.video[r : r + 1], shown[k, r : r + 1]).repeat(8)
+            frames, agent, objects, _ = composite(sprites, poses[k, r])
+            seen = (agent + objects > 0.5) & (pixels[:, None] > 0)  # what sprites cover, and not what they leave behind
             errors = [((of - clip.video).square() * seen).sum() for of in (frames, clip.video[r])]
             better.append(errors[0] / errors[1])
     assert torch.stack(better).mean() < 0.5
@@ -420,23 +420,22 @@ def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_pa
     (tmp_path / "old" / "train").symlink_to(packed)  # as sets were written before there were steady clips
     args = argparse.Namespace(data=tmp_path / "old")
     with pytest.raises(SystemExit, match="old/steady/index.json is missing; run the set's command again"):
-        videos_of(PRESETS["cpu_tabletop_stt"], args, "train", torch.device("cpu"))
+        videos_of(PRESETS["cpu_tabletop_layered"], args, "train", torch.device("cpu"))
 
 
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
-    carries = PRESETS["cpu_tabletop_stt"]
-    preset = replace(carries, model=replace(carries.model, transport=False))
+    preset, layered = PRESETS["cpu_tabletop_stt"], PRESETS["cpu_tabletop_layered"]
     found = TabletopSet(packed, frames=5)
     video, actions = batches_of(found, preset)(2, 3)
     again = found.sample(2, preset.loop.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
     assert actions.shape[-1] == len(preset.model.actions)
-    *_, poses, shown, steady = batches_of(found, carries)(2, 3)
+    *_, poses, shown, steady = batches_of(found, layered)(2, 3)
     assert torch.equal(steady, again.steady) and not steady.any()
     torch.testing.assert_close((poses, shown), found.paths(again))
-    with pytest.raises(SystemExit, match="transport learns from poses, which only sets of the tabletop have"):
-        batches_of(object(), carries)  # videos of any other kind
-    silent = batches_of(found, replace(carries, model=replace(carries.model, actions=())))(2, 3)
+    with pytest.raises(SystemExit, match="layered learns from poses, which only sets of the tabletop have"):
+        batches_of(object(), layered)  # videos of any other kind
+    silent = batches_of(found, replace(layered, model=replace(layered.model, actions=())))(2, 3)
     assert silent[1] is None and torch.equal(silent[2], poses)
     assert len(batches_of(found, replace(preset, model=replace(preset.model, actions=())))(2, 3)) == 1
     with pytest.raises(SystemExit, match="the tabletop has no classes and no maps"):
@@ -472,7 +471,7 @@ def test_the_three_commands_of_the_readme_make_clips_a_model_and_its_scores(tabl
     run(
         "train.predictor",
         "--preset",
-        "cpu_tabletop_stt",
+        "cpu_tabletop_layered",
         "--data",
         tmp_path / "clips",
         *small,
@@ -482,4 +481,4 @@ def test_the_three_commands_of_the_readme_make_clips_a_model_and_its_scores(tabl
     counts = ["--clips", 1, "--prompts", 1, "--futures", 2, "--sets", 4]
     run("train.evaluate", "--model", tmp_path / "run", *counts, "--json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert {"truth", "best_of", "spread", "moves", "obedience", "surprise"} <= set(scores)
+    assert {"truth", "best_of", "spread", "moves", "obedience"} <= set(scores)

@@ -5,9 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -18,10 +16,17 @@ from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
 from stt.tokenizer import FrameVQ
-from tests.conftest import TINY, TINY_CONFIGS, TINY_TIMESFORMER, TINY_TOKENIZER, TINY_VIDEOGPT, built, clips, lively
-from train import tokenizer
+from tests.conftest import (
+    TINY,
+    TINY_CONFIGS,
+    TINY_LAYERED,
+    TINY_TIMESFORMER,
+    TINY_TOKENIZER,
+    TINY_VIDEOGPT,
+    built,
+    clips,
+)
 from train.data import DigitVideos, World
-from train.drift import predictor_for, relived_by
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
 from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit, start_from
 from train.muon import MuonAdamW, orthogonalised
@@ -155,54 +160,6 @@ def test_the_adversarial_gradient_is_weighted_by_the_reconstructions(tiny):
     torch.testing.assert_close(parts[1], 0.5 * parts[0], rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("name", ["stt", "stt, beside a reference"])
-def test_a_decoder_learns_to_draw_what_a_predictor_drifts_to(name):
-    torch.manual_seed(0)
-    model = lively(STT(TINY_CONFIGS[name])).eval()
-    video = clips(model, 3, 9)
-    with mock.patch("torch.randint", lambda low, high, size: torch.tensor(high - 1)):
-        truth, decoded, codes = relived_by(model, model.tokenizer, video)
-    given = model.config.context_frames
-    first = len(video[0]) - 1 - decoded.shape[1]
-    assert given <= first and torch.equal(truth, video[:, first:-1])  # the last frame is not predicted
-    beside = [video[:, given - 1 : given]] if model.config.tokenizer.reference else []
-    own = model.tokenizer.encode(video, *beside)
-    assert torch.equal(codes.ids, own.ids)
-    told = model.tokenizer.decode(own.latents[:, first:-1], *beside)
-    assert decoded.shape == told.shape and not torch.allclose(decoded, told)
-    stage = AdversarialTokenizer(
-        model.tokenizer, 0.5, decoder_only=True, autoencode=partial(relived_by, model, model.tokenizer)
-    )
-    assert not any("network" in key for key in stage.state_dict())  # the predictor is no part of what trains
-    stage.train().loss(video).total.backward()
-    moved = {part for part, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
-    assert moved and all(part.startswith(("tokenizer.decoder.", "discriminator.")) for part in moved)
-
-
-def test_a_predictor_drifts_in_clips_of_three_frames_and_not_of_two(tiny):
-    for seed in range(5):
-        torch.manual_seed(seed)
-        truth, decoded, _ = relived_by(tiny, tiny.tokenizer, clips(tiny, 1, 3))
-        assert truth.shape[1] == decoded.shape[1] == 1
-    with pytest.raises(ValueError, match="clips have 2 frames, what a predictor drifts to needs at least 3"):
-        relived_by(tiny, tiny.tokenizer, clips(tiny, 1, 2))
-
-
-def test_a_decoder_learns_from_a_predictor_of_its_codes_alone(tmp_path, tiny):
-    stt.save(tiny, tmp_path / "stt.safetensors")
-    assert isinstance(predictor_for(tiny.tokenizer, str(tmp_path / "stt.safetensors")), STT)
-    with pytest.raises(SystemExit, match="predicts other codes than the tokenizer's, first at 'encoder"):
-        predictor_for(lively(FrameVQ(replace(TINY_TOKENIZER, local=True))), str(tmp_path / "stt.safetensors"))
-    stt.save(tiny.tokenizer, tmp_path / "tok.safetensors")
-    with pytest.raises(SystemExit, match="is of the family frame_vq, must be of stt"):
-        predictor_for(tiny.tokenizer, str(tmp_path / "tok.safetensors"))
-    words = ["--preset", "one_digit_tokenizer", "--strokes", "1", "--out", str(tmp_path / "run"), "--steps", "1"]
-    words += ["--predictor", str(tmp_path / "stt.safetensors")]
-    for more, wanted in ([], "decoder-only"), (["--decoder-only"], "gan-weight"):
-        with pytest.raises(SystemExit, match=f"--predictor .*give --{wanted} too"):
-            tokenizer.main([*words, *more])
-
-
 def test_a_discriminator_learns_from_the_hinge_alone_and_the_decoder_only_stage_keeps_the_codes(tiny):
     torch.manual_seed(0)
     stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True).train()
@@ -322,39 +279,40 @@ def test_a_published_card_names_the_decoder_that_it_has_and_none_before():
     assert portable(card | {"decoder": first})["start_from"].keys() == {"command", "start_from"}
 
 
-def test_a_run_may_start_from_a_model_that_lacks_the_refiner_but_not_from_another_network(tiny, capsys):
-    refined = STT(TINY_CONFIGS["stt, refined"])
-    start_from(refined, tiny)
+def test_a_run_may_start_from_a_model_that_lacks_a_part_but_not_from_another_network(tiny, capsys):
+    acting = STT(replace(TINY, actions=("push",)))
+    start_from(acting, tiny)
     fresh = capsys.readouterr().out.splitlines()
-    assert fresh and all(line.startswith("refiner.") and line.endswith(" begins anew") for line in fresh)
-    with pytest.raises(SystemExit, match=r"'refiner\.\S+', which this preset lacks"):
-        start_from(STT(TINY), refined)
+    assert fresh and all(line.startswith("act.") and line.endswith(" begins anew") for line in fresh)
+    with pytest.raises(SystemExit, match=r"'act\.\S+', which this preset lacks"):
+        start_from(STT(TINY), acting)
 
 
 # ---- families ----------------------------------------------------------------------------------------
 
 
 def test_some_parts_alone_may_be_trained():
-    for parts in (["transport"], ["transport.physics", "transport.sight"], ["embed", "transport.will"]):
-        model = STT(TINY_CONFIGS["stt, with transport"])
+    for parts in (["dynamics"], ["policy", "segmenter"], ["policy.crop", "compositor"]):
+        model = built(TINY_LAYERED)
         only(model, *parts)
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         assert trained == {name for name, _ in model.named_parameters() if name.startswith(tuple(parts))}
-    for part in ("tokenizer", "wings"):  # frozen as it is, and none
-        with pytest.raises(SystemExit, match=f"--only {part}: the model's parts are embed, .*transport.physics"):
-            only(STT(TINY_CONFIGS["stt, with transport"]), "embed", part)
+    with pytest.raises(SystemExit, match="--only wings: the model's parts are segmenter, policy, .*, compositor$"):
+        only(built(TINY_LAYERED), "policy", "wings")
+    with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are embed, "):  # frozen as it is
+        only(STT(TINY), "embed", "tokenizer")
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
     stt.save(tiny.tokenizer, tmp_path / "model.safetensors")
-    preset = replace(PRESETS["one_digit_stt"], model=STTConfig.from_dict(TINY.to_dict()))
+    preset = replace(PRESETS["video_stt"], model=STTConfig.from_dict(TINY.to_dict()))
     model = network(preset, str(tmp_path))
     assert isinstance(model, STT) and torch.equal(model.tokenizer.decoder[-1].bias, tiny.tokenizer.decoder[-1].bias)
     preset = replace(preset, model=TINY_TIMESFORMER)
     assert network(preset, None).config == TINY_TIMESFORMER
     with pytest.raises(SystemExit, match="timesformer does not learn from actions here"):
         network(replace(preset, model=replace(TINY_TIMESFORMER, actions=("steer",))), None)
-    with pytest.raises(SystemExit, match="timesformer has no tokenizer"):
+    with pytest.raises(SystemExit, match="it has no tokenizer, leave out --tokenizer"):
         network(preset, str(tmp_path))
 
 
@@ -463,15 +421,16 @@ def test_the_commands_of_the_readme_train_a_tokenizer_and_a_predictor_and_score_
         subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, check=True, timeout=300)
 
     small = ["--strokes", 1, "--frames", 6, "--batch", 2, "--steps", 3, "--device", "cpu"]
-    run("train.predictor", "--preset", "one_digit_stt", *small, "--out", tmp_path / "both")
+    run("train.predictor", "--preset", "one_digit_videogpt", *small, "--out", tmp_path / "both")
     assert load_any(tmp_path / "both").config.tokenizer == load_any(tmp_path / "both" / "tokenizer").config
-    run("train.tokenizer", "--preset", "one_digit_tokenizer", *small, "--out", tmp_path / "tok")
+    run("train.tokenizer", "--preset", "one_digit_video_tokenizer", *small, "--out", tmp_path / "tok")
     tok = ["--tokenizer", tmp_path / "tok"]
-    run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt")
-    run("train.predictor", "--preset", "one_digit_stt", *small, *tok, "--out", tmp_path / "stt", "--resume")
+    run("train.predictor", "--preset", "one_digit_videogpt", *small, *tok, "--out", tmp_path / "gpt")
+    run("train.predictor", "--preset", "cpu_digits_stt", *small, "--out", tmp_path / "stt")
+    run("train.predictor", "--preset", "cpu_digits_stt", *small, "--out", tmp_path / "stt", "--resume")
     two = ["torch.distributed.run", "--nproc-per-node", 2, "-m"]  # a run of one process goes on with two
     more = [*small[:-4], "--steps", 5, *small[-2:]]
-    run(*two, "train.predictor", "--preset", "one_digit_stt", *more, *tok, "--out", tmp_path / "stt", "--resume")
+    run(*two, "train.predictor", "--preset", "cpu_digits_stt", *more, "--out", tmp_path / "stt", "--resume")
     assert read_header(tmp_path / "stt" / "model.safetensors")["card"]["clips"] == 3 * 2 + 2 * 4
     scores = tmp_path / "scores.json"
     counts = ["--clips", 2, "--futures", 2, "--prompts", 1, "--sets", 4, "--moving-clips", 2, "--strokes", 1]

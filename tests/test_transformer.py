@@ -7,8 +7,8 @@ from stt.transformer import GaussianLayer, Normal, SpaceTimeConfig, SpaceTimeTra
 from tests.conftest import lively
 
 CONFIG = SpaceTimeConfig(
-    grid=4, dim=16, depth=3, heads=2, mlp_ratio=2, window=4, gaussian_grid=(1, 4, 0), gaussian_dim=3, posterior=True
-)
+    rows=4, columns=4, dim=16, depth=3, heads=2, mlp_ratio=2, window=4, gaussian_grid=(1, 4, 0), gaussian_dim=3
+)  # fmt: skip
 
 
 class Replay:
@@ -118,7 +118,7 @@ def test_kl_agrees_with_torch():
 
 
 def test_a_single_cell_moves_the_whole_frame():
-    layer = lively(GaussianLayer(8, 2, cells=1, posterior=False))
+    layer = lively(GaussianLayer(8, 2, cells=1))
     x = torch.randn(1, 4, 4, 8)
     still, _ = layer(x, None, lambda prior, _: prior.mean)
     moved, _ = layer(x, None, lambda prior, _: prior.mean + 1)
@@ -129,7 +129,11 @@ def test_a_single_cell_moves_the_whole_frame():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"gaussian_grid": (1,)}, "names 1 blocks, depth is 3"), ({"gaussian_grid": (3, 1, 0)}, "3 does not divide")],
+    [
+        ({"gaussian_grid": (1,)}, "names 1 blocks, depth is 3"),
+        ({"gaussian_grid": (3, 1, 0)}, "3 does not divide"),
+        ({"rows": 1}, "does not divide the frame's 1 x 4 tokens"),
+    ],
 )
 def test_impossible_sizes_are_refused_with_the_numbers(change, message):
     with pytest.raises(ValueError, match=message):

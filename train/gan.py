@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stt.api import Codes, Loss, Tokenizer, Video
+from stt.api import Loss, Tokenizer, Video
 from stt.layers import group_norm
 
 VGG16 = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512, 24: 512, 26: 512, 28: 512}
@@ -89,15 +88,12 @@ class AdversarialTokenizer(nn.Module):
         decoder_only: bool = False,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 0.1,
-        autoencode: Callable[[Video], tuple[Video, Video, Codes]] | None = None,
     ) -> None:
-        """autoencode: what it learns from, in place of the tokenizer's own `autoencode`."""
         super().__init__()
         if weight <= 0:
             raise ValueError(f"weight is {weight}, must be above 0")
         self.tokenizer, self.weight, self.start, self.decoder_only = tokenizer, weight, start, decoder_only
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
-        self.autoencode = autoencode or tokenizer.autoencode
         self.discriminator = PatchDiscriminator(tokenizer.config.channels)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         if decoder_only:
@@ -110,8 +106,8 @@ class AdversarialTokenizer(nn.Module):
         return self
 
     def loss(self, video: Video) -> Loss:
-        truth, decoded, codes = self.autoencode(video)
-        real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (truth, decoded))
+        codes = self.tokenizer.encode(video)
+        real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (video, self.tokenizer.decode(codes.latents)))
         mse = F.mse_loss(fake.float(), real)
         parts = {"mse": mse.detach(), "commitment": codes.loss.detach()}
         if self.perceptual is not None:

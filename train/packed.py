@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Video
-from stt.things import BEYOND, FIXED, masks_of, middles_of
+from stt.sprites import BACKGROUND, OUTSIDE, masks_of, moments
 from train.data import generator_for
 from train.paths import AXES, PUSHER_HEIGHT, floor, paths
 from train.scenes import PALETTE, SHAPES
@@ -281,16 +281,16 @@ class TabletopSet:
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)
 
     def paths(self, batch: TabletopBatch) -> tuple[Tensor, Tensor]:
-        """What `stt.transport` learns from: poses in the picture of the pusher and the objects since each of a batch's
-        first frames, (B, R, T, 9, 4), and what these frames show, (B, R, H, W), -1 for what is fixed and no floor: see
+        """What the family `layered` learns from: poses in the picture of the pusher and the objects since each of a
+        batch's first frames, (B, R, T, 9, 4), and these frames' segmentation, (B, R, H, W): see `stt.sprites` and
         train/paths.py."""
         clips, times = batch.clips[:, None], batch.starts[:, None] + torch.arange(self.frames)
         cameras, shown, poses, axes = self._scenes
         shown = shown[clips, times[:, : min(REFERENCES, self.frames)]].long()
-        middles = middles_of(masks_of(shown.flatten(0, 1)))[0].unflatten(0, shown.shape[:2])
-        found = paths(cameras[batch.clips], poses[clips, times], axes[batch.clips], middles, shown.shape[-1])
-        beyond = ~floor(cameras[batch.clips], shown.shape[-1])[:, None] & (shown == FIXED)
-        shown = torch.where(beyond, BEYOND, shown)
+        centroids = moments(masks_of(shown.flatten(0, 1)))[0].unflatten(0, shown.shape[:2])
+        found = paths(cameras[batch.clips], poses[clips, times], axes[batch.clips], centroids, shown.shape[-1])
+        outside = ~floor(cameras[batch.clips], shown.shape[-1])[:, None] & (shown == BACKGROUND)
+        shown = torch.where(outside, OUTSIDE, shown)
         mirrored = batch.mirrored.to(self.device)[:, None, None, None]
         other = found * found.new_tensor([1.0, -1.0, -1.0, 1.0])
         return torch.where(mirrored[..., None], other, found), torch.where(mirrored, shown.flip(-1), shown)

@@ -1,4 +1,4 @@
-"""How what a frame of the tabletop shows goes in the picture, computed from poses: what `stt.transport` learns from."""
+"""Poses in the picture of what a frame of the tabletop shows, from poses in the world: what `layered` learns from."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ AXES = {  # half lengths by which a shape's turns are seen, in metres, of its ow
 }  # fmt: skip
 
 
-def paths(cameras: Tensor, poses: Tensor, axes: Tensor, middles: Tensor, size: int) -> Tensor:
-    """Poses in the picture, as `stt.transport` has them, of what each of the first R of T frames shows, by all frames:
+def paths(cameras: Tensor, poses: Tensor, axes: Tensor, centroids: Tensor, size: int) -> Tensor:
+    """Poses in the picture, as `stt.sprites` has them, of what each of the first R of T frames shows, by all frames:
     (B, R, T, K, 4), shift down and right in pixels, turn in radians, logarithm of growth.
 
     cameras (B, 13): rotation (9) and place (3) in the world, focal length in pixels. poses (B, T, K, 7): place and
-    quaternion, w first, of the pusher and the objects; axes (B, K, 3): see AXES. middles (B, R, K, 2): of the pixels
-    that they are shown by, down and to the right, about which they turn. size: pixels a side.
+    quaternion, w first, of the pusher and the objects; axes (B, K, 3): see AXES. centroids (B, R, K, 2): of the
+    pixels that they are shown by, down and to the right, about which they turn. size: pixels a side.
 
     The turn is that of a body's axes in the picture, step by step: a slab turns as it does on the floor, a column
     where it falls over, the pusher's rod as it leans away from the picture's middle. What rolls keeps its face.
@@ -34,12 +34,12 @@ def paths(cameras: Tensor, poses: Tensor, axes: Tensor, middles: Tensor, size: i
     steps = torch.atan2((y * u - x * v).sum(dim=-1), (y * v + x * u).sum(dim=-1))
     turn = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1).cumsum(dim=1)  # (B, T, K)
     near = -focal_depth(place, cameras).log()
-    first = slice(middles.shape[1])
+    first = slice(centroids.shape[1])
     turn, growth = (of[:, None] - of[:, first, None] for of in (turn, near))  # (B, R, T, K)
-    arm = (middles - at[:, first])[:, :, None]  # (B, R, 1, K, 2) from the body's middle to that of what is seen of it
+    arm = (centroids - at[:, first])[:, :, None]  # (B, R, 1, K, 2) from the body's middle to that of what is seen of it
     y, x = arm.unbind(dim=-1)
     cos, sin = turn.cos() * growth.exp(), turn.sin() * growth.exp()
-    shift = at[:, None] + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) - middles[:, :, None]
+    shift = at[:, None] + torch.stack([cos * y - sin * x, sin * y + cos * x], dim=-1) - centroids[:, :, None]
     return torch.cat([shift, turn[..., None], growth[..., None]], dim=-1)
 
 

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from stt.checkpoint import build, load_any
+from stt.models.layered import LayeredConfig
 from stt.sampler import predict
 from train import settings, tokenizer
 from train.data import DigitVideos
@@ -62,13 +63,13 @@ def held_out_score(videos: Videos, clips: int = 64) -> Score | None:
 def parser() -> argparse.ArgumentParser:
     parser = arguments(__doc__.split(":")[0])
     parser.add_argument("--tokenizer", help="file or run folder of the frozen tokenizer; else the preset's is trained")
-    parser.add_argument("--only", metavar="PART", nargs="+", help="train parts (transport.physics) and no others")
+    parser.add_argument("--only", metavar="PART", nargs="+", help="train parts (dynamics, policy) and no others")
     return parser
 
 
 def network(preset: Preset, source: str | None) -> nn.Module:
     """The preset's model, fresh, around the frozen tokenizer if its family has one."""
-    if preset.model.actions and preset.family != "stt":
+    if preset.model.actions and preset.family not in ("layered", "stt"):
         raise SystemExit(f"the family {preset.family} does not learn from actions here: give --set 'actions=()'")
     if getattr(preset.model, "tokenizer", None) is None:
         if source:
@@ -85,7 +86,7 @@ def only(model: nn.Module, *names: str) -> None:
     parts = {name: each for name, each in model.named_modules() if any(p.requires_grad for p in each.parameters())}
     for name in names:
         if name not in parts:
-            known = [name for name in parts if name.count(".") <= name.startswith("transport")]
+            known = [name for name in parts if "." not in name]
             raise SystemExit(f"--only {name}: the model's parts are {', '.join(filter(None, known))}")
     model.requires_grad_(False)
     for name in names:
@@ -95,9 +96,9 @@ def only(model: nn.Module, *names: str) -> None:
 def batches_of(videos: Videos, preset: Preset) -> Batches:
     """Clips, and what else the model learns: what is done, which digits they show, or other images of their frames."""
     classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
-    carries = getattr(preset.model, "transport", False)
-    if carries and not isinstance(videos, TabletopSet):
-        raise SystemExit("transport learns from poses, which only sets of the tabletop have: add --set transport=False")
+    layered = isinstance(preset.model, LayeredConfig)
+    if layered and not isinstance(videos, TabletopSet):
+        raise SystemExit("the family layered learns from poses, which only sets of the tabletop have")
     if isinstance(videos, VideoFolder):
         return folder_batches(videos, preset)
     if set(maps) - {"digits"}:
@@ -109,7 +110,7 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
         clips = videos.sample(size, preset.loop.seed, index)
         if isinstance(videos, TabletopSet):
             told = clips.actions if preset.model.actions else None
-            if carries:
+            if layered:
                 return clips.video, told, *videos.paths(clips), clips.steady
             return (clips.video,) if told is None else (clips.video, told)
         if maps:

@@ -15,6 +15,7 @@ import torch
 
 from stt.api import Config
 from stt.checkpoint import find, read_header
+from stt.models.layered import LayeredConfig
 from stt.models.stt import STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from stt.models.transframer import TransframerConfig
@@ -92,6 +93,8 @@ _cpu_tray_stt = STTConfig(
 _gpu_tray_stt = replace(
     _cpu_tray_stt, tokenizer=_gpu_tray_tokenizer, dim=160, depth=6, heads=5, gaussian_grid=(1, 2, 4, 8, 1, 2)
 )
+_cpu_layered = LayeredConfig(channels=3, actions=("push right", "push up"))
+_gpu_layered = replace(_cpu_layered, segmenter_width=32, agent_width=24, dynamics_width=44, compositor_width=48)
 
 _own = FolderWorld(frames=20)
 _own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
@@ -161,6 +164,14 @@ PRESETS: dict[str, Preset] = {
         summary="STT on the tabletop, free or told what to push, sized for two CPU cores",
         model=_cpu_tray_stt, world=_tray, loop=replace(_predictor_loop, minutes=80),
         tokenizer="cpu_tabletop_tokenizer",
+    ),
+    "tabletop_layered": Preset(
+        summary="sprites on the tabletop, free or told what to push, 1.4M parameters, sized for a GPU",
+        model=_gpu_layered, world=_tray, loop=replace(_gpu_loop, batch=64, lr=3e-3, compile=False, muon=True),
+    ),
+    "cpu_tabletop_layered": Preset(
+        summary="sprites on the tabletop, free or told what to push, 0.4M parameters, sized for two CPU cores",
+        model=_cpu_layered, world=_tray, loop=replace(_predictor_loop, minutes=80, batch=8, lr=3e-3),
     ),
     "video_tokenizer": Preset(
         summary="FrameVQ for videos of one's own in colour, 64x64, sized for two CPU cores",
@@ -297,7 +308,7 @@ def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: to
         return DigitVideos(world, args.mnist, split, device)
     if not args.data:
         raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
-    beside = [args.data / "steady"] if split == "train" and getattr(model, "transport", False) else []
+    beside = [args.data / "steady"] if split == "train" and isinstance(model, LayeredConfig) else []
     try:
         return TabletopSet(args.data / split, *beside, frames=world.frames, device=device)
     except (ValueError, FileNotFoundError) as error:

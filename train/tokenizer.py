@@ -1,9 +1,8 @@
-"""Trains a tokenizer: python -m train.tokenizer --preset one_digit_tokenizer --mnist DIR --out runs/tok"""
+"""Trains a tokenizer: python -m train.tokenizer --preset car_tokenizer --data DIR --out runs/tok"""
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import nn
 
 from stt.checkpoint import build, load_any
 from train import settings
-from train.drift import predictor_for, relived_by
 from train.gan import AdversarialTokenizer, PerceptualDistance
 from train.loop import Run, accelerator_for, as_process, fit, rows_of_frames, start_from
 from train.presets import Videos, arguments, card_of, chosen, videos_of
@@ -38,9 +36,6 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="of that term")
     parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning")
-    parser.add_argument(
-        "--predictor", help="run or file whose predictions the decoder learns to draw, by a VQGAN stage"
-    )
     return parser
 
 
@@ -53,21 +48,15 @@ def main(arguments: list[str] | None = None) -> None:
     model = build(preset.family, preset.model)
     if args.start_from:
         start_from(model, load_any(args.start_from))
-    if args.predictor and not args.decoder_only:
-        raise SystemExit("--predictor predicts the codes as they are: give --decoder-only too")
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
     card = card_of(args, preset)
     if args.gan_weight:
         perceptual = PerceptualDistance(args.perceptual) if args.perceptual else None
         stage = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
-        if args.predictor:
-            predictor = predictor_for(model, args.predictor).to(accelerator.device)
-            stage += (partial(relived_by, predictor, model),)
         model = AdversarialTokenizer(model, *stage)
         run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
-    elif args.perceptual or args.predictor:
-        name = "perceptual" if args.perceptual else "predictor"
-        raise SystemExit(f"--{name} belongs to the VQGAN stage: give --gan-weight too")
+    elif args.perceptual:
+        raise SystemExit("--perceptual belongs to the VQGAN stage: give --gan-weight too")
     else:
         if args.decoder_only:
             model.requires_grad_(False).decoder.requires_grad_(True)
