@@ -50,9 +50,7 @@ TINY_CONFIGS = {
         TINY.to_dict() | {"tokenizer": TINY_TOKENIZER.to_dict() | {"levels": (), "codebook_size": 16, "code_dim": 8}}
     ),
     "stt, layers": TINY_LAYERS,
-    "stt, layers in colour": STTConfig.from_dict(
-        TINY_LAYERS.to_dict() | {"channels": 3, "layers": 1, "actions": ("push",), "drop_actions": 0.0}
-    ),
+    "stt, layers in colour": STTConfig.from_dict(TINY_LAYERS.to_dict() | {"channels": 3, "reach": 3}),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),
