@@ -134,25 +134,101 @@ def test_spread_grows_with_temperature_from_zero(tiny, videos):
     assert found["0.0"] == 0 < found["1.0"]
 
 
-def test_the_true_futures_score_as_the_floor_and_a_copy_does_not(tiny, videos, monkeypatch):
-    """In the place of the model stand further draws of the truth."""
-    clips, calls = held_out(videos, 12), iter(range(1000, 2000))
-    horizon, index = 12, iter(range(12))
+def scored(monkeypatch, videos, clips, futures, count=16, horizon=12, judge=None):
+    """Figures against the truth of a model whose futures are `futures(clip, frames, count)` of each clip in turn."""
+    turn = iter(clips)
+    predicted = lambda model, prompt, frames, _, seeds: futures(next(turn), frames, len(seeds))  # noqa: E731
+    monkeypatch.setattr("train.truth.predict", predicted)
+    return against_truth(None, digit_prompts(videos, clips, judge), Sampling(), count, horizon)
 
-    def oracle(model, prompt, frames, sampling, seeds):
-        clip = clips[next(index)]
-        return videos.futures(clip, 5, frames, len(seeds), seed=next(calls))[0]
 
-    monkeypatch.setattr("train.truth.predict", oracle)
-    prompts = digit_prompts(videos, clips, None)
-    rows = against_truth(tiny, prompts, Sampling(), count=16, horizon=horizon)["per_horizon"]
+def more_truth(videos, seed=1000):
+    """Further draws of the truth, in the place of a model."""
+    return lambda clip, frames, count: videos.futures(clip, 5, frames, count, seed=seed + int(clip.glyphs.sum()))[0]
+
+
+def test_a_perfect_model_scores_as_the_floor_and_a_copy_does_not(videos, monkeypatch):
+    rows = scored(monkeypatch, videos, held_out(videos, 12), more_truth(videos))["per_horizon"]
     for name in ("model", "truth"):
         assert abs(rows[f"energy {name}"][-1]) < 0.1 and rows[f"coverage {name}"][-1] > 0.8
-        assert rows[f"sharpness {name}"] == pytest.approx([1.0] * horizon, abs=0.05)
-    assert rows["energy copy"][-1] > 0.9
-    assert rows["prompts"] == sorted(rows["prompts"]) and rows["prompts"][-1] > 6
-    undecided = [t for t, n in enumerate(rows["prompts"]) if n == 0]
-    assert all(rows["energy model"][t] is None for t in undecided)
+        assert rows[f"sharpness {name}"] == pytest.approx([1.0] * 12, abs=0.05)
+        assert rows[f"spread ratio {name}"][-1] == pytest.approx(1, abs=0.1)
+    assert rows["energy copy"][-1] > 0.9 and rows["spread ratio copy"][-1] == 0
+
+
+def test_certain_and_open_prompts_are_counted_and_without_open_ones_the_energy_is_null(videos, monkeypatch):
+    rows = scored(monkeypatch, videos, held_out(videos, 12), more_truth(videos))["per_horizon"]
+    assert [a + b for a, b in zip(rows["open prompts"], rows["certain prompts"], strict=True)] == [12] * 12
+    assert rows["open prompts"] == sorted(rows["open prompts"]) and rows["open prompts"][-1] > 6
+    undecided = [t for t, n in enumerate(rows["open prompts"]) if n == 0]
+    for figure in ("energy", "energy (open prompts)", "spread ratio"):
+        assert all(rows[f"{figure} model"][t] is None for t in undecided)
+
+
+def test_a_model_that_spreads_where_the_truth_does_not_is_punished(videos, monkeypatch):
+    """The model is perfect where true futures differ, and elsewhere jitters by two pixels."""
+    clips, perfect = held_out(videos, 12), more_truth(videos)
+
+    def jittery(clip, frames, count):
+        futures = perfect(clip, frames, count)
+        certain = (futures == futures[:1]).flatten(2).all(dim=2).all(dim=0)  # (T,)
+        jitter = torch.stack([future.roll(2 * (k % 2), dims=-1) for k, future in enumerate(futures)])
+        return torch.where(certain[:, None, None, None], jitter, futures)
+
+    rows = scored(monkeypatch, videos, clips, jittery)["per_horizon"]
+    best = scored(monkeypatch, videos, clips, perfect)["per_horizon"]
+    some = next(t for t, n in enumerate(rows["open prompts"]) if n > 2)
+    assert rows["certain prompts"][some] > 2
+    assert rows["energy (open prompts) model"][some] == best["energy (open prompts) model"][some]
+    assert rows["energy model"][some] > best["energy model"][some] + 0.3
+    assert rows["precision model"][some] < best["precision model"][some]
+    assert rows["spread ratio model"][some] > 1.2 * best["spread ratio model"][some]
+    assert rows["certain spread model"][0] > 0.05
+    assert best["certain spread model"][0] == best["certain rms model"][0] == 0
+
+
+def test_on_certain_prompts_a_model_is_held_against_the_one_true_future(videos, monkeypatch):
+    """A model whose black is 0.1 too bright and whose white as much too dark, on pixels from 0 to 1."""
+    clips, perfect = held_out(videos, 8), more_truth(videos)
+    rows = scored(monkeypatch, videos, clips, lambda *asked: 0.8 * perfect(*asked), horizon=2)["per_horizon"]
+    assert rows["certain rms model"] == pytest.approx([0.1, 0.1], abs=5e-3)
+    assert rows["certain spread model"] == rows["certain rms truth"] == [0.0, 0.0]
+    assert rows["certain rms copy"][0] > 0
+
+
+def test_a_future_a_quarter_of_a_pixel_off_is_precise_and_one_that_is_two_off_is_not(monkeypatch):
+    """On certain prompts of real size, whose neighbourhoods have no radius of their own."""
+    videos = DigitVideos(World(digits=1, frames=5, strokes=1.0), None, "test", count_strokes=40)
+    clips, perfect = held_out(videos, 8), more_truth(videos)
+
+    def shifted(pixels):
+        left, right = int(pixels), int(pixels) + 1
+        mix = pixels - left
+        return lambda *asked: perfect(*asked).roll(left, -1) * (1 - mix) + perfect(*asked).roll(right, -1) * mix
+
+    near, far = (
+        scored(monkeypatch, videos, clips, shifted(pixels), count=4, horizon=1)["per_horizon"] for pixels in (0.25, 2)
+    )
+    assert near["certain prompts"] == [8]
+    assert near["precision model"] == near["coverage model"] == [1.0]
+    assert far["precision model"] == far["coverage model"] == [0.0]
+
+
+def test_a_digit_that_comes_back_is_kept_to_the_end_and_one_that_is_gone_for_good_is_not(videos, monkeypatch):
+    """The judge of this test sees the digits in every frame that is not black."""
+    clips, perfect = held_out(videos, 3), more_truth(videos)
+    named = lambda _, video, labels: ((video + 1).flatten(2).amax(dim=2) > 1).float()  # noqa: E731
+    monkeypatch.setattr("train.truth.all_named", named)
+
+    def losing(clip, frames, count):
+        futures = perfect(clip, frames, count).clone()
+        futures[0, 3:] = -1  # for good
+        futures[1, 3:-1] = -1  # but for the last frame
+        return futures
+
+    figures = scored(monkeypatch, videos, clips, losing, count=4, horizon=8, judge=object())
+    assert figures["kept to the end"] == {"digits copy": 1.0, "digits model": 0.75, "digits truth": 1.0}
+    assert figures["per_horizon"]["digits model"] == [1.0] * 3 + [0.5] * 4 + [0.75]
 
 
 def test_a_models_futures_get_a_figure_at_every_horizon(tiny, videos):

@@ -93,7 +93,8 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         put("best_of", f"{title}seeds 0 to {args.futures - 1}, {drawn}", figures)
     if "truth" in args.only:
         title = f"5 -> 20, {args.prompts} prompts, {source}; {args.sets} model futures, seeds 0 to {args.sets - 1}, "
-        title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor"
+        title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor; "
+        title += "all prompts count unless a figure says otherwise"
         prompts = digit_prompts(videos, held_out(videos, args.prompts), judge)
         put("truth", title, against_truth(model, prompts, sampling, args.sets))
     if "spread" in args.only:
@@ -271,7 +272,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--horizon", type=int, default=20, help="frames ahead on your own videos, after 5")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
     parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
-    parser.add_argument("--digits", type=int, help="digits per clip; default: as trained")
+    parser.add_argument("--digits", type=int, choices=(1, 2), help="digits per clip; default: as trained, or 2")
     parser.add_argument("--strokes", type=float, default=0.0, help="share of drawn digits; 1 needs no MNIST")
     parser.add_argument("--clips", type=int, default=256, help="of most protocols; the first 32 serve spread")
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")

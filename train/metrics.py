@@ -10,6 +10,14 @@ from torch import Tensor
 
 from stt.api import Video
 
+TOLERANCE = 0.018
+"""Root-mean-square difference of pooled frames below which two futures count as the same.
+
+That of a frame of one MNIST digit and the same frame shifted by half a pixel: 0.0180, mean over 500 test digits and 6
+directions (0.0090 by a quarter of a pixel, 0.0358 by one). Worlds draw digits at whole pixels, so half a pixel is what
+rounding a place loses.
+"""
+
 
 def spread(futures: Video) -> Tensor:
     """How far futures lie apart: standard deviation over the futures, root-mean-square over pixels.
@@ -67,20 +75,21 @@ def mean_of_pairs(square: Tensor) -> Tensor:
 def energy(d: SetDistances) -> tuple[Tensor, Tensor]:
     """2 E|x-y| - E|x-x'| - E|y-y'| and E|x-x'|, (T,) each: the energy distance (Szekely and Rizzo 2013), unbiased.
 
-    Their ratio, each averaged over prompts first, is 0 when the sets come from one distribution, about 0.41 when all
+    Their ratio, each summed over prompts first, is 0 when the sets come from one distribution, about 0.41 when all
     y are the mean of x, and about 1 when all y are one and the same draw of x.
     """
     within = mean_of_pairs(d.true)
     return 2 * d.cross.mean(dim=(-2, -1)) - within - mean_of_pairs(d.predicted), within
 
 
-def coverage_and_precision(d: SetDistances, k: int = 3) -> tuple[Tensor, Tensor]:
+def coverage_and_precision(d: SetDistances, k: int = 3, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
     """Share of true futures with a predicted one in their neighbourhood, and the reverse; (T,) each.
 
     A true future's neighbourhood reaches to its k-th nearest other true one (coverage: arXiv 2002.09797; precision:
-    arXiv 1904.06991). The mean distance of all true pairs would be no measure: every blur lies nearer than that.
+    arXiv 1904.06991), and at least as far as `tolerance`: where all true futures are equal that alone is left. The
+    mean distance of all true pairs would be no measure: every blur lies nearer than that.
     """
-    radius = d.true.sort(dim=-1).values[..., k]  # (T, N); index 0 is the future itself
+    radius = d.true.sort(dim=-1).values[..., k].clamp(min=tolerance)  # (T, N); index 0 is the future itself
     inside = d.cross <= radius[..., None] + 1e-6  # (T, N, M)
     return inside.any(dim=-1).float().mean(dim=-1), inside.any(dim=-2).float().mean(dim=-1)
 

@@ -235,7 +235,8 @@ def evaluate_tabletop(model: Predictor, tabletop: Remembered, args: argparse.Nam
     title = f"{ahead}, {few} prompts, {args.sets} model futures, seeds 0 to {args.sets - 1}, against {args.sets} "
     title += f"true ones; `truth`: another {args.sets} true ones, the floor"
     if "truth" in only:
-        put("truth", title, against_truth(model, prompts, sampling, args.sets, HORIZON))
+        everyone = "; all prompts count unless a figure says otherwise"
+        put("truth", title + everyone, against_truth(model, prompts, sampling, args.sets, HORIZON))
     if "moves" in only:
         put("moves", title, moves(model, prompts, sampling, args.sets))
     if "obedience" in only and "actions" in model.knobs:

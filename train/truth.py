@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,8 +15,19 @@ from stt.measures import unit
 from stt.sampler import predict
 from train.data import DigitClip, DigitVideos
 from train.judge import Judge
-from train.metrics import SetDistances, coverage_and_precision, energy, gradient_energy, pooled
+from train.metrics import (
+    TOLERANCE,
+    SetDistances,
+    coverage_and_precision,
+    energy,
+    gradient_energy,
+    mean_of_pairs,
+    pooled,
+    spread,
+)
 from train.protocols import Figures, all_named, rounded
+
+ENDING = 5  # last frames of a future, in one of which all that is kept must show
 
 
 class Prompt(NamedTuple):
@@ -23,7 +35,8 @@ class Prompt(NamedTuple):
 
     video: Video  # (T, C, H, W)
     truths: Callable[[int, int], Video]  # frames and count -> true futures (count, frames, C, H, W)
-    kept: Callable[[Video], dict[str, Tensor]]  # futures (M, T, C, H, W) -> by name (M, T), what is still there
+    kept: Callable[[Video], dict[str, Tensor]]
+    """Futures (M, T, C, H, W) -> by name (M, T): what is still there, as numbers, or as bool whether all is."""
 
 
 def digit_prompts(
@@ -36,7 +49,7 @@ def digit_prompts(
             return videos.futures(clip, context, frames, count, seed=index)[0]
 
         def kept(futures: Video) -> dict[str, Tensor]:
-            return {"digits": all_named(judge, futures, clip.labels)} if judge is not None else {}
+            return {"digits": all_named(judge, futures, clip.labels).bool()} if judge is not None else {}
 
         return Prompt(clip.video[0, :context], truths, kept)
 
@@ -55,9 +68,18 @@ def against_truth(
 ) -> Figures:
     """Model futures beside true ones, simulated from each prompt's last state; copies and more truth beside them.
 
-    `energy` is the normalised energy distance, `coverage` and `precision` as in train/metrics.py: all three over the
-    prompts whose true futures differ at that horizon (`prompts`), on frames pooled in each of their colours.
-    `sharpness` is the gradient energy over that of the true futures. What is kept has names of the world's own.
+    Every figure is over all prompts unless it says otherwise; null where nothing can be divided by.
+
+    `energy`: sum over prompts of the energy distance over the sum of E|x-x'|, the mean distance of two true futures,
+    on frames pooled in each of their colours. `coverage`, `precision`: as in train/metrics.py, with its TOLERANCE.
+    `spread ratio`: sum of the mean distances of two futures over that of two true ones, on the same frames: 1 is right.
+    `sharpness`: gradient energy over that of the true futures. What is kept has names of the world's own.
+
+    `open prompts`: how many have true futures that differ by then; `energy (open prompts)` is over those alone.
+    `certain prompts`: how many have one true future still. Over those, of pixels on [0, 1] and as root mean squares,
+    `certain rms`: how far the futures are from the true one, and `certain spread`: how far they lie apart.
+
+    `kept to the end`: share of futures that show all in at least one of their last ENDING frames.
     """
     tally, begun = _Tally(), time.perf_counter()
     for prompt in tqdm(prompts, desc="against the truth"):
@@ -87,30 +109,57 @@ class _Tally:
         self.prompts += 1
         true = unit(true)
         for name, futures in sources:
-            frames = unit(futures)
-            d = SetDistances.of(pooled(true), pooled(frames))
-            excess, within = energy(d)
-            open_ = (within > 1e-6).to(within)  # the true futures differ by now
-            covered, precise = coverage_and_precision(d)
-            for figure, values in (("energy", excess), ("within", within), ("coverage", covered),
-                                   ("precision", precise), ("open", open_)):  # fmt: skip
-                self._add(name, figure, values * open_)
-            self._add(name, "gradient", gradient_energy(frames).mean(dim=0))
+            self._add_distances(name, true, unit(futures))
             there = kept(futures)
             self.kept = list(there)
             for figure, values in there.items():
                 self._add(name, figure, values.double().mean(dim=0))
+                if values.dtype == torch.bool:
+                    self._add(name, f"{figure} at the end", values[:, -ENDING:].any(dim=1).double().mean())
         self._add("true", "gradient", gradient_energy(true).mean(dim=0))
 
+    def _add_distances(self, name: str, true: Video, frames: Video) -> None:
+        """Futures (M, T, C, H, W) against true ones (N, T, C, H, W), both on [0, 1]."""
+        small = pooled(true)
+        d = SetDistances.of(small, pooled(frames))
+        excess, within = energy(d)
+        open_ = (within > 1e-6).double()  # the true futures differ by now
+        covered, precise = coverage_and_precision(d, tolerance=TOLERANCE * small.shape[-1] ** 0.5)
+        error = (frames - true[:1]).square().mean(dim=(0, 2, 3, 4))
+        figures = {
+            "energy": excess, "open energy": excess * open_,
+            "within": within * open_, "apart": mean_of_pairs(d.predicted),
+            "coverage": covered, "precision": precise, "gradient": gradient_energy(frames).mean(dim=0),
+            "open": open_, "certain": 1 - open_, "certain error": error * (1 - open_),
+            "certain variance": spread(frames).square() * (1 - open_),
+        }  # fmt: skip
+        for figure, values in figures.items():
+            self._add(name, figure, values)
+
     def figures(self) -> Figures:
-        rows: Figures = {}
-        for name in sorted({source for source, _ in self.sums} - {"true"}):
+        rows: dict[str, Tensor] = {}
+        names = sorted({source for source, _ in self.sums} - {"true"})
+        for name in names:
             total = {figure: values for (source, figure), values in self.sums.items() if source == name}
-            rows[f"energy {name}"] = rounded(total["energy"] / total["within"])
+            rows[f"energy {name}"] = ratio(total["energy"], total["within"])
+            rows[f"energy (open prompts) {name}"] = ratio(total["open energy"], total["within"])
             for figure in ("coverage", "precision"):
-                rows[f"{figure} {name}"] = rounded(total[figure] / total["open"])
-            rows[f"sharpness {name}"] = rounded(total["gradient"] / self.sums["true", "gradient"])
+                rows[f"{figure} {name}"] = total[figure] / self.prompts
+            rows[f"spread ratio {name}"] = ratio(total["apart"], total["within"])
+            rows[f"sharpness {name}"] = total["gradient"] / self.sums["true", "gradient"]
             for figure in self.kept:
-                rows[f"{figure} {name}"] = rounded(total[figure] / self.prompts)
-        rows["prompts"] = [int(n) for n in total["open"]]
-        return {"per_horizon": rows}
+                rows[f"{figure} {name}"] = total[figure] / self.prompts
+            rows[f"certain rms {name}"] = ratio(total["certain error"], total["certain"]).sqrt()
+            rows[f"certain spread {name}"] = ratio(total["certain variance"], total["certain"]).sqrt()
+        counted = {f"{kind} prompts": [int(n) for n in total[kind]] for kind in ("open", "certain")}
+        figures: Figures = {"per_horizon": {name: rounded(values) for name, values in rows.items()} | counted}
+        ends = {f"{figure} {name}": (name, f"{figure} at the end") for figure in self.kept for name in names}
+        at_end = {title: self.sums[key] / self.prompts for title, key in ends.items() if key in self.sums}
+        if at_end:
+            figures["kept to the end"] = {title: round(float(value), 4) for title, value in at_end.items()}
+        return figures
+
+
+def ratio(over: Tensor, under: Tensor) -> Tensor:
+    """Not a number where there is nothing to divide by."""
+    return torch.where(under > 0, over / under, torch.nan)
