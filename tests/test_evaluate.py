@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from safetensors.torch import save_file
 
 from stt.api import Sampling
 from stt.measures import frame_mse
-from stt.models.stt import STTConfig
+from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
-from tests.conftest import TINY, TINY_TIMESFORMER, TINY_TOKENIZER, built
+from tests.conftest import TINY, TINY_LAYERS, TINY_TIMESFORMER, TINY_TOKENIZER, built, lively
 from train.data import DigitVideos, World
 from train.evaluate import evaluate, markdown, parser
 from train.judge import Judge, counts, load_judge, narrowed
@@ -27,6 +29,7 @@ from train.metrics import (
 from train.protocols import (
     best_of,
     held_out,
+    motion,
     moving_mnist,
     official_clips,
     reconstruction,
@@ -34,7 +37,8 @@ from train.protocols import (
     spreads,
     surprise,
 )
-from train.truth import against_truth, digit_prompts
+from train.truth import against_truth, controls_of, digit_prompts
+from train.worlds import BounceState, stochastic_moves, transition_nats
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +330,43 @@ def test_the_shipped_judge_reads_drawn_digits():
     clip = videos.sample(100, 0, 0)
     named = load_judge(JUDGE).digits((clip.video[:, 0] + 1) / 2)
     assert (named == counts(clip.labels)).all(dim=-1).float().mean() > 0.9
+
+
+# ---- what the transformer is worth -------------------------------------------------------------------
+
+
+def test_controls_of_an_stt_lose_its_features_or_all_that_its_transformer_learned_and_nothing_else():
+    model = lively(STT(TINY_LAYERS)).eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    controls = controls_of(model)
+    assert set(controls) == {"zero features", "untrained"}
+    for control in controls.values():
+        own = control.state_dict()
+        assert all(torch.equal(own[name], t) for name, t in before.items() if name.startswith("segmenter."))
+    tokens = torch.randn(1, 3, 1, 2, TINY_LAYERS.dim)
+    assert not controls["zero features"].network(tokens, None).hidden.any()
+    assert controls["untrained"].head.weight.abs().max() == 0 and model.head.weight.abs().max() > 0
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert controls_of(built(TINY_TIMESFORMER)) == {}
+
+
+def test_the_motion_protocol_states_floor_and_ignorance_beside_the_model():
+    model = STT(STTConfig(layers=2, segmenter_width=16, dim=32, depth=1, heads=2, gaussian_grid=(0,))).eval()
+    videos = DigitVideos(World(frames=12, strokes=1), None, "test", count_strokes=20)
+    figures = motion({"model": model}, held_out(videos, 6))["nats a layer and frame"]
+    assert figures["ignorance"]["turns"] == pytest.approx(math.log(81), abs=1e-3)
+    assert figures["world"]["on"] == 0 < figures["world"]["turns"] < math.log(81)
+    assert figures["model"]["all"] > figures["world"]["all"]
+
+
+def test_what_a_wall_gives_is_drawn_as_often_as_its_nats_say():
+    """The mean of the nats is the entropy of what happens: log 36 at a wall if no clamp cuts a velocity short."""
+    state = BounceState(torch.tensor([[[10, -1]]]).repeat(4000, 1, 1), torch.tensor([[[0, -1]]]).repeat(4000, 1, 1))
+    moves = stochastic_moves(state, 2, torch.Generator().manual_seed(0))
+    nats = transition_nats(moves)[:, 0, 0]
+    torch.testing.assert_close(nats, torch.full_like(nats, math.log(36)))
+    assert (
+        transition_nats(stochastic_moves(state._replace(position=state.position.abs()), 2, torch.Generator()))
+        .eq(0)
+        .all()
+    )

@@ -22,6 +22,7 @@ from einops import rearrange
 import stt
 from stt.api import Predictor, Sampling, Tokenizer, Video
 from stt.checkpoint import find, read_header
+from stt.models.stt import STT
 from train.data import DigitVideos, World
 from train.folder import FolderClips, FolderWorld
 from train.footage import evaluate_footage, held_out_footage, turned
@@ -37,6 +38,7 @@ from train.protocols import (
     best_of,
     frechet,
     held_out,
+    motion,
     moving_mnist,
     official_clips,
     reconstruction,
@@ -46,11 +48,11 @@ from train.protocols import (
 )
 from train.table import load_mujoco
 from train.tray import Remembered, evaluate_tabletop, held_out_clips, tabletop_of
-from train.truth import against_truth, digit_prompts
+from train.truth import against_truth, controls_of, digit_prompts
 
 PROTOCOLS = (
-    "tokenizer", "moving_mnist", "best_of", "truth", "spread", "frechet", "classes", "surprise", "interpolation",
-    "segmentation", "moves", "obedience", "turns",
+    "tokenizer", "moving_mnist", "best_of", "truth", "motion", "spread", "frechet", "classes", "surprise",
+    "interpolation", "segmentation", "moves", "obedience", "turns",
 )  # fmt: skip
 JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
 Draws = Sequence[tuple[Sampling, Sequence[int]]]  # settings, and the seeds drawn with them
@@ -96,7 +98,15 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor; "
         title += "all prompts count unless a figure says otherwise"
         prompts = digit_prompts(videos, held_out(videos, args.prompts), judge)
-        put("truth", title, against_truth(model, prompts, sampling, args.sets))
+        put(
+            "truth",
+            title,
+            against_truth(model, prompts, sampling, args.sets, controls=controls_of(model) if args.controls else {}),
+        )
+    if "motion" in args.only and isinstance(model, STT) and model.config.layers:
+        longer = DigitVideos(replace(stochastic, frames=20), args.mnist, "test", args.device)
+        title = f"{args.clips} clips of 20 frames, {source}; nats of each layer's displacement from the third frame on"
+        put("motion", title, motion({"model": model} | controls_of(model), held_out(longer, args.clips)))
     if "spread" in args.only:
         some = clips[:32]
         title = f"5 -> 10, {len(some)} prompts, {source}; 8 futures; standard deviation over futures"
@@ -278,6 +288,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
     parser.add_argument("--prompts", type=int, default=64, help="prompts of truth, moves, obedience, turns")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
+    parser.add_argument("--controls", action="store_true", help="truth also has an STT without features, and untrained")
     parser.add_argument("--simulated", type=Path, help="folder that keeps the tabletop's true clips and futures")
     parser.add_argument("--per-label", type=int, default=16, help="clips imagined of each label of classes")
     parser.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="frechet gives FVD too: I3D weights of cd-fvd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Video
 from stt.measures import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, unit
+from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
 from train.data import DigitClip, DigitVideos, generator_for
 from train.judge import Judge, counts
@@ -29,6 +31,7 @@ from train.metrics import (
     scaled,
     spread,
 )
+from train.worlds import TOP_SPEED, Moves, transition_nats
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
 CONTEXT, HORIZON = 5, 20  # frames of a prompt and ahead, of worlds in colour
@@ -276,6 +279,30 @@ def nearness(futures: Mapping[str, Video], true: Video) -> dict[str, Tensor]:
         for name, frames in futures.items()
         for metric, values in {"psnr": frame_psnr, "ssim": frame_ssim}.items()
     }
+
+
+# ---- motion ----------------------------------------------------------------------------------------
+
+
+def motion(models: Mapping[str, STT], clips: Sequence[DigitClip], batch: int = 16) -> Figures:
+    """Nats of where layers go next, per layer and frame, from the third frame on: by models of layers, by name.
+
+    At `turns`, where a displacement differs from the one before, and where it does not (`on`). `ignorance`: of all
+    displacements of the world's speeds alike. `world`: for who knows the world's state, the floor.
+    """
+    rows, video = {}, torch.cat([clip.video for clip in clips])
+    for name, model in models.items():
+        parts = [model.motion_nats(part) for part in video.split(batch)]
+        nats, turned = (torch.cat(part) for part in zip(*parts, strict=True))
+        rows[name] = {"all": nats.mean(), "turns": nats[turned].mean(), "on": nats[~turned].mean()}
+    moves = [Moves(clip.positions, clip.states) for clip in clips]
+    floor = torch.cat([transition_nats(m) for m in moves])[:, 1:]
+    steps = torch.cat([m.positions for m in moves]).diff(dim=1)
+    turned = (steps[:, 1:] != steps[:, :-1]).any(dim=-1)
+    rows["world"] = {"all": floor.mean(), "turns": floor[turned].mean(), "on": floor[~turned].mean()}
+    rows["ignorance"] = dict.fromkeys(("all", "turns", "on"), math.log((2 * TOP_SPEED + 1) ** 2))
+    figures = {name: {at: round(float(value), 3) for at, value in row.items()} for name, row in rows.items()}
+    return {"nats a layer and frame": figures, "share of turns": round(float(turned.float().mean()), 3)}
 
 
 # ---- surprise ----------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from train.protocols import (
 )
 from train.pusher import Places, find_pusher
 from train.tabletop import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
-from train.truth import Prompt, against_truth
+from train.truth import Prompt, against_truth, controls_of
 
 GOLDEN, SPEED = 2.4, 0.8  # radians from one clip's way to the next one's, so that they go everywhere; of an action
 
@@ -236,7 +236,8 @@ def evaluate_tabletop(model: Predictor, tabletop: Remembered, args: argparse.Nam
     title += f"true ones; `truth`: another {args.sets} true ones, the floor"
     if "truth" in only:
         everyone = "; all prompts count unless a figure says otherwise"
-        put("truth", title + everyone, against_truth(model, prompts, sampling, args.sets, HORIZON))
+        controls = controls_of(model) if args.controls else {}
+        put("truth", title + everyone, against_truth(model, prompts, sampling, args.sets, HORIZON, controls))
     if "moves" in only:
         put("moves", title, moves(model, prompts, sampling, args.sets))
     if "obedience" in only and "actions" in model.knobs:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Video
 from stt.measures import unit
+from stt.models.stt import STT
 from stt.sampler import predict
 from train.data import DigitClip, DigitVideos
 from train.judge import Judge
@@ -63,10 +66,34 @@ class Source(NamedTuple):
     futures: Video  # (M, T, C, H, W)
 
 
+def controls_of(model: Predictor) -> dict[str, Predictor]:
+    """What an STT predicts without what its transformer learned, so that the futures show what that is worth.
+
+    `zero features`: the transformer's output is 0 whatever it sees. `untrained`: the transformer is as it was first
+    built. Segmenter and tokenizer stay. Other families have none.
+    """
+    if not isinstance(model, STT):
+        return {}
+    zero, untrained = copy.deepcopy(model), STT(model.config).to(next(model.parameters()).device).eval()
+    torch.nn.init.zeros_(zero.network.norm.weight)
+    torch.nn.init.zeros_(zero.network.norm.bias)
+    for part in ("segmenter", "tokenizer"):
+        if (learned := getattr(model, part)) is not None:
+            getattr(untrained, part).load_state_dict(learned.state_dict())
+    return {"zero features": zero, "untrained": untrained}
+
+
 def against_truth(
-    model: Predictor, prompts: Sequence[Prompt], sampling: Sampling, count: int = 16, horizon: int = 20
+    model: Predictor,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    count: int = 16,
+    horizon: int = 20,
+    controls: Mapping[str, Predictor] = MappingProxyType({}),
 ) -> Figures:
     """Model futures beside true ones, simulated from each prompt's last state; copies and more truth beside them.
+
+    controls: other models by name, which get rows of their own.
 
     Every figure is over all prompts unless it says otherwise; null where nothing can be divided by.
 
@@ -88,6 +115,10 @@ def against_truth(
             Source("model", predict(model, prompt.video, horizon, sampling, range(count))),
             Source("copy", prompt.video[-1:].expand(count, horizon, -1, -1, -1)),
             Source("truth", truths[count:]),
+            *(
+                Source(name, predict(control, prompt.video, horizon, sampling, range(count)))
+                for name, control in controls.items()
+            ),
         ]
         tally.add(truths[:count], sources, prompt.kept)
     return tally.figures() | {"seconds_per_prompt": round((time.perf_counter() - begun) / len(prompts), 2)}

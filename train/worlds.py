@@ -90,6 +90,26 @@ def stochastic_moves(state: BounceState, frames: int, generator: Generator, size
     return Moves(torch.stack(places, dim=1), states)
 
 
+def transition_nats(moves: Moves, size: int = 64, digit: int = 32) -> Tensor:
+    """What the next displacement of each digit costs who knows the world's state, of Stochastic Moving MNIST.
+
+    (B, frames - 1, D): 0 where a digit goes on, else the logarithm of the inverse share of the 36 velocities that a
+    wall may give it which lead to where it went. No model of pixels can do better.
+    """
+    before, place = moves.states.position[:, :-2], moves.positions[:, :-1]  # (B, frames - 1, D, 2)
+    away = torch.arange(1, TOP_SPEED + 1).repeat_interleave(2 * TOP_SPEED + 1)
+    free = torch.arange(-TOP_SPEED, TOP_SPEED + 1).repeat(TOP_SPEED)
+    hit = before != place  # in a corner x decides
+    out = torch.where(before < 0, away[:, None, None, None, None], -away[:, None, None, None, None])
+    free = free[:, None, None, None].expand(out.shape[:-1])
+    on_x = torch.stack([free, out[..., 1]], dim=-1)
+    on_y = torch.stack([out[..., 0], free], dim=-1)
+    velocity = torch.where(hit[..., 1:], on_x, on_y)  # (36, B, frames - 1, D, 2)
+    reached = (place + velocity).clamp(0, size - digit - 1)
+    share = (reached == moves.positions[:, 1:]).all(dim=-1).double().mean(dim=0)
+    return torch.where(hit.any(dim=-1), -share.log(), 0.0)
+
+
 def deterministic_start(
     batch: int, digits: int, generator: Generator, device: torch.device | str = "cpu"
 ) -> BounceState:

@@ -26,7 +26,7 @@ from stt.layers import ConvMLP
 from stt.measures import unit
 from stt.motion import Layers, Match, Shape, composite, features_of, features_size
 from stt.sampler import sample_logits
-from stt.segmenter import Segmenter, track
+from stt.segmenter import Filtered, Segmenter, track
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from stt.transformer import Cache, Normal, SpaceTimeConfig, SpaceTimeOutput, SpaceTimeTransformer
 
@@ -247,7 +247,7 @@ class STT(Predictor):
         for m in tracked.matches[:-1]:
             shapes.append(shapes[-1].moved(m.displacement, *video.shape[-2:]))
         shape, led, has_led = self._history(shapes, matches[:-1])
-        out = self.network(self._add_actions(self._tokens(shape, led, has_led), actions), draw_sample)
+        out = self.network(self._add_actions(self._tokens(shape, led, has_led), actions), draw_mean)
         nats = self._motion_nats(self._motion_logits(out.hidden, led, has_led), matches)
         turns = (torch.stack([m.displacement for m in matches[1:]], dim=1) != led[:, 1:]).any(dim=-1)
         at_turns = (nats[:, 1:] * turns).sum() / turns.sum().clamp_min(1)
@@ -263,7 +263,7 @@ class STT(Predictor):
         cache = None
         if context.shape[1] > 1:
             tokens = self._tokens(*(Shape(*(p[:, :-1] for p in shape)), led[:, :-1], known[:, :-1]))
-            cache = self.network(self._add_actions(tokens, None), draw_sample).cache
+            cache = self.network(self._add_actions(tokens, None), draw_mean).cache
         last = led[:, -1]
         return LayersState(filtered.layers, filtered.shapes[-1], torch.zeros_like(last), last, known[:, -1], cache)
 
@@ -278,7 +278,7 @@ class STT(Predictor):
             self._tokens(shape, last[:, None], state.known[:, None]),
             self._actions_at(state, sampling, shape.ink, futures),
         )
-        out = self.network(tokens, draw_sample, cache=state.cache.expand(futures) if state.cache else None)
+        out = self.network(tokens, draw_mean, cache=state.cache.expand(futures) if state.cache else None)
         logits = self._motion_logits(out.hidden, last[:, None], state.known[:, None])[:, 0]  # (futures, K, S * S)
         gumbel = noise.gumbel(*logits.shape[1:]) if sampling.temperature else logits
         index, side = sample_logits(logits, sampling, gumbel), 2 * self.config.reach + 1
@@ -294,20 +294,35 @@ class STT(Predictor):
     def _layers_nats(self, video: Video) -> tuple[Tensor, int]:
         """Nats of every frame but the first by place (B, T - 1, h, w), and pixels a place."""
         filtered = self.segmenter.filter(unit(video), self.config.reach)
+        motion = self._filtered_nats(filtered).sum(dim=-1)[..., None, None]  # (B, T - 1, 1, 1)
+        unexplained = torch.stack(filtered.residuals, dim=1).square().sum(dim=2) / (2 * PIXEL_STD**2)
+        places = reduce(unexplained, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL)
+        return places + motion / places[0, 0].numel(), CELL**2 * self.config.channels
+
+    def _filtered_nats(self, filtered: Filtered) -> Tensor:
+        """Nats (B, T - 1, K) of where the layers of a clip went."""
         shape, led, known = self._history(filtered.shapes, filtered.matches)
         cache, nats = None, []
         steps = self._add_actions(self._tokens(shape, led, known), None)[:, :-1], led[:, :-1], known[:, :-1]
         for k in range(0, len(filtered.matches), STRIDE):
             tokens, last, has_last = (part[:, k : k + STRIDE] for part in steps)
-            out = self.network(tokens, draw_sample, cache=cache)
+            out = self.network(tokens, draw_mean, cache=cache)
             cache = out.cache
             logits = self._motion_logits(out.hidden, last, has_last)
-            nats.append(self._motion_nats(logits, filtered.matches[k : k + STRIDE]).sum(dim=-1))
-        motion = torch.cat(nats, dim=1)[..., None, None]  # (B, T - 1, 1, 1)
-        unexplained = torch.stack(filtered.residuals, dim=1).square().mean(dim=2) / (2 * PIXEL_STD**2)
-        places = reduce(unexplained, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL)
-        channels = self.config.channels
-        return places * channels + motion / places[0, 0].numel(), CELL**2 * channels
+            nats.append(self._motion_nats(logits, filtered.matches[k : k + STRIDE]))
+        return torch.cat(nats, dim=1)
+
+    @torch.inference_mode()
+    def motion_nats(self, video: Video) -> tuple[Tensor, Tensor]:
+        """How little it was expected where each layer of clips (B, T >= 3, C, H, W) went, and whether it turned there.
+
+        Nats (B, T - 2, K) of the displacements from the second frame on, and (B, T - 2, K) bool: whether one differs
+        from that before it. Of models of layers.
+        """
+        filtered = self.segmenter.filter(unit(video), self.config.reach)
+        displacement = torch.stack([m.displacement for m in filtered.matches], dim=1)
+        turned = (displacement[:, 1:] != displacement[:, :-1]).any(dim=-1)
+        return self._filtered_nats(filtered)[:, 1:], turned
 
     # ---- codes ---------------------------------------------------------------------------------------
 
@@ -424,10 +439,6 @@ class STT(Predictor):
 
 def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
     return posterior.sample(torch.randn_like(posterior.mean))
-
-
-def draw_sample(prior: Normal, _: Normal | None) -> Tensor:
-    return prior.sample(torch.randn_like(prior.mean))
 
 
 def draw_mean(prior: Normal, posterior: Normal | None) -> Tensor:
