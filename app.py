@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SHIPPED = [str(HERE / "assets/models/tabletop-layered.safetensors"), str(HERE / "assets/models")]
+SHIPPED = [str(HERE / "assets/models/digits-stt.safetensors"), str(HERE / "assets/models")]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(f"app: {error}")
     clips = (HERE / "assets/prompts").glob("*.mp4")
-    examples = sorted(clips, key=lambda path: (not path.stem.startswith("tray"), path.stem))  # the first model's first
+    order = ("pair", "tray")  # what shows most first, then the rest
+    examples = sorted(clips, key=lambda path: (order.index(path.stem[:4]) if path.stem[:4] in order else 2, path.stem))
     results = sorted((HERE / "assets/results").glob("*.npz"))
     serve(models, examples, results, host=options.host, port=options.port, share=options.share)
 

@@ -46,7 +46,7 @@ def test_a_file_that_is_named_before_its_folder_comes_first_and_once(tiny, tmp_p
 def test_the_app_opens_with_the_tabletop_and_offers_all_that_ship():
     names = [path.stem for path in Path(front_door.SHIPPED[1]).glob("*.safetensors")]
     models = list(load_models(front_door.parse([]).models, "cpu"))
-    assert models[0] == "tabletop-layered" and sorted(models) == sorted(names)
+    assert models[0] == "digits-stt" and sorted(models) == sorted(names)
 
 
 def test_models_are_compiled_where_that_is_asked_for_and_can_be_done(tiny, tmp_path, monkeypatch):

@@ -32,23 +32,25 @@ Mover = tuple[int, tuple[int, int], tuple[int, int]]  # digit, place (y, x), vel
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One digit of the stochastic world and how it sets off; a companion joins it on request."""
+    """Digits and how they set off, in the stochastic world or, `settled`, in Moving MNIST's, where nothing is chance."""
 
     name: str
-    mover: Mover
+    movers: tuple[Mover, ...]
     frames: int
-    companion: Mover | None = None
+    settled: bool = False
 
 
-PROMPTS = (  # places reach from 0 to 31; a wall is met when a place would leave that range
-    Prompt(name="seven-drifting", mover=(7, (4, 6), (1, 1)), frames=12, companion=(1, (28, 22), (-2, 0))),
-    Prompt(name="three-just-before-the-right-wall", mover=(3, (14, 8), (1, 2)), frames=12),
-    Prompt(name="four-falling", mover=(4, (2, 16), (2, 0)), frames=LONG, companion=(0, (20, 2), (0, 2))),
-    Prompt(name="eight-into-the-corner", mover=(8, (4, 4), (2, 2)), frames=14),
-    Prompt(name="two-rising", mover=(2, (30, 10), (-2, 1)), frames=12),
-    Prompt(name="five-after-a-bounce", mover=(5, (22, 10), (-1, -3)), frames=LONG),
-    Prompt(name="six-creeping", mover=(6, (10, 4), (0, 1)), frames=10),
-    Prompt(name="nine-rushing-left", mover=(9, (2, 28), (3, -4)), frames=LONG),
+PROMPTS = (  # places reach from 0 to 31, of the settled world to 36; a wall is met when a place would leave that range
+    Prompt(name="pair-crossing", movers=((3, (3, 5), (2, 3)), (8, (31, 28), (-3, -2))), frames=30, settled=True),
+    Prompt(name="pair-five-and-two", movers=((5, (20, 4), (-2, 1)), (2, (6, 26), (1, -2))), frames=LONG),
+    Prompt(name="pair-four-and-zero", movers=((4, (2, 16), (2, 0)), (0, (20, 2), (0, 2))), frames=LONG),
+    Prompt(name="pair-nine-and-six", movers=((9, (26, 6), (-1, 2)), (6, (2, 28), (2, -1))), frames=12),
+    Prompt(name="pair-seven-and-one", movers=((7, (4, 6), (1, 1)), (1, (28, 22), (-2, 0))), frames=12),
+    Prompt(name="eight-into-the-corner", movers=((8, (4, 4), (2, 2)),), frames=14),
+    Prompt(name="five-after-a-bounce", movers=((5, (22, 10), (-1, -3)),), frames=LONG),
+    Prompt(name="four-falling", movers=((4, (2, 16), (2, 0)),), frames=LONG),
+    Prompt(name="nine-rushing-left", movers=((9, (2, 28), (3, -4)),), frames=LONG),
+    Prompt(name="three-just-before-the-right-wall", movers=((3, (14, 8), (1, 2)),), frames=12),
 )
 
 # clips of the tabletop's test split, by their index; seed 7, none of which the scores use
@@ -58,27 +60,17 @@ TRAYS = {
     "tray-block-to-the-wall": 6, "tray-turning-a-brick": 12, "tray-green-block-uphill": 17,
 }  # fmt: skip
 
-# two digits of Moving MNIST, whose future is settled; places reach from 0 to 36, and walls are mirrors
-PAIR = Prompt(name="pair-crossing", mover=(3, (3, 5), (2, 3)), frames=30, companion=(8, (31, 28), (-3, -2)))
 
-
-def draw(prompt: Prompt, pair: bool = False) -> Video:
+def draw(prompt: Prompt) -> Video:
     """The prompt's clip (1, T, 1, 64, 64); always the same one."""
-    movers = [prompt.mover, *([prompt.companion] if pair and prompt.companion else [])]
-    generator = generator_for("prompt", prompt.name)
-    labels, places, velocities = (torch.tensor([part]) for part in zip(*movers, strict=True))  # (1, D, ...)
-    glyphs = torch.stack([draw_digits(label, generator, size=32) for label in labels.T], dim=1)  # (1, D, 32, 32)
-    moves = stochastic_moves(BounceState(places, velocities), prompt.frames, generator)
-    return render(glyphs, moves.positions)
-
-
-def draw_pair(prompt: Prompt = PAIR) -> Video:
-    """A clip (1, T, 1, 64, 64) of Moving MNIST's world: 28 pixels a digit, the brighter one in front."""
-    generator = generator_for("prompt", prompt.name)
-    labels, places, velocities = (torch.tensor([part]) for part in zip(prompt.mover, prompt.companion, strict=True))
-    glyphs = torch.stack([draw_digits(label, generator, size=28) for label in labels.T], dim=1)  # (1, D, 28, 28)
-    moves = deterministic_moves(BounceState(places / 36, velocities / 36), prompt.frames)
-    return render(glyphs, moves.positions, overlap="max")
+    size, generator = 28 if prompt.settled else 32, generator_for("prompt", prompt.name)
+    labels, places, velocities = (torch.tensor([part]) for part in zip(*prompt.movers, strict=True))  # (1, D, ...)
+    glyphs = torch.stack([draw_digits(label, generator, size=size) for label in labels.T], dim=1)  # (1, D, h, w)
+    if prompt.settled:
+        moves = deterministic_moves(BounceState(places / 36, velocities / 36), prompt.frames)
+    else:
+        moves = stochastic_moves(BounceState(places, velocities), prompt.frames, generator)
+    return render(glyphs, moves.positions, overlap="max" if prompt.settled else "add")
 
 
 def draw_tray(index: int) -> Video:
@@ -100,7 +92,6 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
     parser.add_argument("--tabletop", action="store_true", help="the clips of the tabletop in the digits' place")
-    parser.add_argument("--pairs", action="store_true", help="two of the clips show two digits")
     parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
     parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
     return parser
@@ -112,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("prompts: --results and --model need each other")
     model = load(args.model) if args.model else None
     args.out.mkdir(parents=True, exist_ok=True)
-    drawn = {prompt.name: partial(draw, prompt, args.pairs) for prompt in PROMPTS}
+    drawn = {prompt.name: partial(draw, prompt) for prompt in PROMPTS}
     if args.tabletop:
         drawn = {name: partial(draw_tray, index) for name, index in TRAYS.items()}
     for name, clip in drawn.items():
@@ -122,8 +113,6 @@ def main(arguments: list[str] | None = None) -> None:
             path = args.results / f"{name}.npz"
             result(file, len(video), model, name_of(args.model)).save(path)
             print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - began:.1f} s")
-    if not args.tabletop:
-        write_mp4(args.out / f"{PAIR.name}.mp4", to_uint8(draw_pair()[0]), FPS)  # no run: STT knows one digit only
 
 
 if __name__ == "__main__":
