@@ -265,13 +265,15 @@ def on_tabletop(model: Predictor, args: argparse.Namespace) -> tuple[Figures, np
 
 
 def on_digits(model: Predictor, args: argparse.Namespace, digits: int) -> tuple[Figures, np.ndarray | None]:
-    """Figures, and a sheet of 8 clips if one is wanted: truth and four futures."""
+    """Figures, and a sheet of 10 clips if one is wanted: truth and futures of seeds 0, 1, 2."""
     figures = evaluate(model, args, digits)
     if not args.sheet:
         return figures, None
-    world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=25)
-    clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 8)]
-    return figures, sheet(model, clips, [(Sampling(temperature=args.temperature, steps=args.steps), [0, 1, 2, 3])])
+    frames = args.context + args.horizon
+    world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=frames)
+    clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 10)]
+    draws = [(Sampling(temperature=args.temperature), [0, 1, 2])]
+    return figures, sheet(model, clips, draws, args.context, args.horizon)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -279,7 +281,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
     parser.add_argument("--world", choices=["digits", "tabletop", "folder"], help="default: as trained")
     parser.add_argument("--data", type=Path, help="folder of your own videos, which are then the world")
-    parser.add_argument("--horizon", type=int, default=20, help="frames ahead on your own videos, after 5")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="frames given on the sheet of digits")
+    parser.add_argument("--horizon", type=int, default=HORIZON, help="frames ahead there, and on your own videos")
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
     parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
     parser.add_argument("--digits", type=int, choices=(1, 2), help="digits per clip; default: as trained, or 2")

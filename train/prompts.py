@@ -32,7 +32,7 @@ Mover = tuple[int, tuple[int, int], tuple[int, int]]  # digit, place (y, x), vel
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Digits and how they set off, in the stochastic world or, `settled`, in Moving MNIST's, where nothing is chance."""
+    """Digits and how they set off in the stochastic world or, `settled`, in Moving MNIST, where nothing is chance."""
 
     name: str
     movers: tuple[Mover, ...]
