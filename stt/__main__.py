@@ -43,7 +43,6 @@ SETTINGS = {  # the flags that are a Request's fields
     "prompt_frames": "where in the clip the future starts; 0 is after its last frame",
     "top_k": "draw from the k likeliest codes only; 0 is all",
     "top_p": "draw from the likeliest codes of this total only",
-    "steps": "refinement passes a frame; 0 leaves it to the model",
     "stride": f"keep every n-th frame of the clip, 1 to {MAX_STRIDE}",
     "fit": "crop or pad: how a clip becomes a square",
     "labels": "digits to imagine from nothing, without the clip, such as 3, or 3,7, or any, where the model knows them",

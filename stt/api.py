@@ -82,7 +82,6 @@ class Sampling:
     temperature: float = 1.0  # 0 is deterministic
     top_k: int = 0  # 0 keeps every code
     top_p: float = 1.0  # 1 keeps every code
-    steps: int = 0  # refinement passes a frame; 0 leaves it to the model
     labels: tuple[int, ...] = ()  # classes to imagine from nothing, -1 for any; none continues the prompt
     actions: tuple[tuple[float, ...], ...] = ()  # that lead to each new frame, the last goes on; none is free
 
@@ -93,8 +92,6 @@ class Sampling:
             raise ValueError(f"top_k is {self.top_k}, must be 0 (keep all) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
-        if self.steps < 0:
-            raise ValueError(f"steps is {self.steps}, must be 0 (the model's own) or more")
         if any(label < -1 for label in self.labels):
             raise ValueError(f"labels are {self.labels}, each must be a class or -1 (any)")
         if len({len(row) for row in self.actions}) > 1 or not all(-1 <= v <= 1 for row in self.actions for v in row):

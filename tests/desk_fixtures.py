@@ -15,12 +15,12 @@ from tests.ui_fixtures import moving_dot
 
 SETTINGS = {
     "model": "tiny", "frames": 3, "temperature": 0.8, "seed": 7, "futures": 2, "prompt_frames": 4, "top_k": 5,
-    "top_p": 0.9, "steps": 2, "stride": 2, "fit": "pad", "fps": 12, "labels": [3, 7],
+    "top_p": 0.9, "stride": 2, "fit": "pad", "fps": 12, "labels": [3, 7],
     "between": False, "action": [],
 }  # fmt: skip
 OTHERS = {
     "model": "other", "frames": 9, "temperature": 1.5, "seed": None, "futures": 1, "prompt_frames": 1, "top_k": 0,
-    "top_p": 1, "steps": 0, "stride": 1, "fit": "crop", "fps": 0, "labels": [],
+    "top_p": 1, "stride": 1, "fit": "crop", "fps": 0, "labels": [],
     "between": True, "action": [0.5, -1.0],
 }  # fmt: skip
 

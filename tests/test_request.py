@@ -19,7 +19,6 @@ WHOLE = {  # name: what a refusal calls it, lowest, highest
     "futures": ("Futures", 1, 8),
     "prompt_frames": ("Frames used as prompt", 0, 600),
     "top_k": ("Top-k", 0, 1024),
-    "steps": ("Refinement steps", 0, 16),
     "stride": ("Stride", 1, 8),
 }
 REAL = {"temperature": ("Temperature", 0, 2), "top_p": ("Top-p", 0.01, 1), "fps": ("Frames a second", 1, 60)}
@@ -230,7 +229,7 @@ def test_a_folder_or_a_lost_file_is_no_clip(file):
 
 SETTINGS = {
     "model": "tiny", "frames": 7, "temperature": 0.3, "seed": 42, "futures": 2, "prompt_frames": 3, "top_k": 9,
-    "top_p": 0.9, "steps": 4, "stride": 2, "fit": "pad", "fps": 12.5, "labels": [3, -1],
+    "top_p": 0.9, "stride": 2, "fit": "pad", "fps": 12.5, "labels": [3, -1],
     "between": True, "action": [0.5, -1.0],
 }  # fmt: skip
 
@@ -244,7 +243,7 @@ def test_settings_are_all_that_is_needed_to_ask_for_the_same_again(file):
 
 def test_a_link_s_texts_are_understood_as_the_numbers_that_they_stand_for():
     texts = {name: str(value) for name, value in SETTINGS.items()}
-    assert remembered(texts | {"clip": "two-rising", "__theme": "dark"}, ["tiny"]) == SETTINGS
+    assert remembered(texts | {"clip": "two-rising", "__theme": "dark", "steps": "4"}, ["tiny"]) == SETTINGS
     assert remembered({"labels": "3,-1"}, ["tiny"]) == {"labels": [3, -1]}  # as a browser writes a list
     assert remembered({"labels": ""}, ["tiny"]) == {"labels": []}
     assert remembered({"between": "true"}, ["tiny"]) == {"between": True}
@@ -264,7 +263,7 @@ HOSTILE = [
     {"labels": [10**400]}, {"labels": "9" * 5000}, {"labels": [[3]]}, {"labels": {"a": 1}}, {"labels": [math.nan]},
     {"action": [10**400]}, {"action": "9" * 5000}, {"action": [[1]]}, {"action": {"a": 1}}, {"action": [math.nan]},
     {"between": 1}, {"between": "1"}, {"between": None}, {"between": [True]},
-    {"model": ["tiny"]}, {"model": {}}, {"model": ""}, {"stride": "0x2"}, {"prompt_frames": -1}, {"steps": "\ud800"},
+    {"model": ["tiny"]}, {"model": {}}, {"model": ""}, {"stride": "0x2"}, {"prompt_frames": -1}, {"top_k": "\ud800"},
 ]  # fmt: skip
 
 
@@ -287,7 +286,7 @@ def test_no_json_whatsoever_raises_and_what_is_kept_can_be_served(file):
 
 
 def test_only_what_the_model_honours_differs_from_the_defaults(file, predictor):
-    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "steps": 4, "labels": (1,)}
+    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "labels": (1,)}
     request, config = checked(file, **asked), SimpleNamespace(classes=2, labels=1)
     assert request.sampling(predictor) == Sampling(**{name: asked[name] for name in predictor.knobs})
     assert request.sampling(SimpleNamespace(knobs=frozenset(asked), config=config)) == Sampling(**asked)

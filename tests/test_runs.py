@@ -70,14 +70,16 @@ def test_a_run_that_was_saved_comes_back_the_same(run, tmp_path):
     assert_same(Run.load(tmp_path / "b.npz"), bare)
 
 
-def test_a_run_from_before_there_were_gaps_and_actions_has_none(run, tmp_path):
+def test_a_run_of_an_earlier_version_has_todays_settings(run, tmp_path):
     settings = {name: value for name, value in run.report["settings"].items() if name not in ("between", "action")}
+    settings["steps"] = 2  # of a refiner
     report = {name: value for name, value in run.report.items() if name not in ("between", "ending_frames", "action")}
     arrays = {name: getattr(run, name) for name in ("given", "futures", "truth", "surprise")}
     np.savez(tmp_path / "old.npz", report=np.asarray(json.dumps(report | {"settings": settings})), **arrays)
     old = Run.load(tmp_path / "old.npz")
     assert old.report["between"] is old.report["settings"]["between"] is False
     assert (old.report["action"], old.report["settings"]["action"]) == ({}, [])
+    assert old.report["settings"] == run.report["settings"]
     np.testing.assert_array_equal(old.alone(0), run.alone(0))
     np.testing.assert_array_equal(old.together(), run.together())
 
@@ -162,7 +164,7 @@ def test_a_video_says_how_it_was_made_and_a_gif_cannot(runs, kept, clip, name):
     asked = {"seed": 6 + int(name[7]), "futures": 1} if alone else {"seed": 7, "futures": 3}
     assert told == {
         "app": "stt", "model": "tiny", "frames": 3, "temperature": 1.0, "prompt_frames": 5, "top_k": 0, "top_p": 1.0,
-        "steps": 0, "stride": 1, "fit": "crop", "fps": 0.0, "labels": [], "between": False, "action": [], **asked,
+        "stride": 1, "fit": "crop", "fps": 0.0, "labels": [], "between": False, "action": [], **asked,
         "family": "stt", "weights": "tiny@1",
         "clip": {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()}, "given": 5, "alone": alone,
     }  # fmt: skip

@@ -76,7 +76,6 @@ def test_top_p_keeps_the_smallest_nucleus_and_at_least_one():
         ({"temperature": 2.1}, "temperature is 2.1"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"steps": -1}, "steps is -1"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_number(fields, message):

@@ -80,7 +80,7 @@ def test_a_client_gets_videos_the_used_seed_and_a_report(client, clip):
 
 def test_a_clip_is_all_that_a_client_must_give(client, clip):
     _, futures, seed, report = client.predict(clip=handle_file(clip), api_name="/predict")
-    defaults = {"model": "tiny", "frames": 10, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "steps": 0}
+    defaults = {"model": "tiny", "frames": 10, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1}
     defaults |= {"stride": 1, "fit": "crop", "fps": 0, "labels": [], "between": False, "action": []}
     defaults |= {"seed": seed}
     assert report["settings"] == defaults | {"prompt_frames": 5}  # after the clip's last frame
@@ -89,7 +89,7 @@ def test_a_clip_is_all_that_a_client_must_give(client, clip):
 
 def test_every_setting_of_a_client_reaches_the_prediction(client, tmp_path):
     wide = moving_dot(tmp_path / "wide.mp4", frames=12, width=64)
-    settings = {**GOOD, "temperature": 0.5, "prompt_frames": 4, "top_k": 3, "top_p": 0.5, "steps": 2, "stride": 2}
+    settings = {**GOOD, "temperature": 0.5, "prompt_frames": 4, "top_k": 3, "top_p": 0.5, "stride": 2}
     settings |= {"fit": "pad", "fps": 25, "labels": [3], "between": False, "action": []}
     together, _, _, report = client.predict(clip=handle_file(wide), **settings, api_name="/predict")
     assert report["settings"] == settings

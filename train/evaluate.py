@@ -64,9 +64,9 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     stochastic = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=15)
     deterministic = World(kind="deterministic", digits=digits, strokes=args.strokes, frames=20)
     videos = DigitVideos(stochastic, args.mnist, "test", args.device)
-    sampling = Sampling(temperature=args.temperature, steps=args.steps)
+    sampling = Sampling(temperature=args.temperature)
     source = f"held-out seed {SEED}, {digits} digit{'s' * (digits > 1)}, {args.strokes:.0%} drawn, the rest MNIST test"
-    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
+    drawn = f"temperature {args.temperature}"
     clips = [clip.video[0] for clip in held_out(videos, args.clips)] if {"best_of", "spread"} & set(args.only) else []
     judge = load_judge(args.judge, args.device) if args.judge.is_file() else None
     if judge is None and {"frechet", "classes"} & set(args.only):
@@ -218,7 +218,7 @@ def sheet(
 
 def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namespace) -> np.ndarray:
     """Truth, three futures, and one told right and one left where the model takes actions; 4 clips, doubled."""
-    free = Sampling(temperature=args.temperature, steps=args.steps)
+    free = Sampling(temperature=args.temperature)
     draws = [(free, [0, 1, 2])]
     if "actions" in model.knobs:
         draws += [(replace(free, actions=(action,)), [0]) for action in ((1.0, 0.0), (-1.0, 0.0))]
@@ -229,7 +229,7 @@ def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namesp
 
 def footage_sheet(model: Predictor, clips: FolderClips, args: argparse.Namespace) -> np.ndarray:
     """Truth, three futures, and one with each turn told where the model takes actions; up to 4 clips, doubled."""
-    free, parts = Sampling(temperature=args.temperature, steps=args.steps), []
+    free, parts = Sampling(temperature=args.temperature), []
     for k, clip in enumerate(clips.video[:4]):
         draws = [(free, [0, 1, 2])]
         if clips.actions is not None:
@@ -299,7 +299,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--official", type=Path, help="mnist_test_seq.npy in the place of clips made here")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="weights of train.judge")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=0, help="refinement passes a frame; default: the model's own")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     parser.add_argument("--markdown", type=Path, help="where to write the tables")

@@ -163,8 +163,8 @@ def evaluate_footage(model: Predictor, clips: FolderClips, world: FolderWorld, a
 
     args: of the command train.evaluate.
     """
-    sampling = Sampling(temperature=args.temperature, steps=args.steps)
-    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
+    sampling = Sampling(temperature=args.temperature)
+    drawn = f"temperature {args.temperature}"
     source, only = f"{args.data.name}, held out, stride {world.stride}", set(args.only)
     count, length = clips.video.shape[:2]
     ahead = f"{CONTEXT} -> {length - CONTEXT}"

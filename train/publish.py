@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--hardware", help="what it was trained on, for the card")
     parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, which go into the card")
     parser.add_argument("--decoder", help="tokenizer whose decoder to take: one trained with --decoder-only")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. steps=4")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. context_frames=12")
     return parser
 
 

@@ -206,8 +206,8 @@ def evaluate_tabletop(model: Predictor, tabletop: Remembered, args: argparse.Nam
 
     args: of the command train.evaluate.
     """
-    sampling = Sampling(temperature=args.temperature, steps=args.steps)
-    drawn = f"temperature {args.temperature}" + f", {args.steps} passes" * (args.steps > 0)
+    sampling = Sampling(temperature=args.temperature)
+    drawn = f"temperature {args.temperature}"
     source, only = f"tabletop, held-out seed {SEED}", set(args.only)
     many = args.clips if {"tokenizer", "best_of", "spread", "surprise"} & only else 0
     few = args.prompts if {"truth", "moves", "obedience"} & only else 0

@@ -42,8 +42,8 @@ PREVIEW_PAUSE = 0.1  # seconds between two pictures of a running prediction
 MOST_SEEN = 10_000  # clips whose whereabouts are remembered
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages to a client
 ARGUMENTS = (
-    "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "steps", "stride",
-    "fit", "fps", "labels", "between", "action",
+    "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "stride", "fit",
+    "fps", "labels", "between", "action",
 )  # fmt: skip  # in the order of the endpoint and of the page's controls
 
 
@@ -85,7 +85,6 @@ class Callbacks:
         prompt_frames: Any = 0,
         top_k: Any = 0,
         top_p: Any = 1.0,
-        steps: Any = 0,
         stride: Any = 1,
         fit: Any = "crop",
         fps: Any = 0,
@@ -97,11 +96,11 @@ class Callbacks:
 
         clip: a video file. model: a name that /models lists. frames: to predict, 1 to 40. temperature: 0 to 2, 0 is
         deterministic. seed: 0 to 2147483647 of the first future, future k has seed + k; null draws one, and it comes
-        back. futures: 1 to 8. prompt_frames: where in the clip the future starts; 0 is after its end. top_k, top_p,
-        steps: refine how codes are drawn, where the model honours it; 0, 1 and 0 leave it to the model. stride: keep
-        every n-th frame of the file. fit: "crop" to a square or "pad" with black. fps: of the videos; 0 is the clip's.
-        labels: classes to imagine from nothing, without the clip, such as "3", "3, 7" or "any", where the model knows
-        some; none continues the clip. between: true fills a gap in the clip, where the model interpolates: it begins
+        back. futures: 1 to 8. prompt_frames: where in the clip the future starts; 0 is after its end. top_k, top_p:
+        draw from the likeliest codes only, where the model honours it; 0 and 1 keep all. stride: keep every n-th frame
+        of the file. fit: "crop" to a square or "pad" with black. fps: of the videos; 0 is the clip's. labels: classes
+        to imagine from nothing, without the clip, such as "3", "3, 7" or "any", where the model knows some; none
+        continues the clip. between: true fills a gap in the clip, where the model interpolates: it begins
         after prompt_frames, and frames are missing. action: what is done at every new frame, as many numbers from -1 to
         1 as /models lists actions of the model, such as "0.5, -1"; "free" or none leaves it to the model.
 
@@ -110,8 +109,8 @@ class Callbacks:
         """
         with plain_errors():
             request = self.check(
-                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, steps, stride, fit, fps,
-                labels, between, action,
+                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, stride, fit, fps, labels,
+                between, action,
             )  # fmt: skip
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
             for event in self.predict_run(request):

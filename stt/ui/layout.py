@@ -17,7 +17,6 @@ from stt.ui.request import (
     MAX_FPS,
     MAX_FRAMES,
     MAX_FUTURES,
-    MAX_STEPS,
     MAX_STRIDE,
     MAX_TEMPERATURE,
     MAX_TOP_K,
@@ -199,10 +198,6 @@ def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
                 0.01, 1, 1, step=0.01, label="Top-p", info="Only the likeliest codes of this total",
                 visible="top_p" in knobs, **slider,
             )  # fmt: skip
-        steps = gr.Slider(
-            0, MAX_STEPS, 0, step=1, label="Refinement steps", info="Passes a frame; 0: as the model was made",
-            visible="steps" in knobs, **slider,
-        )  # fmt: skip
         with gr.Row():
             stride = gr.Slider(1, MAX_STRIDE, 1, step=1, label="Stride", info=stride_info(model), **slider)
             fps = gr.Slider(
@@ -212,7 +207,7 @@ def _advanced(model: Predictor) -> dict[str, gr.components.Component]:
             [("Cut to a square", "crop"), ("Whole picture, black bars", "pad")], value="crop",
             label="Clips that are not square", info="How they become it: the model sees squares",
         )  # fmt: skip
-    return {"top_k": top_k, "top_p": top_p, "steps": steps, "stride": stride, "fps": fps, "fit": fit}
+    return {"top_k": top_k, "top_p": top_p, "stride": stride, "fps": fps, "fit": fit}
 
 
 def _wire(app: gr.Blocks, page: Page, callbacks: Callbacks) -> None:
@@ -317,12 +312,12 @@ def _serve_clients(page: Page, callbacks: Callbacks) -> None:
 
 
 def knob_controls(page: Page) -> list[gr.components.Component]:
-    return [page.futures, page.temperature, page.presets, page.top_k, page.top_p, page.steps, page.stride]
+    return [page.futures, page.temperature, page.presets, page.top_k, page.top_p, page.stride]
 
 
 def knobs(model: Predictor) -> list[Any]:
     """Which of `knob_controls` the model honours, where one that draws nothing has one future; what it learned at."""
-    names = ("temperature", "temperature", "temperature", "top_k", "top_p", "steps")
+    names = ("temperature", "temperature", "temperature", "top_k", "top_p")
     return [*(gr.update(visible=name in model.knobs) for name in names), gr.update(info=stride_info(model))]
 
 

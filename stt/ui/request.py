@@ -17,7 +17,6 @@ MAX_FRAMES = 40
 MAX_FUTURES = 8
 MAX_TEMPERATURE = 2.0
 MAX_TOP_K = 1024
-MAX_STEPS = 16
 MAX_STRIDE = 8
 MAX_FPS = 60.0
 MAX_PROMPT = 600  # frames; as many as are read of a clip
@@ -44,7 +43,6 @@ class Request:
     prompt_frames: int = 0  # where the future starts; 0 is after the clip's last frame
     top_k: int = 0
     top_p: float = 1.0
-    steps: int = 0
     stride: int = 1  # every n-th frame of the file
     fit: str = "crop"
     fps: float = 0.0  # of what is made; 0 is the clip's own
@@ -261,7 +259,6 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "prompt_frames": lambda value: _whole("Frames used as prompt", value, 0, MAX_PROMPT),
     "top_k": lambda value: _whole("Top-k", value, 0, MAX_TOP_K),
     "top_p": lambda value: _real("Top-p", value, 0.01, 1),
-    "steps": lambda value: _whole("Refinement steps", value, 0, MAX_STEPS),
     "stride": lambda value: _whole("Stride", value, 1, MAX_STRIDE),
     "fit": _fit,
     "fps": lambda value: _real("Frames a second", value, 0 if value == 0 else 1, MAX_FPS),

@@ -56,6 +56,7 @@ class Run:
         with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by itself
             report = {"between": False, "ending_frames": 0, "action": {}} | json.loads(str(file["report"]))
             report["settings"] = {"between": False, "action": []} | report["settings"]  # unknown to older ones
+            report["settings"].pop("steps", None)  # older ones name it: passes of a refiner, which no model has
             return cls(report, **{name: file[name] for name in file.files if name != "report"})
 
     # ---- files ---------------------------------------------------------------------------------------

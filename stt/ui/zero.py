@@ -20,7 +20,7 @@ def seconds(
     Generous for models of some 10M parameters; no such Space has been timed yet.
     """
     pixels = video[0].numel() / 64**2
-    return min(LONGEST, round(10 + frames * max(sampling.steps, 1) * (0.1 + 0.02 * pixels * len(seeds))))
+    return min(LONGEST, round(10 + frames * (0.1 + 0.02 * pixels * len(seeds))))
 
 
 def on_lent_gpu(models: Mapping[str, Predictor]) -> Compute:
