@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save
-from train.drift import unlike
 from train.evaluate import PROTOCOLS
 from train.presets import overridden, without_folders
 
@@ -57,6 +57,16 @@ def portable(card: dict[str, Any], around: dict[str, Any] | None = None) -> dict
     return clean
 
 
+def unlike(tokenizer: nn.Module, other: nn.Module) -> str | None:
+    """The first weight, but for decoders', that two tokenizers do not share in half precision, as they ship."""
+    mine, theirs = (
+        {name: tensor.half() for name, tensor in of.state_dict().items() if not name.startswith("decoder.")}
+        for of in (tokenizer, other)
+    )
+    shared = [name for name in mine if name in theirs and mine[name].shape == theirs[name].shape]
+    return next((name for name in mine if name not in shared or not torch.equal(mine[name], theirs[name])), None)
+
+
 def shorter(figures: Any) -> Any:
     """Figures with four significant digits, which is what a card shows."""
     if isinstance(figures, dict):
@@ -69,6 +79,8 @@ def shorter(figures: Any) -> Any:
 def with_decoder(model: nn.Module, source: str) -> nn.Module:
     """The model around another tokenizer, after a check that its codes mean the same: only the decoder may differ."""
     other = load_any(source)
+    if getattr(model, "tokenizer", None) is None:
+        raise SystemExit(f"--decoder {source}: the model has no tokenizer whose decoder it could take the place of")
     if strange := unlike(other, model.tokenizer):
         raise SystemExit(f"{source} has other codes than the model's tokenizer, first at {strange!r}")
     changed = build(family_of(model), replace(model.config, tokenizer=other.config))
