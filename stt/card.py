@@ -97,6 +97,8 @@ def _training(card: Mapping[str, Any]) -> list[str]:
         lines += [f"World: {_words(world)}.", ""]
     if hardware := card.get("hardware"):
         lines += [f"Hardware: {hardware}.", ""]
+    if converted := card.get("converted"):
+        lines += [f"Converted {converted}", ""]
     for i, run in enumerate(_runs(card), 1):
         amounts = [f"{run[name]:,} {name}" for name in ("minutes", "steps", "clips") if name in run]
         lines += [f"{i}. `{run['command']}`" + f" ({', '.join(amounts)})" * bool(amounts)]

@@ -37,6 +37,7 @@ CARD = {
     "minutes": 47.0,
     "clips": 11992,
     "hardware": "two CPU cores",
+    "converted": "from another file.",
     "tokenizer": TOKENIZER,
     "start_from": {"command": "python -m train.predictor --out first", "tokenizer": TOKENIZER},
 }
@@ -164,6 +165,7 @@ def test_the_card_tells_commands_scores_and_use_but_no_folders(published):
     for told in (
         "`python -m train.predictor --mnist mnist --out runs/stt` (47.0 minutes, 11,992 clips)",
         "two CPU cores",
+        "Converted from another file.",
         "kind stochastic, digits 1",
         "16 x 16, gray",
         "up to 6",

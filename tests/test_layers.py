@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stt.layers import Attention, AttentionBlock, ConvMLP, attend, patchify, rotary, rotate, unpatchify
+from stt.layers import Attention, AttentionBlock, ConvMLP, UNet, attend, patchify, rotary, rotate, unpatchify
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from tests.conftest import TINY_TOKENIZER
 
@@ -112,3 +112,12 @@ def test_tokenizer_frames_do_not_see_each_other():
 def test_a_size_that_downsampling_does_not_divide_is_refused_with_the_numbers():
     with pytest.raises(ValueError, match="image_size 20 is not a multiple of downsampling 8"):
         FrameVQConfig(image_size=20)
+
+
+@pytest.mark.parametrize("scales", [2, 3])
+def test_a_u_net_keeps_the_frames_size_and_each_pixel_sees_far_more_than_its_neighbours(scales):
+    frames = torch.randn(2, 3, 32, 32, requires_grad=True)
+    out = UNet(3, 5, 8, scales)(frames)
+    assert out.shape == (2, 5, 32, 32)
+    out[0, :, 16, 16].sum().backward()
+    assert frames.grad[0, :, 4, 16].any() and not frames.grad[1].any()

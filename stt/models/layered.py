@@ -107,6 +107,7 @@ class CropNet(nn.Module):
 
 
 def mlp(features: int, out: int) -> nn.Sequential:
+    """Features (N, features) -> (N, out) numbers: what few numbers tell, beside what crops do."""
     return nn.Sequential(nn.Linear(features, 32), nn.SiLU(), nn.Linear(32, out))
 
 
@@ -482,6 +483,7 @@ class Layered(Predictor):
 
 
 def is_trained(part: nn.Module) -> bool:
+    """Whether any of its weights learns."""
     return any(weight.requires_grad for weight in part.parameters())
 
 
