@@ -291,7 +291,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
     parser.add_argument("--prompts", type=int, default=64, help="prompts of truth, moves, obedience, turns")
     parser.add_argument("--sets", type=int, default=16, help="true and model futures per prompt of truth")
-    parser.add_argument("--controls", action="store_true", help="truth also has an STT without features, and untrained")
+    parser.add_argument("--controls", action="store_true", help="beside an STT: without features, and untrained")
     parser.add_argument("--simulated", type=Path, help="folder that keeps the tabletop's true clips and futures")
     parser.add_argument("--per-label", type=int, default=16, help="clips imagined of each label of classes")
     parser.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="frechet gives FVD too: I3D weights of cd-fvd")

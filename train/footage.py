@@ -6,8 +6,9 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from train.protocols import (
     surprise,
     told_or_free,
 )
+from train.truth import controls_of
 
 LATER = (0, 1, 2)  # frames after an action at which a turn is looked for
 
@@ -64,12 +66,18 @@ def held_out_footage(model: Predictor, world: FolderWorld, args: argparse.Namesp
 
 
 def forecasts(
-    model: Predictor, clips: Sequence[Video], sampling: Sampling, count: int, context: int = CONTEXT
+    model: Predictor,
+    clips: Sequence[Video],
+    sampling: Sampling,
+    count: int,
+    context: int = CONTEXT,
+    controls: Mapping[str, Predictor] = MappingProxyType({}),
 ) -> Figures:
     """Best and mean of `count` futures per horizon of clips (T, C, H, W), and what else could be said of them.
 
     `guess`: one future at temperature 0, of models that have one; `copy`: the last frame stays; `flow`: it goes on as
-    the prompt's last two do, by `extrapolated`. `sharpness`: gradient energy over that of the true futures.
+    the prompt's last two do, by `extrapolated`; controls: other models by name, the best of as many futures of each.
+    `sharpness`: gradient energy over that of the true futures.
     """
     rows, gradients, seconds = defaultdict(list), defaultdict(list), 0.0
     for clip in tqdm(clips, desc="best of N"):
@@ -79,6 +87,8 @@ def forecasts(
         seconds += time.perf_counter() - begun
         if "temperature" in model.knobs:
             made["guess"] = unit(predict(model, prompt, len(truth), replace(sampling, temperature=0.0)))
+        for name, control in controls.items():
+            made[name] = unit(predict(control, prompt, len(truth), sampling, range(count)))
         made["copy"] = unit(prompt[-1:]).expand(1, *truth.shape)
         made["flow"] = extrapolated(*unit(prompt[-2:]), len(truth))[None]
         for name, values in compared(made, truth).items():
@@ -179,7 +189,8 @@ def evaluate_footage(model: Predictor, clips: FolderClips, world: FolderWorld, a
     if "best_of" in only:
         title = f"{ahead}, {count} prompts, {args.futures} futures, seeds 0 to {args.futures - 1}; "
         title += "`guess`: temperature 0; `flow`: the last frame warped on along Farneback's of the prompt's last two"
-        put("best_of", title, forecasts(model, clips.video, sampling, args.futures))
+        controls = controls_of(model) if args.controls else {}
+        put("best_of", title, forecasts(model, clips.video, sampling, args.futures, controls=controls))
     if "spread" in only:
         some = clips.video[:32]
         title = f"{ahead}, {len(some)} prompts, 8 futures; standard deviation over futures"
