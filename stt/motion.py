@@ -18,6 +18,7 @@ VISIBLE = 0.3  # least colour of a pixel that counts for a layer's bounding box
 FREQUENCIES = 8  # of the sinusoids that encode a coordinate
 COORDINATES = 6  # centroid and bounding box
 PRESENT = 10.0  # least ink of a layer that shows something, in pixels
+LARGE = 400.0  # ink of a large one, of 64x64
 
 
 class Layers(NamedTuple):
@@ -115,11 +116,11 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
 class Shape(NamedTuple):
     """Where layers lie and how much they show, from which their tokens are made."""
 
-    coordinates: Tensor  # (B, K, 6) centroid y, x; bounding box top, bottom, left, right: shares of the frame's side
-    ink: Tensor  # (B, K) sum of the colour over pixels, mean over channels
+    coordinates: Tensor  # (..., K, 6) centroid y, x; bounding box top, bottom, left, right: shares of the frame's side
+    ink: Tensor  # (..., K) sum of the colour over pixels, mean over channels
 
     def moved(self, displacement: Tensor, height: int, width: int) -> Shape:
-        """After displacements (B, K, 2) in pixels of a frame of this size."""
+        """After displacements (..., K, 2) in pixels of a frame of this size."""
         share = displacement / torch.tensor([height, width], device=displacement.device)
         y, x = share.unbind(dim=-1)
         return Shape(self.coordinates + torch.stack([y, x, y, y, x, x], dim=-1), self.ink)
@@ -140,21 +141,56 @@ def shape_of(layers: Layers) -> Shape:
     return Shape(torch.stack(places, dim=-1), ink)
 
 
-def features_of(shape: Shape, displacement: Tensor, known: Tensor, reach: int) -> Tensor:
-    """What a layer's token is made of, (..., K, features_size(reach)).
+class Motion(NamedTuple):
+    """Where layers are in T frames, and what led there."""
 
-    Coordinates with their sinusoids, ink, and the displacement (..., K, 2) that led here, if it is known (..., 1, 1):
-    of a clip's first frame it is not.
-    """
-    octaves = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=shape.ink.device)
-    angles = (shape.coordinates[..., None] * octaves).flatten(-2)
-    ink = shape.ink[..., None]
-    known = known.to(ink.dtype).expand_as(ink)
-    one_hot = F.one_hot((displacement + reach).clamp(0, 2 * reach), 2 * reach + 1).flatten(-2)
-    motion = torch.cat([displacement / reach, one_hot], dim=-1) * known
-    present = (ink > PRESENT).to(ink.dtype)
-    parts = shape.coordinates, angles.sin(), angles.cos(), (ink / 400).clamp(max=2), present, motion, known
-    return torch.cat(parts, dim=-1)
+    shape: Shape  # (B, T, K, ...)
+    displacement: Tensor  # (B, T, K, 2) int64 pixels, from the frame before
+    known: Tensor  # (B or 1, T, 1, 1) bool: whether there is a frame before
+
+    @classmethod
+    def of(cls, shapes: list[Shape], matches: list[Match]) -> Motion:
+        """From the shapes of T frames (B, K, ...) and the T - 1 matches between them."""
+        shape = Shape(*(torch.stack(part, dim=1) for part in zip(*shapes, strict=True)))
+        b, t, k = shape.ink.shape
+        first = torch.zeros(b, k, 2, dtype=torch.int64, device=shape.ink.device)
+        displacement = torch.stack([first, *(m.displacement for m in matches)], dim=1)
+        return cls(shape, displacement, (torch.arange(t, device=first.device) > 0)[None, :, None, None])
+
+    def during(self, frames: slice) -> Motion:
+        return Motion(
+            Shape(*(part[:, frames] for part in self.shape)), self.displacement[:, frames], self.known[:, frames]
+        )
+
+    def expand(self, batch: int) -> Motion:
+        shape = Shape(*(part.expand(batch, *part.shape[1:]) for part in self.shape))
+        return Motion(shape, self.displacement.expand(batch, *self.displacement.shape[1:]), self.known)
+
+    def next(self, displacement: Tensor, height: int, width: int) -> Motion:
+        """Of the frame after a single one (T = 1), to which layers went by displacements (B, 1, K, 2)."""
+        return Motion(self.shape.moved(displacement, height, width), displacement, torch.ones_like(self.known))
+
+    def indices(self, reach: int) -> Tensor:
+        """Displacements as indices (B, T, K) of a row-major grid of (2 * reach + 1)^2."""
+        y, x = (self.displacement + reach).unbind(dim=-1)
+        return y * (2 * reach + 1) + x
+
+    def features(self, reach: int) -> Tensor:
+        """What layers' tokens are made of, (B, T, K, features_size(reach)).
+
+        Coordinates with their sinusoids, ink, and the displacement that led here, where it is known.
+        """
+        octaves = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=self.shape.ink.device)
+        angles = (self.shape.coordinates[..., None] * octaves).flatten(-2)
+        ink = self.shape.ink[..., None]
+        known = self.known.to(ink.dtype).expand_as(ink)
+        one_hot = F.one_hot(self.displacement + reach, 2 * reach + 1).flatten(-2)
+        displacement = torch.cat([self.displacement / reach, one_hot], dim=-1) * known
+        present = (ink > PRESENT).to(ink.dtype)
+        scaled = (ink / LARGE).clamp(max=2)
+        return torch.cat(
+            [self.shape.coordinates, angles.sin(), angles.cos(), scaled, present, displacement, known], dim=-1
+        )
 
 
 def features_size(reach: int) -> int:

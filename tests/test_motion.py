@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stt.motion import Layers, composite, features_of, features_size, match, shape_of, shift
+from stt.motion import Layers, Motion, Shape, composite, features_size, match, shape_of, shift
 
 
 def squares(places, size: int = 24, side: int = 5, alpha: float = 0.0) -> Layers:
@@ -86,10 +86,10 @@ def test_a_shape_says_where_a_layer_lies_and_moves_with_it():
 
 
 def test_features_tell_displacements_apart_and_hide_one_that_is_not_known():
-    shape = shape_of(squares([(6, 6), (2, 3)]))
-    known, unknown = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
-    made = [features_of(shape, torch.full((1, 2, 2), d), known, 4) for d in (-4, 0, 3)]
-    assert all(f.shape == (1, 2, features_size(4)) and f.isfinite().all() for f in made)
+    shape = Shape(*(part[:, None] for part in shape_of(squares([(6, 6), (2, 3)]))))
+    known, unknown = torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    made = [Motion(shape, torch.full((1, 1, 2, 2), d), known).features(4) for d in (-4, 0, 3)]
+    assert all(f.shape == (1, 1, 2, features_size(4)) and f.isfinite().all() for f in made)
     assert not torch.equal(made[0], made[1]) and not torch.equal(made[1], made[2])
-    hidden = [features_of(shape, torch.full((1, 2, 2), d), unknown, 4) for d in (-4, 3)]
+    hidden = [Motion(shape, torch.full((1, 1, 2, 2), d), unknown).features(4) for d in (-4, 3)]
     assert torch.equal(*hidden)

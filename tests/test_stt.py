@@ -12,7 +12,7 @@ import stt
 from stt.api import Sampling
 from stt.measures import unit
 from stt.models.stt import STT, LayersState, STTConfig, draw_mean
-from stt.motion import Layers, Match, composite, shape_of
+from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
 from stt.sampler import SeededNoise
 from stt.transformer import Gaussian, Normal, SpaceTimeOutput
 from tests.conftest import TINY, TINY_CONFIGS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
@@ -228,8 +228,9 @@ def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
     colour[0, 0, 0, 1:4, 2:5], colour[0, 1, 0, 9:12, 8:12] = 1.0, 0.7
     layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 2, 1, 16, 16))
     velocity = torch.tensor([[[2, 1], [-1, 0]]])
-    known = torch.ones(1, 1, 1, dtype=torch.bool)
-    state = LayersState(layers, shape_of(layers), torch.zeros(1, 2, 2, dtype=torch.int64), velocity, known, None)
+    shape = Shape(*(part[:, None] for part in shape_of(layers)))
+    motion = Motion(shape, velocity[:, None], torch.ones(1, 1, 1, 1, dtype=torch.bool))
+    state = LayersState(layers, torch.zeros(1, 2, 2, dtype=torch.int64), motion, None)
     for k in range(1, 5):
         frame, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
         torch.testing.assert_close(unit(frame[0, 0]), composite(layers.moved(k * velocity))[0])
@@ -253,20 +254,18 @@ def test_where_a_layer_that_shows_nothing_goes_costs_nothing(layered):
 
 def test_tokens_of_training_are_those_of_sampling(layered):
     """Teacher forcing along the displacements that were drawn gives the features that drew them."""
-    context, seen = clips(layered, 1, 3), []
+    context, seen, drawn = clips(layered, 1, 3), [], []
     hook = layered.network.register_forward_hook(lambda *call: seen.append(call[-1].hidden))
     with torch.inference_mode():
-        state = layered.start(context)
-        shapes, led = list(layered.segmenter.filter(unit(context), 2).shapes), [state.displacement]
+        state, filtered = layered.start(context), layered.segmenter.filter(unit(context), 2)
+        shapes = list(filtered.shapes)
         for _ in range(3):
             _, state = layered.step(state, Sampling(), SeededNoise([5]))
-            led.append(state.displacement)
-            shapes.append(shapes[-1].moved(state.displacement, 16, 16))
-        filtered = layered.segmenter.filter(unit(context), 2)
-        matches = [*filtered.matches, *(Match(d, torch.empty(0)) for d in led[1:])]
-        tokens = layered._tokens(*layered._history(shapes, matches))
+            drawn.append(Match(state.motion.displacement[:, 0], torch.empty(0)))
+            shapes.append(shapes[-1].moved(drawn[-1].displacement, 16, 16))
         hook.remove()
-        whole = layered.network(layered._add_actions(tokens, None), draw_mean).hidden
+        motion = Motion.of(shapes, [*filtered.matches, *drawn])
+        whole = layered.network(layered._layer_tokens(motion, None), draw_mean).hidden
     for k, hidden in enumerate(seen[-3:]):
         torch.testing.assert_close(whole[:, 2 + k], hidden[:, 0], atol=1e-4, rtol=1e-4)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import ConvMLP
 from stt.measures import unit
-from stt.motion import Layers, Match, Shape, composite, features_of, features_size
+from stt.motion import Layers, Match, Motion, composite, features_size
 from stt.sampler import sample_logits
 from stt.segmenter import Filtered, Segmenter, track
 from stt.tokenizer import FrameVQ, FrameVQConfig
@@ -86,11 +86,9 @@ class CodesState(NamedTuple):
 
 class LayersState(NamedTuple):
     layers: Layers  # as the prompt's last frame shows them, and so kept whole even out of sight
-    shape: Shape  # theirs
     offset: Tensor  # (B, K, 2) where they have gone since, pixels
-    displacement: Tensor  # (B, K, 2) their last
-    known: Tensor  # (1, 1, 1) bool: whether there was a last one
-    cache: Cache | None  # of all frames before the last
+    motion: Motion  # of the last frame
+    cache: Cache | None  # of all frames before it
     drawn: int = 0  # frames of the future so far
 
 
@@ -191,27 +189,27 @@ class STT(Predictor):
         unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
         return actions.masked_fill(unknown[..., None], torch.nan)
 
-    def _actions_at(
-        self, state: LayersState | CodesState, sampling: Sampling, like: Tensor, futures: int
-    ) -> Tensor | None:
+    def _actions_at(self, state: LayersState | CodesState, sampling: Sampling, noise: Noise) -> Tensor | None:
         """What leads to the next frame (futures, 1, A), None where that is left to the model."""
         if not self.config.actions or (action := sampling.action(state.drawn)) is None:
             return None
         if len(action) != len(self.config.actions):
             raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
-        return torch.tensor(action, device=like.device).expand(futures, 1, -1)
+        return torch.tensor(action, device=self.act.weight.device).expand(noise.futures, 1, -1)
 
     # ---- layers --------------------------------------------------------------------------------------
 
-    def _tokens(self, shape: Shape, displacement: Tensor, known: Tensor) -> Tensor:
-        """Layers' shapes (B, T, K, ...), displacements (B, T, K, 2) that led there -> tokens (B, T, 1, K, dim)"""
-        return self.embed(features_of(shape, displacement, known, self.config.reach))[:, :, None]
+    def _layer_tokens(self, motion: Motion, actions: Tensor | None) -> Tensor:
+        """(B, T, 1, K, dim): a frame's tokens are one row of its layers."""
+        return self._add_actions(self.embed(motion.features(self.config.reach))[:, :, None], actions)
 
-    def _motion_logits(self, hidden: Tensor, displacement: Tensor, known: Tensor) -> Tensor:
-        """Features (B, T, 1, K, dim) and last displacements (B, T, K, 2) -> logits (B, T, K, S * S) of the next."""
+    def _motion_logits(self, hidden: Tensor, motion: Motion) -> Tensor:
+        """Features (B, T, 1, K, dim) and the motion so far -> logits (B, T, K, S * S) of the next displacements.
+
+        The last displacement has a logit of its own on top: what goes on as it went need not be learned.
+        """
         reach, hidden = self.config.reach, hidden[:, :, 0]
-        index = ((displacement + reach) * torch.tensor([2 * reach + 1, 1], device=hidden.device)).sum(dim=-1)
-        same = F.one_hot(index, (2 * reach + 1) ** 2) * known
+        same = F.one_hot(motion.indices(reach), (2 * reach + 1) ** 2) * motion.known
         return self.head(hidden).float() + self.go_on(hidden).float() * same
 
     def _motion_nats(self, logits: Tensor, matches: list[Match]) -> Tensor:
@@ -223,73 +221,54 @@ class STT(Predictor):
         evidence = (errors.amin(dim=-1, keepdim=True) - errors) / TOLERANCE
         return -(logits.log_softmax(dim=-1) + evidence).logsumexp(dim=-1)
 
-    def _history(self, shapes: list[Shape], matches: list[Match]) -> tuple[Shape, Tensor, Tensor]:
-        """Of T frames and the T - 1 matches between them: shapes, displacements (B, T, K, 2) that led to each, and
-        whether these are known (1, T, 1, 1): none leads to the first."""
-        shape = Shape(*(torch.stack(part, dim=1) for part in zip(*shapes, strict=True)))
-        b, t, k = shape.ink.shape
-        led = [shape.ink.new_zeros(b, k, 2, dtype=torch.int64), *(m.displacement for m in matches)]
-        known = (torch.arange(t, device=shape.ink.device) > 0)[None, :, None, None]
-        return shape, torch.stack(led, dim=1), known
-
     @torch.compiler.disable
     def _layers_loss(self, video: Video, actions: Tensor | None) -> Loss:
         """A prompt of random length becomes layers, which must show the rest of the clip by moving alone; and the
-        transformer learns where they go. Both at once: displacements come from `stt.motion.match` and carry no
-        gradient."""
-        c, frames = self.config, unit(video)
+        transformer learns where they go. Displacements come from `stt.motion.match` and carry no gradient."""
+        reach, frames = self.config.reach, unit(video)
         prompt = int(torch.randint(1, min(LONGEST_PROMPT, video.shape[1] - 1) + 1, ()))
-        filtered = self.segmenter.filter(frames[:, :prompt], c.reach)
-        tracked = track(filtered.layers, frames[:, prompt:], c.reach)
+        filtered = self.segmenter.filter(frames[:, :prompt], reach)
+        tracked = track(filtered.layers, frames[:, prompt:], reach)
         ahead = torch.stack(tracked.residuals).square().mean()
-        known = torch.stack(filtered.residuals).square().mean() if filtered.residuals else torch.zeros_like(ahead)
+        within = torch.stack(filtered.residuals).square().mean() if filtered.residuals else torch.zeros_like(ahead)
         shapes, matches = list(filtered.shapes), filtered.matches + tracked.matches
         for m in tracked.matches[:-1]:
             shapes.append(shapes[-1].moved(m.displacement, *video.shape[-2:]))
-        shape, led, has_led = self._history(shapes, matches[:-1])
-        out = self.network(self._add_actions(self._tokens(shape, led, has_led), actions), draw_mean)
-        nats = self._motion_nats(self._motion_logits(out.hidden, led, has_led), matches)
-        turns = (torch.stack([m.displacement for m in matches[1:]], dim=1) != led[:, 1:]).any(dim=-1)
-        at_turns = (nats[:, 1:] * turns).sum() / turns.sum().clamp_min(1)
+        motion = Motion.of(shapes, matches[:-1])
+        out = self.network(self._layer_tokens(motion, actions), draw_mean)
+        nats = self._motion_nats(self._motion_logits(out.hidden, motion), matches)
+        turned = turns(matches)
         pixels = video[0, 0].numel()
-        parts = {"motion": nats.mean(), "motion at turns": at_turns, "mse ahead": ahead * pixels,
-                 "mse of layers": filtered.mismatch * pixels}  # fmt: skip
-        total = nats.mean() + RECONSTRUCTION * (filtered.mismatch + known + 2 * ahead)
+        parts = {
+            "motion": nats.mean(),
+            "motion at turns": (nats[:, 1:] * turned).sum() / turned.sum().clamp_min(1),
+            "mse ahead": ahead * pixels,
+            "mse of layers": filtered.mismatch * pixels,
+        }
+        total = nats.mean() + RECONSTRUCTION * (filtered.mismatch + within + 2 * ahead)
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     def _start_layers(self, context: Video) -> LayersState:
-        filtered = self.segmenter.filter(unit(context), self.config.reach)
-        shape, led, known = self._history(filtered.shapes, filtered.matches)
-        cache = None
+        filtered, cache = self.segmenter.filter(unit(context), self.config.reach), None
+        motion = Motion.of(filtered.shapes, filtered.matches)
         if context.shape[1] > 1:
-            tokens = self._tokens(*(Shape(*(p[:, :-1] for p in shape)), led[:, :-1], known[:, :-1]))
-            cache = self.network(self._add_actions(tokens, None), draw_mean).cache
-        last = led[:, -1]
-        return LayersState(filtered.layers, filtered.shapes[-1], torch.zeros_like(last), last, known[:, -1], cache)
+            cache = self.network(self._layer_tokens(motion.during(slice(-1)), None), draw_mean).cache
+        last = motion.during(slice(-1, None))
+        return LayersState(filtered.layers, torch.zeros_like(last.displacement[:, 0]), last, cache)
 
     def _step_layers(self, state: LayersState, sampling: Sampling, noise: Noise) -> tuple[Video, LayersState]:
-        futures, size = noise.futures, state.layers.background.shape[-2:]
-        grow = (futures, *state.offset.shape[1:])
-        offset, last = state.offset.expand(grow), state.displacement.expand(grow)
-        shape = Shape(*(part.expand(futures, *part.shape[1:])[:, None] for part in state.shape)).moved(
-            offset[:, None], *size
-        )
-        tokens = self._add_actions(
-            self._tokens(shape, last[:, None], state.known[:, None]),
-            self._actions_at(state, sampling, shape.ink, futures),
-        )
-        out = self.network(tokens, draw_mean, cache=state.cache.expand(futures) if state.cache else None)
-        logits = self._motion_logits(out.hidden, last[:, None], state.known[:, None])[:, 0]  # (futures, K, S * S)
+        reach, motion = self.config.reach, state.motion.expand(noise.futures)
+        tokens = self._layer_tokens(motion, self._actions_at(state, sampling, noise))
+        out = self.network(tokens, draw_mean, cache=state.cache.expand(noise.futures) if state.cache else None)
+        logits = self._motion_logits(out.hidden, motion)  # (futures, 1, K, S * S)
         gumbel = noise.gumbel(*logits.shape[1:]) if sampling.temperature else logits
-        index, side = sample_logits(logits, sampling, gumbel), 2 * self.config.reach + 1
-        displacement = torch.stack([index // side, index % side], dim=-1) - self.config.reach
-        offset = offset + displacement
-        frame = composite(state.layers.expand(futures).moved(offset)).clamp(0, 1)
-        known = torch.ones_like(state.known)
-        state = state._replace(
-            offset=offset, displacement=displacement, known=known, cache=out.cache, drawn=state.drawn + 1
-        )
-        return 2 * frame[:, None] - 1, state
+        index = sample_logits(logits, sampling, gumbel)
+        displacement = torch.stack([index // (2 * reach + 1), index % (2 * reach + 1)], dim=-1) - reach
+        offset = state.offset + displacement[:, 0]
+        layers = state.layers.expand(noise.futures).moved(offset)
+        motion = motion.next(displacement, *layers.background.shape[-2:])
+        state = LayersState(state.layers, offset, motion, out.cache, state.drawn + 1)
+        return 2 * composite(layers).clamp(0, 1)[:, None] - 1, state
 
     def _layers_nats(self, video: Video) -> tuple[Tensor, int]:
         """Nats of every frame but the first by place (B, T - 1, h, w), and pixels a place."""
@@ -301,15 +280,13 @@ class STT(Predictor):
 
     def _filtered_nats(self, filtered: Filtered) -> Tensor:
         """Nats (B, T - 1, K) of where the layers of a clip went."""
-        shape, led, known = self._history(filtered.shapes, filtered.matches)
-        cache, nats = None, []
-        steps = self._add_actions(self._tokens(shape, led, known), None)[:, :-1], led[:, :-1], known[:, :-1]
+        motion, cache, nats = Motion.of(filtered.shapes, filtered.matches), None, []
         for k in range(0, len(filtered.matches), STRIDE):
-            tokens, last, has_last = (part[:, k : k + STRIDE] for part in steps)
-            out = self.network(tokens, draw_mean, cache=cache)
+            matches = filtered.matches[k : k + STRIDE]
+            past = motion.during(slice(k, k + len(matches)))
+            out = self.network(self._layer_tokens(past, None), draw_mean, cache=cache)
             cache = out.cache
-            logits = self._motion_logits(out.hidden, last, has_last)
-            nats.append(self._motion_nats(logits, filtered.matches[k : k + STRIDE]))
+            nats.append(self._motion_nats(self._motion_logits(out.hidden, past), matches))
         return torch.cat(nats, dim=1)
 
     @torch.inference_mode()
@@ -320,9 +297,7 @@ class STT(Predictor):
         from that before it. Of models of layers.
         """
         filtered = self.segmenter.filter(unit(video), self.config.reach)
-        displacement = torch.stack([m.displacement for m in filtered.matches], dim=1)
-        turned = (displacement[:, 1:] != displacement[:, :-1]).any(dim=-1)
-        return self._filtered_nats(filtered)[:, 1:], turned
+        return self._filtered_nats(filtered)[:, 1:], turns(filtered.matches)
 
     # ---- codes ---------------------------------------------------------------------------------------
 
@@ -407,7 +382,7 @@ class STT(Predictor):
                 return prior.mean
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
-        actions = self._actions_at(state, sampling, last, futures)
+        actions = self._actions_at(state, sampling, noise)
         tokens = self._add_actions(self._embed_codes(last, before), actions)
         out = self.network(tokens, draw, cache=state.cache.expand(futures) if state.cache else None)
         latents = self._likeliest(out.hidden)
@@ -435,6 +410,12 @@ class STT(Predictor):
             side = ids.shape[2] // kl.shape[-1]
             nats = nats + repeat(kl / side**2, "(b t) g k -> b t (g p) (k q)", b=len(ids), p=side, q=side)
         return nats
+
+
+def turns(matches: list[Match]) -> Tensor:
+    """Whether layers changed their way, (B, T - 1, K) bool, between T matches in turn."""
+    displacement = torch.stack([m.displacement for m in matches], dim=1)
+    return (displacement[:, 1:] != displacement[:, :-1]).any(dim=-1)
 
 
 def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
