@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = settings.parsed(parser(), "train.predictor", arguments)
     preset = chosen(args)
     settings.keep(args)
-    if preset.tokenizer and not args.tokenizer:
+    if preset.tokenizer and not args.tokenizer and preset.model.tokenizer is not None:
         tokenizer_first(args, preset)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     set_seed(preset.loop.seed)
