@@ -10,11 +10,16 @@ import pytest
 import torch
 
 import stt
+from stt.api import Sampling
 from stt.checkpoint import name_of, weights_hash
+from stt.measures import unit
 from stt.ui.runs import Run
 from stt.video import read_clip
 from tests.test_tabletop import why_not
+from train.data import DigitVideos, World
 from train.prompts import PROMPTS, TRAYS, draw, draw_tray, result
+from train.protocols import held_out
+from train.truth import against_truth, controls_of, digit_prompts
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MODELS = {weights_hash(path): path for path in (ASSETS / "models").glob("*.safetensors")}
@@ -84,3 +89,34 @@ def test_a_result_is_what_the_app_would_compute(name):
     assert np.array_equal(again.given, run.given)
     apart = np.abs(again.futures.astype(int) - run.futures)
     assert (apart <= 1).mean() >= 0.999
+
+
+def test_without_its_transformers_features_the_shipped_stt_predicts_clearly_worse():
+    """Energy distance to the true futures of drawn digits, over frames 6 to 10: several times as large."""
+    model = stt.load(ASSETS / "models/digits-stt.safetensors")
+    videos = DigitVideos(World(frames=5, strokes=1.0), None, "test", count_strokes=100)
+    prompts = digit_prompts(videos, held_out(videos, 8), None)
+    controls = {"zero features": controls_of(model)["zero features"]}
+    rows = against_truth(model, prompts, Sampling(), 8, 10, controls)["per_horizon"]
+    own, without = (sum(rows[f"energy {name}"][5:]) for name in ("model", "zero features"))
+    assert without > 3 * own
+
+
+def test_two_drawn_digits_stay_two_to_the_end_in_every_future():
+    """As much ink as the prompt shows, but for what one digit hides of the other, and no third thing."""
+    model = stt.load(ASSETS / "models/digits-stt.safetensors")
+    shown = read_clip(ASSETS / "prompts/pair-five-and-two.mp4", size=64, channels=1).video
+    futures = unit(stt.predict(model, shown[:10], 20, seeds=range(4))).sum(dim=(2, 3, 4))  # (4, 20)
+    ink = unit(shown[:10]).sum(dim=(1, 2, 3)).amax()
+    assert (
+        futures.amax() < 1.05 * ink and futures.amin() > 0.6 * ink and (futures[:, 10:].amax(dim=1) > 0.9 * ink).all()
+    )
+
+
+@pytest.mark.parametrize("name", ["digits-stt", "car-stt"])
+def test_features_of_zero_cost_a_shipped_stt_bits(name):
+    model = stt.load(ASSETS / f"models/{name}.safetensors")
+    clip = "pair-five-and-two" if model.config.channels == 1 else next(iter(TRAYS))
+    video = read_clip(ASSETS / f"prompts/{clip}.mp4", size=64, channels=model.config.channels).video[None]
+    without = controls_of(model)["zero features"].surprise(video).bits[:, 4:].mean()
+    assert without > 1.3 * model.surprise(video).bits[:, 4:].mean()

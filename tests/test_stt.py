@@ -230,10 +230,29 @@ def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
     velocity = torch.tensor([[[2, 1], [-1, 0]]])
     shape = Shape(*(part[:, None] for part in shape_of(layers)))
     motion = Motion(shape, velocity[:, None], torch.ones(1, 1, 1, 1, dtype=torch.bool))
-    state = LayersState(layers, torch.zeros(1, 2, 2, dtype=torch.int64), motion, None)
+    state = LayersState(layers, torch.zeros(1, 2, 2, dtype=torch.int64), motion, torch.zeros(1, 2, 2), None)
     for k in range(1, 5):
         frame, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
         torch.testing.assert_close(unit(frame[0, 0]), composite(layers.moved(k * velocity))[0])
+
+
+def test_at_temperature_zero_a_speed_between_whole_pixels_is_kept_on_average():
+    """Two thirds of a pixel a frame, as a bias tells the untrained head: seven frames go five pixels, not seven."""
+    model = STT(replace(TINY_LAYERS, layers=1)).eval()
+    torch.nn.init.constant_(model.go_on.bias, 0.0)
+    with torch.no_grad():
+        model.head.bias.fill_(-30.0).view(5, 5)[2, 2:4] = torch.tensor([1 / 3, 2 / 3]).log()
+    colour = torch.zeros(1, 1, 1, 16, 16)
+    colour[..., 6:9, 2:5] = 1.0
+    layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 1, 1, 16, 16))
+    shape, none = Shape(*(part[:, None] for part in shape_of(layers))), torch.zeros(1, 1, 2, dtype=torch.int64)
+    motion = Motion(shape, none[:, None], torch.zeros(1, 1, 1, 1, dtype=torch.bool))
+    state = LayersState(layers, none, motion, torch.zeros(1, 1, 2), None)
+    gone = []
+    for _ in range(7):
+        _, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
+        gone.append(int(state.offset[0, 0, 1]))
+    assert gone == [1, 1, 2, 3, 3, 4, 5]
 
 
 def test_layers_keep_their_pixels_however_far_they_go(layered):

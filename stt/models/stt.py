@@ -88,6 +88,7 @@ class LayersState(NamedTuple):
     layers: Layers  # as the prompt's last frame shows them, and so kept whole even out of sight
     offset: Tensor  # (B, K, 2) where they have gone since, pixels
     motion: Motion  # of the last frame
+    rest: Tensor  # (B, K, 2) what they were to go beyond whole pixels so far, where nothing is drawn
     cache: Cache | None  # of all frames before it
     drawn: int = 0  # frames of the future so far
 
@@ -254,20 +255,26 @@ class STT(Predictor):
         if context.shape[1] > 1:
             cache = self.network(self._layer_tokens(motion.during(slice(-1)), None), draw_mean).cache
         last = motion.during(slice(-1, None))
-        return LayersState(filtered.layers, torch.zeros_like(last.displacement[:, 0]), last, cache)
+        offset = torch.zeros_like(last.displacement[:, 0])
+        return LayersState(filtered.layers, offset, last, offset.float(), cache)
 
     def _step_layers(self, state: LayersState, sampling: Sampling, noise: Noise) -> tuple[Video, LayersState]:
         reach, motion = self.config.reach, state.motion.expand(noise.futures)
         tokens = self._layer_tokens(motion, self._actions_at(state, sampling, noise))
         out = self.network(tokens, draw_mean, cache=state.cache.expand(noise.futures) if state.cache else None)
         logits = self._motion_logits(out.hidden, motion)  # (futures, 1, K, S * S)
-        gumbel = noise.gumbel(*logits.shape[1:]) if sampling.temperature else logits
-        index = sample_logits(logits, sampling, gumbel)
-        displacement = torch.stack([index // (2 * reach + 1), index % (2 * reach + 1)], dim=-1) - reach
+        if sampling.temperature:
+            index = sample_logits(logits, sampling, noise.gumbel(*logits.shape[1:]))
+            displacement = torch.stack([index // (2 * reach + 1), index % (2 * reach + 1)], dim=-1) - reach
+            rest = state.rest
+        else:
+            wanted = state.rest + local_mean(logits, reach)[:, 0]
+            displacement = wanted.round().long()[:, None].clamp(-reach, reach)
+            rest = wanted - displacement[:, 0]
         offset = state.offset + displacement[:, 0]
         layers = state.layers.expand(noise.futures).moved(offset)
         motion = motion.next(displacement, *layers.background.shape[-2:])
-        state = LayersState(state.layers, offset, motion, out.cache, state.drawn + 1)
+        state = LayersState(state.layers, offset, motion, rest, out.cache, state.drawn + 1)
         return 2 * composite(layers).clamp(0, 1)[:, None] - 1, state
 
     def _layers_nats(self, video: Video) -> tuple[Tensor, int]:
@@ -416,6 +423,23 @@ def turns(matches: list[Match]) -> Tensor:
     """Whether layers changed their way, (B, T - 1, K) bool, between T matches in turn."""
     displacement = torch.stack([m.displacement for m in matches], dim=1)
     return (displacement[:, 1:] != displacement[:, :-1]).any(dim=-1)
+
+
+def local_mean(logits: Tensor, reach: int) -> Tensor:
+    """The likeliest displacement to a part of a pixel, (..., S * S) logits -> (..., 2).
+
+    The mean over it and its eight neighbours: frames show whole pixels, a speed between them is how likely each is.
+    """
+    side = 2 * reach + 1
+    best = logits.argmax(dim=-1)
+    places = torch.arange(side**2, device=logits.device)
+    apart = (
+        torch.stack([places // side, places % side], dim=-1)
+        - torch.stack([best // side, best % side], dim=-1)[..., None, :]
+    )
+    near = logits.masked_fill(apart.abs().amax(dim=-1) > 1, -torch.inf).softmax(dim=-1)  # (..., S * S)
+    mean = (near[..., None] * apart).sum(dim=-2)
+    return torch.stack([best // side, best % side], dim=-1) - reach + mean
 
 
 def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
