@@ -16,7 +16,17 @@ from stt.models.timesformer import TimeSformerConfig
 from tests.conftest import TINY, TINY_LAYERS, TINY_TIMESFORMER, TINY_TOKENIZER, built, lively
 from train.data import DigitVideos, World
 from train.evaluate import evaluate, markdown, parser
-from train.judge import Judge, counts, load_judge, narrowed
+from train.judge import (
+    Judge,
+    centre_map,
+    counts,
+    digit_sets,
+    labelled_frames,
+    load_judge,
+    narrowed,
+    optimizer_of,
+    set_ids,
+)
 from train.metrics import (
     SetDistances,
     coverage_and_precision,
@@ -308,6 +318,38 @@ def test_the_judge_names_frames_of_any_leading_shape_and_refuses_other_sizes():
     assert judge.digits(torch.rand(2, 3, 1, 64, 64)).shape == (2, 3, 10)
     with pytest.raises(ValueError, match=r"reads \(1, 64, 64\)"):
         judge(torch.rand(2, 1, 32, 32))
+
+
+def test_the_judge_chooses_among_66_sets_of_at_most_two_digits():
+    torch.manual_seed(0)
+    judge, frames = Judge().eval(), torch.rand(8, 1, 64, 64)
+    assert digit_sets().shape == (66, 10) and len(digit_sets().unique(dim=0)) == 66
+    assert digit_sets().sum(dim=1).bincount().tolist() == [1, 10, 55]
+    with torch.no_grad():
+        scores, named = judge.set_scores(judge.embed(frames)), judge(frames)
+    assert torch.equal(judge.digits(frames), digit_sets()[scores.argmax(dim=1)])
+    torch.testing.assert_close(named.exp().sum(dim=-1), torch.ones(8, 10))
+    expected = scores.exp() @ digit_sets().float()
+    torch.testing.assert_close(named[..., 1].exp() + 2 * named[..., 2].exp(), expected)
+
+
+def test_the_judge_learns_from_frames_whose_digits_and_places_are_those_of_the_labels():
+    videos = DigitVideos(World(frames=1, strokes=1.0), None, "train", count_strokes=40)
+    data, again, others = (labelled_frames(videos, 200, 0, index) for index in (0, 0, 1))
+    assert torch.equal(data.frames, again.frames) and not torch.equal(data.frames, others.frames)
+    here = data.shown.sum(dim=1)
+    assert set(here.tolist()) == {0, 1, 2} and data.frames.amax(dim=(1, 2, 3))[here == 0].eq(0).all()
+    sets = digit_sets()[set_ids(data)]
+    assert torch.equal(sets.sum(dim=1), here) and torch.equal(sets[here == 2], counts(data.labels[here == 2]))
+    located = centre_map(data)
+    y, x = (data.centres[0, 0] / 8).long().clamp(max=7)
+    assert located[0, data.labels[0, 0], y, x] == data.shown[0, 0] and located[here == 0].eq(0).all()
+
+
+def test_each_weight_of_the_judge_is_optimised_once():
+    judge, locate = Judge(), torch.nn.Conv2d(128, 10, 1)
+    held = [p for group in optimizer_of(judge, locate, 1e-3).param_groups for p in group["params"]]
+    assert len({id(p) for p in held}) == len(held) == len([*judge.parameters(), *locate.parameters()])
 
 
 def test_a_judge_is_stored_in_half_precision_and_its_largest_layers_in_eight_bits(tmp_path):

@@ -156,7 +156,7 @@ def test_shares_of_digits_sum_to_one_and_say_when_there_is_none():
 def test_the_judges_embedding_is_what_its_names_come_from(judge):
     frames = torch.rand(3, 1, 64, 64)
     with torch.inference_mode():
-        assert judge.embed(frames).shape == (3, 256)
+        assert judge.embed(frames).shape == (3, 640)
         assert torch.equal(judge.named(judge.embed(frames)), judge(frames))
 
 

@@ -415,6 +415,17 @@ def test_muon_takes_the_matrices_and_leaves_the_rest_to_adamw():
     assert net[0].weight.grad is not None
 
 
+def test_muon_turns_a_convolutions_kernel_as_the_matrix_of_its_outputs_by_what_they_read():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 8, 3, bias=False)
+    flat = torch.nn.Parameter(conv.weight.detach().flatten(1).clone())
+    conv.weight.grad = torch.randn(conv.weight.shape)
+    flat.grad = conv.weight.grad.flatten(1)
+    for weight in (conv.weight, flat):
+        MuonAdamW([{"params": [weight], "matrix": True}], lr=0.1, weight_decay=0.0).step()
+    assert torch.equal(conv.weight.flatten(1), flat)
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_readme_train_a_tokenizer_and_a_predictor_and_score_them(tmp_path):
     def run(*words):

@@ -1,62 +1,97 @@
-"""Trains the judge of digits: python -m train.judge --mnist DIR --minutes 15 --out assets/judge.safetensors"""
+"""Trains the judge of digits: python -m train.judge --mnist DIR --minutes 60 --out assets/judge.safetensors"""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Generator, Tensor, nn
 
 from stt.layers import ResBlock, group_norm, patchify
 from stt.measures import unit
-from train.data import DigitVideos, World
+from train.data import DigitVideos, World, generator_for
+from train.muon import MuonAdamW
+from train.worlds import deterministic_moves, deterministic_start, render, stochastic_start
 
 SIZE = 64  # pixels a side
-MOST = 2  # digits of one kind in a frame
+MOST = 2  # digits in a frame
 LARGE = 2**16  # weights of a tensor
-WORLDS = tuple(World(kind=kind, digits=n, frames=1) for n in (1, 2) for kind in ("stochastic", "deterministic"))
+KINDS = ("stochastic", "deterministic")
+WORLDS = tuple(World(kind=kind, digits=n, frames=1, strokes=0.0) for n in (1, 2) for kind in KINDS)
+
+
+@cache
+def digit_sets() -> Tensor:
+    """Every multiset of at most MOST digits, the empty one first: how often each digit is there, (66, 10)."""
+    singles = torch.eye(10, dtype=torch.int64)
+    first, second = torch.combinations(torch.arange(10), MOST, with_replacement=True).unbind(dim=1)
+    return torch.cat([torch.zeros(1, 10, dtype=torch.int64), singles, singles[first] + singles[second]])
 
 
 class Judge(nn.Module):
-    """Names the digits of a frame: for each of the ten, how often it is there. A plain residual network."""
+    """Names the digits of a frame: which of the 66 sets of at most two digits it shows.
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), patch: int = 2) -> None:
+    A residual network whose head scores how often each digit is there; the score of a set is the sum over digits.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (64, 128), blocks: int = 2, patch: int = 4) -> None:
         super().__init__()
         self.patch = patch
-        layers: list[nn.Module] = [nn.Conv2d(patch**2, widths[0], 3, stride=2, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(patch**2, widths[0], 3, padding=1)]
         for i, width in enumerate(widths):
             if i:
                 layers.append(nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1))
-            layers += [ResBlock(width), ResBlock(width)]
+            layers += [ResBlock(width) for _ in range(blocks)]
         self.features = nn.Sequential(*layers, group_norm(widths[-1]), nn.SiLU())
-        self.head = nn.Linear(2 * widths[-1], 10 * (MOST + 1))
+        pooled = 2 * widths[-1]
+        self.head = nn.Sequential(nn.Linear(pooled, pooled), nn.SiLU(), nn.Linear(pooled, 10 * (MOST + 1)))
+        self.register_buffer("sets", F.one_hot(digit_sets(), MOST + 1).float(), persistent=False)  # (66, 10, 3)
 
-    def embed(self, frames: Tensor) -> Tensor:
-        """Frames (N, 1, 64, 64) on [0, 1] -> what the head sees of them (N, 256)."""
+    def feature_map(self, frames: Tensor) -> Tensor:
+        """Frames (N, 1, 64, 64) on [0, 1] -> (N, 128, 8, 8)."""
         if tuple(frames.shape[1:]) != (1, SIZE, SIZE):
             raise ValueError(f"frames are {tuple(frames.shape[1:])}, the judge reads (1, {SIZE}, {SIZE})")
-        h = self.features(patchify(frames, self.patch))
-        return torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
+        return self.features(patchify(frames, self.patch))
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Frames (N, 1, 64, 64) on [0, 1] -> (N, 640), see `pool`."""
+        return pool(self.feature_map(frames))
+
+    def set_scores(self, embedded: Tensor) -> Tensor:
+        """What `embed` gives, (..., 640) -> log-probabilities (..., 66) of the digit sets, wherever digits are."""
+        *quarters, most = embedded.chunk(5, dim=-1)
+        scores = self.head(torch.cat([sum(quarters) / 4, most], dim=-1)).unflatten(-1, (10, MOST + 1)).float()
+        return torch.einsum("... k c, s k c -> ... s", scores, self.sets).log_softmax(dim=-1)
 
     def named(self, embedded: Tensor) -> Tensor:
-        """What `embed` gives, (..., 256) -> logits (..., 10, 3) of how often each digit is there."""
-        return self.head(embedded).unflatten(-1, (10, MOST + 1))
+        """What `embed` gives, (..., 640) -> log-probabilities (..., 10, 3) of how often each digit is there."""
+        chances = torch.einsum("... s, s k c -> ... k c", self.set_scores(embedded).double().exp(), self.sets.double())
+        return chances.clamp(min=1e-30).log().float()
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (N, 1, 64, 64) on [0, 1] -> logits (N, 10, 3) of how often each digit is there."""
+        """Frames (N, 1, 64, 64) on [0, 1] -> log-probabilities (N, 10, 3) of how often each digit is there."""
         return self.named(self.embed(frames))
 
     @torch.inference_mode()
     def digits(self, frames: Tensor) -> Tensor:
-        """Frames (..., 1, 64, 64) on [0, 1] -> (..., 10) how often each digit is there."""
+        """Frames (..., 1, 64, 64) on [0, 1] -> (..., 10) how often each digit is there, in the likeliest set."""
         flat = frames.reshape(-1, *frames.shape[-3:])
-        named = torch.cat([self(part).argmax(dim=-1) for part in flat.split(512)])
-        return named.reshape(*frames.shape[:-3], 10)
+        best = torch.cat([self.set_scores(self.embed(part)).argmax(dim=-1) for part in flat.split(128)])
+        return digit_sets().to(best.device)[best].reshape(*frames.shape[:-3], 10)
+
+
+def pool(features: Tensor) -> Tensor:
+    """Mean over each quarter of the frame, and maximum over all places: (N, C, h, w) -> (N, 5 * C)."""
+    quarters = F.adaptive_avg_pool2d(features, 2)  # (N, C, 2, 2)
+    return torch.cat([rearrange(quarters, "n c y x -> n (y x c)"), features.amax(dim=(2, 3))], dim=1)
 
 
 def counts(labels: Tensor) -> Tensor:
@@ -76,64 +111,164 @@ def narrowed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.to(kinds[name]).cpu().contiguous() for name, t in weights.items()}
 
 
-def exact_rates(judge: Judge, mnist: Path | None, frames: int = 2000) -> dict[str, float]:
-    """Share of real held-out frames whose digits are all named right, per world."""
-    rates = {}
+@torch.inference_mode()
+def exact_rates(judge: Judge, mnist: Path | None, frames: int = 4000) -> dict[str, float]:
+    """Share of frames of MNIST's test digits whose digits are all named right, per world."""
+    rates, device = {}, next(judge.parameters()).device
     for world in WORLDS:
         clip = DigitVideos(world, mnist, "test").sample(frames, seed=0, index=0)
-        device = next(judge.parameters()).device
         named = judge.digits(unit(clip.video[:, 0]).to(device)).cpu()
         rates[f"{world.kind}, {world.digits}"] = float((named == counts(clip.labels)).all(dim=-1).float().mean())
     return rates
 
 
-def train(judge: Judge, mnist: Path | None, minutes: float, batch: int, lr: float, device: str) -> int:
-    """Trains on frames of all WORLDS in turn; returns how many it saw."""
-    sources = [DigitVideos(world, mnist, "train", device) for world in WORLDS]
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
-    begun, step = time.monotonic(), 0
-    bar = tqdm(total=1.0, bar_format="{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}")
-    while (progress := (time.monotonic() - begun) / (60 * minutes)) < 1:
+# ---- training ----------------------------------------------------------------------------------------
+
+
+class LabelledFrames(NamedTuple):
+    frames: Tensor  # (B, 1, 64, 64) on [0, 1]
+    labels: Tensor  # (B, 2) int64
+    shown: Tensor  # (B, 2) bool, whether that digit is there
+    centres: Tensor  # (B, 2, 2) pixels as (y, x)
+
+
+def labelled_frames(videos: DigitVideos, batch: int, seed: int, index: int) -> LabelledFrames:
+    """Frames to learn from: two digits, at times one or none, warped a little; half of the pairs lie close together."""
+    world, generator = videos.world, generator_for("judge", videos.split, seed, index)
+    ids = videos.bank.choose(batch, MOST, generator)
+    chance = torch.rand(batch, generator=generator)
+    shown = torch.stack([chance > 0.02, chance > 0.32], dim=1)  # (B, 2): 2 % of none, 30 % of one
+    glyphs = warped(videos.bank.pictures(ids), generator) * shown[..., None, None].to(videos.device)
+    places = first_places(world, batch, generator)
+    near = places[:, :1] + (8 * torch.randn(batch, 1, 2, generator=generator)).round().long()
+    near = near.clamp(0, SIZE - world.digit_size - 1)
+    close = torch.rand(batch, generator=generator) < 0.5
+    places[:, 1] = torch.where(close[:, None], near[:, 0], places[:, 1])
+    frames = unit(render(glyphs, places[:, None].to(videos.device), SIZE, world.overlap)[:, 0])
+    centres = places.float() + world.digit_size / 2
+    return LabelledFrames(frames, videos.bank.labels[ids], shown, centres)
+
+
+def first_places(world: World, batch: int, generator: Generator) -> Tensor:
+    """Upper left corners of two digits as a world's clips begin, (B, 2, 2) int64."""
+    if world.kind == "stochastic":
+        start = stochastic_start(batch, MOST, generator, size=SIZE, digit=world.digit_size)
+        return start.position.clamp(0, SIZE - world.digit_size - 1)
+    return deterministic_moves(deterministic_start(batch, MOST, generator), 1, SIZE, world.digit_size).positions[:, 0]
+
+
+def warped(glyphs: Tensor, generator: Generator) -> Tensor:
+    """Glyphs (B, D, h, w), each turned, scaled, sheared and shifted a little at random."""
+    flat = glyphs.flatten(0, 1)[:, None]  # (B * D, 1, h, w)
+    noise = torch.randn(len(flat), 2, 3, generator=generator).clamp(-2, 2)
+    affine = torch.eye(2, 3) + noise * torch.tensor([0.07, 0.07, 0.03])
+    grid = F.affine_grid(affine.to(flat.device), list(flat.shape), align_corners=False)
+    return F.grid_sample(flat, grid, align_corners=False)[:, 0].unflatten(0, glyphs.shape[:2])
+
+
+def set_ids(data: LabelledFrames) -> Tensor:
+    """Which row of `digit_sets` each frame shows, (B,)."""
+    found = (F.one_hot(data.labels, 10) * data.shown[..., None]).sum(dim=1)  # (B, 10)
+    return (found[:, None] == digit_sets()).all(dim=-1).float().argmax(dim=-1)
+
+
+def centre_map(data: LabelledFrames, side: int = 8, reach: float = 7.0) -> Tensor:
+    """Which digits have their centre within `reach` pixels of a cell's, (B, 10, side, side) of 0 and 1."""
+    cells = (torch.arange(side) + 0.5) * SIZE / side
+    offset = (data.centres[..., None] - cells).abs() < reach  # (B, D, 2, side)
+    near = offset[:, :, 0, :, None] & offset[:, :, 1, None, :] & data.shown[..., None, None]  # (B, D, side, side)
+    kinds = F.one_hot(data.labels, 10).float()  # (B, D, 10)
+    return torch.einsum("b d k, b d h w -> b k h w", kinds, near.float()).clamp(max=1)
+
+
+def judge_loss(judge: Judge, locate: nn.Conv2d, data: LabelledFrames) -> Tensor:
+    """Cross-entropy of the digit set, and of which digit's centre lies where: the second teaches to tell apart."""
+    device = data.frames.device
+    with torch.autocast(device.type, torch.bfloat16):
+        features = judge.feature_map(data.frames)
+        embedded, located = pool(features), locate(features)
+    named = F.nll_loss(judge.set_scores(embedded.float()), set_ids(data).to(device))
+    where = F.binary_cross_entropy_with_logits(located.float(), centre_map(data).to(device), reduction="sum")
+    return named + 0.1 * where / len(data.frames)
+
+
+def optimizer_of(judge: Judge, locate: nn.Conv2d, lr: float) -> MuonAdamW:
+    """Muon for the kernels and matrices between hidden layers, AdamW for the rest."""
+    weights = [*judge.parameters(), *locate.parameters()]
+    outer = {id(p) for module in (judge.features[0], judge.head[-1], locate) for p in module.parameters()}
+    hidden = [p for p in weights if p.ndim >= 2 and id(p) not in outer]
+    rest = [p for p in weights if p.ndim < 2 or id(p) in outer]
+    groups = [{"params": hidden, "matrix": True, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    return MuonAdamW(groups, lr=lr, betas=(0.9, 0.98))
+
+
+def train(
+    judge: Judge,
+    mnist: Path | None,
+    minutes: float,
+    batch: int,
+    lr: float,
+    device: str,
+    report: Callable[[int, float, float], None],
+    seed: int = 0,
+    every: float = 5.0,  # minutes from one report to the next
+) -> int:
+    """Trains on frames of both KINDS in turn; returns how many it saw. Reports frames, minutes and mean loss."""
+    sources = [DigitVideos(World(kind=kind, frames=1, strokes=0.25), mnist, "train", device) for kind in KINDS]
+    locate = nn.Conv2d(128, 10, 1).to(device)
+    optimizer = optimizer_of(judge, locate, lr)
+    begun, step, reports, mean = time.monotonic(), 0, 1, torch.zeros((), device=device)
+    while (elapsed := (time.monotonic() - begun) / 60) < minutes:
+        progress = elapsed / minutes
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(progress / 0.05 + 1e-3, 1 - progress)
-        clip = sources[step % len(sources)].sample(batch, seed=0, index=step)
-        logits = judge(unit(clip.video[:, 0]))
-        loss = F.cross_entropy(logits.flatten(0, 1), counts(clip.labels).to(logits.device).flatten())
+            group["lr"] = lr * min(progress / 0.02 + 1e-2, 1.0, (1 - progress) / 0.7)
+        loss = judge_loss(judge, locate, labelled_frames(sources[step % len(sources)], batch, seed, step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         step += 1
-        bar.update(progress - bar.n)
-        if step % 50 == 0:
-            bar.set_postfix_str(f"{step * batch} frames, loss {float(loss.detach()):.4f}")
-    bar.close()
+        mean.lerp_(loss.detach(), max(1 / step, 0.01))
+        if elapsed >= every * reports:
+            report(step * batch, elapsed, float(mean))
+            reports += 1
     return step * batch
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
-    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0, help="of the frames; another one to go on with")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start-from", type=Path, metavar="FILE", help="weights to go on from, not from random ones")
     parser.add_argument("--out", type=Path, required=True)
     return parser
 
 
+def save_judge(judge: Judge, out: Path, rates: dict[str, float]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {f"exact on {name}": f"{rate:.4f}" for name, rate in rates.items()}
+    save_file(narrowed(judge.state_dict()), out, metadata=metadata)
+
+
 def main() -> None:
     args = parser().parse_args()
-    torch.manual_seed(0)
-    judge = Judge().to(args.device, memory_format=torch.channels_last)
-    seen = train(judge, args.mnist, args.minutes, args.batch, args.lr, args.device)
-    rates = exact_rates(judge.eval(), args.mnist)
+    torch.manual_seed(args.seed)
+    judge = load_judge(args.start_from, args.device) if args.start_from else Judge().to(args.device)
+
+    def report(frames: int, minutes: float, loss: float) -> None:
+        rates = exact_rates(judge, args.mnist, frames=500)
+        shown = {name: round(rate, 3) for name, rate in rates.items()}
+        print(f"{minutes:6.1f} minutes, {frames} frames, loss {loss:.4f}, exact on held-out frames {shown}", flush=True)
+        save_judge(judge, args.out, rates)
+
+    seen = train(judge, args.mnist, args.minutes, args.batch, args.lr, args.device, report, args.seed)
+    save_judge(judge, args.out, {})
+    rates = exact_rates(load_judge(args.out, args.device), args.mnist)  # of the weights as stored
     print({name: round(rate, 4) for name, rate in rates.items()}, f"after {seen} frames")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        narrowed(judge.state_dict()),
-        args.out,
-        metadata={f"exact on {name}": f"{rate:.4f}" for name, rate in rates.items()},
-    )
+    save_judge(judge, args.out, rates)
 
 
 if __name__ == "__main__":

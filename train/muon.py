@@ -25,6 +25,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
 class MuonAdamW(torch.optim.AdamW):
     """AdamW, but groups with `matrix` set take Muon's orthogonalised momentum (arXiv 2502.16982).
 
+    A convolution's kernel counts as the matrix of its outputs by all that one output reads.
     Their update is scaled to the root-mean-square that AdamW's usually has, so that both share one learning rate.
     Differs from torch.optim.Muon, which multiplies in bfloat16: a CPU without matrix units does that some
     thirty times slower than float32.
@@ -50,6 +51,6 @@ class MuonAdamW(torch.optim.AdamW):
         if not state:  # AdamW looks for a step in every state that it loads
             state |= {"momentum": torch.zeros_like(p), "step": torch.zeros(())}
         state["momentum"].lerp_(p.grad, 1 - momentum)
-        update = orthogonalised(p.grad.lerp(state["momentum"], momentum))  # Nesterov's
+        update = orthogonalised(p.grad.lerp(state["momentum"], momentum).flatten(1))  # Nesterov's; (outputs, inputs)
         p.mul_(1 - lr * weight_decay)
-        p.add_(update, alpha=-0.2 * lr * max(p.shape) ** 0.5)
+        p.add_(update.view_as(p), alpha=-0.2 * lr * max(update.shape) ** 0.5)
