@@ -204,7 +204,7 @@ class World:
         return "add" if self.kind == "stochastic" else "max"
 
 
-MIXTURE = 4 * (("stochastic", 0),) + 3 * (("deterministic", 0),) + (("stochastic", 1),)  # kinds, and digits less
+MIXTURE = 3 * (("stochastic", 0),) + 3 * (("deterministic", 0),) + 2 * (("stochastic", 1),)  # kinds, and digits less
 
 
 class DigitClip(NamedTuple):

@@ -32,6 +32,7 @@ from stt.transformer import Cache, Normal, SpaceTimeConfig, SpaceTimeOutput, Spa
 
 LONGEST_PROMPT = 8  # frames that layers are learned from at a time; the rest of a clip is what they must explain
 RECONSTRUCTION = 100.0  # weight of a layers' frame's mean squared error beside a nat of motion
+WHOLENESS = 0.3  # weight of what it costs to split things that move alike between layers
 TOLERANCE = 0.5  # squared error of a frame, summed over pixels, that makes a displacement e times less likely
 PIXEL_STD = 0.1  # of what layers leave unexplained, for surprise
 CELL = 8  # pixels a side of surprise's places
@@ -245,8 +246,11 @@ class STT(Predictor):
             "motion at turns": (nats[:, 1:] * turned).sum() / turned.sum().clamp_min(1),
             "mse ahead": ahead * pixels,
             "mse of layers": filtered.mismatch * pixels,
+            "split": split(filtered.layers),
         }
-        total = nats.mean() + RECONSTRUCTION * (filtered.mismatch + within + 2 * ahead)
+        total = (
+            nats.mean() + RECONSTRUCTION * (filtered.mismatch + within + 2 * ahead) + WHOLENESS * split(filtered.layers)
+        )
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     def _start_layers(self, context: Video) -> LayersState:
@@ -417,6 +421,17 @@ class STT(Predictor):
             side = ids.shape[2] // kl.shape[-1]
             nats = nats + repeat(kl / side**2, "(b t) g k -> b t (g p) (k q)", b=len(ids), p=side, q=side)
         return nats
+
+
+def split(layers: Layers) -> Tensor:
+    """How evenly layers share the light: 0 if one has it all, sqrt(K) - 1 if each has as much. A scalar.
+
+    Concave in each share, so that of all splits which explain a clip as well the least even one costs least: a thing
+    that is split between two layers which always moved alike would be torn when their ways are drawn one by one.
+    """
+    ink = layers.colour.sum(dim=(2, 3, 4))  # (B, K)
+    share = ink / ink.sum(dim=1, keepdim=True).clamp_min(1e-3)
+    return ((share + 1e-3).sqrt().sum(dim=1) - 1).mean()
 
 
 def turns(matches: list[Match]) -> Tensor:
