@@ -11,7 +11,7 @@ import torch
 import stt
 from stt.api import Sampling
 from stt.measures import unit
-from stt.models.stt import STT, LayersState, STTConfig, draw_mean
+from stt.models.stt import STT, LayersState, STTConfig, draw_mean, split
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
 from stt.sampler import SeededNoise
 from stt.transformer import Gaussian, Normal, SpaceTimeOutput
@@ -287,6 +287,15 @@ def test_tokens_of_training_are_those_of_sampling(layered):
         whole = layered.network(layered._layer_tokens(motion, None), draw_mean).hidden
     for k, hidden in enumerate(seen[-3:]):
         torch.testing.assert_close(whole[:, 2 + k], hidden[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_split_costs_the_more_the_more_even_it_is_and_nothing_where_one_layer_has_all():
+    def cost(*shares):
+        colour = torch.tensor(shares).view(1, len(shares), 1, 1, 1).expand(1, -1, 1, 8, 8)
+        return float(split(Layers(torch.zeros(1, 1, 8, 8), colour, torch.zeros_like(colour))))
+
+    assert cost(1.0, 0.0) == pytest.approx(0, abs=0.04) and cost(0.5, 0.5) == pytest.approx(2**0.5 - 1, abs=0.01)
+    assert cost(1.0, 0.0) < cost(0.9, 0.1) < cost(0.6, 0.4) < cost(0.5, 0.5)
 
 
 @pytest.mark.slow
