@@ -129,7 +129,7 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     if "surprise" in args.only:
         longer = DigitVideos(replace(stochastic, frames=20), args.mnist, "test", args.device)
         figures = surprise(model, torch.cat([clip.video for clip in held_out(longer, args.clips)]))
-        title = f"{args.clips} clips of 20 frames, {source}; frames 3 to 20; bits of codes per pixel and channel"
+        title = f"{args.clips} clips of 20 frames, {source}; frames 3 to 20; bits per pixel and channel"
         if figures:
             put("surprise", title, figures)
     if "interpolation" in args.only and model.interpolates:

@@ -196,7 +196,7 @@ def evaluate_footage(model: Predictor, clips: FolderClips, world: FolderWorld, a
         title = f"{ahead}, {len(some)} prompts, 8 futures; standard deviation over futures"
         put("spread", title, {"by_temperature": spreads(model, some, CONTEXT)})
     if "surprise" in only and (figures := surprise(model, clips.video[:, :20])):
-        title = f"{count} clips of {min(length, 20)} frames; frames 3 to the last; bits of codes per pixel and channel"
+        title = f"{count} clips of {min(length, 20)} frames; frames 3 to the last; bits per pixel and channel"
         put("surprise", title, figures)
     if clips.actions is None:
         return scores

@@ -229,7 +229,7 @@ def evaluate_tabletop(model: Predictor, tabletop: Remembered, args: argparse.Nam
         title = f"{ahead}, {len(whole[:32])} prompts, 8 futures; standard deviation over futures"
         put("spread", title, {"by_temperature": spreads(model, whole[:32], CONTEXT)})
     if "surprise" in only and (figures := surprise(model, torch.stack([clip[:20] for clip in whole]))):
-        title = f"{len(whole)} clips of 20 frames; frames 3 to 20; bits of codes per pixel and channel"
+        title = f"{len(whole)} clips of 20 frames; frames 3 to 20; bits per pixel and channel"
         put("surprise", title, figures)
     prompts = tray_prompts(tabletop, clips[:few])
     title = f"{ahead}, {few} prompts, {args.sets} model futures, seeds 0 to {args.sets - 1}, against {args.sets} "
