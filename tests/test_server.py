@@ -222,7 +222,7 @@ def test_programs_are_offered_the_prediction_and_the_list_of_models_and_nothing_
     assert not described["unnamed_endpoints"]
     parameters = described["named_endpoints"]["/predict"]["parameters"]
     assert tuple(p["parameter_name"] for p in parameters) == ARGUMENTS
-    assert len(ARGUMENTS) == 16
+    assert len(ARGUMENTS) == 15
     assert [p["parameter_name"] for p in parameters if not p["parameter_has_default"]] == ["clip"]
     assert not described["named_endpoints"]["/models"]["parameters"]
 
@@ -258,7 +258,7 @@ def test_the_readme_s_program_runs_as_it_is_written(running, tmp_path):
 def call(running, clip_data) -> str:
     """The raw answer of the endpoint, without a client that uploads on its own."""
     route = f"{running.url}gradio_api/call/predict"
-    values = [clip_data, "tiny", 2, 1.0, 1, 1, 0, 0, 1.0, 0, 1, "crop", 0, "", False, ""]
+    values = [clip_data, "tiny", 2, 1.0, 1, 1, 0, 0, 1.0, 1, "crop", 0, "", False, ""]
     event = httpx.post(route, json={"data": values}).json()["event_id"]
     return httpx.get(f"{route}/{event}", timeout=30).text
 
@@ -278,7 +278,7 @@ def test_numbers_and_texts_of_any_size_are_answered_with_a_sentence(running):
     route = f"{running.url}gradio_api/call/predict"
     example = {"path": str(running.examples[0]), "meta": {"_type": "gradio.FileData"}}
     for values in ([10**400, 1.0], [2, 1e999], ["9" * 9000, 1.0], [{"a": [1]}, None]):
-        body = json.dumps({"data": [example, "tiny", *values, 1, 1, 0, 0, 1.0, 0, 1, "crop", 0, "", False, ""]})
+        body = json.dumps({"data": [example, "tiny", *values, 1, 1, 0, 0, 1.0, 1, "crop", 0, "", False, ""]})
         event = httpx.post(route, content=body, headers={"content-type": "application/json"}).json()["event_id"]
         answer = httpx.get(f"{route}/{event}", timeout=30).text
         assert "event: error" in answer and "must be" in answer and len(answer) < 500
