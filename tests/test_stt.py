@@ -217,8 +217,17 @@ def test_a_model_has_codes_or_layers_and_not_both():
         STTConfig()
     with pytest.raises(ValueError, match=r"gaussian_grid is \(1, 0\) with layers"):
         replace(TINY_LAYERS, gaussian_grid=(1, 0))
-    with pytest.raises(ValueError, match="image_size 20 is not a multiple of 8"):
-        replace(TINY_LAYERS, image_size=20)
+    for change, message in (
+        ({"image_size": 20}, "image_size 20 is not a multiple of 8"),
+        ({"layers": -1}, "layers is -1 and reach 2"),
+        ({"reach": 0}, "layers is 2 and reach 0"),
+        ({"segmenter_width": 24}, "segmenter_width is 24, must be a multiple of 16"),
+        ({"segmenter_width": 0}, "segmenter_width is 0, must be a multiple of 16"),
+        ({"window": -1}, "window is -1"),
+        ({"chunk_frames": 4}, "chunk_frames 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(TINY_LAYERS, **change)
 
 
 def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
@@ -295,6 +304,7 @@ def test_a_split_costs_the_more_the_more_even_it_is_and_nothing_where_one_layer_
         return float(split(Layers(torch.zeros(1, 1, 8, 8), colour, torch.zeros_like(colour))))
 
     assert cost(1.0, 0.0) == pytest.approx(0, abs=0.04) and cost(0.5, 0.5) == pytest.approx(2**0.5 - 1, abs=0.01)
+    assert cost(0.0, 0.0) == 0
     assert cost(1.0, 0.0) < cost(0.9, 0.1) < cost(0.6, 0.4) < cost(0.5, 0.5)
 
 

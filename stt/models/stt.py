@@ -64,6 +64,10 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"layers is {self.layers}, tokenizer is {self.tokenizer}: a model has one of the two")
         if self.layers < 0 or self.reach < 1:
             raise ValueError(f"layers is {self.layers} and reach {self.reach}, must be at least 0 and 1")
+        if self.segmenter_width < 16 or self.segmenter_width % 16:
+            raise ValueError(f"segmenter_width is {self.segmenter_width}, must be a multiple of 16 and at least that")
+        if self.window < 0 or self.chunk_frames != 1:
+            raise ValueError(f"window is {self.window} and chunk_frames {self.chunk_frames}, must be at least 0, and 1")
         if self.layers and any(self.gaussian_grid):
             raise ValueError(
                 f"gaussian_grid is {self.gaussian_grid} with layers, which draw their displacements: give 0s"
@@ -424,14 +428,14 @@ class STT(Predictor):
 
 
 def split(layers: Layers) -> Tensor:
-    """How evenly layers share the light: 0 if one has it all, sqrt(K) - 1 if each has as much. A scalar.
+    """How evenly layers share the light: about 0 if one has it all or none has any, sqrt(K) - 1 if each has as much.
 
     Concave in each share, so that of all splits which explain a clip as well the least even one costs least: a thing
     that is split between two layers which always moved alike would be torn when their ways are drawn one by one.
     """
     ink = layers.colour.sum(dim=(2, 3, 4))  # (B, K)
     share = ink / ink.sum(dim=1, keepdim=True).clamp_min(1e-3)
-    return ((share + 1e-3).sqrt().sum(dim=1) - 1).mean()
+    return (((share + 1e-3).sqrt().sum(dim=1) - 1) * (ink.sum(dim=1) > 1)).mean()
 
 
 def turns(matches: list[Match]) -> Tensor:
