@@ -236,7 +236,7 @@ def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
     colour = torch.zeros(1, 2, 1, 16, 16)
     colour[0, 0, 0, 1:4, 2:5], colour[0, 1, 0, 9:12, 8:12] = 1.0, 0.7
     layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 2, 1, 16, 16))
-    velocity = torch.tensor([[[2, 1], [-1, 0]]])
+    velocity = torch.tensor([[[1, 1], [-1, 0]]])  # below the reach, where neighbours lie on all sides
     shape = Shape(*(part[:, None] for part in shape_of(layers)))
     motion = Motion(shape, velocity[:, None], torch.ones(1, 1, 1, 1, dtype=torch.bool))
     state = LayersState(layers, torch.zeros(1, 2, 2, dtype=torch.int64), motion, torch.zeros(1, 2, 2), None)

@@ -115,6 +115,7 @@ class STT(Predictor):
             self.head = nn.Linear(c.dim, (2 * c.reach + 1) ** 2)
             for layer in (self.go_on, self.head):  # at first everything goes on as it went
                 nn.init.zeros_(layer.weight)
+            nn.init.zeros_(self.head.bias)
             nn.init.constant_(self.go_on.bias, 3.0)
             rows, columns = 1, c.layers
         else:
