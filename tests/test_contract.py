@@ -138,6 +138,8 @@ def overfit(model, video) -> list[float]:
     steps = 160
     if model.interpolates:  # a step asks for one frame of a clip, not for all
         steps, video = 240, video.expand(3, *video.shape[1:])
+    elif getattr(model.config, "layers", 0):  # noise has no layers, so less of it can be learned by heart
+        steps = 240
     elif getattr(model.config, "window", 0):  # for those after a random one
         steps = 320
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
