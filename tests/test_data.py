@@ -459,6 +459,14 @@ def test_an_example_clip_shows_one_digit_that_moves(prompt):
     assert torch.equal(clip, draw(prompt))
 
 
-def test_pairs_add_a_digit_to_two_of_the_example_clips():
-    changed = [prompt for prompt in PROMPTS if not torch.equal(draw(prompt), draw(prompt, pair=True))]
-    assert len(changed) == 2
+def test_half_of_the_example_clips_show_two_digits_and_come_first():
+    assert [len(prompt.movers) for prompt in PROMPTS] == 5 * [2] + 5 * [1]
+
+
+def test_a_mixed_world_has_batches_of_two_digits_and_one_with_chance_and_without():
+    mixed = DigitVideos(World(kind="mixed", frames=3, strokes=1.0), None, "train", count_strokes=40)
+    kinds = {(part.world.kind, part.world.digits) for part in mixed.mixture}
+    assert kinds == {("stochastic", 2), ("deterministic", 2), ("stochastic", 1)}
+    for index, part in enumerate(mixed.mixture):
+        assert torch.equal(mixed.batch(2, 0, index), part.batch(2, 0, index))
+    assert len({part.batch(2, 0, 9).shape for part in mixed.mixture}) == 1
