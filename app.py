@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         import spaces  # noqa: F401  # on a ZeroGPU Space, and there before anything knows of CUDA
     import torch
 
-    from stt.checkpoint import is_pinned
+    from stt.hub import is_pinned
     from stt.ui.server import load_models, serve
 
     for source in options.models:

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from stt.api import MAX_SEED, Predictor
-from stt.card import facts, story
 from stt.checkpoint import find, load, name_of, write_whole
-from stt.ui.prediction import Progress, predict
-from stt.ui.request import (
+from stt.model_card import facts, story
+from stt.prediction import Progress, predict
+from stt.request import (
     CHECKS,
     MAX_FPS,
     MAX_FRAMES,
@@ -30,7 +30,7 @@ from stt.ui.request import (
     Request,
     steerable,
 )
-from stt.ui.runs import Run
+from stt.results import Result
 from stt.video import VideoError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "assets/models/digits-stt.safetensors"
@@ -160,7 +160,7 @@ def device(name: str | None) -> torch.device:
     return device
 
 
-def watched(request: Request, model: Predictor) -> Run:
+def watched(request: Request, model: Predictor) -> Result:
     """A prediction whose progress is one line of stderr, gone when it ends."""
     shown = ""
     try:

@@ -230,7 +230,7 @@ def _limited(command: list[str], limits: Limits) -> list[str]:
 def _ffmpeg(
     file: int, output: str, limits: Limits, deadline: float, out: BinaryIO | None = None
 ) -> tuple[bytes, str, int]:
-    """Runs ffmpeg on an open file: (what it wrote, unless that goes to `out`, its messages, exit code)."""
+    """Results ffmpeg on an open file: (what it wrote, unless that goes to `out`, its messages, exit code)."""
     coded_pixels = limits.frame_pixels + 128 * limits.max_side  # codecs pad frames to whole blocks
     arguments = (
         "-hide_banner -nostdin -nostats -an -sn -dn -threads 1 -protocol_whitelist fd"

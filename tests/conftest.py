@@ -119,7 +119,7 @@ def models():
 
 @pytest.fixture
 def desk(tmp_path, models):
-    from tests.desk_fixtures import Desk  # imported here, for most tests need no Gradio
+    from tests.simulator_fixtures import Desk
 
     return Desk(tmp_path / "app", models)
 

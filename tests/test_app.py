@@ -13,7 +13,7 @@ import torch
 import app as front_door
 from stt.checkpoint import save
 from stt.ui import server
-from stt.ui.janitor import Janitor
+from stt.ui.cleanup import Cleanup
 from stt.ui.layout import knobs, stride_info
 from stt.ui.server import load_models
 from tests.conftest import TINY_CONFIGS, built, clips
@@ -74,7 +74,7 @@ def test_the_janitor_removes_what_is_old_or_too_much(tmp_path):
         path.write_bytes(b"0" * 100)
         os.utime(path, (now - age, now - age))
     os.utime(tmp_path / "folder-3", (now - 5000, now - 5000))
-    janitor = Janitor(tmp_path, keep=3600, quota=250)
+    janitor = Cleanup(tmp_path, keep=3600, quota=250)
     assert janitor.sweep() == 2
     assert sorted(p.parent.name for p in tmp_path.rglob("*.mp4")) == ["folder-0", "folder-1"]
     assert janitor.sweep() == 0

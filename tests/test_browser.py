@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stt.ui.runs import Run
+from stt.results import Result
 from tests.ui_fixtures import moving_dot, served
 
 pytestmark = pytest.mark.browser
@@ -260,7 +260,7 @@ def test_closing_the_tab_stops_the_prediction(chromium, running):
     page.get_by_text(re.compile(r"frame [2-9] of 40")).wait_for()
     page.close()
     left = wait_for(lambda: set(running.folder.rglob("run.npz")) - before)  # what there was is kept when it stops
-    assert Run.load(left.pop()).futures.shape[1] < 30
+    assert Result.load(left.pop()).futures.shape[1] < 30
 
 
 def wait_for(condition, seconds: float = 10):

@@ -11,15 +11,15 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from stt.prediction import predict
+from stt.request import MAX_FRAMES, NO_CLIP, Refused
+from stt.results import NO_RUN, Result
 from stt.ui import callbacks
 from stt.ui.callbacks import EMPTY, plain_errors
 from stt.ui.layout import arranged, axis, carried, dropdown, phrased
-from stt.ui.prediction import predict
-from stt.ui.request import MAX_FRAMES, NO_CLIP, Refused
-from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip
 from tests.conftest import TINY_CONFIGS, built, lively
-from tests.desk_fixtures import ME, SETTINGS, Desk, changed, event_of, values
+from tests.simulator_fixtures import ME, SETTINGS, Desk, changed, event_of, values
 from tests.test_player import sheet
 from tests.ui_fixtures import dreamer, filler, pusher
 
@@ -157,7 +157,9 @@ def test_a_result_that_ships_is_shown_at_once_but_only_for_its_own_prompt_and_we
     models["other"].weights = "other@2"
     first = Desk(tmp_path / "first", models)
     run = first.predict(first.examples[0], stride=1, fit="crop", prompt_frames=6)
-    desk = Desk(tmp_path / "second", models, {"example-0": Run.load(first.runs.folder / run.report["id"] / "run.npz")})
+    desk = Desk(
+        tmp_path / "second", models, {"example-0": Result.load(first.runs.folder / run.report["id"] / "run.npz")}
+    )
 
     def state(clip=desk.examples[0], **changes) -> str:
         return desk.choose(clip, **{"stride": 1, "fit": "crop", **changes}).player["state"]

@@ -17,9 +17,9 @@ from stt.api import MAX_SEED
 from stt.checkpoint import load, save, weights_hash
 from stt.models.stt import STT
 from stt.models.timesformer import TimeSformer
+from stt.prediction import IMAGINED, predict
+from stt.request import Request
 from stt.tokenizer import FrameVQ
-from stt.ui.prediction import IMAGINED, predict
-from stt.ui.request import Request
 from stt.video import read_clip, read_metadata
 from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
 from tests.ui_fixtures import dreamer, filler, moving_dot, pusher

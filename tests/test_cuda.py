@@ -8,12 +8,12 @@ import torch
 import stt
 from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
-from tests.test_tray import Drawn, colour_model
-from train.data import DigitVideos, World
-from train.loop import LoopConfig, Run, accelerator_for
-from train.protocols import held_out, moving_mnist
-from train.tray import Remembered, held_out_clips, moves, obedience, tray_prompts
-from train.truth import against_truth, digit_prompts
+from tests.test_tabletop_evaluation import Drawn, colour_model
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.evaluation.protocols import held_out, moving_mnist
+from train.evaluation.simulated_futures import against_truth, digit_prompts
+from train.evaluation.tabletop import Remembered, held_out_clips, moves, obedience, tabletop_prompts
+from train.trainer import Trainer, TrainerConfig, accelerator_for
 
 pytestmark = [
     pytest.mark.cuda,
@@ -53,7 +53,7 @@ def test_the_compiled_step_from_code_to_code_draws_the_same_codes():
 @pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "videogpt"])
 def test_a_training_step_runs_in_bf16(name, tmp_path):
     model = lively(built(TINY_CONFIGS[name]))
-    run = Run(model, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
+    run = Trainer(model, TrainerConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
     run.raw.train()
 
     def batches(size, index):
@@ -64,10 +64,10 @@ def test_a_training_step_runs_in_bf16(name, tmp_path):
 
 
 def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):
-    world = World(image_size=16, digits=1, frames=5, strokes=1.0)
+    world = MovingMNISTConfig(image_size=16, digits=1, frames=5, strokes=1.0)
     rows = []
     for device in ("cpu", "cuda"):
-        videos = DigitVideos(world, None, "test", device, count_strokes=40)
+        videos = MovingMNIST(world, None, "test", device, count_strokes=40)
         clips = held_out(videos, 2)
         prompts = digit_prompts(videos, clips, None)
         scores = against_truth(tiny.to(device), prompts, Sampling(), count=4, horizon=4)["per_horizon"]
@@ -80,7 +80,7 @@ def test_the_tabletops_yardstick_gives_the_same_figures_on_both_devices(tmp_path
     world, model, rows = Remembered(Drawn(), tmp_path), colour_model(actions=("push right", "push up")), []
     for device in ("cpu", "cuda"):
         held = held_out_clips(world, 2, device)
-        prompts, on_it = tray_prompts(world, held), model.to(device)
+        prompts, on_it = tabletop_prompts(world, held), model.to(device)
         figures = against_truth(on_it, prompts, Sampling(), 4, 4), moves(on_it, prompts, Sampling(), 4, 4)
         figures += (obedience(on_it, world, held, Sampling(), horizon=4),)
         found = {name: values[0] for part in figures for name, values in part["per_horizon"].items()}

@@ -10,27 +10,27 @@ import pytest
 import torch
 
 import train.data
-from train.data import MNIST_MD5, DigitVideos, World, digit_bank, generator_for, mnist
-from train.prompts import PROMPTS, draw
-from train.worlds import (
-    STROKES,
+from train.data.bouncing import (
     TOP_SPEED,
-    BounceState,
+    DigitState,
     deterministic_moves,
     deterministic_start,
-    draw_digits,
-    font,
     render,
     stochastic_moves,
     stochastic_start,
 )
+from train.data.digits import MNIST_MD5, digit_bank, mnist
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.strokes import STROKES, draw_digits, font
+from train.make_examples import PROMPTS, draw
+from train.seeding import generator_for
 
-DRAWN_ONLY = World(kind="stochastic", digits=2, frames=8, strokes=1.0)
+DRAWN_ONLY = MovingMNISTConfig(kind="stochastic", digits=2, frames=8, strokes=1.0)
 LAST = 64 - 32 - 1  # the last place of a digit in the stochastic world
 
 
-def videos(world: World = DRAWN_ONLY, split: str = "train", **kwargs) -> DigitVideos:
-    return DigitVideos(world, None, split, count_strokes=60, **kwargs)
+def videos(world: MovingMNISTConfig = DRAWN_ONLY, split: str = "train", **kwargs) -> MovingMNIST:
+    return MovingMNIST(world, None, split, count_strokes=60, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,14 @@ def test_a_wall_sends_the_axis_that_hit_away_and_redraws_the_other(long_walk, ax
 
 
 def test_in_a_corner_the_x_wall_decides_last():
-    start = BounceState(torch.full((2000, 1, 2), -2), torch.full((2000, 1, 2), -3))
+    start = DigitState(torch.full((2000, 1, 2), -2), torch.full((2000, 1, 2), -3))
     after = stochastic_moves(start, 1, generator_for("corner")).states.at(1).velocity
     assert set(after[..., 1].unique().tolist()) == {1, 2, 3, 4}
     assert set(after[..., 0].unique().tolist()) == set(range(-4, 5))
 
 
 def test_redrawn_velocities_are_uniform():
-    start = BounceState(torch.full((9000, 1, 2), 10), torch.zeros(9000, 1, 2, dtype=torch.int64))
+    start = DigitState(torch.full((9000, 1, 2), 10), torch.zeros(9000, 1, 2, dtype=torch.int64))
     start.position[..., 1] = -1
     after = stochastic_moves(start, 1, generator_for("uniform")).states.at(1).velocity
     assert (after[..., 1].flatten().bincount(minlength=5)[1:] - 2250).abs().max() < 200
@@ -106,7 +106,7 @@ def test_redrawn_velocities_are_uniform():
 
 
 def test_stochastic_moves_equal_a_plain_loop_over_one_digit():
-    start = BounceState(torch.tensor([[[3, 28]]]), torch.tensor([[[-2, 4]]]))
+    start = DigitState(torch.tensor([[[3, 28]]]), torch.tensor([[[-2, 4]]]))
     moves = stochastic_moves(start, 40, generator_for("loop"))
     drawn = torch.randint(36, (40, 2), generator=generator_for("loop")).tolist()
     (y, x), (v_y, v_x) = (3, 28), (-2, 4)
@@ -130,8 +130,8 @@ def test_going_on_from_the_last_state_equals_one_long_run():
 
 
 def test_the_count_of_random_numbers_does_not_depend_on_what_happens():
-    calm = BounceState(torch.full((3, 2, 2), 10), torch.zeros(3, 2, 2, dtype=torch.int64))
-    wild = BounceState(torch.full((3, 2, 2), -1), torch.full((3, 2, 2), -4))
+    calm = DigitState(torch.full((3, 2, 2), 10), torch.zeros(3, 2, 2, dtype=torch.int64))
+    wild = DigitState(torch.full((3, 2, 2), -1), torch.full((3, 2, 2), -4))
     ends = []
     for state in (calm, wild):
         generator = generator_for("count")
@@ -157,7 +157,7 @@ def test_deterministic_digits_have_constant_speed_and_are_reflected():
 
 
 def test_the_deterministic_world_has_one_future():
-    clips = videos(World(kind="deterministic", digits=2, frames=20, strokes=1.0))
+    clips = videos(MovingMNISTConfig(kind="deterministic", digits=2, frames=20, strokes=1.0))
     clip = clips.sample(3, seed=0, index=0)
     futures = clips.futures(clip, at_frame=10, frames=10, count=2, seed=1)
     torch.testing.assert_close(futures, clip.video[:, None, 10:].expand_as(futures))
@@ -268,7 +268,7 @@ def test_a_download_lands_in_the_cache_and_is_used_from_there(scans, tmp_path, m
         return (folder / url.rpartition("/")[2]).open("rb")
 
     monkeypatch.setenv("STT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(train.data.urllib.request, "urlopen", fetch)
+    monkeypatch.setattr(train.data.digits.urllib.request, "urlopen", fetch)
     first, second = mnist(None, "test", table), mnist(None, "test", table)
     assert torch.equal(first.images, second.images)
     assert len(asked) == 2
@@ -280,7 +280,7 @@ def test_a_damaged_download_never_stays_in_the_cache(scans, tmp_path, monkeypatc
     folder, _ = scans
     monkeypatch.setenv("STT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        train.data.urllib.request,
+        train.data.digits.urllib.request,
         "urlopen",
         lambda url, timeout: (folder / url.rpartition("/")[2]).open("rb"),
     )
@@ -294,7 +294,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setenv("STT_CACHE", str(tmp_path))
-    monkeypatch.setattr(train.data.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(train.data.digits.urllib.request, "urlopen", offline)
     with pytest.raises(ConnectionError, match=r"put the file into .*or train on drawn digits alone"):
         mnist(None, "train")
 
@@ -333,13 +333,13 @@ def test_train_and_test_share_no_digit(scans):
 @pytest.mark.parametrize("kind", ["stochastic", "deterministic"])
 @pytest.mark.parametrize("digits", [1, 2])
 def test_a_batch_is_a_video(kind, digits):
-    batch = videos(World(kind=kind, digits=digits, frames=6, strokes=1.0)).batch(3, seed=0, index=0)
+    batch = videos(MovingMNISTConfig(kind=kind, digits=digits, frames=6, strokes=1.0)).batch(3, seed=0, index=0)
     assert batch.shape == (3, 6, 1, 64, 64) and batch.dtype == torch.float32
     assert batch.min() == -1 and 0.9 < batch.max() <= 1
 
 
 def test_a_smaller_world_has_smaller_digits():
-    batch = videos(World(image_size=32, digits=1, frames=4, strokes=1.0)).batch(2, seed=0, index=0)
+    batch = videos(MovingMNISTConfig(image_size=32, digits=1, frames=4, strokes=1.0)).batch(2, seed=0, index=0)
     assert batch.shape == (2, 4, 1, 32, 32)
 
 
@@ -361,7 +361,9 @@ def test_making_clips_leaves_the_global_generator_alone():
 
 
 def test_a_longer_clip_begins_like_a_shorter_one():
-    short, long = (videos(World(digits=1, frames=n, strokes=1.0)).batch(4, seed=0, index=0) for n in (5, 12))
+    short, long = (
+        videos(MovingMNISTConfig(digits=1, frames=n, strokes=1.0)).batch(4, seed=0, index=0) for n in (5, 12)
+    )
     assert torch.equal(long[:, :5], short)
 
 
@@ -376,7 +378,7 @@ def test_a_sample_tells_what_its_clip_shows():
 
 
 def test_a_segmentation_names_the_digit_of_every_pixel_of_ink(scans):
-    videos = DigitVideos(World(digits=1, frames=3, strokes=1.0), None, "test", count_strokes=40)
+    videos = MovingMNIST(MovingMNISTConfig(digits=1, frames=3, strokes=1.0), None, "test", count_strokes=40)
     clip = videos.sample(4, seed=0, index=0)
     levels = (videos.segmentation(clip) + 1) / 2
     for video, level, label in zip(clip.video, levels, clip.labels, strict=True):
@@ -385,7 +387,7 @@ def test_a_segmentation_names_the_digit_of_every_pixel_of_ink(scans):
 
 
 def test_where_digits_overlap_the_higher_one_is_segmented():
-    videos = DigitVideos(World(digits=2, frames=6, strokes=1.0), None, "test", count_strokes=40)
+    videos = MovingMNIST(MovingMNISTConfig(digits=2, frames=6, strokes=1.0), None, "test", count_strokes=40)
     clip = videos.sample(6, seed=0, index=0)
     named = ((videos.segmentation(clip) + 1) * 5 - 1).round().long()  # -1 for none
     for label, level in zip(clip.labels, named, strict=True):
@@ -393,7 +395,7 @@ def test_where_digits_overlap_the_higher_one_is_segmented():
 
 
 def test_true_futures_go_on_legally_and_differ_only_after_a_wall():
-    clips = videos(World(digits=1, frames=10, strokes=1.0))
+    clips = videos(MovingMNISTConfig(digits=1, frames=10, strokes=1.0))
     clip = clips.sample(40, seed=0, index=0)
     futures = clips.futures(clip, at_frame=4, frames=6, count=3, seed=0)
     assert futures.shape == (40, 3, 6, 1, 64, 64)
@@ -408,7 +410,7 @@ def test_true_futures_go_on_legally_and_differ_only_after_a_wall():
 
 
 def test_a_velocity_drawn_in_the_last_prompt_frame_is_not_known_to_the_futures():
-    clips = videos(World(digits=1, frames=12, strokes=1.0))
+    clips = videos(MovingMNISTConfig(digits=1, frames=12, strokes=1.0))
     clip = clips.sample(64, seed=0, index=0)
     hits = ((clip.states.position[:, 5] < 0) | (clip.states.position[:, 5] > LAST)).any(dim=(1, 2))
     futures = clips.futures(clip, at_frame=6, frames=1, count=16, seed=0)[hits]
@@ -434,14 +436,14 @@ def test_futures_of_a_single_frame_are_refused():
 )
 def test_a_world_checks_its_fields(fields, message):
     with pytest.raises(ValueError, match=message):
-        World(**fields)
+        MovingMNISTConfig(**fields)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["stochastic", "deterministic"])
 def test_every_device_shows_the_same_clips(kind):
-    world = World(kind=kind, digits=2, frames=6, strokes=1.0)
+    world = MovingMNISTConfig(kind=kind, digits=2, frames=6, strokes=1.0)
     batches = [videos(world, device=device).batch(4, seed=0, index=0) for device in ("cpu", "cuda")]
     assert batches[1].is_cuda
     torch.testing.assert_close(batches[0], batches[1].cpu())
@@ -464,7 +466,7 @@ def test_half_of_the_example_clips_show_two_digits_and_come_first():
 
 
 def test_a_mixed_world_has_batches_of_two_digits_and_one_with_chance_and_without():
-    mixed = DigitVideos(World(kind="mixed", frames=3, strokes=1.0), None, "train", count_strokes=40)
+    mixed = MovingMNIST(MovingMNISTConfig(kind="mixed", frames=3, strokes=1.0), None, "train", count_strokes=40)
     kinds = {(part.world.kind, part.world.digits) for part in mixed.mixture}
     assert kinds == {("stochastic", 2), ("deterministic", 2), ("stochastic", 1)}
     for index, part in enumerate(mixed.mixture):

@@ -15,8 +15,9 @@ from torch import nn
 import app as front_door
 import stt
 from stt.api import Predictor
-from stt.card import model_card
-from stt.checkpoint import CheckpointError, find, is_pinned, load_any, push_to_hub, read_header, save, weights_hash
+from stt.checkpoint import CheckpointError, find, load_any, push_to_hub, read_header, save, weights_hash
+from stt.hub import is_pinned
+from stt.model_card import model_card
 from stt.tokenizer import FrameVQ
 from tests.conftest import TINY_TOKENIZER
 from train import publish

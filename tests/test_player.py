@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stt.ui.board import GUESSED, KNOWN, Board
+from stt.prediction import Progress, predict, read_prompt
+from stt.request import Request
+from stt.results import Result
+from stt.side_by_side import GUESSED, KNOWN, SideBySide
 from stt.ui.player import heat, shown_progress, shown_prompt, shown_run, spread_map, strip
-from stt.ui.prediction import Progress, predict, read_prompt
-from stt.ui.request import Request
-from stt.ui.runs import Run
 from tests.ui_fixtures import asked, dreamer, filler, moving_dot, pusher, run_of
 
 
@@ -30,7 +30,7 @@ def clip(tmp_path):
     return moving_dot(tmp_path / "in.mp4", frames=7)
 
 
-def kept(run: Run, name: str = "some-id") -> Run:
+def kept(run: Result, name: str = "some-id") -> Result:
     run.report["id"] = name
     return run
 
@@ -48,7 +48,7 @@ def test_frames_survive_the_journey_in_a_strip(colours):
 def test_a_growing_prediction_sends_every_frame_once_and_ends_in_its_run(tiny, clip):
     shown, texts, run = None, [], None
     for event in predict(asked(clip, prompt_frames=5), tiny):
-        if isinstance(event, Run):
+        if isinstance(event, Result):
             run = kept(event)
             break
         before, shown = shown, shown_progress(shown, event, "some-id")
@@ -189,8 +189,8 @@ def test_the_map_of_surprise_is_white_at_the_shock_and_knows_nothing_of_the_firs
 # ---- for the videos --------------------------------------------------------------------------------------
 
 
-def board_of(size: int, futures: int) -> Board:
-    return Board(size, tuple(f"seed {k}" for k in range(futures)), 5, 10)
+def board_of(size: int, futures: int) -> SideBySide:
+    return SideBySide(size, tuple(f"seed {k}" for k in range(futures)), 5, 10)
 
 
 @pytest.mark.parametrize("futures", range(1, 9))

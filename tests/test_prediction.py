@@ -12,10 +12,10 @@ import torch
 
 import stt
 from stt.api import Sampling, Surprise
+from stt.prediction import IMAGINED, LED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
+from stt.request import Refused
+from stt.results import Result
 from stt.ui.player import shown_run
-from stt.ui.prediction import IMAGINED, LED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
-from stt.ui.request import Refused
-from stt.ui.runs import Run
 from stt.video import read_clip
 from tests.conftest import TINY_LAYERED, built, lively
 from tests.ui_fixtures import asked, dreamer, filler, moving_dot, pusher, run_of
@@ -220,7 +220,7 @@ def test_without_a_truth_there_are_no_scores_and_without_a_likelihood_no_surpris
     assert run_of(tiny, one_frame).report["surprise"] is None
 
 
-def shocked(model, clip, monkeypatch, bits, usual=1.0, **changes) -> Run:
+def shocked(model, clip, monkeypatch, bits, usual=1.0, **changes) -> Result:
     """A run of a model that finds frames so surprising, counted from the second."""
     card = {} if usual is None else {"scores": {"surprise": {"frame_p99": usual}}}
     model.card = card

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from stt.api import MAX_SEED, Sampling
-from stt.ui.request import CHECKS, NO_CLIP, Refused, check, remembered
+from stt.request import CHECKS, NO_CLIP, Refused, check, remembered
 from tests.ui_fixtures import dreamer, filler, pusher
 
 GOOD = {"model": "tiny", "frames": 10, "temperature": 1.0, "seed": 7, "futures": 4}

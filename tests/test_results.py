@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from stt.encode import write_mp4
+from stt.request import check
+from stt.results import NO_RUN, Result
 from stt.ui.callbacks import EMPTY
-from stt.ui.request import check
-from stt.ui.runs import NO_RUN, Run
 from stt.video import read_clip, to_uint8
-from tests.desk_fixtures import ANOTHER, OTHERS, SETTINGS, Desk, changed, event_of
+from tests.simulator_fixtures import ANOTHER, OTHERS, SETTINGS, Desk, changed, event_of
 from tests.test_player import sheet
 from tests.ui_fixtures import filler, moving_dot
 
 # ---- results that come back ------------------------------------------------------------------------------
 
 
-def dropped(desk: Desk, name: str, run: Run, desk_of_run: Desk | None = None) -> Path:
+def dropped(desk: Desk, name: str, run: Result, desk_of_run: Desk | None = None) -> Path:
     """A result's file as an upload."""
     made, _ = (desk_of_run or desk).runs.file(run.report["id"], name)
     target = desk.uploads / f"dropped-{name}"

@@ -5,7 +5,7 @@ import torch
 
 from stt.motion import Layers, composite
 from stt.segmenter import Segmenter, track
-from train.data import DigitVideos, World
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_leaves_the_frame_comes_back_whole():
 @pytest.mark.slow
 def test_layers_are_learned_from_motion_alone():
     """Two digits come apart within 600 clips: moved, they show the future with a tenth of a copy's error."""
-    videos = DigitVideos(World(frames=10, strokes=1.0), None, "train")
+    videos = MovingMNIST(MovingMNISTConfig(frames=10, strokes=1.0), None, "train")
     segmenter = Segmenter(count=2, channels=1, width=16)
     optimizer = torch.optim.AdamW(segmenter.parameters(), lr=2e-3)
     for step in range(150):

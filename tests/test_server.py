@@ -17,9 +17,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from stt.request import NO_CLIP
+from stt.results import NO_RUN
 from stt.ui.callbacks import ARGUMENTS
-from stt.ui.request import NO_CLIP
-from stt.ui.runs import NO_RUN
 from stt.video import read_clip, read_metadata
 from tests.ui_fixtures import moving_dot, served
 

@@ -10,7 +10,7 @@ import torch
 
 import stt
 from stt.api import Sampling
-from stt.measures import unit
+from stt.metrics import unit
 from stt.models.stt import STT, LayersState, STTConfig, draw_mean, split
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
 from stt.sampler import SeededNoise

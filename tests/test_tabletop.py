@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from stt.sprites import MAX_SPRITES, composite, extract_sprites
-from train.packed import (
+from train.cli import videos_of
+from train.data.tabletop import (
     TabletopBatch,
-    TabletopSet,
+    TabletopDataset,
     pack,
     pack_poses,
     pack_shown,
@@ -28,13 +29,12 @@ from train.packed import (
     write_set,
     write_shard,
 )
-from train.paths import AXES, floor, paths, projected
-from train.permanence import colour_pixels, permanence, visible_colours
+from train.evaluation.permanence import colour_pixels, permanence, visible_colours
 from train.predictor import batches_of
-from train.presets import PRESETS, videos_of
-from train.scenes import HALF, PALETTE, SHAPES, draw_scene
-from train.tabletop import Tabletop, TabletopConfig
-from train.worlds import main
+from train.presets import PRESETS
+from train.sim.tabletop.image_motion import AXES, floor, paths, projected
+from train.sim.tabletop.scene import HALF, PALETTE, SHAPES, draw_scene
+from train.sim.tabletop.world import Tabletop, TabletopConfig
 
 SMALL = TabletopConfig(frames=8, oversampling=2, shadows=256)
 
@@ -43,7 +43,7 @@ def why_not() -> str | None:
     """What the tabletop lacks here; asked in another process, since a driver may crash."""
     if importlib.util.find_spec("mujoco") is None:
         return "needs the package mujoco"
-    tried = "from train.table import load_mujoco; load_mujoco()"
+    tried = "from train.sim.tabletop.environment import load_mujoco; load_mujoco()"
     done = subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True, check=False)
     return done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr else None
 
@@ -85,7 +85,7 @@ def test_a_config_checks_its_fields(fields, message):
 
 
 def test_importing_the_tabletop_touches_no_mujoco():
-    code = "import sys, train.packed, train.permanence; assert 'mujoco' not in sys.modules"
+    code = "import sys, train.data.tabletop, train.evaluation.permanence; assert 'mujoco' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -245,7 +245,7 @@ def packed(tabletop, tmp_path_factory):
     """A set of three clips in two shards, written here and now, without processes."""
     folder = tmp_path_factory.mktemp("set")
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("train.packed.multiprocessing.get_context", lambda kind: Here())
+    monkey.setattr("train.data.tabletop.multiprocessing.get_context", lambda kind: Here())
     write_set(folder, SMALL, "test", seed=0, clips=3, crf=20, per_shard=2, workers=1)
     monkey.undo()
     return folder
@@ -268,7 +268,7 @@ class Here:
 
 
 def test_a_set_holds_the_clips_of_its_split_and_seed(packed, clips, tabletop):
-    found = TabletopSet(packed)
+    found = TabletopDataset(packed)
     assert len(found) == 3 and found.split == "test"
     assert found.part("psnr").min() > 35
     for k, clip in enumerate(clips):
@@ -288,7 +288,7 @@ def whole(clips):
 
 
 def test_paths_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, clips, tabletop):
-    poses, shown = TabletopSet(packed).paths(whole(3))
+    poses, shown = TabletopDataset(packed).paths(whole(3))
     assert poses.shape == (3, 5, 8, MAX_SPRITES, 4) and shown.shape == (3, 5, 64, 64)
     better = []
     for k, clip in enumerate(clips):
@@ -305,7 +305,7 @@ def test_paths_carry_what_a_frame_shows_to_where_later_frames_show_it(packed, cl
 
 
 def test_paths_of_a_mirrored_clip_are_mirrored(packed):
-    found = TabletopSet(packed, frames=5)
+    found = TabletopDataset(packed, frames=5)
     clips, starts = torch.tensor([1, 1]), torch.tensor([2, 2])
     (plain, other), shown = found.paths(
         TabletopBatch(None, None, clips, starts, torch.tensor([False, True]), clips > 9)
@@ -356,10 +356,10 @@ def test_what_comes_nearer_grows():
 
 
 def test_a_batch_of_a_set_depends_on_seed_and_index_alone(packed, clips):
-    found = TabletopSet(packed, frames=5)
+    found = TabletopDataset(packed, frames=5)
     batch = found.sample(6, seed=1, index=2)
     assert batch.video.shape == (6, 5, 3, 64, 64) and batch.actions.shape == (6, 5, 2)
-    again = TabletopSet(packed, frames=5).sample(6, seed=1, index=2)
+    again = TabletopDataset(packed, frames=5).sample(6, seed=1, index=2)
     assert torch.equal(again.video, batch.video) and torch.equal(again.actions, batch.actions)
     assert torch.equal(found.batch(6, seed=1, index=2), batch.video)
     assert not torch.equal(found.batch(6, seed=1, index=3), batch.video)
@@ -369,7 +369,7 @@ def test_a_batch_of_a_set_depends_on_seed_and_index_alone(packed, clips):
 
 
 def test_half_of_the_clips_to_train_on_are_mirrored_and_so_are_their_actions(packed, clips):
-    found = TabletopSet(packed, frames=5)
+    found = TabletopDataset(packed, frames=5)
     found.split = "train"
     batch = found.sample(24, seed=1, index=0)
     sources = torch.stack([clip.video[t : t + 5] for clip in clips for t in range(4)])
@@ -390,21 +390,23 @@ def test_a_set_that_is_not_complete_says_what_is_missing_and_is_completed(packed
         if path.name != "shard-00001.npz" and path.suffix in (".npz", ".json"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(FileNotFoundError, match="shard-00001.npz and 0 more are missing"):
-        TabletopSet(tmp_path)
+        TabletopDataset(tmp_path)
     written = []
-    monkeypatch.setattr("train.packed.multiprocessing.get_context", lambda kind: Here())
-    monkeypatch.setattr("train.packed.write_shard", lambda shard: written.append(shard.path.name) or write_shard(shard))
+    monkeypatch.setattr("train.data.tabletop.multiprocessing.get_context", lambda kind: Here())
+    monkeypatch.setattr(
+        "train.data.tabletop.write_shard", lambda shard: written.append(shard.path.name) or write_shard(shard)
+    )
     write_set(tmp_path, SMALL, "test", seed=0, clips=3, crf=20, per_shard=2, workers=1)
     assert written == ["shard-00001.npz"]
-    assert torch.equal(TabletopSet(tmp_path).batch(4, 0, 0), TabletopSet(packed).batch(4, 0, 0))
+    assert torch.equal(TabletopDataset(tmp_path).batch(4, 0, 0), TabletopDataset(packed).batch(4, 0, 0))
 
 
 def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.packed.multiprocessing.get_context", lambda kind: Here())
+    monkeypatch.setattr("train.data.tabletop.multiprocessing.get_context", lambda kind: Here())
     write_set(tmp_path / "steady", SMALL, "steady", seed=0, clips=2, crf=20, per_shard=2, workers=1)
-    found = TabletopSet(packed, tmp_path / "steady", frames=5, cache=tmp_path)
+    found = TabletopDataset(packed, tmp_path / "steady", frames=5, cache=tmp_path)
     assert len(found) == 5 and found.steady.tolist() == [False] * 3 + [True] * 2
-    batch, alone = found.sample(16, seed=0, index=0), TabletopSet(tmp_path / "steady", frames=5)
+    batch, alone = found.sample(16, seed=0, index=0), TabletopDataset(tmp_path / "steady", frames=5)
     assert torch.equal(batch.steady, batch.clips >= 3) and 0 < batch.steady.sum() < 16
     poses, shown = found.paths(batch)
     k = int(batch.steady.int().argmax())
@@ -413,9 +415,9 @@ def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_pa
     assert torch.equal(batch.actions[k], alone.actions[own.clips[0]][own.starts[0] : own.starts[0] + 5])
     write_set(tmp_path / "long", replace(SMALL, frames=9), "steady", seed=0, clips=1, crf=20, per_shard=2, workers=1)
     with pytest.raises(ValueError, match="long holds clips of .*'frames': 9"):
-        TabletopSet(packed, tmp_path / "long")
+        TabletopDataset(packed, tmp_path / "long")
     with pytest.raises(FileNotFoundError, match="index.json is missing; run the set's command again"):
-        TabletopSet(packed, tmp_path / "none")
+        TabletopDataset(packed, tmp_path / "none")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "train").symlink_to(packed)  # as sets were written before there were steady clips
     args = argparse.Namespace(data=tmp_path / "old")
@@ -425,7 +427,7 @@ def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_pa
 
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
     preset, layered = PRESETS["cpu_tabletop_stt"], PRESETS["cpu_tabletop_layered"]
-    found = TabletopSet(packed, frames=5)
+    found = TabletopDataset(packed, frames=5)
     video, actions = batches_of(found, preset)(2, 3)
     again = found.sample(2, preset.loop.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
@@ -451,14 +453,7 @@ def test_a_set_of_another_format_is_refused(packed, tmp_path):
     index = json.loads((packed / "index.json").read_text()) | {"format": 99}
     (tmp_path / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="has format 99, this code reads 3"):
-        TabletopSet(tmp_path)
-
-
-def test_the_command_names_the_world_that_it_knows(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.worlds", "digits", "--clips", "1", "--out", "x"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "choose from" in (said := capsys.readouterr().err) and "tabletop" in said
+        TabletopDataset(tmp_path)
 
 
 @pytest.mark.slow
@@ -466,7 +461,7 @@ def test_the_three_commands_of_the_readme_make_clips_a_model_and_its_scores(tabl
     def run(*words):
         subprocess.run([sys.executable, "-m", *map(str, words)], check=True, timeout=600)
 
-    run("train.worlds", "tabletop", "--clips", 4, "--held-out", 4, "--per-shard", 2, "--out", tmp_path / "clips")
+    run("train.make_tabletop", "--clips", 4, "--held-out", 4, "--per-shard", 2, "--out", tmp_path / "clips")
     small = ["--steps", 3, "--batch", 2, "--device", "cpu"]
     run(
         "train.predictor",

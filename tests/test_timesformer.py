@@ -103,7 +103,7 @@ def test_clips_of_any_length_train_every_layer(frames):
 
 
 def test_the_loss_names_the_error_as_moving_mnist_reports_it(model):
-    from stt.measures import frame_mse, unit
+    from stt.metrics import frame_mse, unit
 
     video = clips(model, 2, 10)
     exact = varied(short_context=0.0)

@@ -26,14 +26,14 @@ from tests.conftest import (
     built,
     clips,
 )
-from train.data import DigitVideos, World
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.gan import VGG16, AdversarialTokenizer, PerceptualDistance
-from train.loop import LoopConfig, LossModule, Run, accelerator_for, fit, start_from
-from train.muon import MuonAdamW, orthogonalised
+from train.optim import MuonAdamW, orthogonalised
 from train.predictor import batches_of, future_sheet, held_out_score, network, only
 from train.presets import PRESETS
 from train.publish import portable, with_decoder
 from train.throughput import flops_per_clip, peak_flops
+from train.trainer import LossModule, Trainer, TrainerConfig, accelerator_for, fit, start_from
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,9 @@ def batches(model):
 def trained(out, steps, resume=False, total=6, muon=False):
     torch.manual_seed(0)
     model = STT(TINY)
-    run = Run(model, LoopConfig(steps=total, batch=2, log_every=1, muon=muon), out, accelerator_for("no", "cpu"), {})
+    run = Trainer(
+        model, TrainerConfig(steps=total, batch=2, log_every=1, muon=muon), out, accelerator_for("no", "cpu"), {}
+    )
     if resume:
         run.resume()
     run.raw.train()
@@ -68,8 +70,8 @@ def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(tmp_path, muon):
 
 def test_a_run_that_goes_on_with_larger_batches_counts_its_clips(tmp_path):
     assert trained(tmp_path, 3).clips == 6
-    larger = LoopConfig(steps=6, batch=3)
-    run = Run(STT(TINY), larger, tmp_path, accelerator_for("no", "cpu"), {})
+    larger = TrainerConfig(steps=6, batch=3)
+    run = Trainer(STT(TINY), larger, tmp_path, accelerator_for("no", "cpu"), {})
     run.resume()
     run.train_step(batches(run.raw))
     assert (run.step, run.clips) == (4, 9)
@@ -77,7 +79,9 @@ def test_a_run_that_goes_on_with_larger_batches_counts_its_clips(tmp_path):
 
 def test_a_run_leaves_a_runnable_model_a_log_and_a_picture(tmp_path):
     model = STT(TINY)
-    run = Run(model, LoopConfig(steps=3, batch=2, log_every=1), tmp_path, accelerator_for("no", "cpu"), {"preset": "x"})
+    run = Trainer(
+        model, TrainerConfig(steps=3, batch=2, log_every=1), tmp_path, accelerator_for("no", "cpu"), {"preset": "x"}
+    )
     fit(run, batches(model), lambda m: torch.zeros(4, 4, 3).byte().numpy())
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3] and rows[-1]["clips"] == 6 and rows[0]["loss"] > 0
@@ -88,8 +92,8 @@ def test_a_run_leaves_a_runnable_model_a_log_and_a_picture(tmp_path):
 
 
 def test_a_run_is_scored_now_and_then_and_at_its_end(tmp_path):
-    config = LoopConfig(steps=3, batch=1, score_every=1e-9, log_every=10)
-    run = Run(STT(TINY), config, tmp_path, accelerator_for("no", "cpu"), {})
+    config = TrainerConfig(steps=3, batch=1, score_every=1e-9, log_every=10)
+    run = Trainer(STT(TINY), config, tmp_path, accelerator_for("no", "cpu"), {})
     fit(run, batches(run.raw), score=lambda model: {"held_out_mse": float(not model.training)})
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 3] and all(row["held_out_mse"] == 1 for row in rows)
@@ -97,7 +101,7 @@ def test_a_run_is_scored_now_and_then_and_at_its_end(tmp_path):
 
 def test_a_step_that_is_not_finite_stops_before_the_update(tmp_path):
     model = STT(TINY)
-    run = Run(model, LoopConfig(steps=3, batch=2), tmp_path, accelerator_for("no", "cpu"), {})
+    run = Trainer(model, TrainerConfig(steps=3, batch=2), tmp_path, accelerator_for("no", "cpu"), {})
     with torch.no_grad():
         model.head.bias[0] = torch.nan
     before = model.head.weight.clone()
@@ -107,7 +111,7 @@ def test_a_step_that_is_not_finite_stops_before_the_update(tmp_path):
 
 
 def test_the_schedule_warms_up_and_ends_low():
-    config = LoopConfig(steps=100, lr=1.0, warmup=0.1, final_lr=0.02)
+    config = TrainerConfig(steps=100, lr=1.0, warmup=0.1, final_lr=0.02)
     rates = [config.rate(config.progress(step, 0)) for step in range(101)]
     assert rates[0] < 0.05 and max(rates) == pytest.approx(1.0) and rates[-1] == pytest.approx(0.02)
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
@@ -116,7 +120,7 @@ def test_the_schedule_warms_up_and_ends_low():
 def test_a_schedule_needs_either_minutes_or_steps():
     for fields in ({}, {"minutes": 1.0, "steps": 2}):
         with pytest.raises(ValueError, match="set either minutes"):
-            LoopConfig(**fields)
+            TrainerConfig(**fields)
 
 
 def test_the_average_soon_forgets_the_first_weights(tmp_path):
@@ -212,7 +216,7 @@ def test_the_perceptual_distance_is_that_of_vgg16s_features_and_joins_the_recons
 def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
     stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True)
     acc = accelerator_for("no", "cpu")
-    run = Run(stage, LoopConfig(steps=2, batch=2), tmp_path, acc, {}, keep=lambda trained: trained.tokenizer)
+    run = Trainer(stage, TrainerConfig(steps=2, batch=2), tmp_path, acc, {}, keep=lambda trained: trained.tokenizer)
     fit(run, batches(tiny), lambda m: m.decode(m.encode(clips(tiny)).latents)[0, 0, 0].byte().numpy())
     assert load_any(tmp_path).config == tiny.tokenizer.config
 
@@ -319,14 +323,18 @@ def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
 @pytest.mark.parametrize("frames", [8, 9])
 @pytest.mark.parametrize("name", ["stt", "timesformer", "videogpt"])
 def test_a_sheet_shows_one_future_of_a_model_that_draws_nothing_and_three_of_others(name, frames):
-    videos = DigitVideos(World(image_size=16, digits=1, frames=frames, strokes=1), None, "test", count_strokes=20)
+    videos = MovingMNIST(
+        MovingMNISTConfig(image_size=16, digits=1, frames=frames, strokes=1), None, "test", count_strokes=20
+    )
     picture = future_sheet(videos, clips=2)(built(TINY_CONFIGS[name]).eval())
     rows = {"stt": 5, "videogpt": 5, "timesformer": 2}[name]  # truth, a tokenizer's reconstruction, futures
     assert picture.shape == (2 * rows * 18, frames * 18, 3)
 
 
 def test_models_with_classes_are_told_what_clips_show():
-    videos = DigitVideos(World(image_size=16, digits=2, frames=7, strokes=1), None, "train", count_strokes=20)
+    videos = MovingMNIST(
+        MovingMNISTConfig(image_size=16, digits=2, frames=7, strokes=1), None, "train", count_strokes=20
+    )
     preset = replace(PRESETS["digits_videogpt"], model=replace(TINY_VIDEOGPT, classes=10, labels=2))
     video, labels = batches_of(videos, preset)(3, 5)
     assert torch.equal(video, videos.batch(3, preset.loop.seed, 5))
@@ -336,12 +344,12 @@ def test_models_with_classes_are_told_what_clips_show():
 
 
 def test_moving_mnist_scores_a_run_and_a_world_of_chance_does_not():
-    world = World(kind="deterministic", image_size=16, digits=1, frames=14, strokes=1)
-    score = held_out_score(DigitVideos(world, None, "test", count_strokes=20), clips=3)
+    world = MovingMNISTConfig(kind="deterministic", image_size=16, digits=1, frames=14, strokes=1)
+    score = held_out_score(MovingMNIST(world, None, "test", count_strokes=20), clips=3)
     figures = score(built(TINY_TIMESFORMER).eval())
     assert set(figures) == {"held_out_mse", "held_out_ssim"} and figures["held_out_mse"] > 0
     for other in (replace(world, kind="stochastic"), replace(world, frames=10)):
-        assert held_out_score(DigitVideos(other, None, "test", count_strokes=20)) is None
+        assert held_out_score(MovingMNIST(other, None, "test", count_strokes=20)) is None
 
 
 # ---- throughput --------------------------------------------------------------------------------------

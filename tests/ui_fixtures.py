@@ -18,9 +18,9 @@ from stt.encode import write_mp4
 from stt.models.stt import STT, STTConfig
 from stt.models.transframer import Transframer
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
-from stt.ui.prediction import predict
-from stt.ui.request import Request
-from stt.ui.runs import Run
+from stt.prediction import predict
+from stt.request import Request
+from stt.results import Result
 from stt.ui.server import serve
 from tests.conftest import TINY, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
 
@@ -85,7 +85,7 @@ def asked(clip: Path, **changes) -> Request:
     return Request(clip, **{"model": "tiny", "frames": 3, "seed": 7, "futures": 3, **changes})
 
 
-def run_of(model: Predictor, clip: Path, **changes) -> Run:
+def run_of(model: Predictor, clip: Path, **changes) -> Result:
     *_, run = predict(asked(clip, **changes), model)
     return run
 

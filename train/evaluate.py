@@ -23,13 +23,11 @@ import stt
 from stt.api import Predictor, Sampling, Tokenizer, Video
 from stt.checkpoint import find, read_header
 from stt.models.stt import STT
-from train.data import DigitVideos, World
-from train.folder import FolderClips, FolderWorld
-from train.footage import evaluate_footage, held_out_footage, turned
-from train.interpolation import interpolation, segmentation
-from train.judge import load_judge
-from train.loop import rows_of_frames
-from train.protocols import (
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.video_folder import VideoFolderBatch, VideoFolderConfig
+from train.evaluation.digit_classifier import load_digit_classifier
+from train.evaluation.interpolation import interpolation, segmentation
+from train.evaluation.protocols import (
     CONTEXT,
     HORIZON,
     SEED,
@@ -46,31 +44,35 @@ from train.protocols import (
     steered,
     surprise,
 )
-from train.table import load_mujoco
-from train.tray import Remembered, evaluate_tabletop, held_out_clips, tabletop_of
-from train.truth import against_truth, controls_of, digit_prompts
+from train.evaluation.simulated_futures import against_truth, controls_of, digit_prompts
+from train.evaluation.tabletop import Remembered, evaluate_tabletop, held_out_clips, tabletop_of
+from train.evaluation.videos import evaluate_videos, held_out_videos, turned
+from train.sim.tabletop.environment import load_mujoco
+from train.trainer import rows_of_frames
 
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "truth", "motion", "spread", "frechet", "classes", "surprise",
     "interpolation", "segmentation", "moves", "obedience", "turns",
 )  # fmt: skip
-JUDGE = Path(__file__).parent.parent / "assets" / "judge.safetensors"
+CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
 Draws = Sequence[tuple[Sampling, Sequence[int]]]  # settings, and the seeds drawn with them
 SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
 
 def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures:
     """Every chosen protocol's figures, each with the manifest that it was measured by."""
-    stochastic = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=15)
-    deterministic = World(kind="deterministic", digits=digits, strokes=args.strokes, frames=20)
-    videos = DigitVideos(stochastic, args.mnist, "test", args.device)
+    stochastic = MovingMNISTConfig(kind="stochastic", digits=digits, strokes=args.strokes, frames=15)
+    deterministic = MovingMNISTConfig(kind="deterministic", digits=digits, strokes=args.strokes, frames=20)
+    videos = MovingMNIST(stochastic, args.mnist, "test", args.device)
     sampling = Sampling(temperature=args.temperature)
     source = f"held-out seed {SEED}, {digits} digit{'s' * (digits > 1)}, {args.strokes:.0%} drawn, the rest MNIST test"
     drawn = f"temperature {args.temperature}"
     clips = [clip.video[0] for clip in held_out(videos, args.clips)] if {"best_of", "spread"} & set(args.only) else []
-    judge = load_judge(args.judge, args.device) if args.judge.is_file() else None
-    if judge is None and {"frechet", "classes"} & set(args.only):
-        raise SystemExit(f"evaluate: {args.judge} is missing; frechet and classes need it (train.judge makes one)")
+    classifier = load_digit_classifier(args.classifier, args.device) if args.classifier.is_file() else None
+    if classifier is None and {"frechet", "classes"} & set(args.only):
+        raise SystemExit(
+            f"evaluate: {args.classifier} is missing; frechet and classes need it (train.classifier makes one)"
+        )
     fvd = fvd_measure(args.fvd, args.device) if args.fvd else None
     scores: Figures = {}
 
@@ -84,7 +86,7 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         if args.official:
             some, where = official_clips(args.official, args.moving_clips).to(args.device), args.official.name
         else:
-            fixed = DigitVideos(deterministic, args.mnist, "test", args.device)
+            fixed = MovingMNIST(deterministic, args.mnist, "test", args.device)
             some = torch.cat([clip.video for clip in held_out(fixed, args.moving_clips)])
             where = f"made here, {source}"
         title = f"Moving MNIST 10 -> 10, {len(some)} clips {where}; temperature 0; MSE summed over a frame"
@@ -97,14 +99,14 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         title = f"5 -> 20, {args.prompts} prompts, {source}; {args.sets} model futures, seeds 0 to {args.sets - 1}, "
         title += f"{drawn}, against {args.sets} true ones; `truth`: another {args.sets} true ones, the floor; "
         title += "all prompts count unless a figure says otherwise"
-        prompts = digit_prompts(videos, held_out(videos, args.prompts), judge)
+        prompts = digit_prompts(videos, held_out(videos, args.prompts), classifier)
         put(
             "truth",
             title,
             against_truth(model, prompts, sampling, args.sets, controls=controls_of(model) if args.controls else {}),
         )
     if "motion" in args.only and isinstance(model, STT) and model.config.layers:
-        longer = DigitVideos(replace(stochastic, frames=20), args.mnist, "test", args.device)
+        longer = MovingMNIST(replace(stochastic, frames=20), args.mnist, "test", args.device)
         title = f"{args.clips} clips of 20 frames, {source}; nats of each layer's displacement from the third frame on"
         put("motion", title, motion({"model": model} | controls_of(model), held_out(longer, args.clips)))
     if "spread" in args.only:
@@ -117,17 +119,17 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         title += f"{args.clips} other true clips'; `truth`: the prompts' own true futures against those, the floor"
         title += "; fvd: package cd-fvd, I3D" * bool(fvd)
         some, others = some.split(args.clips)
-        put("frechet", title, frechet(model, some, others, judge, sampling, fvd))
+        put("frechet", title, frechet(model, some, others, classifier, sampling, fvd))
     if "classes" in args.only and "labels" in model.knobs and model.config.classes == 10:
         each = model.config.labels
-        real = DigitVideos(replace(stochastic, digits=each), args.mnist, "test", args.device)
-        figures = asked_classes(model, held_out(real, args.clips), judge, sampling, args.per_label)
+        real = MovingMNIST(replace(stochastic, digits=each), args.mnist, "test", args.device)
+        figures = asked_classes(model, held_out(real, args.clips), classifier, sampling, args.per_label)
         asked = "each digit" if each == 1 else f"40 random draws of {each} digits"
         title = f"imagined from nothing, {args.per_label} clips of {asked}, seeds 0, 1, ..., {drawn}; whether the "
-        title += f"judge names what was asked; `truth`: on {args.clips} real clips of as many digits, the ceiling"
+        title += f"classifier names what was asked; `truth`: on {args.clips} real clips of as many digits, the ceiling"
         put("classes", title, figures)
     if "surprise" in args.only:
-        longer = DigitVideos(replace(stochastic, frames=20), args.mnist, "test", args.device)
+        longer = MovingMNIST(replace(stochastic, frames=20), args.mnist, "test", args.device)
         figures = surprise(model, torch.cat([clip.video for clip in held_out(longer, args.clips)]))
         title = f"{args.clips} clips of 20 frames, {source}; frames 3 to 20; bits per pixel and channel"
         if figures:
@@ -135,7 +137,7 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
     if "interpolation" in args.only and model.interpolates:
         title = f"6 frames between 4 and 4, {args.prompts} clips, {source}; {args.futures} futures, "
         title += f"seeds 0 to {args.futures - 1}, {drawn}; `blend` of the two ends, `flow`: Farneback's between them"
-        figures = interpolation(model, held_out(videos, args.prompts), judge, sampling, args.futures)
+        figures = interpolation(model, held_out(videos, args.prompts), classifier, sampling, args.futures)
         put("interpolation", title, figures)
     if "segmentation" in args.only and "digits" in getattr(model.config, "maps", ()):
         title = f"4 frames of {args.clips} clips, {source}; seed k for clip k, {drawn}; `codec`: the ceiling"
@@ -227,7 +229,7 @@ def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namesp
     return picture.repeat(2, axis=0).repeat(2, axis=1)
 
 
-def footage_sheet(model: Predictor, clips: FolderClips, args: argparse.Namespace) -> np.ndarray:
+def videos_sheet(model: Predictor, clips: VideoFolderBatch, args: argparse.Namespace) -> np.ndarray:
     """Truth, three futures, and one with each turn told where the model takes actions; up to 4 clips, doubled."""
     free, parts = Sampling(temperature=args.temperature), []
     for k, clip in enumerate(clips.video[:4]):
@@ -239,16 +241,18 @@ def footage_sheet(model: Predictor, clips: FolderClips, args: argparse.Namespace
     return np.concatenate(parts).repeat(2, axis=0).repeat(2, axis=1)
 
 
-def on_folder(model: Predictor, args: argparse.Namespace, world: FolderWorld) -> tuple[Figures, np.ndarray | None]:
+def on_folder(
+    model: Predictor, args: argparse.Namespace, world: VideoFolderConfig
+) -> tuple[Figures, np.ndarray | None]:
     """Figures, and a sheet if one is wanted."""
     if not args.data:
         raise SystemExit("evaluate: a folder of videos is needed: give it by --data")
     try:
-        clips = held_out_footage(model, world, args)
+        clips = held_out_videos(model, world, args)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"evaluate, {CONTEXT} frames -> --horizon {args.horizon}: {error}") from error
-    figures = evaluate_footage(model, clips, world, args)
-    return figures, footage_sheet(model, clips, args) if args.sheet else None
+    figures = evaluate_videos(model, clips, world, args)
+    return figures, videos_sheet(model, clips, args) if args.sheet else None
 
 
 def on_tabletop(model: Predictor, args: argparse.Namespace) -> tuple[Figures, np.ndarray | None]:
@@ -270,8 +274,8 @@ def on_digits(model: Predictor, args: argparse.Namespace, digits: int) -> tuple[
     if not args.sheet:
         return figures, None
     frames = args.context + args.horizon
-    world = World(kind="stochastic", digits=digits, strokes=args.strokes, frames=frames)
-    clips = [clip.video[0] for clip in held_out(DigitVideos(world, args.mnist, "test", args.device), 10)]
+    world = MovingMNISTConfig(kind="stochastic", digits=digits, strokes=args.strokes, frames=frames)
+    clips = [clip.video[0] for clip in held_out(MovingMNIST(world, args.mnist, "test", args.device), 10)]
     draws = [(Sampling(temperature=args.temperature), [0, 1, 2])]
     return figures, sheet(model, clips, draws, args.context, args.horizon)
 
@@ -297,7 +301,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="frechet gives FVD too: I3D weights of cd-fvd")
     parser.add_argument("--moving-clips", type=int, default=1000, help="clips of moving_mnist; the field's are 10000")
     parser.add_argument("--official", type=Path, help="mnist_test_seq.npy in the place of clips made here")
-    parser.add_argument("--judge", type=Path, default=JUDGE, help="weights of train.judge")
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="weights of train.classifier")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
@@ -316,7 +320,7 @@ def main() -> None:
     if kind == "tabletop":
         figures, picture = on_tabletop(model, args)
     elif kind == "folder":
-        world = FolderWorld(**trained) if trained.get("kind") == "folder" else FolderWorld()
+        world = VideoFolderConfig(**trained) if trained.get("kind") == "folder" else VideoFolderConfig()
         figures, picture = on_folder(model, args, world)
     else:
         figures, picture = on_digits(model, args, args.digits or trained.get("digits", 2))

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from stt.checkpoint import build, load_any
 from stt.models.layered import LayeredConfig
 from stt.sampler import predict
-from train import settings, tokenizer
-from train.data import DigitVideos
-from train.folder import VideoFolder
-from train.loop import Batches, Run, Score, accelerator_for, as_process, fit, rows_of_frames, start_from
-from train.packed import TabletopSet
-from train.presets import Preset, Videos, arguments, card_of, chosen, videos_of
-from train.protocols import held_out, moving_mnist
+from train import cli, tokenizer
+from train.cli import arguments, card_of, chosen, videos_of
+from train.data.moving_mnist import MovingMNIST
+from train.data.tabletop import TabletopDataset
+from train.data.video_folder import VideoFolder
+from train.evaluation.protocols import held_out, moving_mnist
+from train.presets import Preset, Videos
+from train.trainer import Batches, Score, Trainer, accelerator_for, as_process, fit, rows_of_frames, start_from
 
 
 def future_sheet(videos: Videos, clips: int = 4):
@@ -43,7 +44,7 @@ def future_sheet(videos: Videos, clips: int = 4):
 
 def context_of(videos: Videos) -> int:
     """Frames that are given where this world is a benchmark: 10 of Moving MNIST, 5 of those with chance."""
-    return 10 if isinstance(videos, DigitVideos) and videos.world.kind == "deterministic" else 5
+    return 10 if isinstance(videos, MovingMNIST) and videos.world.kind == "deterministic" else 5
 
 
 def held_out_score(videos: Videos, clips: int = 64) -> Score | None:
@@ -97,18 +98,18 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
     """Clips, and what else the model learns: what is done, which digits they show, or other images of their frames."""
     classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
     layered = isinstance(preset.model, LayeredConfig)
-    if layered and not isinstance(videos, TabletopSet):
+    if layered and not isinstance(videos, TabletopDataset):
         raise SystemExit("the family layered learns from poses, which only sets of the tabletop have")
     if isinstance(videos, VideoFolder):
         return folder_batches(videos, preset)
     if set(maps) - {"digits"}:
         raise SystemExit(f"maps are {', '.join(maps)}, this world has digits alone")
-    if isinstance(videos, TabletopSet) and (classes or maps):
+    if isinstance(videos, TabletopDataset) and (classes or maps):
         raise SystemExit("the tabletop has no classes and no maps")
 
     def batches(size: int, index: int) -> tuple[Tensor, ...]:
         clips = videos.sample(size, preset.loop.seed, index)
-        if isinstance(videos, TabletopSet):
+        if isinstance(videos, TabletopDataset):
             told = clips.actions if preset.model.actions else None
             if layered:
                 return clips.video, told, *videos.paths(clips), clips.steady
@@ -135,7 +136,7 @@ def folder_batches(videos: VideoFolder, preset: Preset) -> Batches:
 def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or as many steps as are told, to a folder in the run's own."""
     out = args.out / "tokenizer"
-    if args.resume and (out / settings.FILE).is_file():
+    if args.resume and (out / cli.FILE).is_file():
         words = ["--resume"]
     else:
         names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
@@ -144,13 +145,13 @@ def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
         words = ["--preset", preset.tokenizer, *words, *(["--flip"] if args.flip else [])]
     tokenizer.main(["--out", str(out), *words])
     args.tokenizer = str(out)
-    settings.keep(args)
+    cli.keep(args)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = settings.parsed(parser(), "train.predictor", arguments)
+    args = cli.parsed(parser(), "train.predictor", arguments)
     preset = chosen(args)
-    settings.keep(args)
+    cli.keep(args)
     if preset.tokenizer and not args.tokenizer and preset.model.tokenizer is not None:
         tokenizer_first(args, preset)
     accelerator = accelerator_for(preset.loop.precision, args.device)
@@ -161,10 +162,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.only:
         only(model, *args.only)
     train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
-    run = Run(model, preset.loop, args.out, accelerator, card_of(args, preset))
+    run = Trainer(model, preset.loop, args.out, accelerator, card_of(args, preset))
     if args.resume:
         run.resume()
-        settings.keep(args, resumed=True)
+        cli.keep(args, resumed=True)
     fit(run, batches_of(train, preset), future_sheet(test), held_out_score(test))
 
 

@@ -1,20 +1,10 @@
-"""What is trained: the network, its world and its schedule, by name."""
+"""What is trained: network, data and schedule, by name."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import dataclasses
-import json
-import shlex
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import torch
 
 from stt.api import Config
-from stt.checkpoint import find, read_header
 from stt.models.layered import LayeredConfig
 from stt.models.stt import STTConfig
 from stt.models.timesformer import TimeSformerConfig
@@ -22,12 +12,12 @@ from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
-from train.data import DigitVideos, Split, World
-from train.folder import FolderWorld, VideoFolder
-from train.loop import LoopConfig
-from train.packed import TabletopSet, TabletopWorld
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.tabletop import TabletopDataConfig, TabletopDataset
+from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.trainer import TrainerConfig
 
-Videos = DigitVideos | TabletopSet | VideoFolder
+Videos = MovingMNIST | TabletopDataset | VideoFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +26,8 @@ class Preset:
 
     summary: str
     model: Config
-    world: World | TabletopWorld | FolderWorld
-    loop: LoopConfig
+    world: MovingMNISTConfig | TabletopDataConfig | VideoFolderConfig
+    loop: TrainerConfig
     tokenizer: str = ""  # preset of the tokenizer to train first where none is given
 
     @property
@@ -45,10 +35,10 @@ class Preset:
         return next(name for name, cls in CONFIGS.items() if cls is type(self.model))
 
 
-_two_digits = World(kind="stochastic", digits=2)
-_one_digit = World(kind="stochastic", digits=1)
-_mixed_digits = World(kind="mixed", digits=2, strokes=0.2)
-_moving_mnist = World(kind="deterministic", digits=2, strokes=0.2)
+_two_digits = MovingMNISTConfig(kind="stochastic", digits=2)
+_one_digit = MovingMNISTConfig(kind="stochastic", digits=1)
+_mixed_digits = MovingMNISTConfig(kind="mixed", digits=2, strokes=0.2)
+_moving_mnist = MovingMNISTConfig(kind="deterministic", digits=2, strokes=0.2)
 
 _cpu_stt = STTConfig(layers=2, gaussian_grid=(0,) * 4)
 _gpu_stt = STTConfig(layers=2, segmenter_width=48, dim=256, depth=6, heads=8, gaussian_grid=(0,) * 6)
@@ -77,7 +67,7 @@ _gpu_transframer = replace(
     _cpu_transframer, dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416
 )
 
-_tray = TabletopWorld(frames=20)
+_tray = TabletopDataConfig(frames=20)
 _cpu_tray_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12, local=True)
 _gpu_tray_tokenizer = replace(_cpu_tray_tokenizer, widths=(80, 160), blocks=1)
 _cpu_tray_stt = STTConfig(
@@ -96,7 +86,7 @@ _gpu_tray_stt = replace(
 _cpu_layered = LayeredConfig(channels=3, actions=("push right", "push up"))
 _gpu_layered = replace(_cpu_layered, segmenter_width=32, agent_width=24, dynamics_width=44, compositor_width=48)
 
-_own = FolderWorld(frames=20)
+_own = VideoFolderConfig(frames=20)
 _own_tokenizer = FrameVQConfig(channels=3, levels=(8,) * 12)
 _own_stt = STTConfig(channels=3, tokenizer=_own_tokenizer, jitter=0.1, window=10)
 
@@ -108,9 +98,9 @@ _large_car_stt = replace(
     gaussian_grid=(1, 2, 4, 8, 1, 2, 4),
 )  # fmt: skip
 
-_tokenizer_loop = LoopConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
-_predictor_loop = LoopConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
-_gpu_loop = LoopConfig(minutes=20, batch=256, lr=1e-3, compile=True)
+_tokenizer_loop = TrainerConfig(minutes=8, batch=16, lr=2e-3, ema=0.995)
+_predictor_loop = TrainerConfig(minutes=60, batch=4, lr=1e-3, ema=0.998, muon=True)
+_gpu_loop = TrainerConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 
 PRESETS: dict[str, Preset] = {
     "digits_stt": Preset(
@@ -209,123 +199,3 @@ PRESETS: dict[str, Preset] = {
         model=_cpu_timesformer, world=_moving_mnist, loop=replace(_predictor_loop, batch=2, lr=3e-3),
     ),
 }  # fmt: skip
-
-
-def arguments(description: str) -> argparse.ArgumentParser:
-    """The flags that all training commands share; those of the schedule come from LoopConfig."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="what to train")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded when not given")
-    parser.add_argument("--data", type=Path, help="folder of your own videos, or of the tabletop's clips")
-    parser.add_argument("--strokes", type=float, help="share of drawn digits; 1 needs no MNIST")
-    parser.add_argument("--digits", type=int, help="digits per clip")
-    parser.add_argument("--frames", type=int, help="frames per clip")
-    parser.add_argument("--stride", type=int, help="of your own videos, take every n-th frame")
-    parser.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square by a crop or by black bars")
-    parser.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--start-from", help="file or run folder of a model whose weights to begin with")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out exactly, with its own flags")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a model field")
-    for f in dataclasses.fields(LoopConfig):
-        kind = type(f.default)
-        if kind is bool:
-            parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, default=None)
-        else:
-            parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, help=f"default {f.default} or the preset's")
-    return parser
-
-
-def card_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
-    """How a run came about, for its checkpoint's header; the cards of what it builds on are nested in it."""
-    card = {
-        "preset": args.preset,
-        "world": dataclasses.asdict(preset.world),
-        "command": without_folders(args.command),
-    }
-    for name in ("tokenizer", "start_from"):
-        if source := getattr(args, name, None):
-            card[name] = read_header(find(source))["card"]
-    return card
-
-
-def without_folders(words: list[str]) -> str:
-    """A command line whose paths to elsewhere are cut to their last part: a card travels, folders do not."""
-    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
-    elsewhere = ("/", "..", "~")
-    return shlex.join(a + b + (Path(c).name if c.startswith(elsewhere) else c) for a, b, c in parts)
-
-
-def overridden(config: Config, items: list[str]) -> Config:
-    """A config with fields replaced by NAME=VALUE, values as Python literals."""
-    fields = dict(item.split("=", 1) for item in items)
-    return config.from_dict(config.to_dict() | {name: ast.literal_eval(value) for name, value in fields.items()})
-
-
-def chosen(args: argparse.Namespace) -> Preset:
-    """The preset with the command line's overrides."""
-    preset = PRESETS[args.preset]
-    loop = {f.name: getattr(args, f.name) for f in dataclasses.fields(LoopConfig)}
-    loop = {name: value for name, value in loop.items() if value is not None}
-    if "steps" in loop:
-        loop.setdefault("minutes", 0.0)
-    world = {name: getattr(args, name) for name in ("strokes", "digits", "frames", "stride", "fit", "flip")}
-    world = {name: value for name, value in world.items() if value is not None}
-    if args.data and not is_tabletop(args.data) and not isinstance(preset.world, FolderWorld):
-        preset = replace(preset, world=FolderWorld(frames=preset.world.frames))
-    if unknown := set(world) - {f.name for f in dataclasses.fields(preset.world)}:
-        kind = preset.world.kind
-        raise SystemExit(f"--{min(unknown)} means nothing to {kind} clips, which {args.preset} learns here")
-    model = overridden(preset.model, args.set)
-    return replace(preset, model=model, world=replace(preset.world, **world), loop=replace(preset.loop, **loop))
-
-
-def is_tabletop(folder: Path) -> bool:
-    """Whether train.worlds wrote it; any other folder holds videos."""
-    path = folder / "train" / "index.json"
-    return path.is_file() and {"format", "per_shard", "crf"} <= set(json.loads(path.read_text()))
-
-
-def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: torch.device) -> Videos:
-    """The clips of the preset's world, or of --data, on the training device; SystemExit where the two do not fit."""
-    world, model = preset.world, preset.model
-    if isinstance(world, FolderWorld):
-        if not args.data:
-            raise SystemExit(f"the preset {args.preset} needs --data, a folder of videos")
-        options = {name: getattr(world, name) for name in ("frames", "stride", "fit", "flip")}
-        try:
-            videos = VideoFolder(
-                args.data, split, image_size=model.image_size, channels=model.channels, device=device, **options
-            )
-        except (ValueError, FileNotFoundError) as error:
-            raise SystemExit(str(error)) from error
-        check_folder(videos, preset)
-        return videos
-    if isinstance(world, World):
-        if args.data:
-            raise SystemExit(f"--data is a set of the tabletop, the preset {args.preset} learns digits: leave it out")
-        return DigitVideos(world, args.mnist, split, device)
-    if not args.data:
-        raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.worlds tabletop wrote")
-    beside = [args.data / "steady"] if split == "train" and isinstance(model, LayeredConfig) else []
-    try:
-        return TabletopSet(args.data / split, *beside, frames=world.frames, device=device)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
-
-
-def check_folder(videos: VideoFolder, preset: Preset) -> None:
-    """SystemExit where a model learns what a folder does not tell: actions, classes, maps."""
-    model, folder = preset.model, videos.folder
-    actions, classes = len(getattr(model, "actions", ())), getattr(model, "classes", 0)
-    if actions and videos.actions != actions:
-        has = f"{videos.actions} numbers a frame" if videos.actions else "no actions"
-        raise SystemExit(f'the model takes {actions} actions, {folder} has {has}: add --set "actions=()" for none')
-    if classes and not videos.classes:
-        raise SystemExit(f"the model takes {classes} classes, {folder} has no class sub-folders: add --set classes=0")
-    if classes and len(videos.classes) > classes:
-        count = len(videos.classes)
-        raise SystemExit(f"the model takes {classes} classes, {folder} has {count}: add --set classes={count}")
-    if getattr(model, "maps", ()):
-        raise SystemExit(f'the model learns maps of {", ".join(model.maps)}, {folder} has none: add --set "maps=()"')

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save
+from train.cli import overridden, without_folders
 from train.evaluate import PROTOCOLS
-from train.presets import overridden, without_folders
 
 LARGEST = 16 * 2**20  # bytes of a file in assets
 

@@ -10,10 +10,11 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from stt.checkpoint import build, load_any
-from train import settings
+from train import cli
+from train.cli import arguments, card_of, chosen, videos_of
 from train.gan import AdversarialTokenizer, PerceptualDistance
-from train.loop import Run, accelerator_for, as_process, fit, rows_of_frames, start_from
-from train.presets import Videos, arguments, card_of, chosen, videos_of
+from train.presets import Videos
+from train.trainer import Trainer, accelerator_for, as_process, fit, rows_of_frames, start_from
 
 
 def reconstruction_sheet(videos: Videos, clips: int = 4, frames: int = 10):
@@ -40,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = settings.parsed(parser(), "train.tokenizer", arguments)
+    args = cli.parsed(parser(), "train.tokenizer", arguments)
     preset = chosen(args)
-    settings.keep(args)
+    cli.keep(args)
     accelerator = accelerator_for(preset.loop.precision, args.device)
     set_seed(preset.loop.seed)
     model = build(preset.family, preset.model)
@@ -54,16 +55,16 @@ def main(arguments: list[str] | None = None) -> None:
         perceptual = PerceptualDistance(args.perceptual) if args.perceptual else None
         stage = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
         model = AdversarialTokenizer(model, *stage)
-        run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
+        run = Trainer(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
     elif args.perceptual:
         raise SystemExit("--perceptual belongs to the VQGAN stage: give --gan-weight too")
     else:
         if args.decoder_only:
             model.requires_grad_(False).decoder.requires_grad_(True)
-        run = Run(model, preset.loop, args.out, accelerator, card)
+        run = Trainer(model, preset.loop, args.out, accelerator, card)
     if args.resume:
         run.resume()
-        settings.keep(args, resumed=True)
+        cli.keep(args, resumed=True)
     fit(run, lambda size, index: (train.batch(size, preset.loop.seed, index),), reconstruction_sheet(test))
 
 

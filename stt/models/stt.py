@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
 from stt.layers import ConvMLP
-from stt.measures import unit
+from stt.metrics import unit
 from stt.motion import Layers, Match, Motion, composite, features_size
 from stt.sampler import sample_logits
 from stt.segmenter import Filtered, Segmenter, track

@@ -19,8 +19,7 @@ import torch
 
 from stt.api import Predictor
 from stt.encode import write_mp4
-from stt.ui.player import shown_progress, shown_prompt, shown_run
-from stt.ui.prediction import (
+from stt.prediction import (
     Compute,
     Progress,
     Prompt,
@@ -33,9 +32,10 @@ from stt.ui.prediction import (
     read,
     sha256_of,
     stochastic,
-)  # fmt: skip
-from stt.ui.request import Refused, Request, check, imaginable, remembered, steerable
-from stt.ui.runs import Run, Runs, new_name
+)
+from stt.request import Refused, Request, check, imaginable, remembered, steerable
+from stt.results import Result, Results, new_name
+from stt.ui.player import shown_progress, shown_prompt, shown_run
 from stt.video import VideoError, read_metadata
 
 PREVIEW_PAUSE = 0.1  # seconds between two pictures of a running prediction
@@ -52,7 +52,7 @@ class Callbacks:
         self,
         models: Mapping[str, Predictor],
         folders: Sequence[Path],
-        runs: Runs,
+        runs: Results,
         examples: Sequence[Path] = (),
         uploads: Path | None = None,
         compute: Compute = compute,
@@ -69,7 +69,7 @@ class Callbacks:
     def check(self, *values: Any) -> Request:
         return check(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
 
-    def predict_run(self, request: Request) -> Iterator[Progress | Run]:
+    def predict_run(self, request: Request) -> Iterator[Progress | Result]:
         yield from predict(request, self.models[request.model], self.compute)
 
     # ---- for clients ---------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Callbacks:
             )  # fmt: skip
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
             for event in self.predict_run(request):
-                if isinstance(event, Run):
+                if isinstance(event, Result):
                     run = self.runs.put(event)
                     together, *alone = self.files(run)
                     yield together, list(zip(alone, run.report["names"], strict=True)), request.seed, run.report
@@ -123,7 +123,7 @@ class Callbacks:
                     progress = {"predicted": len(event.frames), "frames": request.frames}
                     yield gr.skip(), gr.skip(), gr.skip(), progress
 
-    def files(self, run: Run) -> list[str]:
+    def files(self, run: Result) -> list[str]:
         """A run's videos, side by side first."""
         name, futures = run.report["id"], len(run.futures)
         videos = ["side-by-side.mp4", *(f"future-{k}.mp4" for k in range(1, futures + 1))]
@@ -160,7 +160,7 @@ class Callbacks:
             name, last, shown, progress = new_name(), 0.0, None, None
             try:
                 for event in self.predict_run(request):
-                    if isinstance(event, Run):
+                    if isinstance(event, Result):
                         run, progress = self.runs.put(event, name), None
                         yield shown_run(run, shown), request.seed
                         return
@@ -286,7 +286,7 @@ class Callbacks:
         labels = () if action else request.labels  # of a control that such a model hides
         return replace(request, between=request.between and model.interpolates, action=action, labels=labels)
 
-    def _shipped(self, request: Request, prompt: Prompt) -> Run | None:
+    def _shipped(self, request: Request, prompt: Prompt) -> Result | None:
         """A result that came with the app, of this very prompt and these weights; none fills a gap."""
         names = ("stride", "fit", "between")
         prompted = {"prompt_frames": prompt.start, **{name: getattr(request, name) for name in names}}.items()
@@ -325,7 +325,7 @@ class Callbacks:
 EMPTY = {"state": "empty"}
 
 
-def _sha256(run: Run) -> str:
+def _sha256(run: Result) -> str:
     return run.report["clip"]["sha256"]
 
 

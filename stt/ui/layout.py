@@ -11,9 +11,7 @@ from typing import Any
 import gradio as gr
 
 from stt.api import MAX_SEED, Predictor
-from stt.ui.callbacks import ARGUMENTS, Callbacks, sentence
-from stt.ui.player import player
-from stt.ui.request import (
+from stt.request import (
     MAX_FPS,
     MAX_FRAMES,
     MAX_FUTURES,
@@ -23,7 +21,9 @@ from stt.ui.request import (
     imaginable,
     random_seed,
     steerable,
-)  # fmt: skip
+)
+from stt.ui.callbacks import ARGUMENTS, Callbacks, sentence
+from stt.ui.player import player
 
 TITLE = "What happens next?"
 WELCOME = f"""

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stt.measures import spread
-from stt.ui.board import Frame
-from stt.ui.prediction import Progress, Prompt, acted, imagined, stochastic
-from stt.ui.request import Request, called, spoken
-from stt.ui.runs import Run
+from stt.metrics import spread
+from stt.prediction import Progress, Prompt, acted, imagined, stochastic
+from stt.request import Request, called, spoken
+from stt.results import Result
+from stt.side_by_side import Frame
 from stt.video import to_uint8
 
 SCRIPT = Path(__file__).with_name("player.js")
@@ -75,7 +75,7 @@ def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str)
     return base | {"strips": strips, "status": progress.text()}
 
 
-def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool = False) -> dict[str, Any]:
+def shown_run(run: Result, before: dict[str, Any] | None = None, precomputed: bool = False) -> dict[str, Any]:
     """A whole result. before: its own progress, if the page saw it grow."""
     report, frames = run.report, run.futures.shape[1]
     return {

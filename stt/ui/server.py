@@ -19,15 +19,15 @@ from starlette.routing import Route
 
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
+from stt.request import Refused
+from stt.results import Result, Results
 from stt.ui.callbacks import Callbacks
-from stt.ui.guard import Guard
-from stt.ui.janitor import Janitor, own_folder
+from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.layout import build
+from stt.ui.limits import Guard
 from stt.ui.player import shown_run
-from stt.ui.request import Refused
-from stt.ui.runs import Run, Runs
 from stt.ui.theme import theme
-from stt.ui.zero import on_lent_gpu
+from stt.ui.zero_gpu import on_lent_gpu
 from stt.video import LIMITS
 
 WAITING = 16  # requests in the queue, before visitors are told to come back
@@ -58,12 +58,12 @@ def load_models(sources: Sequence[str], device: torch.device | str, *, compile: 
     return models
 
 
-def load_runs(files: Sequence[Path]) -> dict[str, Run]:
+def load_runs(files: Sequence[Path]) -> dict[str, Result]:
     """Results that ship with the app, by the names of their files; one that cannot be read is left out."""
     runs = {}
     for path in files:
         try:
-            run = Run.load(path)
+            run = Result.load(path)
             runs[path.stem] = replace(run, report=run.report | {"id": path.stem})
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             print(f"left out {path.name}: {error}", file=sys.stderr)
@@ -91,10 +91,10 @@ def serve(
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
     folders = [files, *{path.parent for path in examples}]
-    runs = Runs(home / "runs", load_runs(results))
+    runs = Results(home / "runs", load_runs(results))
     app = build(Callbacks(models, folders, runs, examples, files, on_lent_gpu(models)), examples)
     app.queue(max_size=WAITING)
-    done = Janitor(home).start()
+    done = Cleanup(home).start()
     try:
         app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(runs))
     finally:
@@ -103,7 +103,7 @@ def serve(
     return app
 
 
-def routes(runs: Runs) -> list[Route]:
+def routes(runs: Results) -> list[Route]:
     """A run for the player, /runs/ID.json, and its videos, /runs/ID/NAME, made when they are asked for."""
 
     def whole(request: Request) -> Response:
@@ -123,7 +123,7 @@ def routes(runs: Runs) -> list[Route]:
     return [Route("/runs/{run}.json", whole), Route("/runs/{run}/{file}", video)]
 
 
-def _options(runs: Runs) -> dict[str, Any]:
+def _options(runs: Results) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [Path(__file__).with_name("style.css")],

@@ -1,0 +1,1 @@
+"""A MuJoCo tabletop: a pusher moves coloured objects in a tray."""
