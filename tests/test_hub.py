@@ -204,7 +204,7 @@ def test_the_weights_keep_their_name_when_the_card_changes_but_not_when_a_tensor
     save(tiny, path, card={"anything": "longer " * 100})
     assert weights_hash(path) == before and len(before) == 12 and int(before, 16)
     with torch.no_grad():
-        tiny.head.bias[0] += 1
+        tiny.tokens.head.bias[0] += 1
     save(tiny, path, card=CARD)
     assert weights_hash(path) != before
 

@@ -103,11 +103,11 @@ def test_a_step_that_is_not_finite_stops_before_the_update(tmp_path):
     model = STT(TINY)
     run = Trainer(model, TrainerConfig(steps=3, batch=2), tmp_path, accelerator_for("no", "cpu"), {})
     with torch.no_grad():
-        model.head.bias[0] = torch.nan
-    before = model.head.weight.clone()
+        model.tokens.head.bias[0] = torch.nan
+    before = model.tokens.head.weight.clone()
     with pytest.raises(FloatingPointError, match="step 0: stopped before the update"):
         run.train_step(batches(model))
-    assert torch.equal(before, model.head.weight)
+    assert torch.equal(before, model.tokens.head.weight)
 
 
 def test_the_schedule_warms_up_and_ends_low():
@@ -128,8 +128,8 @@ def test_the_average_soon_forgets_the_first_weights(tmp_path):
     start = STT(TINY)
     torch.manual_seed(0)
     start = STT(TINY)
-    moved = (run.raw.head.weight - start.head.weight).norm()
-    lag = (run.raw.head.weight - run.average.module.head.weight).norm()
+    moved = (run.raw.tokens.head.weight - start.tokens.head.weight).norm()
+    lag = (run.raw.tokens.head.weight - run.average.module.tokens.head.weight).norm()
     assert 0 < lag < moved
 
 
@@ -241,7 +241,7 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
         stt.save(made, tmp_path / name / "model.safetensors")
     taken = with_decoder(tiny, str(tmp_path / "sharper"))
     assert torch.equal(taken.tokenizer.decoder[-1].bias, sharper.decoder[-1].bias)
-    assert torch.equal(taken.head.weight, tiny.head.weight)
+    assert torch.equal(taken.tokens.head.weight, tiny.tokens.head.weight)
     with pytest.raises(SystemExit, match=r"other codes .* 'encoder\.0\.bias'"):
         with_decoder(tiny, str(tmp_path / "other"))
 
@@ -303,8 +303,8 @@ def test_some_parts_alone_may_be_trained():
         assert trained == {name for name, _ in model.named_parameters() if name.startswith(tuple(parts))}
     with pytest.raises(SystemExit, match="--only wings: the model's parts are segmenter, policy, .*, compositor$"):
         only(built(TINY_LAYERED), "policy", "wings")
-    with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are embed, "):  # frozen as it is
-        only(STT(TINY), "embed", "tokenizer")
+    with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are tokens, network"):  # frozen as it is
+        only(STT(TINY), "network", "tokenizer")
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):

@@ -46,7 +46,6 @@ class VideoGPTConfig(PredictorConfig):
     depth: int = 4
     heads: int = 6
     mlp_ratio: int = 4
-    dropout: float = 0.0  # of attention weights
     frame_conditioning: bool = True  # else a prompt's own codes begin the sequence
     widths: tuple[int, ...] = (32, 64)  # of the resnet that sees the context
     classes: int = 0  # 0 for none
@@ -138,9 +137,9 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.norm = Norm(c.dim, c.classes)
-        self.attention = Attention(c.dim, c.heads, c.dropout)
+        self.attention = Attention(c.dim, c.heads)
         if c.frame_conditioning:
-            self.cross_norm, self.cross = Norm(c.dim, c.classes), CrossAttention(c.dim, c.heads, c.dropout)
+            self.cross_norm, self.cross = Norm(c.dim, c.classes), CrossAttention(c.dim, c.heads)
         self.mlp_norm = Norm(c.dim, c.classes)
         self.up, self.down = nn.Linear(c.dim, c.dim * c.mlp_ratio), nn.Linear(c.dim * c.mlp_ratio, c.dim)
 
