@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from stt.api import Predictor, Sampling
 
 SHOWN = (1, 5, 10, 20)  # frames ahead that the score tables show
+PREDICTORS = (  # last words of a figure's name: what was scored
+    r"model|best|mean|guess|copy|truth|flow|blend|untrained|zero features|free|told(?: [+-]1)?|tracker|straight \w+"
+)
 
 TEMPLATE = """---
 library_name: stt
@@ -110,14 +114,24 @@ def _scores(scores: dict[str, Any]) -> list[str]:
     lines = ["", "## Scores"] if scores else []
     for name, figures in scores.items():
         lines += ["", f"**{name}**: {figures.get('protocol', '')}", ""]
-        if rows := figures.get("per_horizon"):
-            shown = [t for t in SHOWN if t <= max(map(len, rows.values()))]
-            lines += [f"| frame | {' | '.join(map(str, shown))} |", "|---|" + "---|" * len(shown)]
-            for figure, values in rows.items():
-                lines += [f"| {figure} | {' | '.join(_cell(values[t - 1 : t]) for t in shown)} |"]
+        rows = figures.get("per_horizon", {})
+        lines += _table(rows) if rows else []
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
-        lines += [""] * bool(rows) + [f"- {k}: {_words(v)}" for k, v in rest.items()]
+        lines += [""] * bool(rows and rest) + [f"- {k}: {_words(v)}" for k, v in rest.items()]
     return [*lines, ""]
+
+
+def _table(rows: Mapping[str, list[float | None]]) -> list[str]:
+    """Figures per frame ahead, such as "psnr copy": a line for each measure, a column for each predictor."""
+    cells: dict[str, dict[str, str]] = {}
+    shown = [t for t in SHOWN if t <= max(map(len, rows.values()))]
+    for name, values in rows.items():
+        found = re.fullmatch(rf"(.+) ({PREDICTORS})", name)
+        measure, predictor = found.groups() if found else (name, "model")
+        cells.setdefault(measure, {})[predictor] = " / ".join(_cell(values[t - 1 : t]) for t in shown)
+    columns = list(dict.fromkeys(predictor for line in cells.values() for predictor in line))
+    lines = [f"| frame {' / '.join(map(str, shown))} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    return lines + [f"| {m} | {' | '.join(line.get(c, '') for c in columns)} |" for m, line in cells.items()]
 
 
 def _words(value: Any) -> str:
@@ -125,5 +139,5 @@ def _words(value: Any) -> str:
 
 
 def _cell(value: list[float | None]) -> str:
-    """One figure to show, or none where it was not measured."""
-    return "" if not value or value[0] is None else f"{value[0]:.4g}"
+    """One figure to show, or a dash where it was not measured."""
+    return "–" if not value or value[0] is None else f"{value[0]:.3g}"

@@ -151,7 +151,7 @@ def test_publishing_writes_here_too_if_asked_and_needs_one_of_both(run, hub, tmp
     assert stt.load(out).card["hardware"] == "two CPU cores" and not hub.calls
     publish.main(["--model", str(run), "--out", str(out), "--repo", "owner/name"])
     assert hub.commits["owner/name", None]["model.safetensors"] == out.read_bytes()
-    with pytest.raises(SystemExit, match="^publish: give --out FILE, --repo owner/name or both$"):
+    with pytest.raises(SystemExit, match="^publish: give --model RUN and --out FILE, --repo owner/name or both$"):
         publish.main(["--model", str(run)])
 
 
@@ -170,9 +170,8 @@ def test_the_card_tells_commands_scores_and_use_but_no_folders(published):
         "kind stochastic, digits 1",
         "16 x 16, gray",
         "up to 6",
-        "| frame | 1 | 5 |",
-        "| psnr best | 27.04 | 20.3 |",
-        "| psnr copy | 18.7 |  |",
+        "| frame 1 / 5 | best | copy |",
+        "| psnr | 27 / 20.3 | 18.7 / – |",
         "- seconds_per_frame: 0.0074",
         "- by_temperature: 1.0 0.0971",
         'stt.load("owner/name@REVISION")',

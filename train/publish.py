@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save
+from stt.model_card import facts, story
 from train.cli import overridden, without_folders
 from train.evaluate import PROTOCOLS
 
@@ -23,7 +24,7 @@ LARGEST = 16 * 2**20  # bytes of a file in assets
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--model", required=True, help="run folder or file")
+    parser.add_argument("--model", help="run folder or file")
     parser.add_argument("--out", type=Path, help="file to write; --out, --repo or both")
     parser.add_argument("--repo", help="owner/name on the Hub to upload weights and card to; prints the pinned source")
     parser.add_argument("--private", action="store_true", help="upload to a private repository only")
@@ -31,7 +32,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--scores", type=Path, help="JSON of train.evaluate, which go into the card")
     parser.add_argument("--decoder", help="tokenizer whose decoder to take: one trained with --decoder-only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. context_frames=12")
+    parser.add_argument("--cards", type=Path, metavar="FOLDER", help="fill its README.md with its models' tables")
     return parser
+
+
+def with_tables(folder: Path) -> str:
+    """The folder's README.md, with the tables of NAME.safetensors after each line `<!-- tables of NAME -->`."""
+
+    def tables(mark: re.Match[str]) -> str:
+        model = load_any(folder / f"{mark[1]}.safetensors")
+        lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(model).items()), ""]
+        lines += [re.sub("^## ", "### ", line) for line in story(model.card)]
+        return "\n".join([f"<!-- tables of {mark[1]} -->", *lines, "<!-- end -->"])
+
+    return re.sub(r"<!-- tables of (\S+) -->.*?<!-- end -->", tables, (folder / "README.md").read_text(), flags=re.S)
 
 
 def portable(card: dict[str, Any], around: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -109,8 +123,11 @@ def shipped(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    if not (args.out or args.repo):
-        raise SystemExit("publish: give --out FILE, --repo owner/name or both")
+    if args.cards:
+        (args.cards / "README.md").write_text(with_tables(args.cards))
+        return
+    if not (args.model and (args.out or args.repo)):
+        raise SystemExit("publish: give --model RUN and --out FILE, --repo owner/name or both")
     model, card = shipped(args)
     with tempfile.TemporaryDirectory() as folder:
         path = args.out or Path(folder) / FILE_NAME
