@@ -135,7 +135,9 @@ def _table(rows: Mapping[str, list[float | None]]) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{k} ({_words(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items())
 
 
 def _cell(value: list[float | None]) -> str:
