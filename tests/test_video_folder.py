@@ -530,8 +530,8 @@ def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(odd, tmp_path, 
 
 
 def own_commands() -> list[list[str]]:
-    """Those of the README's chapter, as words, but for what goes to the Hub."""
-    chapter = (ROOT / "README.md").read_text().split("### Train on your own videos\n")[1].split("\n### ")[0]
+    """Those of the chapter in train/README.md, as words, but for what goes to the Hub."""
+    chapter = (ROOT / "train" / "README.md").read_text().split("## Your own videos\n")[1].split("\n## ")[0]
     lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).splitlines()
     return [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
 
