@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from stt.api import Loss
+from stt.api import Batch, Loss, Model
 from stt.checkpoint import FILE_NAME, save
 from train import checkpoint
 from train.logging import RunLog
@@ -29,7 +29,7 @@ from train.processes import resolve_precision
 from train.signals import Signals
 from train.throughput import flops_per_clip, peak_flops
 
-Batches = Callable[[int, int], tuple[Tensor, ...]]  # (clips, number) -> what `loss` takes
+Batches = Callable[[int, int], Batch]  # (clips, number) -> batch, on the CPU or on the training device
 Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
 Score = Callable[[nn.Module], dict[str, float]]  # averaged model -> figures for the log
 
@@ -81,12 +81,12 @@ class TrainerConfig:
 class LossModule(nn.Module):
     """`loss` under the name that data-parallel wrappers call."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *batch: Tensor) -> Loss:
-        total, parts = self.model.loss(*batch)
+    def forward(self, batch: Batch) -> Loss:
+        total, parts = self.model.loss(batch)
         if parts:  # new tensors: a compiled loss that is also one of its parts would come back detached
             values = torch.stack([part.detach().float() for part in parts.values()]).unbind()
             parts = dict(zip(parts, values, strict=True))
@@ -98,7 +98,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         config: TrainerConfig,
         out: Path,
         accelerator: Accelerator,
@@ -148,7 +148,7 @@ class Trainer:
         device, processes = self.accelerator.device, self.accelerator.num_processes
         return Prefetcher(lambda number: batches(self.config.batch, number), processes, device)
 
-    def train_step(self, batch_of: Callable[[int], tuple[Tensor, ...]]) -> None:
+    def train_step(self, batch_of: Callable[[int], Batch]) -> None:
         """One optimizer step.
 
         The data and the noise of a batch depend on the seed and on its number alone. The numbers of a step's batches
@@ -158,6 +158,7 @@ class Trainer:
         c, acc = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
+        self.model.begin_step(self.step)
         losses = []
         for part in range(c.accumulate):
             number = (self.step * c.accumulate + part) * acc.num_processes + acc.process_index
@@ -166,7 +167,7 @@ class Trainer:
             last = part == c.accumulate - 1
             with nullcontext() if last else acc.no_sync(self.loss_module):
                 with torch.autocast(acc.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    loss = self.compute_loss(*batch)
+                    loss = self.compute_loss(batch)
                 acc.backward(loss.total / c.accumulate)
             losses.append(torch.stack([loss.total.detach(), *loss.parts.values()]))
         norms = [acc.clip_grad_norm_(part.parameters(), c.clip) for part in self.clipped]
@@ -276,7 +277,7 @@ class Trainer:
 
     def measure_flops(self, batches: Batches) -> None:
         """Counts the operations of a clip and measures what the devices can do: the log states their quotient."""
-        self.flops_per_clip = flops_per_clip(self.model, *to_device(batches(1, 0), self.accelerator.device))
+        self.flops_per_clip = flops_per_clip(self.model, to_device(batches(1, 0), self.accelerator.device))
         self.peak_flops = peak_flops(self.accelerator.device, self.precision) * self.accelerator.num_processes
 
     def speed(self, step: int, elapsed: float) -> dict[str, float]:
