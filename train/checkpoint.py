@@ -107,7 +107,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_newest(folder: Path) -> dict[str, Any] | None:
-    """The state to resume from, None where nothing is saved yet. Prints on stderr which checkpoints are skipped, and why.
+    """The state to resume from, None where nothing is saved yet. Prints on stderr why a checkpoint is skipped.
 
     SystemExit if there are checkpoints or a model, but no valid checkpoint.
     """

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from stt.api import Predictor, Tokenizer, Video
+from stt.sampler import predict
 
 
 def rows_of_frames(rows: list[Tensor]) -> np.ndarray:
@@ -17,3 +23,31 @@ def rows_of_frames(rows: list[Tensor]) -> np.ndarray:
             y, x = i * (height + 2), t * (width + 2)
             picture[y : y + height, x : x + width] = frame.transpose(1, 2, 0)
     return picture
+
+
+def reconstruction_sheet(clips: Video) -> Callable[[nn.Module], np.ndarray]:
+    """For each clip a row of truth and a row of its reconstruction."""
+
+    def sheet(model: Tokenizer) -> np.ndarray:
+        decoded = model.reconstructed(clips)
+        return rows_of_frames([row for pair in zip(clips, decoded, strict=True) for row in pair])
+
+    return sheet
+
+
+def future_sheet(clips: Video, context: int) -> Callable[[nn.Module], np.ndarray]:
+    """For each clip rows of truth, of its reconstruction if there is a tokenizer, and of up to three futures."""
+
+    def sheet(model: Predictor) -> np.ndarray:
+        rows = []
+        for clip in clips:
+            rows.append(clip)
+            if (tokenizer := getattr(model, "tokenizer", None)) is not None:
+                first = len(clip) % getattr(tokenizer.config, "frames", 1)  # it takes whole slices
+                rows.append(tokenizer.reconstructed(clip[None, first:])[0])
+            seeds = [0, 1, 2] if model.knobs else [0]
+            futures = predict(model, clip[:context], len(clip) - context, seeds=seeds)
+            rows += [torch.cat([clip[:context], future]) for future in futures]
+        return rows_of_frames(rows)
+
+    return sheet

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +34,33 @@ Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or
 Score = Callable[[nn.Module], dict[str, float]]  # averaged model -> figures for the log
 
 
+def described(default: Any, text: str) -> Any:
+    """A field with a default and the text of its flag."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long and how fast a run trains. Its schedule ends after `minutes` or after `steps`, whichever is set."""
+    """How long and how fast a run trains. Its schedule ends after `minutes` or after `steps`, whichever is not 0."""
 
-    minutes: float = 0.0  # wall time, 0 to count steps instead
-    steps: int = 0  # optimizer steps, 0 to count minutes instead
-    batch: int = 16  # clips of a batch, in each process
-    accumulate: int = 1  # batches whose gradients are averaged in one step, in each process
-    lr: float = 1e-3  # highest learning rate
-    warmup: float = 0.03  # fraction of the schedule in which the learning rate rises
-    final_lr: float = 0.02  # fraction of lr at the end
-    weight_decay: float = 0.01
-    clip: float = 1.0  # largest norm of the gradient
-    muon: bool = False  # Muon for the hidden matrices, else AdamW for all parameters
-    ema: float = 0.999  # decay of the averaged weights, which are the ones saved
-    seed: int = 0
-    log_every: int = 20  # steps
-    save_every: float = 5.0  # minutes
-    sheet_every: float = 10.0  # minutes
-    score_every: float = 5.0  # minutes
-    compile: bool = False  # torch.compile
-    precision: str = "auto"  # "no" (float32), "bf16", or "auto": bf16 where the hardware is fast at it
+    minutes: float = described(0.0, "wall time of the run")
+    steps: int = described(0, "optimizer steps of the run, in the place of --minutes")
+    batch: int = described(16, "clips of a batch, in each process")
+    accumulate: int = described(1, "batches whose gradients are averaged in one step, in each process")
+    lr: float = described(1e-3, "highest learning rate")
+    warmup: float = described(0.03, "fraction of the schedule in which the learning rate rises")
+    final_lr: float = described(0.02, "learning rate at the end, as a fraction of --lr")
+    weight_decay: float = described(0.01, "weight decay of matrices and kernels")
+    clip: float = described(1.0, "largest norm of the gradient")
+    muon: bool = described(False, "Muon for hidden matrices, or AdamW for all parameters")
+    ema: float = described(0.999, "decay of the averaged weights, which are the ones saved")
+    seed: int = described(0, "of the first weights, the data and the noise")
+    log_every: int = described(20, "steps between two rows of the log")
+    save_every: float = described(5.0, "minutes between two checkpoints")
+    sheet_every: float = described(10.0, "minutes between two pictures of predictions")
+    score_every: float = described(5.0, "minutes between two scores on held-out clips")
+    compile: bool = described(False, "use torch.compile")
+    precision: str = described("auto", "no (float32), bf16, or auto: bf16 where the hardware is fast at it")
 
     def __post_init__(self) -> None:
         if (self.minutes > 0) == (self.steps > 0):
