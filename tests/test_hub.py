@@ -151,7 +151,7 @@ def test_publishing_writes_here_too_if_asked_and_needs_one_of_both(run, hub, tmp
     assert stt.load(out).card["hardware"] == "two CPU cores" and not hub.calls
     publish.main(["--model", str(run), "--out", str(out), "--repo", "owner/name"])
     assert hub.commits["owner/name", None]["model.safetensors"] == out.read_bytes()
-    with pytest.raises(SystemExit, match="^publish: give --model RUN and --out FILE, --repo owner/name or both$"):
+    with pytest.raises(SystemExit, match="^publish: give --out FILE, --repo owner/name or both$"):
         publish.main(["--model", str(run)])
 
 
