@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ and beyond the length of the training clips.
 
 def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
     """Markdown with front matter. header: of the model's file, from `read_header`; repo: "owner/name"."""
-    defaults, knobs, stride = Sampling(), sorted(model.knobs), header["card"].get("world", {}).get("stride", 1)
+    knobs, stride = sorted(model.knobs), header["card"].get("world", {}).get("stride", 1)
     text = TEMPLATE.format(
         repo=repo,
         name=repo.partition("/")[2],
@@ -70,7 +71,7 @@ def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
         size=model.config.image_size,
         channels=model.config.channels,
         stride=f", stride={stride}" if stride > 1 else "",
-        sampling=", ".join(f"{name}={getattr(defaults, name)}" for name in knobs),
+        sampling=", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(Sampling) if f.name in model.knobs),
         knobs=f"Settings that change the result: {', '.join(f'`{name}`' for name in knobs) or 'none'}.",
     )
     return "\n".join([text, *provenance(header["card"])])

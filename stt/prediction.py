@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stt.api import Predictor, Sampling, Surprise
+from stt.api import Condition, HasLikelihood, Predictor, Sampling, Surprise
 from stt.prompt import Prompt, read_prompt
 from stt.report import future_names, report
 from stt.request import Request, RequestError, is_stochastic
@@ -30,6 +30,7 @@ class Job(NamedTuple):
     ending: Tensor  # (E, C, H, W) the clip after a gap; empty without a gap
     frames: int
     sampling: Sampling
+    condition: Condition
     seeds: tuple[int, ...]
 
 
@@ -70,12 +71,12 @@ def compute(model: Predictor, job: Job) -> Iterator[Tensor | Surprise]:
     if len(job.ending):
         frames = between(model, job.context, job.ending, job.frames, job.sampling, job.seeds)
     else:
-        frames = rollout(model, job.context, job.frames, job.sampling, job.seeds)
+        frames = rollout(model, job.context, job.frames, job.sampling, job.seeds, job.condition)
     for frame in frames:
         yield frame.float().cpu()
     clip = torch.cat([job.context, job.truth, job.ending])[None]
-    surprise = model.surprise(clip.to(next(model.parameters()).device)) if clip.shape[1] > 1 else None
-    if surprise is not None:
+    if clip.shape[1] > 1 and isinstance(model, HasLikelihood):
+        surprise = model.surprise(clip.to(next(model.parameters()).device))
         yield Surprise(surprise.bits[0].float().cpu(), surprise.where[0].float().cpu())
 
 
@@ -89,11 +90,11 @@ def predict(
     began = time.perf_counter()
     if not is_stochastic(model):
         request = replace(request, futures=1)
-    sampling = request.sampling(model)
+    sampling, condition = request.sampling(model), request.condition(model)
     progress = Progress(request, model, prompt := read_prompt(request, model), began=began)
     yield progress
     truth, since = prompt.continuation[: request.frames], time.perf_counter()
-    job = Job(prompt.context, truth, prompt.ending, request.frames, sampling, tuple(request.seeds))
+    job = Job(prompt.context, truth, prompt.ending, request.frames, sampling, condition, tuple(request.seeds))
     for event in compute(model, job):
         if isinstance(event, Surprise):
             progress.surprise = event

@@ -59,7 +59,7 @@ def future_names(request: Request, model: Predictor) -> list[str]:
 
 def is_imagined(request: Request, model: Predictor) -> bool:
     """Whether the futures are imagined from labels and do not continue the clip."""
-    return bool(request.sampling(model).labels)
+    return bool(request.condition(model).labels)
 
 
 def named_action(request: Request, model: Predictor) -> dict[str, float]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stt.api import MAX_SEED, Predictor, Sampling
+from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling
 
 FITS = ("crop", "pad")
 DECIMAL = r"[-+]?(\d+\.?\d*|\.\d+)"
@@ -68,14 +68,20 @@ class Request:
 
     @property
     def actions(self) -> tuple[tuple[float, ...], ...]:
-        """The rows of a `Sampling`, whose last row repeats."""
+        """The rows of a `Condition`, whose last row repeats."""
         return (self.action,) if self.action else ()
 
     def sampling(self, model: Predictor) -> Sampling:
-        """The settings that the model uses; the others keep their defaults. Raises RequestError."""
+        """The settings that the model uses; the others keep their defaults."""
+        return Sampling(**self._used(Sampling, model))
+
+    def condition(self, model: Predictor) -> Condition:
+        """The labels and the action, if the model uses them. Raises RequestError for what it cannot honour."""
         self.check_support(model)
-        names = [field.name for field in dataclasses.fields(Sampling)]
-        return Sampling(**{name: getattr(self, name) for name in names if name in model.knobs})
+        return Condition(**self._used(Condition, model))
+
+    def _used(self, cls: type[Sampling | Condition], model: Predictor) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(cls) if field.name in model.knobs}
 
     def check_support(self, model: Predictor) -> None:
         """Raises RequestError for labels, an action or a gap that the model cannot handle."""
@@ -88,7 +94,7 @@ class Request:
         if self.action and (self.labels or self.between):
             other = "a gap" if self.between else "labels"
             raise RequestError(f"An action and {other} cannot be combined; choose one of them.")
-        if self.between and not model.interpolates:
+        if self.between and not isinstance(model, Interpolates):
             raise RequestError(f"{self.model} only continues clips; it cannot fill a gap.")
         if self.between and classes and self.labels:
             raise RequestError("Labels and a gap cannot be combined; choose one of them.")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling, Surprise
+from stt.api import Condition, Sampling, Surprise
 from stt.prediction import Progress, conclude, predict
 from stt.prompt import read_prompt
 from stt.report import IMAGINED, ONE_FUTURE, STEERED, UNUSUAL, notes
@@ -241,7 +241,7 @@ def test_imagined_futures_do_not_depend_on_the_clip(long_clip, tmp_path):
     model, other = class_model(), moving_dot(tmp_path / "other.mp4", start=9)
     futures = [result_of(model, clip, labels=(3,)).futures for clip in (long_clip, other)]
     np.testing.assert_array_equal(*futures)
-    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, Sampling(labels=(3,)), seeds=[7, 8, 9])
+    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, seeds=[7, 8, 9], condition=Condition(labels=(3,)))
     np.testing.assert_array_equal(futures[0], [to_uint8(future) for future in expected])
     for labels in ((), (7,)):
         assert (result_of(model, long_clip, labels=labels).futures != futures[0]).any()
@@ -320,7 +320,7 @@ def test_a_gap_cut_short_has_no_ending(long_clip):
 def test_an_action_leads_the_futures(clip):
     model = action_model()
     result = result_of(model, clip, action=(0.5, -1.0))
-    expected = stt.predict(model, video_of(clip), 3, Sampling(actions=((0.5, -1.0),)), seeds=[7, 8, 9])
+    expected = stt.predict(model, video_of(clip), 3, seeds=[7, 8, 9], condition=Condition(actions=((0.5, -1.0),)))
     np.testing.assert_array_equal(result.futures, [to_uint8(future) for future in expected])
     for action in ((), (0.0, -1.0)):
         assert not np.array_equal(result.futures, result_of(model, clip, action=action).futures)

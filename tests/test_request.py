@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stt.api import MAX_SEED, Sampling
+from stt.api import MAX_SEED, Condition, Sampling
 from stt.request import PARSERS, RequestError, parse_setting
 from stt.ui.request import NO_CLIP, PAGE, page_request, usable_settings
 from tests.ui_fixtures import action_model, class_model, gap_model
@@ -205,12 +205,14 @@ def test_usable_settings_of_any_json_make_a_request(file):
 
 
 def test_a_model_gets_the_settings_that_it_uses_and_defaults_for_the_rest(file, predictor):
-    settings = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "labels": (1,)}
-    request, config = on_page(file, **settings), SimpleNamespace(classes=2, labels=1)
+    settings = {"temperature": 0.3, "top_k": 9, "top_p": 0.5}
+    request, config = on_page(file, labels=(1,), **settings), SimpleNamespace(classes=2, labels=1)
     used = {name: settings[name] for name in predictor.knobs & settings.keys()}
     assert request.sampling(predictor) == Sampling(**used)
-    assert request.sampling(SimpleNamespace(knobs=frozenset(settings), config=config)) == Sampling(**settings)
-    assert request.sampling(SimpleNamespace(knobs=frozenset())) == Sampling()
+    model = SimpleNamespace(knobs=frozenset({*settings, "labels"}), config=config)
+    assert request.sampling(model) == Sampling(**settings) and request.condition(model) == Condition(labels=(1,))
+    model = SimpleNamespace(knobs=frozenset())
+    assert request.sampling(model) == Sampling() and request.condition(model) == Condition()
 
 
 def test_labels_actions_and_gaps_are_refused_by_name_where_the_model_lacks_them(file, tiny):
@@ -224,12 +226,12 @@ def test_labels_actions_and_gaps_are_refused_by_name_where_the_model_lacks_them(
         (action_model("open"), {"action": [0, 1]}, "Action is 0, 1, but tiny takes 1 number (open)."),
         (tiny, {"action": [0.5, -1]}, "Action is 0.5, -1, but tiny takes no action."),
     ):
-        assert error_of(on_page(file, **changes).sampling, model) == sentence
+        assert error_of(on_page(file, **changes).condition, model) == sentence
     for labels in ((), (0,), (9, 9), (-1,), (-1, 3)):
-        assert on_page(file, labels=labels).sampling(class_model(2)).labels == labels
-    assert on_page(file, between=True, labels=[3]).sampling(gap_model()) == Sampling()  # it has no labels
-    assert on_page(file, action=[0.5, -1]).sampling(action_model()) == Sampling(actions=((0.5, -1.0),))
-    assert on_page(file, action="free").sampling(action_model()) == Sampling()
+        assert on_page(file, labels=labels).condition(class_model(2)).labels == labels
+    assert on_page(file, between=True, labels=[3]).condition(gap_model()) == Condition()  # it has no labels
+    assert on_page(file, action=[0.5, -1]).condition(action_model()) == Condition(actions=((0.5, -1.0),))
+    assert on_page(file, action="free").condition(action_model()) == Condition()
 
 
 def test_labels_an_action_and_a_gap_exclude_each_other(file, monkeypatch):
@@ -237,8 +239,8 @@ def test_labels_an_action_and_a_gap_exclude_each_other(file, monkeypatch):
         (class_model(), {"between": True}, [{"labels": [3]}]),
         (action_model(), {"action": [0.5, -1]}, [{"labels": [3]}, {"between": True}]),
     ):
-        monkeypatch.setattr(type(model), "interpolates", True)
+        monkeypatch.setattr(type(model), "frame", lambda *_: None, raising=False)
         for other in others:
-            assert error_of(on_page(file, **changes, **other).sampling, model).endswith("choose one of them.")
-            on_page(file, **other).sampling(model)
-        on_page(file, **changes).sampling(model)
+            assert error_of(on_page(file, **changes, **other).condition, model).endswith("choose one of them.")
+            on_page(file, **other).condition(model)
+        on_page(file, **changes).condition(model)

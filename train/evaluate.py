@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 
 import stt
-from stt.api import Predictor, Sampling, Tokenizer, Video
+from stt.api import NO_CONDITION, Condition, Interpolates, Predictor, Sampling, Tokenizer, Video
 from stt.checkpoint import find, read_header
 from stt.models.stt import STT
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
@@ -55,7 +55,7 @@ PROTOCOLS = (
     "interpolation", "segmentation", "moves", "obedience", "turns",
 )  # fmt: skip
 CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
-Draws = Sequence[tuple[Sampling, Sequence[int]]]  # settings, and the seeds drawn with them
+Draws = Sequence[tuple[Condition, Sequence[int]]]  # what is asked for, and the seeds drawn with it
 SHOWN = (1, 2, 3, 5, 10, 15, 20)  # horizons of the tables
 
 
@@ -134,7 +134,7 @@ def evaluate(model: Predictor, args: argparse.Namespace, digits: int) -> Figures
         title = f"{args.clips} clips of 20 frames, {source}; frames 3 to 20; bits per pixel and channel"
         if figures:
             put("surprise", title, figures)
-    if "interpolation" in args.only and model.interpolates:
+    if "interpolation" in args.only and isinstance(model, Interpolates):
         title = f"6 frames between 4 and 4, {args.prompts} clips, {source}; {args.futures} futures, "
         title += f"seeds 0 to {args.futures - 1}, {drawn}; `blend` of the two ends, `flow`: Farneback's between them"
         figures = interpolation(model, held_out(videos, args.prompts), classifier, sampling, args.futures)
@@ -206,38 +206,44 @@ def markdown(scores: dict[str, Any]) -> str:
 
 
 def sheet(
-    model: Predictor, clips: list[Video], draws: Draws, context: int = 5, horizon: int = 20, every: int = 1
+    model: Predictor,
+    clips: list[Video],
+    draws: Draws,
+    temperature: float,
+    context: int = 5,
+    horizon: int = 20,
+    every: int = 1,
 ) -> np.ndarray:
     """The first clips of the held-out set, not chosen: each truth, then futures of it; every so many frames."""
     rows = []
     for clip in clips:
         rows.append(clip[: context + horizon])
-        for sampling, seeds in draws:
-            futures = stt.predict(model, clip[:context], horizon, sampling, seeds)
+        for condition, seeds in draws:
+            sampling = Sampling(temperature=temperature)
+            futures = stt.predict(model, clip[:context], horizon, sampling, seeds, condition)
             rows += [torch.cat([clip[:context], future]) for future in futures]
     return rows_of_frames([row[::every] for row in rows])
 
 
 def tabletop_sheet(model: Predictor, tabletop: Remembered, args: argparse.Namespace) -> np.ndarray:
     """Truth, three futures, and one told right and one left where the model takes actions; 4 clips, doubled."""
-    free = Sampling(temperature=args.temperature)
-    draws = [(free, [0, 1, 2])]
+    draws = [(NO_CONDITION, [0, 1, 2])]
     if "actions" in model.knobs:
-        draws += [(replace(free, actions=(action,)), [0]) for action in ((1.0, 0.0), (-1.0, 0.0))]
+        draws += [(Condition(actions=(action,)), [0]) for action in ((1.0, 0.0), (-1.0, 0.0))]
     clips = [clip.video for clip in held_out_clips(tabletop, 4, args.device)]
-    picture = sheet(model, clips, draws, CONTEXT, HORIZON, every=2)
+    picture = sheet(model, clips, draws, args.temperature, CONTEXT, HORIZON, every=2)
     return picture.repeat(2, axis=0).repeat(2, axis=1)
 
 
 def videos_sheet(model: Predictor, clips: VideoFolderBatch, args: argparse.Namespace) -> np.ndarray:
     """Truth, three futures, and one with each turn told where the model takes actions; up to 4 clips, doubled."""
-    free, parts = Sampling(temperature=args.temperature), []
+    parts = []
     for k, clip in enumerate(clips.video[:4]):
-        draws = [(free, [0, 1, 2])]
+        draws = [(NO_CONDITION, [0, 1, 2])]
         if clips.actions is not None:
             told = turned(clips.actions[k, CONTEXT - 1 : -1])
-            draws += [(steered(free, actions), [0]) for actions in told.values()]
-        parts.append(sheet(model, [clip], draws, CONTEXT, len(clip) - CONTEXT, every=2))
+            draws += [(steered(actions), [0]) for actions in told.values()]
+        parts.append(sheet(model, [clip], draws, args.temperature, CONTEXT, len(clip) - CONTEXT, every=2))
     return np.concatenate(parts).repeat(2, axis=0).repeat(2, axis=1)
 
 
@@ -276,8 +282,8 @@ def on_digits(model: Predictor, args: argparse.Namespace, digits: int) -> tuple[
     frames = args.context + args.horizon
     world = MovingMNISTConfig(kind="stochastic", digits=digits, strokes=args.strokes, frames=frames)
     clips = [clip.video[0] for clip in held_out(MovingMNIST(world, args.mnist, "test", args.device), 10)]
-    draws = [(Sampling(temperature=args.temperature), [0, 1, 2])]
-    return figures, sheet(model, clips, draws, args.context, args.horizon)
+    draws = [(NO_CONDITION, [0, 1, 2])]
+    return figures, sheet(model, clips, draws, args.temperature, args.context, args.horizon)
 
 
 def parser() -> argparse.ArgumentParser:

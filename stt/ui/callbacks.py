@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from stt.api import Interpolates
 from stt.encode import write_mp4
 from stt.prediction import conclude
 from stt.prompt import fit_to_clip, latest_start, load_clip, split_clip
@@ -175,7 +176,9 @@ class Callbacks:
         model = self.backend.models[request.model]
         action = request.action if action_axes(model) else ()
         labels = () if action else request.labels
-        return replace(request, between=request.between and model.interpolates, action=action, labels=labels)
+        return replace(
+            request, between=request.between and isinstance(model, Interpolates), action=action, labels=labels
+        )
 
     def _own_metadata(self, clip: Path) -> dict[str, Any] | None:
         """The metadata of a video that this app made."""

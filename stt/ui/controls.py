@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from stt.api import Predictor
+from stt.api import Interpolates, Predictor
 from stt.request import action_axes, is_stochastic, label_space
 
 PRESETS = {"Low": 0.5, "Medium": 1.0, "High": 1.5}  # temperatures
@@ -78,7 +78,7 @@ def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]
 def gap_updates(model: Predictor, between: bool) -> list[Any]:
     """Of the checkbox for gaps, prompt frames and frames."""
     start, frames = ("Prompt frames", "Future starts here"), ("Frames", "Length of the future")
-    if between and model.interpolates:
+    if between and isinstance(model, Interpolates):
         start, frames = ("Gap after", "So many frames"), ("Gap length", "Frames missing")
     named = [gr.update(label=label, info=info) for label, info in (start, frames)]
-    return [gr.update(visible=model.interpolates), *named]
+    return [gr.update(visible=isinstance(model, Interpolates)), *named]

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from stt.api import Interpolates
 from stt.request import action_axes, label_space
 from stt.results import Result
 from stt.ui.backend import Backend
@@ -89,7 +90,7 @@ class Endpoints:
                 "channels": model.config.channels,
                 "context_frames": model.config.context_frames,
                 **dict(zip(("classes", "labels"), label_space(model), strict=True)),
-                "interpolates": model.interpolates,
+                "interpolates": isinstance(model, Interpolates),
                 "actions": list(action_axes(model)),
                 "weights": model.weights,
             }

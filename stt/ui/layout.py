@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.components import Component
 
-from stt.api import MAX_SEED, Predictor
+from stt.api import MAX_SEED, Interpolates, Predictor
 from stt.request import action_axes, is_stochastic, label_space
 from stt.ui.backend import ARGUMENTS
 from stt.ui.controls import PRESETS, action_slider, gap_updates, label_dropdown, stride_info
@@ -61,7 +61,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Path]) -> Page:
                     random_example = gr.Button("Random example", size="sm", elem_id="any", visible=bool(examples))
             controls, presets = _sampling(models)
             between = gr.Checkbox(
-                False, label="Fill a gap", info="Predict frames inside the clip", visible=default.interpolates,
+                False, label="Fill a gap", info="Predict frames inside the clip", visible=isinstance(default, Interpolates),
                 elem_id="between",
             )  # fmt: skip
             labels = _labels(models)

@@ -6,7 +6,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stt.api import Predictor, Sampling, Video
+from stt.api import Condition, HasLikelihood, Predictor, Sampling, Video
 from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, unit
 from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
@@ -237,8 +236,8 @@ def asked_classes(
     black = torch.full((1, c.channels, c.image_size, c.image_size), -1.0)  # any prompt would do, none is seen
     rows = defaultdict(list)
     for k, labels in enumerate(tqdm(asked_labels(c.classes, c.labels, most), desc="classes")):
-        wanted = replace(sampling, labels=labels)
-        futures = predict(model, black, horizon, wanted, range(k * count, (k + 1) * count))
+        seeds = range(k * count, (k + 1) * count)
+        futures = predict(model, black, horizon, sampling, seeds, Condition(labels=labels))
         rows["asked digits model"] += all_named(classifier, futures, torch.tensor([labels])).unbind()
     for clip in real:
         rows["asked digits truth"] += all_named(classifier, clip.video[:, :horizon], clip.labels).unbind()
@@ -254,9 +253,9 @@ def all_named(classifier: DigitClassifier, video: Video, labels: Tensor) -> Tens
 # ---- actions -----------------------------------------------------------------------------------------
 
 
-def steered(sampling: Sampling, actions: Tensor) -> Sampling:
-    """The same draws under actions (T, A)."""
-    return replace(sampling, actions=tuple(tuple(row) for row in actions.tolist()))
+def steered(actions: Tensor) -> Condition:
+    """Actions (T, A) as a condition."""
+    return Condition(actions=tuple(tuple(row) for row in actions.tolist()))
 
 
 def told_or_free(
@@ -268,8 +267,8 @@ def told_or_free(
     """
     if "actions" not in model.knobs:
         raise ValueError(f"the model of family {model.family} takes no actions")
-    frames, ways = len(actions), {"told": steered(sampling, actions), "free": replace(sampling, actions=())}
-    futures = {name: predict(model, prompt, frames, way, seeds) for name, way in ways.items()}
+    frames, ways = len(actions), {"told": steered(actions), "free": Condition()}
+    futures = {name: predict(model, prompt, frames, sampling, seeds, way) for name, way in ways.items()}
     return futures | {"copy": prompt[-1:].expand(1, frames, -1, -1, -1)}
 
 
@@ -315,11 +314,9 @@ def surprise(model: Predictor, clips: Video, batch: int = 8) -> Figures:
     From the third frame on, where motion has shown. `clip_...` are over the clips' means, `frame_p99` over all frames.
     Empty for a model without a likelihood.
     """
-    found = []
-    for part in tqdm(clips.split(batch), desc="surprise"):
-        if (scored := model.surprise(part)) is None:
-            return {}
-        found.append(scored.bits[:, 1:].cpu())
+    if not isinstance(model, HasLikelihood):
+        return {}
+    found = [model.surprise(part).bits[:, 1:].cpu() for part in tqdm(clips.split(batch), desc="surprise")]
     bits = torch.cat(found)  # (N, T-2)
     means = bits.mean(dim=1)
     figures = {"bits_per_dim": means.mean(), "clip_median": means.median(), "clip_p99": means.quantile(0.99)}

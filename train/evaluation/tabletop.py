@@ -187,7 +187,7 @@ def obedience(
         turn = torch.tensor(GOLDEN * clip.index)
         ahead = (SPEED * torch.stack([turn.cos(), turn.sin()])).expand(horizon, -1)
         reached = find_pusher(tabletop.obeyed(clip, context, ahead).to(true.device)).xy
-        made = find_pusher(predict(model, prompt, horizon, steered(sampling, ahead), seeds)).xy
+        made = find_pusher(predict(model, prompt, horizon, sampling, seeds, steered(ahead))).xy
         for name, xy in {"straight on": made, "straight copy": places[None, :1]}.items():
             rows[f"pusher off {name}"].append((xy - reached).norm(dim=-1).mean(dim=0))
     return per_horizon(rows)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stt.api import Predictor, Sampling, Tokenizer, Video
+from stt.api import Condition, Predictor, Sampling, Tokenizer, Video
 from stt.metrics import unit
 from stt.sampler import predict
 from train.data.video_folder import VideoFolder, VideoFolderBatch, VideoFolderConfig
@@ -148,9 +148,9 @@ def turns(
         raise ValueError(f"the model of family {model.family} takes no actions")
     horizon, rows, true = clips.video.shape[1] - context, defaultdict(list), []
     for video, actions in zip(tqdm(clips.video, desc="turns"), clips.actions, strict=True):
-        told = {f"told {way}": steered(sampling, told) for way, told in turned(actions[context - 1 : -1]).items()}
-        for name, how in ({"free": sampling} | told).items():
-            futures = predict(model, video[:context], horizon, how, seeds)
+        told = {f"told {way}": steered(told) for way, told in turned(actions[context - 1 : -1]).items()}
+        for name, how in ({"free": Condition()} | told).items():
+            futures = predict(model, video[:context], horizon, sampling, seeds, how)
             found = torch.stack([sideways(unit(torch.cat([video[context - 1 : context], f]))) for f in futures])
             rows[f"motion {name}"].append(found.mean(dim=0))
             if name == "free":
