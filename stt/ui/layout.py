@@ -61,8 +61,8 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Path]) -> Page:
                     random_example = gr.Button("Random example", size="sm", elem_id="any", visible=bool(examples))
             controls, presets = _sampling(models)
             between = gr.Checkbox(
-                False, label="Fill a gap", info="Predict frames inside the clip", visible=isinstance(default, Interpolates),
-                elem_id="between",
+                False, label="Fill a gap", info="Predict frames inside the clip", elem_id="between",
+                visible=isinstance(default, Interpolates),
             )  # fmt: skip
             labels = _labels(models)
             steer, axes = _action(models)
