@@ -9,11 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
-    "stt.api": 0, "stt.video": 0, "stt.encode": 0, "stt.side_by_side": 0, "stt.layers": 1, "stt.quantize": 1,
+    "stt.api": 0, "stt.ffmpeg": 0, "stt.encode": 0, "stt.default_model": 0, "stt.video": 1, "stt.side_by_side": 1,
+    "stt.layers": 1, "stt.quantize": 1,
     "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1, "stt.motion": 1,
     "stt.tokenizer": 2, "stt.segmenter": 2, "stt.transformer": 2, "stt.mixture": 2, "stt.models": 3,
     "stt.registry": 4, "stt.migrations": 4, "stt.model_card": 4, "stt.hub": 4, "stt.checkpoint": 5,
-    "stt.request": 6, "stt.results": 6, "stt": 6, "stt.prediction": 7, "stt.ui": 8, "stt.__main__": 9,
+    "stt.request": 6, "stt": 6, "stt.prompt": 7, "stt.results": 7, "stt.report": 8, "stt.prediction": 9, "stt.ui": 10,
+    "stt.__main__": 11,
     "train.seeding": 0, "train.signals": 0, "train.throughput": 0, "train.optim": 0, "train.checkpoint": 0,
     "train.gan": 0, "train.logging": 1, "train.trainer": 2,
     "train.sim": 1, "train.data.strokes": 1, "train.data.bouncing": 1, "train.data.readers": 1,
