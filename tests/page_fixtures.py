@@ -58,7 +58,7 @@ class FakePage:
 
     def watch(self, clip: Path | None, new_seed: bool = False, **changes):
         """The values that the player gets during a prediction, and the seeds."""
-        yield from self.callbacks.predict(ME, new_seed, *values(clip, **changes))
+        yield from self.callbacks.run_prediction(ME, new_seed, *values(clip, **changes))
 
     def predict(self, clip: Path, **changes) -> Result:
         *_, (value, _) = self.watch(clip, **changes)

@@ -35,7 +35,7 @@ class Callbacks:
 
     # ---- predicting ----------------------------------------------------------------------------------
 
-    def predict(self, visitor: gr.Request, new_seed: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
+    def run_prediction(self, visitor: gr.Request, new_seed: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
         """(player, seed) again and again."""
         backend = self.backend
         with plain_errors():

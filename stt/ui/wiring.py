@@ -145,7 +145,7 @@ def _wire_prediction(page: Page, callbacks: Callbacks, previews: list[Any]) -> N
         lambda: _buttons(running=True), None, buttons, js=STARTED, cancels=previews, **QUICK
     )  # fmt: skip
     run = started.then(
-        callbacks.predict, [page.new_seed, *page.settings], [page.player, page.controls["seed"]], preprocess=False,
+        callbacks.run_prediction, [page.new_seed, *page.settings], [page.player, page.controls["seed"]], preprocess=False,
         api_visibility="private", show_progress="minimal", show_progress_on=page.player, **GPU,
     )  # fmt: skip
     run.success(lambda: _buttons(running=False), None, buttons, **QUICK)
