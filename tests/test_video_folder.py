@@ -22,7 +22,7 @@ import train.data.readers
 from stt.checkpoint import read_header
 from stt.ui import server
 from stt.video import read_clip
-from tests.simulator_fixtures import Desk
+from tests.page_fixtures import FakePage
 from tests.video_fixtures import PLAIN, lossless, make, noise
 from train import predictor, publish
 from train.cli import open_dataset, preset_of, training_parser
@@ -511,10 +511,10 @@ def opened_in_the_app(monkeypatch, words: list[str]) -> dict:
     return shown
 
 
-def plays(desk: Desk, clip: Path, **settings) -> None:
+def plays(page: FakePage, clip: Path, **settings) -> None:
     """A prediction on the app's page, of what follows some frames of a clip."""
-    run = desk.predict(Path(shutil.copy(clip, desk.uploads)), **{"frames": 2, "stride": 1, **settings})
-    assert len(run.given) == 4 and run.futures.shape[:2] == (2, 2)
+    result = page.predict(Path(shutil.copy(clip, page.uploads)), **{"frames": 2, "stride": 1, **settings})
+    assert len(result.context) == 4 and result.futures.shape[:2] == (2, 2)
 
 
 def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(odd, tmp_path, monkeypatch):
@@ -526,7 +526,7 @@ def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(odd, tmp_path, 
     )
     publish.main([f"--model={tmp_path / 'own'}", f"--out={tmp_path / 'own.safetensors'}"])
     models = opened_in_the_app(monkeypatch, ["--models", str(tmp_path / "own.safetensors")])
-    plays(Desk(tmp_path / "app", models), odd / "b.MP4", model="own")
+    plays(FakePage(tmp_path / "app", models), odd / "b.MP4", model="own")
 
 
 def own_commands() -> list[list[str]]:
@@ -550,7 +550,7 @@ def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_p
     for _, *words in own_commands():
         if words[0] == "app.py":
             models = opened_in_the_app(monkeypatch, words[1:])
-            plays(Desk(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
+            plays(FakePage(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
         else:
             subprocess.run([sys.executable, *words, *few.get(words[1], [])], check=True, timeout=600)
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own", "own.png", "own.json", "own-sheet.png"}
