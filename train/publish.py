@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save, write_whole
-from stt.model_card import facts, story
+from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
 from train.evaluate import PROTOCOLS
 
@@ -71,7 +71,7 @@ def with_tables(folder: Path) -> str:
     def tables(mark: re.Match[str]) -> str:
         model = load_any(folder / f"{mark[1]}.safetensors")
         lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(model).items()), ""]
-        lines += [re.sub("^## ", "### ", line) for line in story(model.card)]
+        lines += [re.sub("^## ", "### ", line) for line in provenance(model.card)]
         return "\n".join([f"<!-- tables of {mark[1]} -->", *lines, "<!-- end -->"])
 
     return re.sub(r"<!-- tables of (\S+) -->.*?<!-- end -->", tables, (folder / "README.md").read_text(), flags=re.S)
