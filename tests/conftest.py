@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
@@ -92,14 +90,6 @@ def _one_thread_and_a_fixed_seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _a_precision_of_its_own():
-    """A process keeps the precision of its first run, which is bf16 on some CPUs only."""
-    yield
-    if "accelerate" in sys.modules:
-        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(params=sorted(TINY_CONFIGS))
 def predictor(request):
     """Every family, tiny, in eval mode."""
@@ -118,19 +108,19 @@ def models():
 
 
 @pytest.fixture
-def desk(tmp_path, models):
-    from tests.simulator_fixtures import Desk
+def page(tmp_path, models):
+    from tests.page_fixtures import FakePage
 
-    return Desk(tmp_path / "app", models)
+    return FakePage(tmp_path / "app", models)
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """The app's notices to its visitor."""
-    notices = []
-    monkeypatch.setattr("gradio.Info", notices.append)
-    monkeypatch.setattr("gradio.Warning", notices.append)
-    return notices
+def notices(monkeypatch):
+    """The app's messages to its visitor."""
+    messages = []
+    monkeypatch.setattr("gradio.Info", messages.append)
+    monkeypatch.setattr("gradio.Warning", messages.append)
+    return messages
 
 
 def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor:

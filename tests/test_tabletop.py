@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from stt.sprites import MAX_SPRITES, composite, extract_sprites
-from train.cli import videos_of
+from train.cli import open_dataset
 from train.data.tabletop import (
     TabletopBatch,
     TabletopDataset,
@@ -422,27 +422,27 @@ def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_pa
     (tmp_path / "old" / "train").symlink_to(packed)  # as sets were written before there were steady clips
     args = argparse.Namespace(data=tmp_path / "old")
     with pytest.raises(SystemExit, match="old/steady/index.json is missing; run the set's command again"):
-        videos_of(PRESETS["cpu_tabletop_layered"], args, "train", torch.device("cpu"))
+        open_dataset(PRESETS["tabletop/layered/cpu"], args, "train", torch.device("cpu"))
 
 
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
-    preset, layered = PRESETS["cpu_tabletop_stt"], PRESETS["cpu_tabletop_layered"]
+    preset, layered = PRESETS["tabletop/stt/cpu"], PRESETS["tabletop/layered/cpu"]
     found = TabletopDataset(packed, frames=5)
     batch = batches_of(found, preset)(2, 3)
     video, actions = batch.video, batch.actions
-    again = found.sample(2, preset.loop.seed, 3)
+    again = found.sample(2, preset.training.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
     assert actions.shape[-1] == len(preset.model.actions)
     batch = batches_of(found, layered)(2, 3)
     assert torch.equal(batch.off_policy, again.steady) and not batch.off_policy.any()
     torch.testing.assert_close((batch.poses, batch.segmentation), found.paths(again))
-    with pytest.raises(SystemExit, match="layered learns from poses, which only sets of the tabletop have"):
+    with pytest.raises(SystemExit, match="layered learns from poses, which only tabletop sets have"):
         batches_of(object(), layered)  # videos of any other kind
     silent = batches_of(found, replace(layered, model=replace(layered.model, actions=())))(2, 3)
     assert silent.actions is None and torch.equal(silent.poses, batch.poses)
     assert batches_of(found, replace(preset, model=replace(preset.model, actions=())))(2, 3).actions is None
-    with pytest.raises(SystemExit, match="the tabletop has no classes and no maps"):
-        batches_of(found, PRESETS["digits_transframer"])
+    with pytest.raises(SystemExit, match="tabletop clips have no classes and no maps"):
+        batches_of(found, PRESETS["moving_mnist/transframer/gpu"])
 
 
 def test_a_folder_with_other_clips_is_not_written_over(packed):
@@ -467,7 +467,7 @@ def test_the_three_commands_of_the_readme_make_clips_a_model_and_its_scores(tabl
     run(
         "train.predictor",
         "--preset",
-        "cpu_tabletop_layered",
+        "tabletop/layered/cpu",
         "--data",
         tmp_path / "clips",
         *small,

@@ -22,10 +22,10 @@ import train.data.readers
 from stt.checkpoint import read_header
 from stt.ui import server
 from stt.video import read_clip
-from tests.simulator_fixtures import Desk
+from tests.page_fixtures import FakePage
 from tests.video_fixtures import PLAIN, lossless, make, noise
 from train import predictor, publish
-from train.cli import arguments, chosen, videos_of
+from train.cli import open_dataset, preset_of, training_parser
 from train.data.index import recordings
 from train.data.readers import cuts
 from train.data.video_folder import VideoFolder
@@ -442,15 +442,15 @@ def test_packing_never_overwrites(car, tmp_path):
 
 
 def asked(preset: str, *words):
-    args = arguments("").parse_args(
+    args = training_parser("train.predictor", "").parse_args(
         ["--preset", preset, "--out", "x", "--device", "cpu", "--frames", "8", *map(str, words)]
     )
-    return chosen(args), args
+    return preset_of(args), args
 
 
 def test_a_tokenizer_trains_on_a_folder_and_its_card_says_so(tmp_path):
     folder = arrays(tmp_path / "videos", 3)
-    words = ["--preset=video_tokenizer", "--steps=2", "--batch=2", "--frames=2", "--stride=3", "--device=cpu"]
+    words = ["--preset=videos/frame_vq/cpu", "--steps=2", "--batch=2", "--frames=2", "--stride=3", "--device=cpu"]
     main([*words, f"--data={folder}", f"--out={tmp_path / 'run'}"])
     card = read_header(tmp_path / "run" / "model.safetensors")["card"]
     assert card["world"] == {"kind": "folder", "frames": 2, "stride": 3, "fit": "crop", "flip": False}
@@ -459,43 +459,43 @@ def test_a_tokenizer_trains_on_a_folder_and_its_card_says_so(tmp_path):
 def test_predictors_are_given_labels_and_actions_where_they_learn_them(car, tmp_path):
     for name in ("ant", "bee"):
         arrays(tmp_path / "classes" / name, 2)
-    preset, args = asked("one_digit_videogpt", "--data", tmp_path / "classes")
-    batch = batches_of(videos_of(preset, args, "train", "cpu"), preset)(2, 0)
+    preset, args = asked("moving_mnist_1/videogpt/cpu", "--data", tmp_path / "classes")
+    batch = batches_of(open_dataset(preset, args, "train", "cpu"), preset)(2, 0)
     assert batch.video.shape == (2, 8, 1, 64, 64) and batch.labels.shape == (2, 1)
-    preset, args = asked("cpu_tabletop_stt", "--data", car)
-    batch = batches_of(videos_of(preset, args, "train", "cpu"), preset)(2, 0)
+    preset, args = asked("tabletop/stt/cpu", "--data", car)
+    batch = batches_of(open_dataset(preset, args, "train", "cpu"), preset)(2, 0)
     assert batch.video.shape == (2, 8, 3, 64, 64) and batch.actions.shape == (2, 8, 2)
-    preset, args = asked("cpu_digits_stt", "--data", car)
-    assert batches_of(videos_of(preset, args, "train", "cpu"), preset)(2, 0).actions is None
+    preset, args = asked("moving_mnist/stt/cpu", "--data", car)
+    assert batches_of(open_dataset(preset, args, "train", "cpu"), preset)(2, 0).actions is None
 
 
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ("one_digit_videogpt", "takes 10 classes, .* has no class sub-folders: add --set classes=0"),
-        ("cpu_tabletop_stt", r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
-        ("one_digit_transframer", "learns maps of digits, .* has none"),
+        ("moving_mnist_1/videogpt/cpu", "takes 10 classes, .* has no class sub-folders: add --set classes=0"),
+        ("tabletop/stt/cpu", r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
+        ("moving_mnist_1/transframer/cpu", "learns maps of digits, .* has none"),
     ],
 )
 def test_what_a_folder_does_not_tell_a_model_is_said(tmp_path, preset, message):
     preset, args = asked(preset, "--data", arrays(tmp_path, 2))
     with pytest.raises(SystemExit, match=message):
-        videos_of(preset, args, "train", "cpu")
+        open_dataset(preset, args, "train", "cpu")
 
 
 def test_flags_and_folders_that_do_not_belong_together_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match="--stride means nothing to mixed clips"):
-        asked("cpu_digits_stt", "--stride=2")
-    with pytest.raises(SystemExit, match="--digits means nothing to folder clips"):
-        asked("cpu_digits_stt", "--digits=1", "--data", tmp_path)
-    preset, args = asked("cpu_digits_stt", "--data", tmp_path / "nowhere")
+    with pytest.raises(SystemExit, match="--stride does not apply to the mixed clips"):
+        asked("moving_mnist/stt/cpu", "--stride=2")
+    with pytest.raises(SystemExit, match="--digits does not apply to the folder clips"):
+        asked("moving_mnist/stt/cpu", "--digits=1", "--data", tmp_path)
+    preset, args = asked("moving_mnist/stt/cpu", "--data", tmp_path / "nowhere")
     with pytest.raises(SystemExit, match="nowhere is not a folder"):
-        videos_of(preset, args, "train", "cpu")
+        open_dataset(preset, args, "train", "cpu")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "index.json").write_text(json.dumps({"format": 2, "per_shard": 2, "crf": 20}))
-    preset, args = asked("cpu_digits_stt", "--data", tmp_path)
-    with pytest.raises(SystemExit, match="is a set of the tabletop, the preset cpu_digits_stt learns digits"):
-        videos_of(preset, args, "train", "cpu")
+    preset, args = asked("moving_mnist/stt/cpu", "--data", tmp_path)
+    with pytest.raises(SystemExit, match="holds tabletop clips, but the preset moving_mnist/stt/cpu learns digits"):
+        open_dataset(preset, args, "train", "cpu")
 
 
 # from a folder to the app
@@ -511,27 +511,27 @@ def opened_in_the_app(monkeypatch, words: list[str]) -> dict:
     return shown
 
 
-def plays(desk: Desk, clip: Path, **settings) -> None:
+def plays(page: FakePage, clip: Path, **settings) -> None:
     """A prediction on the app's page, of what follows some frames of a clip."""
-    run = desk.predict(Path(shutil.copy(clip, desk.uploads)), **{"frames": 2, "stride": 1, **settings})
-    assert len(run.given) == 4 and run.futures.shape[:2] == (2, 2)
+    result = page.predict(Path(shutil.copy(clip, page.uploads)), **{"frames": 2, "stride": 1, **settings})
+    assert len(result.context) == 4 and result.futures.shape[:2] == (2, 2)
 
 
 def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(odd, tmp_path, monkeypatch):
     words = [f"--data={odd}", "--frames=5", "--steps=1", "--device=cpu"]
-    tokenizer = ["--preset=video_tokenizer", "--batch=2", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
+    tokenizer = ["--preset=videos/frame_vq/cpu", "--batch=2", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
     main([*words, *tokenizer])
     predictor.main(
-        [*words, "--preset=video_stt", f"--tokenizer={tmp_path / 'tok'}", f"--out={tmp_path / 'own'}", *SMALL]
+        [*words, "--preset=videos/stt/cpu", f"--tokenizer={tmp_path / 'tok'}", f"--out={tmp_path / 'own'}", *SMALL]
     )
     publish.main([f"--model={tmp_path / 'own'}", f"--out={tmp_path / 'own.safetensors'}"])
     models = opened_in_the_app(monkeypatch, ["--models", str(tmp_path / "own.safetensors")])
-    plays(Desk(tmp_path / "app", models), odd / "b.MP4", model="own")
+    plays(FakePage(tmp_path / "app", models), odd / "b.MP4", model="own")
 
 
 def own_commands() -> list[list[str]]:
-    """Those of the README's chapter, as words, but for what goes to the Hub."""
-    chapter = (ROOT / "README.md").read_text().split("### Train on your own videos\n")[1].split("\n### ")[0]
+    """Those of the chapter in train/README.md, as words, but for what goes to the Hub."""
+    chapter = (ROOT / "train" / "README.md").read_text().split("## Your own videos\n")[1].split("\n## ")[0]
     lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).splitlines()
     return [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
 
@@ -550,7 +550,7 @@ def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_p
     for _, *words in own_commands():
         if words[0] == "app.py":
             models = opened_in_the_app(monkeypatch, words[1:])
-            plays(Desk(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
+            plays(FakePage(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
         else:
             subprocess.run([sys.executable, *words, *few.get(words[1], [])], check=True, timeout=600)
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own", "own.png", "own.json", "own-sheet.png"}

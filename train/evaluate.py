@@ -47,8 +47,8 @@ from train.evaluation.protocols import (
 from train.evaluation.simulated_futures import against_truth, controls_of, digit_prompts
 from train.evaluation.tabletop import Remembered, evaluate_tabletop, held_out_clips, tabletop_of
 from train.evaluation.videos import evaluate_videos, held_out_videos, turned
+from train.sheets import rows_of_frames
 from train.sim.tabletop.environment import load_mujoco
-from train.trainer import rows_of_frames
 
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "truth", "motion", "spread", "frechet", "classes", "surprise",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from stt.checkpoint import write_whole
 from train.data.index import recordings
 from train.data.video_folder import FORMAT, KIND, SPLITS, VideoFolder, packed_index
 
@@ -43,9 +43,7 @@ def pack(folder: Path, out: Path, image_size: int, channels: int = 3, fit: str =
         "kind": KIND, "format": FORMAT, "image_size": image_size, "channels": channels, "fit": fit,
         "classes": classes, "actions": actions, "recordings": rows,
     }  # fmt: skip
-    temporary = out / f"index.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(index))
-    os.replace(temporary, out / "index.json")
+    write_whole(out / "index.json", lambda file: file.write(json.dumps(index).encode()))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Generator, Tensor
 
+from stt.checkpoint import write_whole
 from train.data.strokes import draw_digits
 from train.seeding import generator_for
 
@@ -80,9 +81,7 @@ def _cached(name: str, md5: str) -> Path:
             f"cannot download {MNIST_MIRROR}{name} ({error}); put the file into {folder}, "
             "or train on drawn digits alone with strokes 1"
         ) from error
-    temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.write(data))
     return path
 
 

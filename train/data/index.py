@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from stt.checkpoint import write_whole
+from train.data.arrays import write_frames
 from train.data.readers import ARRAYS, BROKEN, PACK, PACK_INDEX, VIDEOS, cuts, read
 
 INDEX, FRAMES = ".stt-index.json", ".stt-frames"
@@ -75,18 +77,10 @@ def decode(path: Path, out: Path, size: int, channels: int, fit: str) -> Entry:
     state = state_of(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     source = read(path, size, channels, fit, out.parent)
-    temporary = out.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        shape = (source.count, size, size, channels)
-        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for k, frame in enumerate(source.frames):
-            whole[k] = frame
-        found = cuts(whole, source.parts)
-        if source.actions is not None:
-            np.save(actions_of(out), np.asarray(source.actions, np.float32))
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if source.actions is not None:
+        np.save(actions_of(out), np.asarray(source.actions, np.float32))
+    write_frames(out, (source.count, size, size, channels), source.frames)
+    found = cuts(np.load(out, mmap_mode="r"), source.parts)
     return {
         "state": state, "frames": source.count, "fps": round(source.fps, 3), "size": list(source.size),
         "parts": source.parts, "cuts": found,
@@ -121,10 +115,7 @@ def indexed(
                 errors[name] = str(error)
     finally:  # what an interrupted run has done is kept
         pool.shutdown(cancel_futures=True)
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(index | {variant: entries}))
-        os.replace(temporary, path)
+        write_whole(path, lambda file: file.write(json.dumps(index | {variant: entries}).encode()))
     return {name: entries[name] for name in names if name in entries}, errors, frames
 
 

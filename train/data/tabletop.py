@@ -22,7 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Video
+from stt.checkpoint import write_whole
 from stt.sprites import BACKGROUND, OUTSIDE, masks_of, moments
+from train.data.arrays import write_frames
 from train.seeding import generator_for
 from train.sim.tabletop.environment import load_mujoco
 from train.sim.tabletop.image_motion import AXES, PUSHER_HEIGHT, floor, paths
@@ -127,20 +129,17 @@ def write_shard(shard: Shard) -> int:
     kinds = np.full((2, len(clips), len(PALETTE)), -1, np.int8)
     for k, clip in enumerate(clips):
         kinds[0, k, : len(clip.shapes)], kinds[1, k, : len(clip.shapes)] = clip.shapes, clip.colours
-    temporary = shard.path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            video=np.frombuffer(stream, np.uint8),
-            poses=np.frombuffer(pack_poses([bodies_of(clip) for clip in clips]), np.uint8),
-            shown=np.frombuffer(pack_shown(np.stack([table.segmentation(clip) for clip in clips]) + 2), np.uint8),
-            cameras=torch.stack([table.camera(clip) for clip in clips]).numpy(),
-            actions=torch.stack([clip.actions for clip in clips]).mul(100).round().to(torch.int8).numpy(),
-            shapes=kinds[0],
-            colours=kinds[1],
-            psnr=(10 * np.log10(255**2 / error.mean(axis=(1, 2, 3, 4)).clip(1e-9))).astype(np.float16),  # of clips, dB
-        )
-    os.replace(temporary, shard.path)
+    arrays = {
+        "video": np.frombuffer(stream, np.uint8),
+        "poses": np.frombuffer(pack_poses([bodies_of(clip) for clip in clips]), np.uint8),
+        "shown": np.frombuffer(pack_shown(np.stack([table.segmentation(clip) for clip in clips]) + 2), np.uint8),
+        "cameras": torch.stack([table.camera(clip) for clip in clips]).numpy(),
+        "actions": torch.stack([clip.actions for clip in clips]).mul(100).round().to(torch.int8).numpy(),
+        "shapes": kinds[0],
+        "colours": kinds[1],
+        "psnr": (10 * np.log10(255**2 / error.mean(axis=(1, 2, 3, 4)).clip(1e-9))).astype(np.float16),  # of clips, dB
+    }
+    write_whole(shard.path, lambda file: np.savez_compressed(file, **arrays))
     return len(clips)
 
 
@@ -165,9 +164,7 @@ def write_set(
     if path.exists() and (found := json.loads(path.read_text())) != index:
         other = next(name for name in index if index[name] != found.get(name))
         raise ValueError(f"{out} holds a set whose {other} is {found.get(other)}, not {index[other]}")
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(index, indent=1))
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.write(json.dumps(index, indent=1).encode()))
     shards = [
         Shard(shard_path(out, first // per_shard), config, split, seed, first, min(first + per_shard, clips), crf)
         for first in range(0, clips, per_shard)
@@ -308,24 +305,16 @@ class TabletopDataset:
         return TabletopBatch(video.contiguous(), actions, clips, starts, mirrored, steady)
 
     def _decode(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         c = self.config
         shape = (c.frames, c.image_size, c.image_size, 3)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(self), *shape))
 
         def frames_of(path: Path) -> np.ndarray:
             shard = read_shard(path)
             return unpack(shard["video"].tobytes(), (len(shard["actions"]), *shape))
 
-        begin = 0
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for frames in tqdm(pool.map(frames_of, self._shards), total=len(self._shards), desc="unpacking"):
-                whole[begin : begin + len(frames)] = frames
-                begin += len(frames)
-        whole.flush()
-        del whole
-        os.replace(temporary, path)
+            shards = tqdm(pool.map(frames_of, self._shards), total=len(self._shards), desc="unpacking")
+            write_frames(path, (len(self), *shape), shards)
 
 
 def _index(folder: Path) -> dict[str, Any]:

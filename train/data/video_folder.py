@@ -130,7 +130,9 @@ class VideoFolder:
         """Clips of recordings from frames of their files on."""
         steps = [slice(begin, begin + self.span, self.stride) for begin in begins]
         pixels = np.stack([self._open(r.pixels)[step] for r, step in zip(some, steps, strict=True)])
-        video = torch.from_numpy(pixels).to(self.device).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
+        frames = torch.from_numpy(pixels)
+        frames = frames.pin_memory() if self.device.type == "cuda" else frames
+        video = frames.to(self.device, non_blocking=True).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
         actions = labels = None
         if self.actions:
             rows = np.stack([self._open(r.actions)[step] for r, step in zip(some, steps, strict=True)])

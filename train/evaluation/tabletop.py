@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Tokenizer, Video
+from stt.checkpoint import write_whole
 from stt.sampler import predict
 from train.evaluation.metrics import SetDistances, energy
 from train.evaluation.permanence import permanence
@@ -81,9 +81,7 @@ class Remembered:
         name = generator_for(repr(self.tabletop.config), self.tabletop.split, *words).initial_seed()
         path = self.folder / f"{name:016x}.pt"
         if not path.is_file():
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            torch.save(simulate(), temporary)
-            os.replace(temporary, path)
+            write_whole(path, lambda file: torch.save(simulate(), file))
         return torch.load(path, weights_only=True)
 
 
