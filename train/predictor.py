@@ -18,7 +18,7 @@ from train.cli import arguments, card_of, chosen, videos_of
 from train.data.moving_mnist import MovingMNIST
 from train.data.tabletop import TabletopDataset
 from train.data.video_folder import VideoFolder
-from train.evaluation.protocols import held_out, moving_mnist
+from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Preset, Videos
 from train.trainer import Batches, Score, Trainer, accelerator_for, as_process, fit, rows_of_frames, start_from
 
