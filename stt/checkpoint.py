@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
 
-from stt.api import Config, Predictor
+from stt.api import CompilesStep, Config, Predictor
 from stt.hub import FILE_NAME, NO_REPO, CheckpointError, download, hub_source, upload
 from stt.migrations import migrated
 from stt.model_card import model_card
@@ -166,14 +166,14 @@ def load_any(source: str | Path, device: torch.device | str = "cpu") -> nn.Modul
 def load(source: str | Path, device: torch.device | str = "cpu", *, compile: bool = False) -> Predictor:
     """Loads a predictor in eval mode from a file, a run's folder or "owner/repo[@revision]" on the Hub.
 
-    Its `card` says how it was made, its `weights` is the file's `weights_hash`. compile: see `Predictor.compile_step`.
+    Its `card` says how it was made, its `weights` is the file's `weights_hash`. compile: see `stt.api.CompilesStep`.
     Raises CheckpointError when the file is no predictor or the Hub does not give it, FileNotFoundError when
     there is none.
     """
     model = load_any(source, device)
     if not isinstance(model, Predictor):
         raise CheckpointError(f"{source} holds a {type(model).__name__}, which predicts nothing by itself")
-    if compile:
+    if compile and isinstance(model, CompilesStep):
         model.compile_step()
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,13 +49,13 @@ footage and past the length of its training clips.
 
 def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
     """Markdown with front matter. header: of the model's file, as `read_header` gives it; repo: "owner/name"."""
-    defaults, knobs = Sampling(), sorted(model.knobs)
+    knobs = sorted(model.knobs)
     text = TEMPLATE.format(
         repo=repo,
         name=repo.partition("/")[2],
         futures=", into several possible futures, each from its own seed" if knobs else "",
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
-        sampling=", ".join(f"{name}={getattr(defaults, name)}" for name in knobs),
+        sampling=", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(Sampling) if f.name in model.knobs),
         knobs=f"Settings that change the result: {', '.join(f'`{name}`' for name in knobs) or 'none'}.",
     )
     return "\n".join([text, *story(header["card"])])

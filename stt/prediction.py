@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stt.api import Predictor, Sampling, Surprise
+from stt.api import NO_CONDITION, Condition, HasLikelihood, Predictor, Sampling, Surprise
 from stt.metrics import blended, frame_mse, frame_ssim, spread, unit
 from stt.request import Refused, Request, steerable
 from stt.results import Result
@@ -89,7 +89,7 @@ def future_names(request: Request, model: Predictor) -> list[str]:
 
 def imagined(request: Request, model: Predictor) -> bool:
     """Whether the futures come from nothing and do not continue the clip."""
-    return bool(request.sampling(model).labels)
+    return bool(request.condition(model).labels)
 
 
 def acted(request: Request, model: Predictor) -> dict[str, float]:
@@ -169,6 +169,7 @@ def compute(
     frames: int,
     sampling: Sampling,
     seeds: Sequence[int],
+    condition: Condition = NO_CONDITION,
 ) -> Iterator[Tensor | Surprise]:
     """All that needs the model's device: every frame (F, C, H, W) of the futures, then how surprising the clip is.
 
@@ -176,11 +177,11 @@ def compute(
     after the gap if there is one to fill. Everything comes on the CPU.
     """
     gap = between(model, video, ending, frames, sampling, seeds) if len(ending) else None
-    for frame in gap or rollout(model, video, frames, sampling, seeds):
+    for frame in gap or rollout(model, video, frames, sampling, seeds, condition):
         yield frame.float().cpu()
     clip = torch.cat([video, truth, ending])[None]
-    score = model.surprise(clip.to(next(model.parameters()).device)) if clip.shape[1] > 1 else None
-    if score is not None:
+    if clip.shape[1] > 1 and isinstance(model, HasLikelihood):
+        score = model.surprise(clip.to(next(model.parameters()).device))
         yield Surprise(score.bits[0].float().cpu(), score.where[0].float().cpu())
 
 
@@ -194,12 +195,13 @@ def predict(
     began = time.perf_counter()
     if not stochastic(model):
         request = replace(request, futures=1)
-    sampling = request.sampling(model)
+    sampling, condition = request.sampling(model), request.condition(model)
     progress = Progress(request, model, read_prompt(request, model), began=began)
     yield progress
     prompt, since = progress.prompt, time.perf_counter()
     truth = prompt.after[: request.frames]
-    for event in compute(model, prompt.video, truth, prompt.ending, request.frames, sampling, request.seeds):
+    what = prompt.video, truth, prompt.ending, request.frames, sampling, request.seeds, condition
+    for event in compute(model, *what):
         if isinstance(event, Surprise):
             progress.surprise = event
             continue

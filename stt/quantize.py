@@ -107,7 +107,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _restart(self, dead: Tensor, flat: Tensor, error: Tensor) -> None:
-        """Trajectory the codes marked in `dead` (K,) onto latents of the batch, drawn in proportion to their error (N,)."""
+        """Moves the codes marked in `dead` (K,) onto latents of the batch, drawn in proportion to their error (N,)."""
         picks = flat[torch.multinomial(error + 1e-9, len(dead), replacement=True)]
         if dist.is_initialized():
             dist.broadcast(picks, src=0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stt.api import MAX_SEED, Predictor, Sampling
+from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling
 
 MAX_FRAMES = 40
 MAX_FUTURES = 8
@@ -57,7 +57,7 @@ class Request:
 
     @property
     def actions(self) -> tuple[tuple[float, ...], ...]:
-        """As a Sampling has them, whose last one goes on."""
+        """As a Condition has them, whose last one goes on."""
         return (self.action,) if self.action else ()
 
     def sampling(self, model: Predictor) -> Sampling:
@@ -71,7 +71,7 @@ class Request:
         if self.action and (self.labels or self.between):
             other = "in between fills a gap in it" if self.between else "labels imagine another from nothing"
             raise Refused(f"An action leads on from the clip and {other}; ask for one of them.")
-        if self.between and not model.interpolates:
+        if self.between and not isinstance(model, Interpolates):
             raise Refused(f"{self.model} only continues clips and fills no gaps; leave out in between.")
         if self.between and classes and self.labels:
             raise Refused("Labels imagine a clip from nothing and in between fills a gap in one; ask for one of them.")
@@ -80,8 +80,15 @@ class Request:
             raise Refused(
                 f"Labels are {asked}, but {self.model} takes up to {places} of 0 to {classes - 1}, or -1 for any."
             )
-        names = [field.name for field in dataclasses.fields(Sampling)]
-        return Sampling(**{name: getattr(self, name) for name in names if name in model.knobs})
+        return self._of(Sampling, model)
+
+    def condition(self, model: Predictor) -> Condition:
+        """What the model takes of labels and actions; of a request that `sampling` lets pass."""
+        return self._of(Condition, model)
+
+    def _of(self, cls: type, model: Predictor) -> Any:
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(self, name) for name in names if name in model.knobs})
 
     def settings(self) -> dict[str, Any]:
         """All but the clip, as JSON: enough to ask for the same again."""

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from stt.api import Predictor, PredictorConfig
+from stt.api import Batch, Predictor, PredictorConfig
 from stt.dct import DCTConfig
 from stt.models.layered import LayeredConfig
 from stt.models.stt import STT, STTConfig
@@ -140,13 +140,13 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
     return torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1
 
 
-def lesson(model, video: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """What `loss` takes: videos, and of the family layered poses of an agent and an object that go down, as one."""
+def lesson(model, video: torch.Tensor) -> Batch:
+    """What `loss` takes: videos, and for the family layered an agent and an object that go down together."""
     if not isinstance(model.config, LayeredConfig):
-        return (video,)
+        return Batch(video)
     segmentation = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)
     segmentation[..., 2:6, 2:6], segmentation[..., 6:12, 2:8] = 1, 2
     poses = torch.zeros(len(video), video.shape[1], MAX_SPRITES, 4)
     poses[..., 0] = 0.5 * torch.arange(video.shape[1])[:, None]
     actions = 0.5 * torch.ones(*video.shape[:2], len(model.config.actions)) if model.config.actions else None
-    return video, actions, poses[:, None] - poses[:, :, None], segmentation
+    return Batch(video, actions, poses=poses[:, None] - poses[:, :, None], segmentation=segmentation)

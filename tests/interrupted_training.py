@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from stt.api import Loss
+from stt.api import Batch, Loss
 from stt.models.stt import STT
 from stt.tokenizer import FrameVQ
 from tests.conftest import TINY, TINY_TOKENIZER, clips
@@ -58,15 +58,15 @@ def train(
     def met(name: str) -> bool:
         return mishap == name and run.step == at and run.accelerator.process_index == rank
 
-    def loss(video: torch.Tensor) -> Loss:
-        found = plain(video)
+    def loss(batch: Batch) -> Loss:
+        found = plain(batch)
         return Loss(found.total + math.inf, found.parts) if met("inf") else found  # the gradient stays finite
 
-    def batches(size: int, index: int) -> tuple[torch.Tensor]:
+    def batches(size: int, index: int) -> Batch:
         for name, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
             if met(name):
                 os.kill(os.getpid(), number)
-        return (torch.cat([clips(model, 1, seed=index * size + k) for k in range(size)]),)
+        return Batch(torch.cat([clips(model, 1, seed=index * size + k) for k in range(size)]))
 
     model.loss = loss
     fit(run, batches)

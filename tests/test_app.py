@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import app as front_door
+from stt.api import Batch
 from stt.checkpoint import save
 from stt.ui import server
 from stt.ui.cleanup import Cleanup
@@ -27,7 +28,7 @@ def test_models_come_from_files_and_folders_and_broken_ones_are_left_out(tiny, t
     assert list(models) == ["digits", "run"]
     assert "broken.safetensors" in capsys.readouterr().err
     video = clips(tiny, 1)[0]
-    assert models["run"].loss(video[None]).total.isfinite()
+    assert models["run"].loss(Batch(video[None])).total.isfinite()
 
 
 def test_a_models_variants_stand_behind_it_so_that_the_plain_name_is_preset(tiny, tmp_path):

@@ -57,7 +57,7 @@ def test_a_training_step_runs_in_bf16(name, tmp_path):
     run.raw.train()
 
     def batches(size, index):
-        return tuple(part if part is None else part.cuda() for part in lesson(model, clips(model, size, seed=index)))
+        return lesson(model, clips(model, size, seed=index)).to("cuda")
 
     loss = run.train_step(batches)
     assert loss.total.isfinite()

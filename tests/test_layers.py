@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stt.api import Batch
 from stt.layers import Attention, AttentionBlock, ConvMLP, UNet, attend, patchify, rotary, rotate, unpatchify
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from tests.conftest import TINY_TOKENIZER
@@ -95,7 +96,7 @@ def test_a_tokenizer_learns_to_reconstruct(levels):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(150):
-        loss = model.loss(frames)
+        loss = model.loss(Batch(frames))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

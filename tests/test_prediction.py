@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling, Surprise
+from stt.api import Condition, Sampling, Surprise
 from stt.prediction import IMAGINED, LED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
 from stt.request import Refused
 from stt.results import Result
@@ -179,7 +179,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def test_a_perfect_prediction_has_no_error_and_copying_a_still_clip_is_one(tiny, tmp_path):
     still = lossless(tmp_path / "still.mp4", np.full((8, 16, 16, 3), 60, np.uint8))
 
-    def copying(model, video, truth, ending, frames, sampling, seeds):
+    def copying(model, video, truth, ending, frames, sampling, seeds, condition):
         yield from (frame.expand(len(seeds), -1, -1, -1) for frame in truth)
 
     *_, run = predict(asked(still, prompt_frames=5), tiny, copying)
@@ -268,7 +268,7 @@ def test_what_is_imagined_owes_nothing_to_the_clip(long_clip, tmp_path):
     model, other = dreamer(), moving_dot(tmp_path / "other.mp4", start=9)
     futures = [run_of(model, clip, labels=(3,)).futures for clip in (long_clip, other)]
     np.testing.assert_array_equal(*futures)
-    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, Sampling(labels=(3,)), seeds=[7, 8, 9])
+    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, seeds=[7, 8, 9], condition=Condition(labels=(3,)))
     np.testing.assert_array_equal(futures[0], [stt.video.to_uint8(future) for future in expected])
     continued, seven = (run_of(model, long_clip, labels=labels).futures for labels in ((), (7,)))
     assert (continued != futures[0]).any() and (seven != futures[0]).any()
@@ -383,7 +383,7 @@ def test_futures_under_an_action_are_those_of_a_rollout_with_it_and_others_than_
     model = pusher()
     video = read_clip(clip, size=16, channels=1).video
     run = run_of(model, clip, action=(0.5, -1.0))
-    expected = stt.predict(model, video, 3, Sampling(actions=((0.5, -1.0),)), seeds=[7, 8, 9])
+    expected = stt.predict(model, video, 3, seeds=[7, 8, 9], condition=Condition(actions=((0.5, -1.0),)))
     for future, other in zip(run.futures, expected, strict=True):
         np.testing.assert_array_equal(future, stt.video.to_uint8(other))
     assert not any(np.array_equal(run.futures, run_of(model, clip, action=a).futures) for a in ((), (0.0, -1.0)))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stt.api import MAX_SEED, Sampling
+from stt.api import MAX_SEED, Condition, Sampling
 from stt.request import CHECKS, NO_CLIP, Refused, check, remembered
 from tests.ui_fixtures import dreamer, filler, pusher
 
@@ -286,11 +286,13 @@ def test_no_json_whatsoever_raises_and_what_is_kept_can_be_served(file):
 
 
 def test_only_what_the_model_honours_differs_from_the_defaults(file, predictor):
-    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5, "labels": (1,)}
-    request, config = checked(file, **asked), SimpleNamespace(classes=2, labels=1)
+    asked = {"temperature": 0.3, "top_k": 9, "top_p": 0.5}
+    request, config = checked(file, labels=(1,), **asked), SimpleNamespace(classes=2, labels=1)
     assert request.sampling(predictor) == Sampling(**{name: asked[name] for name in predictor.knobs & asked.keys()})
-    assert request.sampling(SimpleNamespace(knobs=frozenset(asked), config=config)) == Sampling(**asked)
-    assert request.sampling(SimpleNamespace(knobs=frozenset())) == Sampling()
+    model = SimpleNamespace(knobs=frozenset({*asked, "labels"}), config=config)
+    assert request.sampling(model) == Sampling(**asked) and request.condition(model) == Condition(labels=(1,))
+    model = SimpleNamespace(knobs=frozenset())
+    assert request.sampling(model) == Sampling() and request.condition(model) == Condition()
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,8 @@ def test_labels_that_the_model_does_not_know_are_refused_with_those_that_it_does
 
 @pytest.mark.parametrize("labels", [(), (0,), (9, 9), (-1,), (-1, 3)])
 def test_labels_that_the_model_knows_reach_it(file, labels):
-    assert checked(file, labels=labels).sampling(dreamer(labels=2)).labels == labels
+    request, model = checked(file, labels=labels), dreamer(labels=2)
+    assert request.sampling(model) == Sampling() and request.condition(model).labels == labels
 
 
 # ---- gaps ------------------------------------------------------------------------------------------------
@@ -315,12 +318,12 @@ def test_labels_that_the_model_knows_reach_it(file, labels):
 def test_a_gap_is_refused_by_name_for_a_model_that_only_continues_clips(file, tiny):
     with pytest.raises(Refused, match="^tiny only continues clips and fills no gaps; leave out in between.$"):
         checked(file, between=True).sampling(tiny)
-    assert checked(file, between=True, labels=[3]).sampling(filler()) == Sampling()  # it knows no labels
+    assert checked(file, between=True, labels=[3]).condition(filler()) == Condition()  # it knows no labels
 
 
 def test_a_model_that_could_imagine_and_fill_gaps_is_asked_for_one_of_them(file, monkeypatch):
     model = dreamer()
-    monkeypatch.setattr(type(model), "interpolates", True)
+    monkeypatch.setattr(type(model), "frame", lambda *_: None, raising=False)
     with pytest.raises(Refused, match="ask for one of them"):
         checked(file, between=True, labels=[3]).sampling(model)
     for changes in ({"labels": [3]}, {"between": True}):
@@ -331,8 +334,8 @@ def test_a_model_that_could_imagine_and_fill_gaps_is_asked_for_one_of_them(file,
 
 
 def test_an_action_reaches_a_model_that_takes_it_and_none_leaves_it_free(file):
-    assert checked(file, action=[0.5, -1]).sampling(pusher()) == Sampling(actions=((0.5, -1.0),))
-    assert checked(file, action="free").sampling(pusher()) == Sampling()
+    assert checked(file, action=[0.5, -1]).condition(pusher()) == Condition(actions=((0.5, -1.0),))
+    assert checked(file, action="free").condition(pusher()) == Condition()
 
 
 def test_an_action_is_refused_with_its_numbers_and_those_that_the_model_takes(file, tiny):
@@ -350,7 +353,7 @@ def test_an_action_is_refused_with_its_numbers_and_those_that_the_model_takes(fi
 
 def test_an_action_goes_neither_with_labels_nor_with_a_gap(file, monkeypatch):
     model = pusher()
-    monkeypatch.setattr(type(model), "interpolates", True)
+    monkeypatch.setattr(type(model), "frame", lambda *_: None, raising=False)
     for changes in ({"labels": [3]}, {"between": True}):
         with pytest.raises(Refused, match="^An action leads on from the clip and .*; ask for one of them.$"):
             checked(file, action=[0.5, -1], **changes).sampling(model)

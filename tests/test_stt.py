@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling
+from stt.api import NO_CONDITION, Batch, Condition, Sampling
 from stt.metrics import unit
 from stt.models.stt import STT, LayersState, STTConfig, draw_mean, split
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
@@ -58,7 +58,7 @@ def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing():
     gradients = []
     for model in (generous, free):
         torch.manual_seed(0)
-        model.loss(clips(model)).total.backward()
+        model.loss(Batch(clips(model))).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients)
 
@@ -73,7 +73,7 @@ def test_the_posterior_tells_the_loss_what_the_prior_cannot_know():
     for _ in range(150):
         coin = torch.rand(16) < 0.5
         video = torch.stack([first.expand(16, -1, -1, -1), torch.where(coin[:, None, None, None], left, right)], dim=1)
-        loss = model.loss(video)
+        loss = model.loss(Batch(video))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -104,7 +104,7 @@ def test_the_surprise_is_the_loss_in_bits_per_pixel_and_channel(name, monkeypatc
     model = lively(STT(STTConfig.from_dict(config))).eval()
     video = clips(model, 3, 6)
     codes = model.tokenizer.encode(video).ids[0, 0].numel()  # of a frame, over which the loss is a mean
-    bits = model.loss(video).total * codes / math.log(2) / video[0, 0].numel()
+    bits = model.loss(Batch(video)).total * codes / math.log(2) / video[0, 0].numel()
     torch.testing.assert_close(model.surprise(video).bits.mean(), bits.detach())
 
 
@@ -143,7 +143,7 @@ def test_an_action_changes_the_future_from_its_frame_on_and_the_last_one_goes_on
     prompt = clips(acting)[0]
 
     def drawn(*actions):
-        return stt.predict(acting, prompt, 4, Sampling(actions=actions), seeds=[3])[0]
+        return stt.predict(acting, prompt, 4, seeds=[3], condition=Condition(actions=actions))[0]
 
     free, right, left = drawn(), drawn((1.0, 0.0)), drawn((-1.0, 0.0))
     assert not torch.equal(free[0], right[0]) and not torch.equal(right[0], left[0])
@@ -153,16 +153,16 @@ def test_an_action_changes_the_future_from_its_frame_on_and_the_last_one_goes_on
     assert "actions" in acting.knobs
 
 
-def test_actions_of_another_length_or_out_of_range_are_refused_and_ignored_where_there_are_none(acting, tiny):
+def test_actions_of_another_length_or_out_of_range_are_refused_and_any_by_a_model_that_takes_none(acting, tiny):
     prompt = clips(acting)[0]
     with pytest.raises(ValueError, match="an action has 1 numbers, the model takes 2"):
-        stt.predict(acting, prompt, 1, Sampling(actions=((1.0,),)))
+        stt.rollout(acting, prompt, 1, condition=Condition(actions=((1.0,),)))
     with pytest.raises(ValueError, match="must be rows of as many numbers between -1 and 1"):
-        Sampling(actions=((1.5, 0.0),))
+        Condition(actions=((1.5, 0.0),))
     with pytest.raises(ValueError, match="must be rows of as many numbers"):
-        Sampling(actions=((1.0, 0.0), (1.0,)))
-    assert "actions" not in tiny.knobs
-    assert torch.equal(stt.predict(tiny, prompt, 2, Sampling(actions=((1.0,),))), stt.predict(tiny, prompt, 2))
+        Condition(actions=((1.0, 0.0), (1.0,)))
+    with pytest.raises(ValueError, match="actions are given, a model of family stt like this one takes none"):
+        stt.rollout(tiny, prompt, 2, condition=Condition(actions=((1.0,),)))
 
 
 def test_training_hides_the_actions_of_prompts_and_of_some_whole_clips(acting):
@@ -172,10 +172,10 @@ def test_training_hides_the_actions_of_prompts_and_of_some_whole_clips(acting):
     assert torch.equal(~hidden[..., 0], torch.arange(8) >= 8 - known[:, None])
     assert 0.4 < (known == 0).float().mean() < 0.6 and set(known.tolist()) == set(range(9))
     video, actions = clips(acting, 4), torch.zeros(4, 5, 2)
-    acting.train().loss(video, actions).total.backward()
+    acting.train().loss(Batch(video, actions)).total.backward()
     assert all(p.grad is not None and p.grad.any() for p in acting.act.parameters() if p.ndim < 2)
     with pytest.raises(ValueError, match=r"actions have shape \(4, 4, 2\), must be \(4, 5, 2\)"):
-        acting.loss(video, actions[:, 1:])
+        acting.loss(Batch(video, actions[:, 1:]))
 
 
 def test_a_model_learns_to_obey():
@@ -190,14 +190,14 @@ def test_a_model_learns_to_obey():
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     model.train()
     for _ in range(240):
-        loss = model.loss(halves, actions).total
+        loss = model.loss(Batch(halves, actions)).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
     wanted = model.tokenizer.reconstructed(halves)[:, 1]
     for side, right, wrong in ((-1.0, *wanted), (1.0, *wanted.flip(0))):
-        drawn = stt.predict(model, halves[0, :1], 1, Sampling(actions=((side,),)), seeds=range(8))[:, 0]
+        drawn = stt.predict(model, halves[0, :1], 1, seeds=range(8), condition=Condition(actions=((side,),)))[:, 0]
         nearer = (drawn - right).abs().mean(dim=(1, 2, 3)) < 0.5 * (drawn - wrong).abs().mean(dim=(1, 2, 3))
         assert nearer.sum() >= 7  # of 8: chance has its share
 
@@ -239,7 +239,8 @@ def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
     velocity = torch.tensor([[[1, 1], [-1, 0]]])  # below the reach, where neighbours lie on all sides
     shape = Shape(*(part[:, None] for part in shape_of(layers)))
     motion = Motion(shape, velocity[:, None], torch.ones(1, 1, 1, 1, dtype=torch.bool))
-    state = LayersState(layers, torch.zeros(1, 2, 2, dtype=torch.int64), motion, torch.zeros(1, 2, 2), None)
+    still = torch.zeros(1, 2, 2)
+    state = LayersState(layers, still.long(), motion, still, None, NO_CONDITION)
     for k in range(1, 5):
         frame, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
         torch.testing.assert_close(unit(frame[0, 0]), composite(layers.moved(k * velocity))[0].clamp(max=1))
@@ -256,7 +257,7 @@ def test_at_temperature_zero_a_speed_between_whole_pixels_is_kept_on_average():
     layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 1, 1, 16, 16))
     shape, none = Shape(*(part[:, None] for part in shape_of(layers))), torch.zeros(1, 1, 2, dtype=torch.int64)
     motion = Motion(shape, none[:, None], torch.zeros(1, 1, 1, 1, dtype=torch.bool))
-    state = LayersState(layers, none, motion, torch.zeros(1, 1, 2), None)
+    state = LayersState(layers, none, motion, torch.zeros(1, 1, 2), None, NO_CONDITION)
     gone = []
     for _ in range(7):
         _, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
@@ -322,11 +323,11 @@ def test_a_transformer_learns_where_a_wall_turns_a_layer():
             place += step
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(250):
-        loss = model.loss(video)
+        loss = model.loss(Batch(video))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
     assert loss.parts["motion at turns"] < 0.5
     torch.nn.init.zeros_(model.network.norm.weight)
     torch.nn.init.zeros_(model.network.norm.bias)
-    assert model.loss(video).parts["motion at turns"] > 2
+    assert model.loss(Batch(video)).parts["motion at turns"] > 2

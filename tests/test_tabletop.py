@@ -428,18 +428,19 @@ def test_sets_are_read_as_one_and_know_which_clips_go_straight_on(packed, tmp_pa
 def test_a_model_with_actions_is_told_what_the_pusher_was(packed):
     preset, layered = PRESETS["cpu_tabletop_stt"], PRESETS["cpu_tabletop_layered"]
     found = TabletopDataset(packed, frames=5)
-    video, actions = batches_of(found, preset)(2, 3)
+    batch = batches_of(found, preset)(2, 3)
+    video, actions = batch.video, batch.actions
     again = found.sample(2, preset.loop.seed, 3)
     assert torch.equal(video, again.video) and torch.equal(actions, again.actions)
     assert actions.shape[-1] == len(preset.model.actions)
-    *_, poses, shown, steady = batches_of(found, layered)(2, 3)
-    assert torch.equal(steady, again.steady) and not steady.any()
-    torch.testing.assert_close((poses, shown), found.paths(again))
+    batch = batches_of(found, layered)(2, 3)
+    assert torch.equal(batch.off_policy, again.steady) and not batch.off_policy.any()
+    torch.testing.assert_close((batch.poses, batch.segmentation), found.paths(again))
     with pytest.raises(SystemExit, match="layered learns from poses, which only sets of the tabletop have"):
         batches_of(object(), layered)  # videos of any other kind
     silent = batches_of(found, replace(layered, model=replace(layered.model, actions=())))(2, 3)
-    assert silent[1] is None and torch.equal(silent[2], poses)
-    assert len(batches_of(found, replace(preset, model=replace(preset.model, actions=())))(2, 3)) == 1
+    assert silent.actions is None and torch.equal(silent.poses, batch.poses)
+    assert batches_of(found, replace(preset, model=replace(preset.model, actions=())))(2, 3).actions is None
     with pytest.raises(SystemExit, match="the tabletop has no classes and no maps"):
         batches_of(found, PRESETS["digits_transframer"])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stt.api import Sampling
+from stt.api import Condition, Sampling
 from stt.metrics import unit
 from stt.models.stt import STT
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
@@ -206,12 +206,12 @@ def test_a_model_that_shows_what_is_asked_scores_one_and_a_stubborn_one_a_tenth(
     real = held_out(videos, 60)
     shown = {int(clip.labels): clip.video for clip in real if all_named(classifier, clip.video, clip.labels).all()}
 
-    def obedient(model, context, frames, sampling, seeds):
+    def obedient(model, context, frames, sampling, seeds, condition):
         assert context.shape == (1, 1, 64, 64) and context.eq(-1).all()
         used.extend(seeds)
-        return shown[sampling.labels[0]][:, :frames].expand(len(seeds), -1, -1, -1, -1)
+        return shown[condition.labels[0]][:, :frames].expand(len(seeds), -1, -1, -1, -1)
 
-    for predictor, rate in ((obedient, 1), (lambda *asked: obedient(*asked[:3], Sampling(labels=(3,)), asked[4]), 0.1)):
+    for predictor, rate in ((obedient, 1), (lambda *asked: obedient(*asked[:5], Condition(labels=(3,))), 0.1)):
         used: list[int] = []
         monkeypatch.setattr("train.evaluation.protocols.predict", predictor)
         figures = asked_classes(labelled[0], real, classifier, Sampling(), count=2, horizon=6)
@@ -224,8 +224,8 @@ def test_two_digits_are_held_against_both_that_were_asked_for(labelled, classifi
     """The classifier of this test reads a frame's brightness as its digits."""
     asked = []
 
-    def remembering(model, context, frames, sampling, seeds):
-        asked.append(sampling.labels)
+    def remembering(model, context, frames, sampling, seeds, condition):
+        asked.append(condition.labels)
         return torch.full((len(seeds), frames, 1, 64, 64), float(len(asked)) / 50 - 1)
 
     def named(frames):

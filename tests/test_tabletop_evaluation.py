@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stt.api import Sampling
+from stt.api import NO_CONDITION, Sampling
 from stt.checkpoint import save
 from stt.models.stt import STT, STTConfig
 from tests.conftest import TINY, TINY_TOKENIZER
@@ -106,11 +106,11 @@ def prompts(world, clips, tmp_path_factory):
 
 
 def stand_in(monkeypatch, clips, draw) -> SimpleNamespace:
-    """In the place of a model: `draw` gets the prompt's clip, frames, sampling and seeds, and gives the futures."""
+    """In the place of a model: `draw` gets the prompt's clip, frames, condition and seeds, and gives the futures."""
 
-    def predict(model, prompt, frames, sampling=None, seeds=(0,)):
+    def predict(model, prompt, frames, sampling=None, seeds=(0,), condition=NO_CONDITION):
         clip = next(clip for clip in clips if torch.equal(clip.video[: len(prompt)], prompt))
-        return draw(clip, frames, sampling, list(seeds))
+        return draw(clip, frames, condition, list(seeds))
 
     for module in ("simulated_futures", "tabletop", "protocols"):
         monkeypatch.setattr(f"train.evaluation.{module}.predict", predict)
@@ -222,10 +222,10 @@ def test_a_model_that_loses_the_pusher_has_no_spread_rather_than_a_large_one(cli
 
 
 def scored(monkeypatch, world, clips, obeys: bool):
-    def draw(clip, frames, sampling, seeds):
-        if sampling.actions and obeys:
-            assert len(sampling.actions) == frames
-            return world.obeyed(clip, 5, sampling.actions)[None].expand(len(seeds), -1, -1, -1, -1)
+    def draw(clip, frames, condition, seeds):
+        if condition.actions and obeys:
+            assert len(condition.actions) == frames
+            return world.obeyed(clip, 5, condition.actions)[None].expand(len(seeds), -1, -1, -1, -1)
         return world.futures(clip, 5, frames, len(seeds), 9)
 
     return obedience(stand_in(monkeypatch, clips, draw), world, clips[:3], Sampling(), horizon=8)

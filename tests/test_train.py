@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Loss
+from stt.api import Batch, Loss
 from stt.checkpoint import load_any, read_header
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def batches(model):
-    return lambda size, index: (clips(model, size, seed=index),)
+    return lambda size, index: Batch(clips(model, size, seed=index))
 
 
 def trained(out, steps, resume=False, total=6, muon=False):
@@ -145,10 +145,10 @@ def test_the_vqgan_stage_waits_for_its_start_then_pushes_the_decoder(family):
     model = built(TINY_CONFIGS[family])
     stage = AdversarialTokenizer(model.tokenizer.requires_grad_(True), weight=0.5, start=1).train()
     video = clips(model, 2, 2)
-    waiting = stage.loss(video)
+    waiting = stage.loss(Batch(video))
     assert float(waiting.parts["adaptive_weight"]) == 0
     torch.testing.assert_close(waiting.total.detach(), waiting.parts["mse"] + waiting.parts["commitment"])
-    pushing = stage.loss(video)
+    pushing = stage.loss(Batch(video))
     assert float(pushing.parts["adaptive_weight"]) > 0 and float(pushing.parts["discriminator"]) > 0
 
 
@@ -167,7 +167,7 @@ def test_the_adversarial_gradient_is_weighted_by_the_reconstructions(tiny):
 def test_a_discriminator_learns_from_the_hinge_alone_and_the_decoder_only_stage_keeps_the_codes(tiny):
     torch.manual_seed(0)
     stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True).train()
-    stage.loss(clips(tiny, 2, 2)).total.backward()
+    stage.loss(Batch(clips(tiny, 2, 2))).total.backward()
     moved = {name for name, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
     assert not any(name.startswith(("tokenizer.encoder", "tokenizer.quantizer")) for name in moved)
     decoder = {f"tokenizer.decoder.{name}" for name, _ in tiny.tokenizer.decoder.named_parameters()}
@@ -204,7 +204,7 @@ def test_the_perceptual_distance_is_that_of_vgg16s_features_and_joins_the_recons
     stage = AdversarialTokenizer(
         tiny.tokenizer.requires_grad_(True), 0.5, 1, perceptual=distance, perceptual_weight=0.3
     ).train()
-    loss = stage.loss(clips(tiny, 1, 2))
+    loss = stage.loss(Batch(clips(tiny, 1, 2)))
     assert float(loss.parts["perceptual"]) > 0
     wanted = loss.parts["mse"] + loss.parts["commitment"] + 0.3 * loss.parts["perceptual"]
     torch.testing.assert_close(loss.total.detach(), wanted)
@@ -336,11 +336,12 @@ def test_models_with_classes_are_told_what_clips_show():
         MovingMNISTConfig(image_size=16, digits=2, frames=7, strokes=1), None, "train", count_strokes=20
     )
     preset = replace(PRESETS["digits_videogpt"], model=replace(TINY_VIDEOGPT, classes=10, labels=2))
-    video, labels = batches_of(videos, preset)(3, 5)
+    batch = batches_of(videos, preset)(3, 5)
+    video, labels = batch.video, batch.labels
     assert torch.equal(video, videos.batch(3, preset.loop.seed, 5))
     assert torch.equal(labels, videos.sample(3, preset.loop.seed, 5).labels) and labels.shape == (3, 2)
-    assert VideoGPT(preset.model).loss(video, labels).total.isfinite()
-    assert len(batches_of(videos, replace(preset, model=TINY))(3, 5)) == 1
+    assert VideoGPT(preset.model).loss(Batch(video, labels=labels)).total.isfinite()
+    assert batches_of(videos, replace(preset, model=TINY))(3, 5).labels is None
 
 
 def test_moving_mnist_scores_a_run_and_a_world_of_chance_does_not():
@@ -362,9 +363,9 @@ class Counted(torch.nn.Module):
         super().__init__()
         self.first, self.second = torch.nn.Conv2d(1, 8, 1).requires_grad_(False), layer
 
-    def loss(self, video):
+    def loss(self, batch):
         with torch.no_grad():
-            h = self.first(video[:, 0])
+            h = self.first(batch.video[:, 0])
         return Loss(self.second(h).square().mean(), {})
 
 
@@ -372,7 +373,7 @@ class Counted(torch.nn.Module):
 def test_operations_are_those_of_the_forward_pass_and_of_every_gradient_that_is_needed(groups, expected):
     model = Counted(torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups))
     frozen, layer = 2 * 8 * 16, 2 * 8 * 16 * 9 * expected
-    assert flops_per_clip(model, torch.rand(2, 1, 1, 4, 4)) == frozen + 2 * layer  # no gradient of the frames
+    assert flops_per_clip(model, Batch(torch.rand(2, 1, 1, 4, 4))) == frozen + 2 * layer  # no gradient of the frames
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_TIMESFORMER, TINY_TOKENIZER], ids=lambda c: type(c).__name__)
@@ -380,7 +381,7 @@ def test_counting_operations_changes_nothing(config):
     model = FrameVQ(config) if config is TINY_TOKENIZER else built(config)
     video = clips(model)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    assert flops_per_clip(model, video) == pytest.approx(flops_per_clip(model, video[:1]), rel=1e-6)
+    assert flops_per_clip(model, Batch(video)) == pytest.approx(flops_per_clip(model, Batch(video[:1])), rel=1e-6)
     assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
@@ -390,7 +391,7 @@ def test_a_transformers_operations_are_about_six_for_every_weight_and_token():
     model = built(config)
     tokens = 10 * config.grid**2
     matrices = sum(p.numel() for p in model.units.parameters() if p.ndim == 2)
-    assert flops_per_clip(model, clips(model, 1, 10)) == pytest.approx(6 * matrices * tokens, rel=0.15)
+    assert flops_per_clip(model, Batch(clips(model, 1, 10))) == pytest.approx(6 * matrices * tokens, rel=0.15)
 
 
 def test_a_peak_is_measured_here():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from stt.api import Sampling
+from stt.api import NO_CONDITION, Sampling
 from stt.checkpoint import save
 from stt.models.stt import STT, STTConfig
 from tests.conftest import TINY, lively
@@ -152,9 +152,9 @@ def clips():
 def driver(clips, monkeypatch):
     """In the place of a model: goes as it is told, or, told nothing, now one way and now the other."""
 
-    def predict(model, prompt, frames, sampling=None, seeds=(0,)):
+    def predict(model, prompt, frames, sampling=None, seeds=(0,), condition=NO_CONDITION):
         which = next(k for k, video in enumerate(clips.video) if torch.equal(video[: len(prompt)], prompt))
-        told = [sampling.actions[0][0]] if sampling.actions else [(-1.0, 1.0)[seed % 2] for seed in seeds]
+        told = [condition.actions[0][0]] if condition.actions else [(-1.0, 1.0)[seed % 2] for seed in seeds]
         # textures of one seed agree at the first frame: what precedes the future is panned back to there
         start = -2 * float(clips.actions[which, 0, 0]) * (len(prompt) - 1)
         futures = [going_on(start, -2 * way, frames, seed=which) for way in told]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stt.api import Loss, Tokenizer, Video
+from stt.api import Batch, Loss, Tokenizer
 from stt.layers import group_norm
 
 VGG16 = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512, 24: 512, 26: 512, 28: 512}
@@ -105,7 +105,8 @@ class AdversarialTokenizer(nn.Module):
             self.tokenizer.quantizer.eval()  # a codebook that follows its data would change what codes mean
         return self
 
-    def loss(self, video: Video) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
+        video = batch.video
         codes = self.tokenizer.encode(video)
         real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (video, self.tokenizer.decode(codes.latents)))
         mse = F.mse_loss(fake.float(), real)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
+from stt.api import Batch
 from stt.checkpoint import build, load_any
 from stt.models.layered import LayeredConfig
 from stt.sampler import predict
@@ -107,16 +108,16 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
     if isinstance(videos, TabletopDataset) and (classes or maps):
         raise SystemExit("the tabletop has no classes and no maps")
 
-    def batches(size: int, index: int) -> tuple[Tensor, ...]:
+    def batches(size: int, index: int) -> Batch:
         clips = videos.sample(size, preset.loop.seed, index)
         if isinstance(videos, TabletopDataset):
             told = clips.actions if preset.model.actions else None
             if layered:
-                return clips.video, told, *videos.paths(clips), clips.steady
-            return (clips.video,) if told is None else (clips.video, told)
+                return Batch(clips.video, told, None, None, *videos.paths(clips), clips.steady)
+            return Batch(clips.video, actions=told)
         if maps:
-            return clips.video, videos.segmentation(clips)[:, None]
-        return (clips.video, clips.labels.to(videos.device)) if classes else (clips.video,)
+            return Batch(clips.video, maps=videos.segmentation(clips)[:, None])
+        return Batch(clips.video, labels=clips.labels.to(videos.device) if classes else None)
 
     return batches
 
@@ -124,11 +125,10 @@ def batches_of(videos: Videos, preset: Preset) -> Batches:
 def folder_batches(videos: VideoFolder, preset: Preset) -> Batches:
     """Clips of one's own videos, with actions or classes where the model learns them."""
 
-    def batches(size: int, index: int) -> tuple[Tensor, ...]:
+    def batches(size: int, index: int) -> Batch:
         clips = videos.sample(size, preset.loop.seed, index)
-        if getattr(preset.model, "actions", ()):
-            return clips.video, clips.actions
-        return (clips.video, clips.labels) if getattr(preset.model, "classes", 0) else (clips.video,)
+        actions, classes = getattr(preset.model, "actions", ()), getattr(preset.model, "classes", 0)
+        return Batch(clips.video, clips.actions if actions else None, clips.labels if classes else None)
 
     return batches
 

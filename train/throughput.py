@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from stt.api import Video
+from stt.api import Batch
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,20 +43,19 @@ def convolution(out: Tensor, weight: Tensor) -> int:
     return 2 * out.numel() * weight[0].numel()
 
 
-def flops_per_clip(model: nn.Module, clips: Video, *more: Tensor, draws: int = 4) -> float:
+def flops_per_clip(model: nn.Module, batch: Batch, draws: int = 4) -> float:
     """Floating-point operations that a step spends on one clip: the loss and its gradients.
 
     Matrix products, convolutions and attention count, nothing else. A loss that chooses at random what to compute is
-    averaged over `draws`. `more` is what `loss` takes beside the clips. The model and the random state are left as
-    they were.
+    averaged over `draws`. The model and the random state are left as they were.
     """
     model = copy.deepcopy(model).train()
-    cuda = [clips.device] if clips.device.type == "cuda" else []
+    cuda = [batch.video.device] if batch.video.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), sdpa_kernel(SDPBackend.MATH), Operations() as operations:
         for seed in range(draws):
             torch.manual_seed(seed)
-            model.loss(clips, *more).total.backward()
-    return operations.total / draws / len(clips)
+            model.loss(batch).total.backward()
+    return operations.total / draws / len(batch)
 
 
 def peak_flops(device: torch.device, precision: str, seconds: float = 0.5) -> float:

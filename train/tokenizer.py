@@ -9,6 +9,7 @@ import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
 
+from stt.api import Batch
 from stt.checkpoint import build, load_any
 from train import cli
 from train.cli import arguments, card_of, chosen, videos_of
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.resume:
         run.resume()
         cli.keep(args, resumed=True)
-    fit(run, lambda size, index: (train.batch(size, preset.loop.seed, index),), reconstruction_sheet(test))
+    fit(run, lambda size, index: Batch(train.batch(size, preset.loop.seed, index)), reconstruction_sheet(test))
 
 
 if __name__ == "__main__":

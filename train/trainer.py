@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from stt.api import Loss
+from stt.api import Batch, Loss
 from stt.checkpoint import FILE_NAME, save
 from train import checkpoint
 from train.logging import RunLog
@@ -28,7 +28,7 @@ from train.optim import MuonAdamW
 from train.signals import Signals
 from train.throughput import flops_per_clip, peak_flops
 
-Batches = Callable[[int, int], tuple[Tensor, ...]]  # (clips, index) -> what `loss` takes, on the training device
+Batches = Callable[[int, int], Batch]  # (clips, index) -> a batch on the training device
 Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
 Score = Callable[[nn.Module], dict[str, float]]  # averaged model -> figures for the log
 
@@ -82,8 +82,8 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *batch: Tensor) -> Loss:
-        total, parts = self.model.loss(*batch)
+    def forward(self, batch: Batch) -> Loss:
+        total, parts = self.model.loss(batch)
         if parts:  # new tensors: compiled, a loss that is also a part would come back detached as that is
             figures = torch.stack([part.detach().float() for part in parts.values()]).unbind()
             parts = dict(zip(parts, figures, strict=True))
@@ -252,7 +252,7 @@ class Trainer:
 
     def gauge(self, batches: Batches) -> None:
         """Measures what a clip costs and what the devices could do, so that the log can state their quotient."""
-        self.cost = flops_per_clip(self.raw, *batches(1, 0))
+        self.cost = flops_per_clip(self.raw, batches(1, 0))
         self.peak = peak_flops(self.accelerator.device, self.accelerator.mixed_precision)
         self.peak *= self.accelerator.num_processes
 
@@ -274,7 +274,7 @@ class Trainer:
             last = part == c.accumulate - 1
             with nullcontext() if last else acc.no_sync(self.module):
                 with acc.autocast():
-                    loss = self.call(*batch)
+                    loss = self.call(batch)
                 acc.backward(loss.total / c.accumulate)
             figures = (loss.total, *loss.parts.values())
             losses.append(torch.stack([torch.as_tensor(f, device=acc.device).detach().float() for f in figures]))

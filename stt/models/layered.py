@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stt.api import Loss, Noise, Predictor, PredictorConfig, Sampling, Video
+from stt.api import NO_CONDITION, Batch, Condition, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layers import UNet
 from stt.mixture import Mixture
 from stt.sprites import (
@@ -314,6 +314,7 @@ class LayeredState(NamedTuple):
     poses: Tensor  # (B, K, 4) since the reference
     velocities: Tensor  # (B, K, 4)
     action: Tensor  # (B, A) what the agent did last, nan where unknown
+    condition: Condition
     num_frames: int = 0  # of the future so far
 
 
@@ -339,18 +340,18 @@ class Layered(Predictor):
 
     # ---- prediction ----------------------------------------------------------------------------------
 
-    def start(self, context: Video) -> LayeredState:
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> LayeredState:
         reference = context[:, -1]
         sprites = extract_sprites(reference, self.segmenter.segment(reference))
         velocities = match_velocities(context[:, -2:][:, 0], sprites)
         unknown = reference.new_full((len(reference), self.config.action_dim), torch.nan)
-        return LayeredState(sprites, torch.zeros_like(velocities), velocities, unknown)
+        return LayeredState(sprites, torch.zeros_like(velocities), velocities, unknown, condition)
 
     def step(self, state: LayeredState, sampling: Sampling, noise: Noise) -> tuple[Video, LayeredState]:
         n = noise.futures
         sprites = state.sprites.expand(n)
         poses, velocities, last = (part.expand(n, *part.shape[1:]) for part in state[1:4])
-        action = self._given_action(state, sampling, n)
+        action = self._next_action(state, n)
         if action is None:
             action = self.action_distribution(last, sprites, poses, velocities).sample(sampling.temperature, noise)
             action = action.clamp(-1, 1) if self.config.actions else action
@@ -358,33 +359,24 @@ class Layered(Predictor):
         velocities = self.dynamics(sprites, poses, velocities, agent)[-1]
         poses = poses + velocities
         frames = self.compositor(sprites, poses)[:, None].clamp(-1, 1)
-        return frames, LayeredState(state.sprites, poses, velocities, action, state.num_frames + 1)
+        return frames, LayeredState(state.sprites, poses, velocities, action, state.condition, state.num_frames + 1)
 
-    def _given_action(self, state: LayeredState, sampling: Sampling, futures: int) -> Tensor | None:
+    def _next_action(self, state: LayeredState, futures: int) -> Tensor | None:
         """The action (futures, A) that leads to the next frame, None where the model is to draw it."""
-        names = self.config.actions
-        if not names or (action := sampling.action(state.num_frames)) is None:
+        if (action := state.condition.action(state.num_frames)) is None:
             return None
-        if len(action) != len(names):
-            raise ValueError(f"an action has {len(action)} numbers, the model takes {len(names)}")
         return torch.tensor(action, device=state.poses.device).expand(futures, -1)
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(
-        self,
-        video: Video,
-        actions: Tensor | None = None,
-        poses: Tensor | None = None,
-        segmentation: Tensor | None = None,
-        off_policy: Tensor | None = None,
-    ) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
         """The sum of each part's own loss; parts whose weights are frozen are left out.
 
-        actions (B, T, A): what leads from each frame to the next; None learns the agent's shifts. poses (B, R, T, K, 4)
-        of sprites at each frame since each of the first R, in pixels; segmentation (B, R, H, W) of these; the reference
-        is one of them. off_policy (B,) bool: clips whose actions the policy is not to learn.
+        Learns from poses and segmentations; the reference is one of the frames that have them. Without actions, the
+        agent's shifts are its actions.
         """
+        video, poses, segmentation = batch.video, batch.poses, batch.segmentation
+        actions = batch.actions if self.config.actions else None
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if poses is None or segmentation is None:
@@ -392,7 +384,8 @@ class Layered(Predictor):
         choices = min(self.config.context_frames, video.shape[1] - 1, poses.shape[1])
         start = int(torch.randint(choices, ()))
         with torch.autocast(video.device.type, enabled=False):  # places take single precision
-            parts = self._losses(video.float(), start, actions, poses[:, start], segmentation[:, start], off_policy)
+            supervision = actions, poses[:, start], segmentation[:, start], batch.off_policy
+            parts = self._losses(video.float(), start, *supervision)
         return Loss(sum(parts.values()), {name: part.detach() for name, part in parts.items()})
 
     def _losses(

@@ -21,7 +21,19 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import (
+    NO_CONDITION,
+    Batch,
+    Condition,
+    Config,
+    Loss,
+    Noise,
+    Predictor,
+    PredictorConfig,
+    Sampling,
+    Surprise,
+    Video,
+)
 from stt.layers import ConvMLP
 from stt.metrics import unit
 from stt.motion import Layers, Match, Motion, composite, features_size
@@ -86,7 +98,8 @@ class STTConfig(PredictorConfig):
 class CodesState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
-    drawn: int = 0  # frames of the future so far
+    condition: Condition
+    num_frames: int = 0  # of the future so far
 
 
 class LayersState(NamedTuple):
@@ -95,7 +108,8 @@ class LayersState(NamedTuple):
     motion: Motion  # of the last frame
     rest: Tensor  # (B, K, 2) what they were to go beyond whole pixels so far, where nothing is drawn
     cache: Cache | None  # of all frames before it
-    drawn: int = 0  # frames of the future so far
+    condition: Condition
+    num_frames: int = 0  # of the future so far
 
 
 class STT(Predictor):
@@ -142,8 +156,9 @@ class STT(Predictor):
             self.tokenizer.eval()  # frozen: its codebook must not follow this network's data
         return self
 
-    def loss(self, video: Video, actions: Tensor | None = None) -> Loss:
-        """actions (B, T, A): what is done after each frame, of configs that name some; the last one is not used."""
+    def loss(self, batch: Batch) -> Loss:
+        """Of the clips, and of their actions where the config names some."""
+        video, actions = batch.video, batch.actions if self.config.actions else None
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if actions is not None:
@@ -153,8 +168,8 @@ class STT(Predictor):
             actions = self._hide(actions)[:, :-1]
         return self._layers_loss(video, actions) if self.config.layers else self._codes_loss(video, actions)
 
-    def start(self, context: Video) -> LayersState | CodesState:
-        return self._start_layers(context) if self.config.layers else self._start_codes(context)
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> LayersState | CodesState:
+        return (self._start_layers if self.config.layers else self._start_codes)(context, condition)
 
     def step(
         self, state: LayersState | CodesState, sampling: Sampling, noise: Noise
@@ -196,12 +211,10 @@ class STT(Predictor):
         unknown = torch.arange(t, device=actions.device) < begin  # (B, T)
         return actions.masked_fill(unknown[..., None], torch.nan)
 
-    def _actions_at(self, state: LayersState | CodesState, sampling: Sampling, noise: Noise) -> Tensor | None:
-        """What leads to the next frame (futures, 1, A), None where that is left to the model."""
-        if not self.config.actions or (action := sampling.action(state.drawn)) is None:
+    def _next_action(self, state: LayersState | CodesState, noise: Noise) -> Tensor | None:
+        """The action (futures, 1, A) that leads to the next frame, None where that is left to the model."""
+        if (action := state.condition.action(state.num_frames)) is None:
             return None
-        if len(action) != len(self.config.actions):
-            raise ValueError(f"an action has {len(action)} numbers, the model takes {len(self.config.actions)}")
         return torch.tensor(action, device=self.act.weight.device).expand(noise.futures, 1, -1)
 
     # ---- layers --------------------------------------------------------------------------------------
@@ -258,18 +271,18 @@ class STT(Predictor):
         )
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
-    def _start_layers(self, context: Video) -> LayersState:
+    def _start_layers(self, context: Video, condition: Condition) -> LayersState:
         filtered, cache = self.segmenter.filter(unit(context), self.config.reach), None
         motion = Motion.of(filtered.shapes, filtered.matches)
         if context.shape[1] > 1:
             cache = self.network(self._layer_tokens(motion.during(slice(-1)), None), draw_mean).cache
         last = motion.during(slice(-1, None))
         offset = torch.zeros_like(last.displacement[:, 0])
-        return LayersState(filtered.layers, offset, last, offset.float(), cache)
+        return LayersState(filtered.layers, offset, last, offset.float(), cache, condition)
 
     def _step_layers(self, state: LayersState, sampling: Sampling, noise: Noise) -> tuple[Video, LayersState]:
         reach, motion = self.config.reach, state.motion.expand(noise.futures)
-        tokens = self._layer_tokens(motion, self._actions_at(state, sampling, noise))
+        tokens = self._layer_tokens(motion, self._next_action(state, noise))
         out = self.network(tokens, draw_mean, cache=state.cache.expand(noise.futures) if state.cache else None)
         logits = self._motion_logits(out.hidden, motion)  # (futures, 1, K, S * S)
         if sampling.temperature:
@@ -283,7 +296,9 @@ class STT(Predictor):
         offset = state.offset + displacement[:, 0]
         layers = state.layers.expand(noise.futures).moved(offset)
         motion = motion.next(displacement, *layers.background.shape[-2:])
-        state = LayersState(state.layers, offset, motion, rest, out.cache, state.drawn + 1)
+        state = state._replace(
+            offset=offset, motion=motion, rest=rest, cache=out.cache, num_frames=state.num_frames + 1
+        )
         return 2 * composite(layers).clamp(0, 1)[:, None] - 1, state
 
     def _layers_nats(self, video: Video) -> tuple[Tensor, int]:
@@ -380,14 +395,14 @@ class STT(Predictor):
             frames.append(torch.where(own[:, k : k + 1], self._likeliest(out.hidden), past[:, k : k + 1]))
         return torch.cat([*frames, past[:, max(1, t - 1) :]], dim=1)
 
-    def _start_codes(self, context: Video) -> CodesState:
+    def _start_codes(self, context: Video, condition: Condition) -> CodesState:
         latents, cache = self.tokenizer.encode(context).latents, None
         if latents.shape[1] > 1:  # what followed each frame but the last is known, so chance has no part in it
             embedded = self._embed_codes(latents, latents[:, :1])
             tokens, target = self._add_actions(embedded[:, :-1], None), self._target(embedded[:, 1:])
             cache = self.network(tokens, draw_mean, target=target).cache
         recent = latents[:, -2:]
-        return CodesState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache)
+        return CodesState(torch.cat([recent[:, :1], recent[:, -1:]], dim=1), cache, condition)
 
     def _step_codes(self, state: CodesState, sampling: Sampling, noise: Noise) -> tuple[Video, CodesState]:
         futures = noise.futures
@@ -398,12 +413,12 @@ class STT(Predictor):
                 return prior.mean
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
-        actions = self._actions_at(state, sampling, noise)
+        actions = self._next_action(state, noise)
         tokens = self._add_actions(self._embed_codes(last, before), actions)
         out = self.network(tokens, draw, cache=state.cache.expand(futures) if state.cache else None)
         latents = self._likeliest(out.hidden)
         recent = torch.cat([last, latents], dim=1)
-        return self.tokenizer.decode(latents), CodesState(recent, out.cache, state.drawn + 1)
+        return self.tokenizer.decode(latents), CodesState(recent, out.cache, state.condition, state.num_frames + 1)
 
     def _codes_nats(self, video: Video) -> tuple[Tensor, int]:
         """Nats of every frame but the first by place (B, T - 1, h, w), and pixels a place."""

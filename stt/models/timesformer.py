@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stt.api import Loss, Noise, Predictor, PredictorConfig, Sampling, Video
+from stt.api import NO_CONDITION, Batch, Condition, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layers import Attention, ConvMLP, patchify, rotary, rotary_grid, unpatchify
 
 
@@ -115,9 +115,9 @@ class TimeSformer(Predictor):
         dim = c.dim // c.heads
         return {"t": rotary(times, dim, longest=8.0), "s": rotary_grid(c.grid, c.grid, dim, device)}
 
-    def loss(self, video: Video) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
         """Mean squared error of a clip's last frames given those before. `mse` is summed over a frame on [0, 1]."""
-        c = self.config
+        c, video = self.config, batch.video
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         asked = min(c.chunk_frames, video.shape[1] - 1)
@@ -127,7 +127,7 @@ class TimeSformer(Predictor):
         mse = F.mse_loss(self.predict(context)[:, :asked].float(), truth)
         return Loss(mse, {"mse": mse.detach() * truth[0, 0].numel() / 4})
 
-    def start(self, context: Video) -> TimeSformerState:
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> TimeSformerState:
         return TimeSformerState(context)
 
     def step(self, state: TimeSformerState, sampling: Sampling, noise: Noise) -> tuple[Video, TimeSformerState]:

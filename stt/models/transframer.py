@@ -23,7 +23,19 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import (
+    NO_CONDITION,
+    Batch,
+    Condition,
+    Config,
+    Loss,
+    Noise,
+    Predictor,
+    PredictorConfig,
+    Sampling,
+    Surprise,
+    Video,
+)
 from stt.dct import DCTConfig, FrameDCT
 from stt.layers import Attention, AttentionBlock, CrossAttention, ResBlock, rotary
 from stt.sampler import sample_logits
@@ -331,7 +343,6 @@ class TransframerState(NamedTuple):
 
 class Transframer(Predictor):
     family: ClassVar[str] = "transframer"
-    interpolates: ClassVar[bool] = True
     knobs: frozenset[str] = frozenset({"temperature", "top_k", "top_p"})
 
     def __init__(self, config: TransframerConfig) -> None:
@@ -541,13 +552,13 @@ class Transframer(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, maps: Tensor | None = None, actions: Tensor | None = None) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of one frame of each clip given others, in nats a triple; the parts are nats a triple too.
 
-        maps (B, M, T, C, H, W) are the other images that the config names, without which none is asked for; actions
-        (B, T, A) annotate the frames.
+        Maps are the other images that the config names, without which none is asked for; actions annotate the frames.
         """
-        c, known = self.config, 0 if maps is None else maps.shape[1]
+        c, video, maps, actions = self.config, batch.video, batch.maps, batch.actions
+        known = 0 if maps is None else maps.shape[1]
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if maps is not None and (known != len(c.maps) or maps.shape[2:] != video.shape[1:]):
@@ -663,7 +674,7 @@ class Transframer(Predictor):
 
     # ---- prediction ----------------------------------------------------------------------------------
 
-    def start(self, context: Video) -> TransframerState:
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> TransframerState:
         return TransframerState(context[:, -self.config.context_frames :])
 
     def step(self, state: TransframerState, sampling: Sampling, noise: Noise) -> tuple[Video, TransframerState]:

@@ -18,7 +18,19 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import (
+    NO_CONDITION,
+    Batch,
+    Condition,
+    Config,
+    Loss,
+    Noise,
+    Predictor,
+    PredictorConfig,
+    Sampling,
+    Surprise,
+    Video,
+)
 from stt.layers import Attention, CrossAttention, patchify
 from stt.sampler import sample_logits
 from stt.tokenizer import VideoVQ, VideoVQConfig, video_encoder
@@ -167,7 +179,7 @@ class VideoGPTState(NamedTuple):
     latents: Tensor  # (B, 0 ... slices, h, w, D) of the sequence
     cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values; with guidance 2 B, then without labels
     memory: Memory | None
-    drawn: bool  # whether anything has been predicted yet
+    label: Tensor | None  # (1 or B, 1, classes) how often each class is there
 
 
 class VideoGPT(Predictor):
@@ -262,12 +274,10 @@ class VideoGPT(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, labels: Tensor | None = None) -> Loss:
-        """Cross-entropy of the codes of a clip's last frames given those before, in nats a code.
-
-        labels: (B, L) classes that the clips show, -1 for none.
-        """
-        c = self.config
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the codes of a clip's last frames given those before, in nats a code."""
+        c, video = self.config, batch.video
+        labels = batch.labels if c.classes else None
         needed = c.chunk_frames + c.frame_conditioning
         if video.shape[1] < needed:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least {needed}")
@@ -358,34 +368,34 @@ class VideoGPT(Predictor):
 
     # ---- prediction ----------------------------------------------------------------------------------
 
-    def start(self, context: Video) -> VideoGPTState:
-        return self._sequence(context, self.label(None), drawn=False)
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> VideoGPTState:
+        """With labels a clip is generated from nothing: the context has no part in it."""
+        labels = condition.labels
+        label = self.label(torch.tensor([labels], device=self.begin.device) if labels else None)
+        return self._sequence(context[:, : 0 if labels else None], label, label)
 
-    def _sequence(self, recent: Video, label: Tensor | None, drawn: bool) -> VideoGPTState:
-        """A new sequence after some frames, of which there may be none."""
+    def _sequence(self, recent: Video, label: Tensor | None, guided: Tensor | None = None) -> VideoGPTState:
+        """A new sequence after some frames, of which there may be none. guided: `label`, as `step` expands it."""
         c, b, side = self.config, len(recent), self.config.tokenizer.grid
         recent = recent[:, -c.context_frames :]
-        batch = b if label is None else max(b, len(label))
+        batch = b if guided is None else max(b, len(guided))
         cache = self.begin.new_zeros(c.depth, 2, batch, c.heads, c.slices * c.cells, c.dim // c.heads)
         past = latents = self.begin.new_zeros(b, 0, side, side, c.tokenizer.latent_dim)
         if recent.shape[1]:
             past = self.tokenizer.encode(self._whole(recent)).latents
             if not c.frame_conditioning:
                 past, latents = latents, past
-                _, kept = self.logits(rows(latents, batch), None, label)
+                _, kept = self.logits(rows(latents, batch), None, guided)
                 cache[..., : kept.shape[-2], :] = kept
-        return VideoGPTState(recent, past, latents, cache, self.remember(recent), drawn)
+        return VideoGPTState(recent, past, latents, cache, self.remember(recent), label)
 
     def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
         c, futures = self.config, noise.futures
-        labels = torch.tensor([sampling.labels], device=self.begin.device) if sampling.labels else None
-        label, batch = self.label(labels) if c.classes else None, futures
+        label, batch = state.label, futures
         if c.guidance > 1 and label is not None and label.any():
             label, batch = torch.cat([label, 0 * label]).repeat_interleave(futures, dim=0), 2 * futures
-        if c.classes and sampling.labels and not state.drawn:
-            state = self._sequence(state.recent[:, :0], label, drawn=False)  # imagined from nothing
-        elif state.latents.shape[1] == c.slices:
-            state = self._sequence(state.recent, label, drawn=True)
+        if state.latents.shape[1] == c.slices:
+            state = self._sequence(state.recent, state.label, label)
         done = rows(state.latents, futures)
         cache = rows(state.cache.transpose(0, 2), batch).transpose(0, 2).clone()
         memory = state.memory.expand(batch) if state.memory else None
@@ -394,7 +404,7 @@ class VideoGPT(Predictor):
         past = rows(state.past, futures)
         frames = self.tokenizer.decode(torch.cat([past, latents], dim=1))[:, -c.chunk_frames :].clamp(-1, 1)
         recent = torch.cat([rows(state.recent, futures), frames], dim=1)[:, -c.context_frames :]
-        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, drawn=True)
+        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, state.label)
 
     def _slice(
         self,

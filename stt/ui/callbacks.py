@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from stt.api import Predictor
+from stt.api import Interpolates, Predictor
 from stt.encode import write_mp4
 from stt.prediction import (
     Compute,
@@ -144,7 +144,7 @@ class Callbacks:
                 "channels": model.config.channels,
                 "context_frames": model.config.context_frames,
                 **dict(zip(("classes", "labels"), imaginable(model), strict=True)),
-                "interpolates": model.interpolates,
+                "interpolates": isinstance(model, Interpolates),
                 "actions": list(steerable(model)),
                 "weights": model.weights,
             }
@@ -284,7 +284,8 @@ class Callbacks:
         model = self.models[request.model]
         action = request.action if steerable(model) else ()
         labels = () if action else request.labels  # of a control that such a model hides
-        return replace(request, between=request.between and model.interpolates, action=action, labels=labels)
+        between = request.between and isinstance(model, Interpolates)
+        return replace(request, between=between, action=action, labels=labels)
 
     def _shipped(self, request: Request, prompt: Prompt) -> Result | None:
         """A result that came with the app, of this very prompt and these weights; none fills a gap."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from stt.api import MAX_SEED, Predictor
+from stt.api import MAX_SEED, Interpolates, Predictor
 from stt.request import (
     MAX_FPS,
     MAX_FRAMES,
@@ -153,7 +153,8 @@ def _settings(callbacks: Callbacks) -> tuple[dict[str, gr.components.Component],
         )  # fmt: skip
         model = gr.Dropdown(names, value=names[0], label="Model", info="Who predicts", filterable=False)
     between = gr.Checkbox(
-        False, label="In between", info="Fill a gap in the clip", visible=models[0].interpolates, elem_id="between"
+        False, label="In between", info="Fill a gap in the clip", elem_id="between",
+        visible=isinstance(models[0], Interpolates),
     )  # fmt: skip
     with gr.Row(elem_id="imagine"):
         places = [
@@ -364,10 +365,10 @@ def axis(model: Predictor, steered: bool, place: int) -> dict[str, Any]:
 def phrased(model: Predictor, between: bool) -> list[Any]:
     """The control for gaps, where the model fills some, and what the start and the frames are then called."""
     start, frames = ("Prompt frames", "Future starts here"), ("Frames", "How far ahead")
-    if between and model.interpolates:
+    if between and isinstance(model, Interpolates):
         start, frames = ("Gap after", "So many frames"), ("Gap length", "Frames missing")
     named = [gr.update(label=label, info=info) for label, info in (start, frames)]
-    return [gr.update(visible=model.interpolates), *named]
+    return [gr.update(visible=isinstance(model, Interpolates)), *named]
 
 
 def preset_of(temperature: float) -> str | None:

@@ -6,14 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from stt.api import Predictor, Sampling, Surprise
+from stt.api import NO_CONDITION, Condition, Predictor, Sampling, Surprise
 from stt.prediction import Compute, compute
 
 LONGEST = 120  # seconds
 
 
 def seconds(
-    name: str, video: Tensor, truth: Tensor, ending: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
+    name: str,
+    video: Tensor,
+    truth: Tensor,
+    ending: Tensor,
+    frames: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    condition: Condition = NO_CONDITION,
 ) -> int:
     """How long to ask for the GPU, from the arguments of the work: shorter requests are served sooner.
 
@@ -35,9 +42,16 @@ def on_lent_gpu(models: Mapping[str, Predictor]) -> Compute:
 
     @spaces.GPU(duration=seconds)
     def lent(
-        name: str, video: Tensor, truth: Tensor, ending: Tensor, frames: int, sampling: Sampling, seeds: Sequence[int]
+        name: str,
+        video: Tensor,
+        truth: Tensor,
+        ending: Tensor,
+        frames: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        condition: Condition = NO_CONDITION,
     ) -> Iterator[Tensor | Surprise]:
-        yield from compute(models[name], video, truth, ending, frames, sampling, seeds)
+        yield from compute(models[name], video, truth, ending, frames, sampling, seeds, condition)
 
     names = {id(model): name for name, model in models.items()}
     return lambda model, *rest: lent(names[id(model)], *rest)
