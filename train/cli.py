@@ -174,15 +174,20 @@ def videos_of(preset: Preset, args: argparse.Namespace, split: Split, device: to
             raise SystemExit(str(error)) from error
         check_folder(videos, preset)
         return videos
+    maps, layered = getattr(model, "maps", ()), isinstance(model, LayeredConfig)
     if isinstance(world, MovingMNISTConfig):
         if args.data:
             raise SystemExit(f"--data is a set of the tabletop, the preset {args.preset} learns digits: leave it out")
-        return MovingMNIST(world, args.mnist, split, device)
+        if layered:
+            raise SystemExit("the family layered learns from poses, which only sets of the tabletop have")
+        return MovingMNIST(world, args.mnist, split, device, maps=maps)
     if not args.data:
         raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.make_tabletop wrote")
-    beside = [args.data / "steady"] if split == "train" and isinstance(model, LayeredConfig) else []
+    if getattr(model, "classes", 0) or maps:
+        raise SystemExit("the tabletop has no classes and no maps")
+    beside = [args.data / "straight_line"] if split == "train" and layered else []
     try:
-        return TabletopDataset(args.data / split, *beside, frames=world.frames, device=device)
+        return TabletopDataset(args.data / split, *beside, frames=world.frames, sprites=layered, device=device)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
 
@@ -191,6 +196,8 @@ def check_folder(videos: VideoFolder, preset: Preset) -> None:
     """SystemExit where a model learns what a folder does not tell: actions, classes, maps."""
     model, folder = preset.model, videos.folder
     actions, classes = len(getattr(model, "actions", ())), getattr(model, "classes", 0)
+    if isinstance(model, LayeredConfig):
+        raise SystemExit("the family layered learns from poses, which only sets of the tabletop have")
     if actions and videos.actions != actions:
         has = f"{videos.actions} numbers a frame" if videos.actions else "no actions"
         raise SystemExit(f'the model takes {actions} actions, {folder} has {has}: add --set "actions=()" for none')

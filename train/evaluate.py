@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     digits.add_argument("--digits", type=int, choices=(1, 2), help="digits per clip; default: as trained, or 2")
     digits.add_argument("--strokes", type=float, default=0.0, help="share of synthetic digits; 1 needs no MNIST")
     digits.add_argument("--context", type=int, default=CONTEXT, help="frames of the prompt on the sheet")
-    digits.add_argument("--moving-clips", type=int, default=1000, help="clips of moving_mnist; the official number is 10000")
+    digits.add_argument(
+        "--moving-clips", type=int, default=1000, help="clips of moving_mnist; the official number is 10000"
+    )
     digits.add_argument("--official", type=Path, help="mnist_test_seq.npy instead of clips made here")
     digits.add_argument("--classifier", type=Path, default=CLASSIFIER, help="weights of train.digit_classifier")
     digits.add_argument("--per-label", type=int, default=16, help="clips generated from each label")
@@ -63,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def evaluation_of(model: Predictor, args: argparse.Namespace) -> Evaluation:
-    """The evaluation on --world, on --data, or on what the model was trained on; SystemExit where something is missing."""
+    """The evaluation on --world, on --data, or on what the model was trained on. SystemExit where that fails."""
     world = model.card.get("world", {})
     name = args.world or ("videos" if args.data else KINDS.get(world.get("kind"), "moving_mnist"))
     try:

@@ -10,15 +10,11 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from stt.api import Batch
 from stt.checkpoint import build, load_any
-from stt.models.layered import LayeredConfig
 from stt.sampler import predict
 from train import cli, tokenizer
 from train.cli import arguments, card_of, chosen, videos_of
 from train.data.moving_mnist import MovingMNIST
-from train.data.tabletop import TabletopDataset
-from train.data.video_folder import VideoFolder
 from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Preset, Videos
 from train.trainer import Batches, Score, Trainer, accelerator_for, as_process, fit, rows_of_frames, start_from
@@ -26,7 +22,7 @@ from train.trainer import Batches, Score, Trainer, accelerator_for, as_process, 
 
 def future_sheet(videos: Videos, clips: int = 4):
     """Rows of truth, reconstruction by the tokenizer if there is one, and up to three futures, clip after clip."""
-    shown = videos.batch(clips, seed=1, index=0)
+    shown = videos.batch(clips, seed=1, index=0).video
     context = min(context_of(videos), shown.shape[1] - 1)
 
     def sheet(model: nn.Module) -> np.ndarray:
@@ -45,13 +41,13 @@ def future_sheet(videos: Videos, clips: int = 4):
 
 def context_of(videos: Videos) -> int:
     """Frames that are given where this world is a benchmark: 10 of Moving MNIST, 5 of those with chance."""
-    return 10 if isinstance(videos, MovingMNIST) and videos.world.kind == "deterministic" else 5
+    return 10 if isinstance(videos, MovingMNIST) and videos.config.kind == "deterministic" else 5
 
 
 def held_out_score(videos: Videos, clips: int = 64) -> Score | None:
     """MSE and SSIM of Moving MNIST on its first clips; none of worlds with chance, which one future cannot score."""
     context = context_of(videos)
-    if context == 5 or videos.world.frames <= context:
+    if context == 5 or videos.config.frames <= context:
         return None
     some = torch.cat([clip.video for clip in held_out(videos, clips)])
 
@@ -96,41 +92,8 @@ def only(model: nn.Module, *names: str) -> None:
 
 
 def batches_of(videos: Videos, preset: Preset) -> Batches:
-    """Clips, and what else the model learns: what is done, which digits they show, or other images of their frames."""
-    classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
-    layered = isinstance(preset.model, LayeredConfig)
-    if layered and not isinstance(videos, TabletopDataset):
-        raise SystemExit("the family layered learns from poses, which only sets of the tabletop have")
-    if isinstance(videos, VideoFolder):
-        return folder_batches(videos, preset)
-    if set(maps) - {"digits"}:
-        raise SystemExit(f"maps are {', '.join(maps)}, this world has digits alone")
-    if isinstance(videos, TabletopDataset) and (classes or maps):
-        raise SystemExit("the tabletop has no classes and no maps")
-
-    def batches(size: int, index: int) -> Batch:
-        clips = videos.sample(size, preset.loop.seed, index)
-        if isinstance(videos, TabletopDataset):
-            told = clips.actions if preset.model.actions else None
-            if layered:
-                return Batch(clips.video, told, None, None, *videos.paths(clips), clips.steady)
-            return Batch(clips.video, actions=told)
-        if maps:
-            return Batch(clips.video, maps=videos.segmentation(clips)[:, None])
-        return Batch(clips.video, labels=clips.labels.to(videos.device) if classes else None)
-
-    return batches
-
-
-def folder_batches(videos: VideoFolder, preset: Preset) -> Batches:
-    """Clips of one's own videos, with actions or classes where the model learns them."""
-
-    def batches(size: int, index: int) -> Batch:
-        clips = videos.sample(size, preset.loop.seed, index)
-        actions, classes = getattr(preset.model, "actions", ()), getattr(preset.model, "classes", 0)
-        return Batch(clips.video, clips.actions if actions else None, clips.labels if classes else None)
-
-    return batches
+    """Batches of the run's seed. Models ignore what they do not learn from."""
+    return lambda size, index: videos.batch(size, preset.loop.seed, index)
 
 
 def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
 
-from stt.api import Batch
 from stt.checkpoint import build, load_any
 from train import cli
 from train.cli import arguments, card_of, chosen, videos_of
@@ -20,7 +19,7 @@ from train.trainer import Trainer, accelerator_for, as_process, fit, rows_of_fra
 
 def reconstruction_sheet(videos: Videos, clips: int = 4, frames: int = 10):
     """Rows of truth and reconstruction, in turn."""
-    held_out = videos.batch(clips, seed=1, index=0)[:, :frames]
+    held_out = videos.batch(clips, seed=1, index=0).video[:, :frames]
 
     def sheet(model: nn.Module) -> np.ndarray:
         decoded = model.reconstructed(held_out)
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.resume:
         run.resume()
         cli.keep(args, resumed=True)
-    fit(run, lambda size, index: Batch(train.batch(size, preset.loop.seed, index)), reconstruction_sheet(test))
+    fit(run, lambda size, index: train.batch(size, preset.loop.seed, index), reconstruction_sheet(test))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Motion of Moving MNIST: digits that bounce off the walls, by chance or as on a billiard table, and how they are drawn."""
+"""Moving MNIST's dynamics, stochastic and deterministic, and its renderer."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stt.checkpoint import write_whole
+from train.data.arrays import write_frames
 from train.data.readers import ARRAYS, PACK, PACK_INDEX, READ_ERRORS, VIDEOS, detect_cuts, read
 
 INDEX, FRAMES = ".stt-index.json", ".stt-frames"
@@ -118,7 +119,9 @@ def check_readable(folder: Path, files: int, entries: dict[str, Entry], errors: 
     """Names the files that cannot be read; ValueError where they are too many."""
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in sorted(errors.items()))
     if len(errors) > math.ceil(MAX_UNREADABLE * files) or not entries:
-        raise ValueError(f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{reasons}")
+        raise ValueError(
+            f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{reasons}"
+        )
     if errors:
         warn_once(f"{folder}: skipped {len(errors)} of {files} files, which cannot be read:{reasons}")
 
@@ -134,7 +137,7 @@ def warn_once(text: str) -> None:
 def update_index(
     folder: Path, names: list[str], size: int, channels: int, fit: str, cache: Path | None
 ) -> tuple[dict[str, Entry], dict[str, str], Path]:
-    """Index entries of files, errors of unreadable ones, and the folder of the frames. Decodes new and changed files."""
+    """Decodes new and changed files. Returns entries by name, errors of unreadable files, and the frames' folder."""
     place, variant = index_folder(folder, cache), f"{size}x{size}x{channels}-{fit}"
     path, frames = place / INDEX, place / FRAMES / variant
     index = json.loads(path.read_text()) if path.exists() else {}
@@ -168,18 +171,10 @@ def decode(path: Path, out: Path, size: int, channels: int, fit: str) -> Entry:
     state = fingerprint(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     video = read(path, size, channels, fit, out.parent)
-    temporary = out.with_suffix(f".{os.getpid()}.tmp")  # mapped into memory, so that `write_whole` cannot write it
-    try:
-        shape = (video.count, size, size, channels)
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for k, frame in enumerate(video.frames):
-            pixels[k] = frame
-        cuts = detect_cuts(pixels, video.segments)
-        if video.actions is not None:
-            np.save(actions_file(out), np.asarray(video.actions, np.float32))
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if video.actions is not None:
+        np.save(actions_file(out), np.asarray(video.actions, np.float32))
+    write_frames(out, (video.count, size, size, channels), video.frames)
+    cuts = detect_cuts(np.load(out, mmap_mode="r"), video.segments)
     return {
         "state": state, "frames": video.count, "fps": round(video.fps, 3), "size": list(video.size),
         "parts": video.segments, "cuts": cuts, "actions": 0 if video.actions is None else video.actions.shape[-1],

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor
 
-from stt.api import Video
+from stt.api import Batch, Video
 from train.data.bouncing import (
     DigitState,
     Trajectory,
@@ -71,6 +71,8 @@ class MovingMNISTClip(NamedTuple):
 class MovingMNIST:
     """Endless clips of one split; a batch depends on (split, size, seed, index) alone.
 
+    maps: other images of the frames that batches hold, "digits" for `segmentation`.
+
     Motion is simulated on the CPU and pixels are rendered on `device`, so that every machine has the same clips,
     above all the same held-out ones. A held-out set is a seed and a count.
     """
@@ -82,22 +84,29 @@ class MovingMNIST:
         split: Split,
         device: torch.device | str = "cpu",
         *,
+        maps: tuple[str, ...] = (),
         count_strokes: int | None = None,
         md5: Mapping[str, str] = MNIST_MD5,
     ) -> None:
-        self.config, self.split, self.device = config, split, torch.device(device)
+        self.config, self.split, self.device, self.maps = config, split, torch.device(device), maps
+        if set(maps) - {"digits"}:
+            raise ValueError(f"maps are {', '.join(maps)}, Moving MNIST has none but digits")
         self.mixture: list[MovingMNIST] = []
         if config.kind == "mixed":
             parts = [replace(config, kind=kind, digits=max(1, config.digits - less)) for kind, less in MIXTURE]
-            options = {"device": device, "count_strokes": count_strokes, "md5": md5}
+            options = {"device": device, "maps": maps, "count_strokes": count_strokes, "md5": md5}
             made = {part: MovingMNIST(part, mnist_dir, split, **options) for part in set(parts)}
             self.mixture = [made[part] for part in parts]
             return
         self.bank = load_glyphs(mnist_dir, split, config.strokes, config.digit_size, count_strokes, device, md5=md5)
 
-    def batch(self, size: int, seed: int, index: int) -> Video:
-        """Clips (size, T, 1, H, W)."""
-        return self.sample(size, seed, index).video
+    def batch(self, size: int, seed: int, index: int) -> Batch:
+        """Clips (size, T, 1, H, W) with their labels, and their segmentation if `maps` names it."""
+        if self.mixture:
+            return self.mixture[index % len(self.mixture)].batch(size, seed, index)
+        clip = self.sample(size, seed, index)
+        maps = self.segmentation(clip)[:, None] if self.maps else None
+        return Batch(clip.video, labels=clip.labels.to(self.device), maps=maps)
 
     def sample(self, size: int, seed: int, index: int) -> MovingMNISTClip:
         """The clips of `batch` with their ground truth."""

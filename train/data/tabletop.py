@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stt.api import Video
+from stt.api import Batch
 from stt.checkpoint import write_whole
 from stt.sprites import BACKGROUND, OUTSIDE, masks_of, moments
+from train.data.arrays import write_frames
 from train.data.shards import (
     compress_frames,
     compress_poses,
@@ -131,18 +132,18 @@ class TabletopDataConfig:
     frames: int = 20  # per clip
 
 
-class TabletopBatch(NamedTuple):
-    video: Video  # (B, T, 3, H, W)
-    actions: Tensor  # (B, T, 2), of frame t to t + 1
-    clips: Tensor  # (B,) indices into the set
+class Crops(NamedTuple):
+    """Clips of a batch as places in a set."""
+
+    clips: Tensor  # (B,)
     starts: Tensor  # (B,) the frame that each begins with
     mirrored: Tensor  # (B,) bool
-    off_policy: Tensor  # (B,) bool, straight-line clips, whose actions a policy is not to imitate
 
 
 class TabletopDataset:
     """A stored set, or several as one; a batch depends on (size, seed, index) alone.
 
+    sprites: whether batches hold poses in the image and segmentations, which the family `layered` learns from.
     The first use decodes all clips to the folder `cache` (by default the first set's own; 369 kB a clip of 30 frames
     of 64x64), which later ones map into memory. On another device than the CPU, all frames lie in its memory.
     Raises FileNotFoundError for an incomplete set, ValueError for one of another format or unlike the first.
@@ -153,6 +154,7 @@ class TabletopDataset:
         folder: Path,
         *more: Path,
         frames: int | None = None,
+        sprites: bool = False,
         device: torch.device | str = "cpu",
         cache: Path | None = None,
     ) -> None:
@@ -160,7 +162,7 @@ class TabletopDataset:
         indices = [_read_index(each) for each in folders]
         index = indices[0]
         self.config, self.split = TabletopConfig(**index["config"]), index["split"]
-        self.device, self.frames = torch.device(device), frames or self.config.frames
+        self.device, self.frames, self.sprites = torch.device(device), frames or self.config.frames, sprites
         if not 1 <= self.frames <= self.config.frames:
             raise ValueError(f"frames is {frames}, the set's clips have {self.config.frames}")
         paths: list[Path] = []
@@ -207,62 +209,58 @@ class TabletopDataset:
         parts = self.part("cameras"), self.segmentation(), self.poses(), axes
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)
 
-    def sprite_poses(self, batch: TabletopBatch) -> tuple[Tensor, Tensor]:
-        """Poses in the image of the pusher and the objects since each of a batch's first R frames, (B, R, T, 9, 4).
-
-        And these frames' segmentation (B, R, H, W). Both as `stt.sprites` has them.
-        """
-        clips, times = batch.clips[:, None], batch.starts[:, None] + torch.arange(self.frames)
-        cameras, segmentation, poses, axes = self._scenes
-        cameras, segmentation = cameras[batch.clips], segmentation[clips, times[:, : min(REFERENCES, self.frames)]].long()
-        size = segmentation.shape[-1]
-        centroids = moments(masks_of(segmentation.flatten(0, 1)))[0].unflatten(0, segmentation.shape[:2])
-        motion = image_poses(cameras, poses[clips, times], axes[batch.clips], centroids, size)
-        outside = ~floor_mask(cameras, size)[:, None] & (segmentation == BACKGROUND)
-        segmentation = torch.where(outside, OUTSIDE, segmentation)
-        mirrored = batch.mirrored.to(self.device)[:, None, None, None]
-        motion = torch.where(mirrored[..., None], motion * motion.new_tensor([1.0, -1.0, -1.0, 1.0]), motion)
-        return motion, torch.where(mirrored, segmentation.flip(-1), segmentation)
-
-    def batch(self, size: int, seed: int, index: int) -> Video:
-        """Random clips, each from a random frame on: (size, frames, 3, H, W) on the set's device."""
-        return self.sample(size, seed, index).video
-
-    def sample(self, size: int, seed: int, index: int) -> TabletopBatch:
-        """The clips of `batch` with their actions and places in the set. Half of them are mirrored, except in a test split."""
+    def batch(self, size: int, seed: int, index: int) -> Batch:
+        """Random clips (size, frames, 3, H, W) from random frames on; half are mirrored, except in a test split."""
         generator = generator_for("packed", self.split, seed, index)
         clips = torch.randint(len(self), (size,), generator=generator)
         starts = torch.randint(self.config.frames - self.frames + 1, (size,), generator=generator)
-        times = starts[:, None] + torch.arange(self.frames)  # (B, T)
-        pixels = self.pixels[clips.to(self.device)[:, None], times.to(self.device)]  # (B, T, H, W, 3)
-        video, actions = to_video(pixels), self.actions[clips[:, None], times].to(self.device)
         mirrored = torch.zeros(size, dtype=torch.bool)
         if self.split != "test":
             mirrored = torch.rand(size, generator=generator) < 0.5
-            flip = mirrored.to(self.device)[:, None, None]
-            video = torch.where(flip[..., None, None], video.flip(-1), video)
-            actions = torch.where(flip, actions * actions.new_tensor([-1.0, 1.0]), actions)
-        off_policy = self.off_policy[clips].to(self.device)
-        return TabletopBatch(video.contiguous(), actions, clips, starts, mirrored, off_policy)
+        return self.cut(Crops(clips, starts, mirrored))
+
+    def cut(self, crops: Crops) -> Batch:
+        """The clips at these places, with their actions, and what sprites learn from if `sprites` is set."""
+        times = crops.starts[:, None] + torch.arange(self.frames)  # (B, T)
+        pixels = self.pixels[crops.clips.to(self.device)[:, None], times.to(self.device)]  # (B, T, H, W, 3)
+        video, actions = to_video(pixels), self.actions[crops.clips[:, None], times].to(self.device)
+        flip = crops.mirrored.to(self.device)[:, None, None]
+        video = torch.where(flip[..., None, None], video.flip(-1), video).contiguous()
+        actions = torch.where(flip, actions * actions.new_tensor([-1.0, 1.0]), actions)
+        off_policy = self.off_policy[crops.clips].to(self.device)
+        if not self.sprites:
+            return Batch(video, actions, off_policy=off_policy)
+        poses, segmentation = self._sprites(crops)
+        return Batch(video, actions, poses=poses, segmentation=segmentation, off_policy=off_policy)
+
+    def _sprites(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """Poses in the image of the pusher and the objects since each of the clips' first R frames, (B, R, T, 9, 4).
+
+        And these frames' segmentation (B, R, H, W). Both as `stt.sprites` has them.
+        """
+        clips, times = crops.clips[:, None], crops.starts[:, None] + torch.arange(self.frames)
+        cameras, segmentation, poses, axes = self._scenes
+        segmentation = segmentation[clips, times[:, : min(REFERENCES, self.frames)]].long()
+        cameras, size = cameras[crops.clips], segmentation.shape[-1]
+        centroids = moments(masks_of(segmentation.flatten(0, 1)))[0].unflatten(0, segmentation.shape[:2])
+        motion = image_poses(cameras, poses[clips, times], axes[crops.clips], centroids, size)
+        outside = ~floor_mask(cameras, size)[:, None] & (segmentation == BACKGROUND)
+        segmentation = torch.where(outside, OUTSIDE, segmentation)
+        mirrored = crops.mirrored.to(self.device)[:, None, None, None]
+        motion = torch.where(mirrored[..., None], motion * motion.new_tensor([1.0, -1.0, -1.0, 1.0]), motion)
+        return motion, torch.where(mirrored, segmentation.flip(-1), segmentation)
 
     def _decode(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         c = self.config
         shape = (c.frames, c.image_size, c.image_size, 3)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # mapped into memory, so that `write_whole` cannot write it
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(self), *shape))
 
         def frames_of(path: Path) -> np.ndarray:
             shard = read_shard(path)
             return decompress_frames(shard["video"].tobytes(), (len(shard["actions"]), *shape))
 
-        begin = 0
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for frames in tqdm(pool.map(frames_of, self._shards), total=len(self._shards), desc="decoding"):
-                pixels[begin : begin + len(frames)] = frames
-                begin += len(frames)
-        pixels.flush()
-        os.replace(temporary, path)
+            shards = tqdm(pool.map(frames_of, self._shards), total=len(self._shards), desc="decoding")
+            write_frames(path, (len(self), *shape), shards)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

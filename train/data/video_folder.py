@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from stt.api import Video
+from stt.api import Batch
 from stt.checkpoint import write_whole
+from train.data.arrays import write_frames
 from train.data.digits import Split
 from train.data.index import IndexedVideo, index_videos, warn_once
 from train.seeding import generator_for
@@ -33,12 +33,6 @@ class VideoFolderConfig:
     stride: int = 1  # every n-th frame of the video
     fit: Literal["crop", "pad"] = "crop"
     flip: bool = False
-
-
-class VideoFolderBatch(NamedTuple):
-    video: Video  # (B, T, C, H, W)
-    actions: Tensor | None  # (B, T, A), from each frame to the next; None where some video has none
-    labels: Tensor | None  # (B, 1) int64, the class; None where there are none
 
 
 class VideoFolder:
@@ -97,12 +91,8 @@ class VideoFolder:
         """Clips of this split that share no frame; batches also begin in between."""
         return self._clips
 
-    def batch(self, size: int, seed: int, index: int) -> Video:
-        """Random clips, all starts equally likely: (size, frames, C, H, W) in [-1, 1] on the set's device."""
-        return self.sample(size, seed, index).video
-
-    def sample(self, size: int, seed: int, index: int) -> VideoFolderBatch:
-        """The clips of `batch` with their actions and classes."""
+    def batch(self, size: int, seed: int, index: int) -> Batch:
+        """Random clips (size, frames, C, H, W), all starts equally likely, with the folder's actions and classes."""
         generator = generator_for("folder", self.split, seed, index)
         starts = torch.randint(int(self._starts[-1]), (size,), generator=generator).numpy()
         mirrored = torch.rand(size, generator=generator) < 0.5
@@ -112,10 +102,10 @@ class VideoFolder:
         clips = self._cut(videos, [v.last - self.span - int(end) for v, end in zip(videos, ends, strict=True)])
         if self.flip:
             mirrored = mirrored.to(self.device)[:, None, None, None, None]
-            clips = clips._replace(video=torch.where(mirrored, clips.video.flip(-1), clips.video))
+            clips = replace(clips, video=torch.where(mirrored, clips.video.flip(-1), clips.video))
         return clips
 
-    def held_out(self, count: int) -> VideoFolderBatch:
+    def held_out(self, count: int) -> Batch:
         """`count` clips of the test split that share no frame, whichever split this is; its videos take turns."""
         test = self._videos["test"]
         places = [(v, first) for v in test for first in range(v.first, v.last - self.span + 1, self.span)]
@@ -124,18 +114,20 @@ class VideoFolder:
             raise ValueError(f"count is {count}, {self.folder} holds out {len(places)} clips of {self.frames} frames")
         return self._cut(*zip(*places[:count], strict=True))
 
-    def _cut(self, videos: Sequence[IndexedVideo], starts: Sequence[int]) -> VideoFolderBatch:
+    def _cut(self, videos: Sequence[IndexedVideo], starts: Sequence[int]) -> Batch:
         """Clips of videos from frames of their files on."""
         steps = [slice(start, start + self.span, self.stride) for start in starts]
         pixels = np.stack([self._open(v.pixels)[step] for v, step in zip(videos, steps, strict=True)])
-        video = torch.from_numpy(pixels).to(self.device).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
+        frames = torch.from_numpy(pixels)
+        frames = frames.pin_memory() if self.device.type == "cuda" else frames
+        video = frames.to(self.device, non_blocking=True).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
         actions = labels = None
         if self.actions:
             rows = np.stack([self._open(v.actions)[step] for v, step in zip(videos, steps, strict=True)])
             actions = torch.from_numpy(rows).to(self.device)
         if self.classes:
             labels = torch.tensor([[v.label] for v in videos], device=self.device)
-        return VideoFolderBatch(video, actions, labels)
+        return Batch(video, actions, labels)
 
     def _long_enough(self, videos: list[IndexedVideo], split: str) -> list[IndexedVideo]:
         """Those of a split that hold a clip; names the others, ValueError where none is left."""
@@ -149,7 +141,9 @@ class VideoFolder:
         if len(short) == len(lengths):
             raise ValueError(f"{self.folder}: everything in the {split} split is too short for {clip}:{names}")
         if short:
-            warn_once(f"{self.folder}: {len(short)} of {len(lengths)} in the {split} split are too short for {clip}:{names}")
+            warn_once(
+                f"{self.folder}: {len(short)} of {len(lengths)} in the {split} split are too short for {clip}:{names}"
+            )
         return [v for v in videos if v.split == split and v.last - v.first >= self.span]
 
     def _action_size(self, videos: list[IndexedVideo]) -> int:
@@ -173,14 +167,9 @@ def pack(folder: Path, out: Path, image_size: int, channels: int, fit: str) -> N
     with tempfile.TemporaryDirectory(dir=out) as cache:
         videos, classes = index_videos(folder, image_size, channels, fit, Path(cache))
         shape = (sum(v.last - v.first for v in videos), image_size, image_size, channels)
-        pixels = np.lib.format.open_memmap(out / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-        rows, begin = [], 0
-        for v in videos:
-            end = begin + v.last - v.first
-            pixels[begin:end] = np.load(v.pixels, mmap_mode="r")[v.first : v.last]
-            rows.append([v.name, v.split, v.label, begin, end])
-            begin = end
-        pixels.flush()
+        write_frames(out / "frames.npy", shape, (np.load(v.pixels, mmap_mode="r")[v.first : v.last] for v in videos))
+        ends = np.cumsum([v.last - v.first for v in videos]).tolist()
+        rows = [[v.name, v.split, v.label, end - v.last + v.first, end] for v, end in zip(videos, ends, strict=True)]
         if actions := all(v.actions for v in videos):
             parts = [np.load(v.actions, mmap_mode="r")[v.first : v.last] for v in videos]
             np.save(out / "actions.npy", np.concatenate(parts))

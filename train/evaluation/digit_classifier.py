@@ -78,7 +78,9 @@ class DigitClassifier(nn.Module):
 
     def count_log_probs(self, embedding: Tensor) -> Tensor:
         """Embeddings (..., 640) -> log-probabilities (..., 10, 3) of how often each digit occurs."""
-        probs = torch.einsum("... s, s k c -> ... k c", self.set_log_probs(embedding).double().exp(), self.sets.double())
+        probs = torch.einsum(
+            "... s, s k c -> ... k c", self.set_log_probs(embedding).double().exp(), self.sets.double()
+        )
         return probs.clamp(min=1e-30).log().float()
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -218,7 +220,7 @@ def train_digit_classifier(
     report: Callable[[int, float, float], None],
     every: float = 5.0,
 ) -> int:
-    """Trains on frames of both KINDS in turn; returns how many. Reports frames, minutes and mean loss every 5 minutes."""
+    """Trains on frames of both KINDS in turn; returns how many. Reports frames, minutes and loss every 5 minutes."""
     device = next(classifier.parameters()).device
     configs = [MovingMNISTConfig(kind=kind, frames=1, strokes=0.25) for kind in KINDS]
     sources = [MovingMNIST(config, mnist, "train", device) for config in configs]

@@ -25,7 +25,6 @@ from train.evaluation.frechet import frechet, fvd_measure
 from train.evaluation.interpolation import interpolation, segmentation
 from train.evaluation.protocols import (
     CONTEXT,
-    HORIZON,
     SEED,
     Evaluation,
     Figures,
@@ -53,12 +52,12 @@ class MovingMNISTEvaluation(Evaluation):
         self.fvd = fvd_measure(args.fvd, args.device) if args.fvd else None
         self.classifier = load_digit_classifier(args.classifier, args.device) if args.classifier.is_file() else None
         if self.classifier is None and NEED_CLASSIFIER & set(args.only):
-            raise ValueError(f"{args.classifier} is missing; frechet and class_conditional need it: train.digit_classifier")
+            raise ValueError(
+                f"{args.classifier} is missing; frechet and class_conditional need it: train.digit_classifier"
+            )
 
     def videos(self, frames: int = 15, kind: str = "stochastic", digits: int | None = None) -> MovingMNIST:
-        config = MovingMNISTConfig(
-            kind=kind, digits=digits or self.digits, strokes=self.args.strokes, frames=frames
-        )
+        config = MovingMNISTConfig(kind=kind, digits=digits or self.digits, strokes=self.args.strokes, frames=frames)
         return MovingMNIST(config, self.args.mnist, "test", self.args.device)
 
     def clips(self, count: int, frames: int) -> Video:
@@ -70,7 +69,11 @@ class MovingMNISTEvaluation(Evaluation):
 
     def protocols(self) -> dict[str, Callable[[], Figures]]:
         c, table = self.model.config, super().protocols()
-        table |= {"moving_mnist": self.moving_mnist, "simulated_futures": self.simulated_futures, "frechet": self.frechet}
+        table |= {
+            "moving_mnist": self.moving_mnist,
+            "simulated_futures": self.simulated_futures,
+            "frechet": self.frechet,
+        }
         if isinstance(self.model, STT) and c.layers:
             table["motion_likelihood"] = self.motion_likelihood
         if "labels" in self.model.knobs and c.classes == 10:
@@ -88,7 +91,9 @@ class MovingMNISTEvaluation(Evaluation):
         else:
             videos, name = self.videos(20, "deterministic"), "made here"
             clips = torch.cat([clip.video for clip in held_out(videos, self.args.moving_clips)])
-        title = f"Moving MNIST 10 -> 10, {len(clips)} clips {name}, {self.source}; temperature 0; MSE summed over a frame"
+        title = (
+            f"Moving MNIST 10 -> 10, {len(clips)} clips {name}, {self.source}; temperature 0; MSE summed over a frame"
+        )
         return {"protocol": title} | moving_mnist(self.model, clips)
 
     def simulated_futures(self) -> Figures:
@@ -116,7 +121,9 @@ class MovingMNISTEvaluation(Evaluation):
         real = held_out(self.videos(digits=digits), self.args.clips)
         figures = class_conditional(self.model, real, self.classifier, self.sampling, count)
         classes = "each digit" if digits == 1 else f"40 random draws of {digits} digits"
-        title = f"generated from labels alone, {count} clips of {classes}, seeds 0, 1, ...; whether the classifier reads "
+        title = (
+            f"generated from labels alone, {count} clips of {classes}, seeds 0, 1, ...; whether the classifier reads "
+        )
         title += f"the labels; `truth`: on {len(real)} real clips of as many digits, the ceiling"
         return self.measured(title, figures)
 

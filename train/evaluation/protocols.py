@@ -78,7 +78,9 @@ class Evaluation(ABC):
 
     def tokenizer(self) -> Figures:
         clips = self.clips(min(64, self.args.clips), 15)
-        return self.measured(f"{len(clips)} clips of {clips.shape[1]} frames", reconstruction(self.model.tokenizer, clips))
+        return self.measured(
+            f"{len(clips)} clips of {clips.shape[1]} frames", reconstruction(self.model.tokenizer, clips)
+        )
 
     def best_of(self) -> Figures:
         clips, n = self.clips(self.args.clips, CONTEXT + self.horizon), self.args.futures
@@ -232,7 +234,7 @@ def action_condition(actions: Tensor) -> Condition:
 def with_and_without_actions(
     model: Predictor, prompt: Video, actions: Tensor, sampling: Sampling, seeds: Sequence[int]
 ) -> dict[str, Video]:
-    """Futures (N, T, C, H, W) of a prompt (T', C, H, W): `conditioned` on actions (T, A), `unconditional`, and a `copy`.
+    """Futures (N, T, C, H, W) of a prompt (T', C, H, W): `conditioned` on actions (T, A), `unconditional`, a `copy`.
 
     Raises ValueError for a model that takes no actions.
     """
@@ -259,7 +261,7 @@ def mean_similarity(futures: Mapping[str, Video], true: Video) -> dict[str, Tens
 def surprise(model: HasLikelihood, clips: Video, batch: int = 8) -> Figures:
     """Negative log-likelihood of clips (N, T >= 3, C, H, W) of the model's own data set, in bits per pixel and channel.
 
-    From the third frame on, when motion has been visible. `clip_...` are of the clips' means, `frame_p99` of all frames.
+    From the third frame on, when motion is visible. `clip_...` are of the clips' means, `frame_p99` of all frames.
     """
     parts = [model.surprise(part).bits[:, 1:].cpu() for part in tqdm(clips.split(batch), desc="surprise")]
     bits = torch.cat(parts)  # (N, T-2)

@@ -41,7 +41,9 @@ class Prompt(NamedTuple):
 
 def simulation_title(prompts: int, count: int) -> str:
     """The manifest of `count` simulated and predicted futures per prompt, in words."""
-    title = f"{CONTEXT} -> {HORIZON}, {prompts} prompts, {count} model futures, seeds 0 to {count - 1}, against {count} "
+    title = (
+        f"{CONTEXT} -> {HORIZON}, {prompts} prompts, {count} model futures, seeds 0 to {count - 1}, against {count} "
+    )
     title += f"simulated ones; `truth`: another {count} simulated ones, the floor; "
     return title + "all prompts count unless a figure says otherwise"
 
@@ -60,9 +62,9 @@ def simulated_futures(
     Every figure is over all prompts unless it says otherwise; null where nothing can be divided by.
 
     `energy`: sum over prompts of the energy distance over the sum of E|x-x'|, the mean distance of two simulated
-    futures, on pooled frames. `coverage`, `precision`: see `coverage_and_precision`, with TOLERANCE. `spread ratio`: sum
-    of the mean distances of two futures over that of two simulated ones: 1 is right. `sharpness`: gradient energy over
-    that of simulated futures. Figures of what is preserved have the data set's own names.
+    futures, on pooled frames. `coverage`, `precision`: of `coverage_and_precision`, with TOLERANCE. `spread ratio`:
+    sum of the mean distances of two futures over that of two simulated ones: 1 is right. `sharpness`: gradient energy
+    over that of simulated futures. Figures of what is preserved have the data set's own names.
 
     `open prompts`: how many have simulated futures that differ by then; `energy (open prompts)` is over those alone.
     `certain prompts`: how many have one future still. Over those, of pixels on [0, 1] and as root mean squares,
@@ -89,9 +91,7 @@ class _Tally:
         self.prompts = 0
         self.preserved: list[str] = []
 
-    def add(
-        self, true: Video, futures: Mapping[str, Video], preserved: Callable[[Video], dict[str, Tensor]]
-    ) -> None:
+    def add(self, true: Video, futures: Mapping[str, Video], preserved: Callable[[Video], dict[str, Tensor]]) -> None:
         self.prompts += 1
         true = unit(true)
         for name, frames in futures.items():

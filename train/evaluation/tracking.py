@@ -64,7 +64,7 @@ def track_pusher(clips: Video) -> Track:
 
 
 def _viterbi(response: Tensor, reach: int) -> Tensor:
-    """Responses (B, T, H, W) -> pixels (B, T), counted by rows, of the track of largest sum with steps up to `reach`."""
+    """Responses (B, T, H, W) -> pixels (B, T), by rows, of the track of largest sum with steps up to `reach`."""
     total, sources = response[:, 0], []
     for frame in response.unbind(dim=1)[1:]:
         best, source = F.max_pool2d(total[:, None], 2 * reach + 1, stride=1, padding=reach, return_indices=True)
@@ -129,12 +129,12 @@ def colour_pixels(frames: Video) -> Tensor:
 
 
 def visible_colours(frames: Video) -> Tensor:
-    """Frames (..., 3, H, W) in [-1, 1] -> whether an object of each colour of PALETTE is visible, (..., colours) bool."""
+    """Frames (..., 3, H, W) in [-1, 1] -> whether an object of each colour is visible, (..., colours) bool."""
     return colour_pixels(frames) >= MIN_PIXELS * frames.shape[-1] * frames.shape[-2] / 64**2
 
 
 def object_permanence(prompt: Video, futures: Video) -> tuple[Tensor, Tensor]:
-    """Share of the objects in the last frame of a prompt (T, 3, H, W) that later frames show, and the number of new ones.
+    """Share of the objects in a prompt's (T, 3, H, W) last frame that later frames show, and the number of new ones.
 
     Futures (..., T', 3, H, W) -> (..., T') on [0, 1], and (..., T') colours that no frame of the prompt shows.
     Simulated futures score less than 1 where objects hide each other, so compare with those.

@@ -36,9 +36,9 @@ LAGS = (0, 1, 2)  # frames from an action to the motion that it is correlated wi
 class VideosEvaluation(Evaluation):
     """Held-out clips of --data that share no frame, of CONTEXT + --horizon frames.
 
-    Without their actions where the model takes none or the folder has none. Raises ValueError where --data is missing or
-    cannot be read, for videos that are too short and for actions that the model does not take, FileNotFoundError where
-    there is no folder.
+    Without their actions where the model takes none or the folder has none. Raises ValueError where --data is missing
+    or cannot be read, for videos that are too short and for actions that the model does not take, FileNotFoundError
+    where there is no folder.
     """
 
     def __init__(self, model: Predictor, args: argparse.Namespace, world: Mapping[str, Any]) -> None:
@@ -58,7 +58,9 @@ class VideosEvaluation(Evaluation):
         """Up to 4 clips, also under both ways of steering where the model takes actions; twice as large."""
         clips, ways = self.batch.video[:4], ()
         if self.batch.actions is not None:
-            ways = [[action_condition(a) for a in both_ways(row[CONTEXT - 1 : -1]).values()] for row in self.batch.actions]
+            ways = [
+                [action_condition(a) for a in both_ways(row[CONTEXT - 1 : -1]).values()] for row in self.batch.actions
+            ]
         return contact_sheet(self.model, clips, self.sampling, ways, every=2).repeat(2, axis=0).repeat(2, axis=1)
 
     def protocols(self) -> dict[str, Callable[[], Figures]]:
@@ -69,12 +71,16 @@ class VideosEvaluation(Evaluation):
 
     def action_following(self) -> Figures:
         batch = self._prompts()
-        title = f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; `conditioned`: on the clip's own actions"
+        title = (
+            f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; `conditioned`: on the clip's own actions"
+        )
         return self.measured(title, action_following(self.model, batch, self.sampling))
 
     def steering(self) -> Figures:
         batch = self._prompts()
-        title = f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; pixels that the upper half goes to the "
+        title = (
+            f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; pixels that the upper half goes to the "
+        )
         title += f"right from frame to frame; `+1`, `-1`: {self.model.config.actions[0]}, other actions as recorded"
         return self.measured(title, steering(self.model, batch, self.sampling))
 

@@ -89,7 +89,7 @@ class Environment:
 
     @property
     def state(self) -> np.ndarray:
-        """All that the next step depends on, (S,) float64. From the same state, the same actions lead to the same bits."""
+        """All that the next step depends on, (S,) float64. The same state and actions lead to the same bits."""
         mj, _ = load_mujoco()
         part = mj.mjtState.mjSTATE_INTEGRATION
         state = np.empty(mj.mj_stateSize(self.model, part))
@@ -118,7 +118,7 @@ class Environment:
 
     @property
     def pusher_pixel(self) -> np.ndarray:
-        """Centre of the pusher's ball in the picture, hidden or not: (x, y), where (0, 0) is the first pixel's centre."""
+        """Centre of the pusher's ball in the picture, hidden or not: (x, y); (0, 0) is the first pixel's centre."""
         rotation, eye, focal = np.split(self.camera, [9, 12])
         x, y, z = rotation.reshape(3, 3).T @ (self.data.body("pusher").xpos - eye)
         return np.array([x / -z, y / z]) * focal + (self.size - 1) / 2

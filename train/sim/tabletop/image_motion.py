@@ -45,7 +45,7 @@ def image_poses(cameras: Tensor, poses: Tensor, axes: Tensor, centroids: Tensor,
 
 
 def floor_mask(cameras: Tensor, size: int) -> Tensor:
-    """Pixels of pictures of `size` a side that show the floor, or would without objects: cameras (B, 13) -> (B, H, W)."""
+    """Cameras (B, 13) -> which of size x size pixels show the floor, or would without objects, (B, H, W) bool."""
     across = torch.arange(size, device=cameras.device) - (size - 1) / 2
     rays = torch.stack([across.expand(size, size), -across[:, None].expand(size, size)], dim=-1)  # (H, W, 2)
     rays = torch.cat([rays / cameras[:, None, None, 12:], -torch.ones(len(cameras), size, size, 1).to(rays)], dim=-1)

@@ -1,7 +1,7 @@
 """Random tabletop scenes: objects, textures, light and camera, as a MuJoCo model in XML and its textures.
 
-Metres, kilogrammes, seconds and radians; z is up, the floor is z = 0, its centre the origin. Objects have strong colours
-of distinct hues and no two share one; everything else is nearly gray, so that its hue identifies an object.
+Metres, kilogrammes, seconds and radians; z is up, the floor is z = 0, its centre the origin. Objects have strong
+colours of distinct hues and no two share one; everything else is nearly gray, so that its hue identifies an object.
 """
 
 from __future__ import annotations
