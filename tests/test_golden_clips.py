@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from tests.test_tabletop import why_not
+from tests.tabletop_fixtures import why_not
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.sim.tabletop.world import Tabletop, TabletopConfig
 
@@ -16,7 +16,10 @@ MOVING_MNIST = {  # kind: digests of positions and labels, mean gray level
     "deterministic": ("439637a4d91173f6", -0.903486),
     "mixed": ("15a16017e315a372", -0.947881),
 }
-TABLETOP = {"test": "48aaab14d78151ab", "straight_line": "78247e849c34ada6"}  # digests of poses in millimetres and actions
+TABLETOP = {
+    "test": "48aaab14d78151ab",
+    "straight_line": "78247e849c34ada6",
+}  # digests of poses in millimetres and actions
 
 
 def digest(*arrays: np.ndarray) -> str:

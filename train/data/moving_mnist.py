@@ -90,7 +90,7 @@ class MovingMNIST:
     ) -> None:
         self.config, self.split, self.device, self.maps = config, split, torch.device(device), maps
         if set(maps) - {"digits"}:
-            raise ValueError(f"maps are {', '.join(maps)}, Moving MNIST has none but digits")
+            raise ValueError(f"maps are {', '.join(maps)}; Moving MNIST has none but digits")
         self.mixture: list[MovingMNIST] = []
         if config.kind == "mixed":
             parts = [replace(config, kind=kind, digits=max(1, config.digits - less)) for kind, less in MIXTURE]
