@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ import torch
 
 from stt.sprites import MAX_SPRITES, composite, extract_sprites
 from tests.tabletop_fixtures import why_not
-from train.cli import videos_of
+from train.cli import open_dataset
+from train.data.moving_mnist import MovingMNISTConfig
 from train.data.shards import (
     compress_frames,
     compress_poses,
@@ -23,7 +25,8 @@ from train.data.shards import (
     decompress_poses,
     decompress_segmentation,
 )
-from train.data.tabletop import Crops, TabletopDataset, write_set, write_shard
+from train.data.tabletop import Crops, TabletopDataConfig, TabletopDataset, write_set, write_shard
+from train.data.video_folder import VideoFolderConfig
 from train.presets import PRESETS
 from train.sim.tabletop.world import Tabletop, TabletopConfig
 
@@ -225,25 +228,22 @@ def test_image_poses_of_a_mirrored_clip_are_mirrored(stored):
 
 def test_presets_get_what_they_learn_from_or_are_refused(stored, tmp_path):
     (tmp_path / "train").symlink_to(stored)
-    args = argparse.Namespace(data=tmp_path, preset="NAME", mnist=None)
+    args, clips = argparse.Namespace(data=tmp_path, preset="NAME", mnist=None), TabletopDataConfig(frames=5)
 
-    def dataset(name: str, **world) -> TabletopDataset:
-        preset = PRESETS[name]
-        return videos_of(replace(preset, world=replace(preset.world, **world)), args, "train", torch.device("cpu"))
+    def dataset(name: str, data: Any = clips) -> TabletopDataset:
+        return open_dataset(replace(PRESETS[name], data=data), args, "train", torch.device("cpu"))
 
-    batch = dataset("cpu_tabletop_stt", frames=5).batch(2, 0, 0)
+    batch = dataset("tabletop/stt/cpu").batch(2, 0, 0)
     assert batch.actions.shape == (2, 5, 2) and batch.poses is None
     with pytest.raises(SystemExit, match="straight_line/index.json is missing; make the set again"):
-        dataset("cpu_tabletop_layered", frames=5)
+        dataset("tabletop/layered/cpu")
     write_set(tmp_path / "straight_line", CONFIG, "straight_line", seed=0, clips=1, **STORED)
-    assert dataset("cpu_tabletop_layered", frames=5).batch(2, 0, 0).poses is not None
-    tabletop = PRESETS["cpu_tabletop_stt"].world
-    for preset, message in (
-        (replace(PRESETS["digits_transframer"], world=tabletop), "the tabletop has no classes and no maps"),
-        (replace(PRESETS["cpu_tabletop_layered"], world=PRESETS["digits_stt"].world), "learns digits"),
-    ):
-        with pytest.raises(SystemExit, match=message):
-            videos_of(preset, args, "train", torch.device("cpu"))
+    assert dataset("tabletop/layered/cpu").batch(2, 0, 0).poses is not None
+    with pytest.raises(SystemExit, match="tabletop clips have no classes and no maps"):
+        dataset("moving_mnist/transframer/gpu")
+    for data in (MovingMNISTConfig(), VideoFolderConfig()):
+        with pytest.raises(SystemExit, match="layered learns from poses, which only tabletop sets have"):
+            dataset("tabletop/layered/cpu", data)
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def test_three_commands_make_clips_a_model_and_its_scores(tmp_path):
     clips, out = tmp_path / "clips", tmp_path / "run"
     run("train.make_tabletop", "--clips", 4, "--held-out", 4, "--per-shard", 2, "--out", clips)
     small = ["--steps", 3, "--batch", 2, "--device", "cpu"]
-    run("train.predictor", "--preset", "cpu_tabletop_layered", "--data", clips, "--out", out, *small)
+    run("train.predictor", "--preset", "tabletop/layered/cpu", "--data", clips, "--out", out, *small)
     counts = ["--clips", 1, "--prompts", 1, "--futures", 2, "--sets", 4]
     run("train.evaluate", "--model", out, *counts, "--json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())

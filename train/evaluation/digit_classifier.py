@@ -206,7 +206,7 @@ def optimizer_of(classifier: DigitClassifier, locate: nn.Conv2d, lr: float) -> M
     outer = {id(p) for module in (classifier.features[0], classifier.head[-1], locate) for p in module.parameters()}
     hidden = [p for p in weights if p.ndim >= 2 and id(p) not in outer]
     rest = [p for p in weights if p.ndim < 2 or id(p) in outer]
-    groups = [{"params": hidden, "matrix": True, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": hidden, "muon": True, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     return MuonAdamW(groups, lr=lr, betas=(0.9, 0.98))
 
 

@@ -29,12 +29,12 @@ from train.evaluation.protocols import (
     Evaluation,
     Figures,
     average,
-    contact_sheet,
     controls_of,
     predict_batch,
 )
 from train.evaluation.simulated_futures import Prompt, simulated_futures, simulation_title
 from train.seeding import generator_for
+from train.sheets import contact_sheet
 
 NEED_CLASSIFIER = {"frechet", "class_conditional"}
 

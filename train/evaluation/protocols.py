@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stt.api import NO_CONDITION, Condition, HasLikelihood, Predictor, Sampling, Tokenizer, Video
+from stt.api import Condition, HasLikelihood, Predictor, Sampling, Tokenizer, Video
 from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, unit
 from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
 from train.evaluation.metrics import gradient_energy, perplexity, spread
 from train.evaluation.optical_flow import extrapolated
-from train.trainer import rows_of_frames
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
 CONTEXT, HORIZON = 5, 20  # frames of a prompt and frames ahead, where no benchmark says otherwise
@@ -288,27 +287,3 @@ def reconstruction(tokenizer: Any, clips: Video) -> Figures:
     figures |= {"codes in use": sum(use) / len(use), "perplexity of a group": sum(groups) / len(groups)}
     figures |= {"codes of a group": sizes[0]}
     return {name: round(float(value), 4) for name, value in figures.items()}
-
-
-# ---- reports -----------------------------------------------------------------------------------------
-
-
-def contact_sheet(
-    model: Predictor,
-    clips: Video,
-    sampling: Sampling,
-    conditions: Sequence[Sequence[Condition]] = (),
-    context: int = CONTEXT,
-    every: int = 1,
-) -> np.ndarray:
-    """Rows of each clip: the true one, futures of seeds 0 to 2, and one of seed 0 under each of its conditions.
-
-    Shows every so many frames.
-    """
-    rows = []
-    for k, clip in enumerate(clips):
-        rows.append(clip)
-        for condition, seeds in [(NO_CONDITION, [0, 1, 2]), *((c, [0]) for c in (conditions[k] if conditions else ()))]:
-            futures = predict(model, clip[:context], len(clip) - context, sampling, seeds, condition)
-            rows += [torch.cat([clip[:context], future]) for future in futures]
-    return rows_of_frames([row[::every] for row in rows])

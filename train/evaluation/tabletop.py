@@ -26,7 +26,6 @@ from train.evaluation.protocols import (
     Figures,
     action_condition,
     average,
-    contact_sheet,
     mean_similarity,
     rounded,
     with_and_without_actions,
@@ -34,6 +33,7 @@ from train.evaluation.protocols import (
 from train.evaluation.simulated_futures import Prompt, simulated_futures, simulation_title
 from train.evaluation.tracking import Track, object_permanence, track_pusher
 from train.seeding import generator_for
+from train.sheets import contact_sheet
 from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
 
 GOLDEN_ANGLE, SPEED = 2.4, 0.8  # radians between the straight lines of successive clips; length of their actions

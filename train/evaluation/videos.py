@@ -24,11 +24,11 @@ from train.evaluation.protocols import (
     Figures,
     action_condition,
     average,
-    contact_sheet,
     mean_similarity,
     rounded,
     with_and_without_actions,
 )
+from train.sheets import contact_sheet
 
 LAGS = (0, 1, 2)  # frames from an action to the motion that it is correlated with
 
