@@ -20,7 +20,8 @@ from stt.models.stt import STT
 from tests.conftest import TINY, clips
 from train.checkpoint import list_checkpoints, read
 from train.processes import make_accelerator, run_as_process
-from train.trainer import Trainer, TrainerConfig, fit
+from train.schedule import TrainerConfig
+from train.trainer import Trainer, fit
 
 MISHAPS = ("kill", "term", "inf")
 

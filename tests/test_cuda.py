@@ -14,7 +14,8 @@ from train.evaluation.protocols import held_out, moving_mnist
 from train.evaluation.simulated_futures import against_truth, digit_prompts
 from train.evaluation.tabletop import Remembered, held_out_clips, moves, obedience, tabletop_prompts
 from train.processes import make_accelerator
-from train.trainer import Trainer, TrainerConfig, fit
+from train.schedule import TrainerConfig
+from train.trainer import Trainer, fit
 
 pytestmark = [
     pytest.mark.cuda,

@@ -10,7 +10,8 @@ from stt.checkpoint import load_any
 from tests.conftest import TINY_CONFIGS, built, clips
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator
-from train.trainer import Trainer, TrainerConfig, fit
+from train.schedule import TrainerConfig
+from train.trainer import Trainer, fit
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_generator_and_discriminator_are_clipped_each_by_its_own_norm(tmp_path, 
         stage = AdversarialTokenizer(tokenizer, weight=0.5)
         hinge = stage.hinge_loss
         stage.hinge_loss = lambda real, fake, hinge=hinge, scale=scale: scale * hinge(real, fake)
-        config = TrainerConfig(steps=2, batch=2, clip=1e-3, precision="no")
+        config = TrainerConfig(steps=2, batch=2, max_grad_norm=1e-3, precision="no")
         parts = [tokenizer, stage.discriminator]
         run = Trainer(stage, config, tmp_path, make_accelerator("cpu"), {}, clipped=parts)
         run.optimizer.zero_grad = lambda: None

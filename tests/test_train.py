@@ -29,13 +29,15 @@ from tests.conftest import (
     lively,
 )
 from train import predictor, tokenizer
+from train.cli import start_from
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.predictor import batches_of, build_predictor, context_frames, held_out_score, train_only
 from train.prefetch import Prefetcher
 from train.presets import PRESETS
 from train.processes import make_accelerator, resolve_precision
+from train.schedule import TrainerConfig
 from train.sheets import future_sheet, reconstruction_sheet
-from train.trainer import LossModule, Trainer, TrainerConfig, fit, start_from
+from train.trainer import LossModule, Trainer, fit
 
 ROOT = Path(__file__).parent.parent
 
@@ -263,13 +265,15 @@ def test_help_lists_every_preset_with_its_promise_and_the_default_of_every_flag(
         assert "highest learning rate [0.001]" in " ".join(text.split())
 
 
-def test_a_run_may_start_from_a_model_that_lacks_a_part_but_not_from_another_network(tiny, capsys):
+def test_a_run_may_start_from_a_model_that_lacks_a_part_but_not_from_another_network(tmp_path, tiny, capsys):
     acting = STT(replace(TINY, actions=("push",)))
-    start_from(acting, tiny)
+    for name, model in (("tiny", tiny), ("acting", acting)):
+        stt.save(model, tmp_path / name / "model.safetensors")
+    start_from(acting, str(tmp_path / "tiny"))
     lines = capsys.readouterr().out.splitlines()
     assert lines and all(line.startswith("act.") and line.endswith(" begins untrained") for line in lines)
     with pytest.raises(SystemExit, match=r"'act\.\S+', which this preset lacks"):
-        start_from(STT(TINY), acting)
+        start_from(STT(TINY), str(tmp_path / "acting"))
 
 
 def test_some_parts_alone_may_be_trained():

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from stt.api import Config
-from stt.checkpoint import find, read_header, write_whole
+from stt.checkpoint import find, load_any, read_header, write_whole
 from stt.models.layered import LayeredConfig
 from train.checkpoint import list_checkpoints
 from train.data.digits import Split
@@ -24,7 +25,7 @@ from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.data.tabletop import TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.presets import PRESETS, Dataset, Preset
-from train.trainer import TrainerConfig
+from train.schedule import TrainerConfig
 
 FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
@@ -161,6 +162,20 @@ def preset_of(args: argparse.Namespace) -> Preset:
     model = with_overrides(preset.model, args.set)
     data, training = replace(preset.data, **data), replace(preset.training, **training)
     return replace(preset, model=model, data=data, training=training)
+
+
+def start_from(model: nn.Module, source: str | None) -> None:
+    """Copies the weights of the model that --start-from names, and prints which ones it lacks.
+
+    SystemExit if it has weights that `model` lacks.
+    """
+    if not source:
+        return
+    missing, unexpected = model.load_state_dict(load_any(source).state_dict(), strict=False)
+    if unexpected:
+        raise SystemExit(f"--start-from {source}: it holds {unexpected[0]!r}, which this preset lacks")
+    for name in missing:
+        print(f"{name} begins untrained")
 
 
 def is_tabletop_set(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from train.evaluation.protocols import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
 from train.sheets import future_sheet
-from train.trainer import Batches, Score, Trainer, fit, start_from
+from train.trainer import Batches, Score, Trainer, fit
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,8 +41,7 @@ def main(words: list[str] | None = None) -> None:
     accelerator = make_accelerator(args.device)
     set_seed(preset.training.seed)
     model = build_predictor(preset, args.tokenizer)
-    if args.start_from:
-        start_from(model, load_any(args.start_from))
+    cli.start_from(model, args.start_from)
     if args.only:
         train_only(model, *args.only)
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))

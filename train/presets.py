@@ -15,7 +15,7 @@ from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
-from train.trainer import TrainerConfig
+from train.schedule import TrainerConfig
 
 Dataset = MovingMNIST | TabletopDataset | VideoFolder
 

@@ -7,12 +7,12 @@ import argparse
 from accelerate.utils import set_seed
 
 from stt.api import Batch
-from stt.checkpoint import build, load_any
+from stt.checkpoint import build
 from train import cli
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator, run_as_process
 from train.sheets import reconstruction_sheet
-from train.trainer import Trainer, fit, start_from
+from train.trainer import Trainer, fit
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,8 +31,7 @@ def main(words: list[str] | None = None) -> None:
     accelerator = make_accelerator(args.device)
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
-    if args.start_from:
-        start_from(tokenizer, load_any(args.start_from))
+    cli.start_from(tokenizer, args.start_from)
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     setup = preset.training, args.out, accelerator, cli.training_card(args, preset)
     if args.gan_weight:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,61 +24,13 @@ from train.logging import RunLog
 from train.optim import MuonAdamW, parameter_groups
 from train.prefetch import Prefetcher, to_device
 from train.processes import resolve_precision
+from train.schedule import TrainerConfig
 from train.signals import Signals
 from train.throughput import flops_per_clip, peak_flops
 
 Batches = Callable[[int, int], Batch]  # (clips, number) -> batch, on the CPU or on the training device
 Sheet = Callable[[nn.Module], np.ndarray]  # averaged model -> picture (H, W) or (H, W, 3) uint8
 Score = Callable[[nn.Module], dict[str, float]]  # averaged model -> figures for the log
-
-
-def described(default: Any, text: str) -> Any:
-    """A field with a default and the text of its flag."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How long and how fast a run trains. Its schedule ends after `minutes` or after `steps`, whichever is not 0."""
-
-    minutes: float = described(0.0, "wall time of the run")
-    steps: int = described(0, "optimizer steps of the run, in the place of --minutes")
-    batch: int = described(16, "clips of a batch, in each process")
-    accumulate: int = described(1, "batches whose gradients are averaged in one step, in each process")
-    lr: float = described(1e-3, "highest learning rate")
-    warmup: float = described(0.03, "fraction of the schedule in which the learning rate rises")
-    final_lr: float = described(0.02, "learning rate at the end, as a fraction of --lr")
-    weight_decay: float = described(0.01, "weight decay of matrices and kernels")
-    clip: float = described(1.0, "largest norm of the gradient")
-    muon: bool = described(False, "Muon for hidden matrices, or AdamW for all parameters")
-    ema: float = described(0.999, "decay of the averaged weights, which are the ones saved")
-    seed: int = described(0, "of the first weights, the data and the noise")
-    log_every: int = described(20, "steps between two rows of the log")
-    save_every: float = described(5.0, "minutes between two checkpoints")
-    sheet_every: float = described(10.0, "minutes between two pictures of predictions")
-    score_every: float = described(5.0, "minutes between two scores on held-out clips")
-    compile: bool = described(False, "use torch.compile")
-    precision: str = described("auto", "no (float32), bf16, or auto: bf16 where the hardware is fast at it")
-
-    def __post_init__(self) -> None:
-        if (self.minutes > 0) == (self.steps > 0):
-            raise ValueError(f"minutes is {self.minutes} and steps {self.steps}: set one of them, not both")
-        for name in ("batch", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        if self.precision not in ("auto", "no", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}, must be 'auto', 'no' or 'bf16'")
-
-    def progress(self, step: int, elapsed: float) -> float:
-        """Fraction of the schedule that is over, from optimizer steps and seconds."""
-        return step / self.steps if self.steps else elapsed / (60 * self.minutes)
-
-    def learning_rate(self, progress: float) -> float:
-        """Linear warm-up, then half a cosine."""
-        if progress < self.warmup:
-            return self.lr * max(progress, 1e-3) / self.warmup
-        fraction = min(1.0, (progress - self.warmup) / (1 - self.warmup))
-        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
 class LossModule(nn.Module):
@@ -175,7 +125,7 @@ class Trainer:
                     loss = self.compute_loss(batch)
                 acc.backward(loss.total / c.accumulate)
             losses.append(torch.stack([loss.total.detach(), *loss.parts.values()]))
-        norms = [acc.clip_grad_norm_(part.parameters(), c.clip) for part in self.clipped]
+        norms = [acc.clip_grad_norm_(part.parameters(), c.max_grad_norm) for part in self.clipped]
         row = torch.cat([torch.stack(norms).amax(dim=0, keepdim=True), torch.stack(losses).mean(dim=0)])
         row = acc.gather(row[None])  # (processes, figures)
         self.non_finite = torch.maximum(self.non_finite, 1 - row[:, :2].isfinite().all().float())
@@ -310,15 +260,6 @@ class Trainer:
         """Writes a picture of what the averaged model predicts at this step."""
         if self.run_log:
             self.run_log.write_sheet(sheet(self.averaged_model), self.step)
-
-
-def start_from(model: nn.Module, source: nn.Module) -> None:
-    """Copies the weights of another model, and prints which ones it lacks. SystemExit if it has more than `model`."""
-    missing, unexpected = model.load_state_dict(source.state_dict(), strict=False)
-    if unexpected:
-        raise SystemExit(f"--start-from: that model holds {unexpected[0]!r}, which this preset lacks")
-    for name in missing:
-        print(f"{name} begins untrained")
 
 
 def fit(run: Trainer, batches: Batches, sheet: Sheet | None = None, score: Score | None = None) -> None:
