@@ -10,7 +10,7 @@ from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
 from tests.test_tabletop_evaluation import Drawn, colour_model
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.evaluation.protocols import held_out, moving_mnist
+from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.evaluation.simulated_futures import against_truth, digit_prompts
 from train.evaluation.tabletop import Remembered, held_out_clips, moves, obedience, tabletop_prompts
 from train.processes import make_accelerator

@@ -17,7 +17,7 @@ from torch import nn
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save, write_whole
 from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
-from train.evaluate import PROTOCOLS
+from train.evaluation.protocols import PROTOCOLS
 
 MAX_BYTES = 16 * 2**20  # of a file in assets
 

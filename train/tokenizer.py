@@ -46,9 +46,9 @@ def main(words: list[str] | None = None) -> None:
         cli.save_flags(args, resumed=True)
 
     def batches(size: int, number: int) -> Batch:
-        return Batch(train.batch(size, preset.training.seed, number))
+        return train.batch(size, preset.training.seed, number)
 
-    fit(run, batches, reconstruction_sheet(test.batch(4, seed=1, index=0)[:, :10]))
+    fit(run, batches, reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10]))
 
 
 if __name__ == "__main__":

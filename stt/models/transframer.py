@@ -557,7 +557,8 @@ class Transframer(Predictor):
 
         Maps are the other images that the config names, without which none is asked for; actions annotate the frames.
         """
-        c, video, maps, actions = self.config, batch.video, batch.maps, batch.actions
+        c, video, maps = self.config, batch.video, batch.maps
+        actions = batch.actions if c.actions else None
         known = 0 if maps is None else maps.shape[1]
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
