@@ -21,7 +21,10 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "transframer": {"dropout": None},
     "frame_vq": {"reference": (False,)},
 }
-RENAMED = {"stt": {"own_past": "scheduled_sampling"}}
+RENAMED = {
+    "stt": {"own_past": "scheduled_sampling"},
+    "videogpt": {"drop_frames": "drop_context", "own_past": "reconstruct_context"},
+}
 NESTED = {  # fields that hold the config of another family
     "stt": {"tokenizer": "frame_vq"},
     "videogpt": {"tokenizer": "video_vq"},

@@ -122,7 +122,7 @@ def _sampling(models: Mapping[str, Predictor]) -> tuple[Controls, gr.Radio]:
         frames = _slider(1, PAGE.frames, 10, 1, length["label"], length["info"])
     with gr.Row():
         prompt_frames = _slider(1, 20, 1, 1, start["label"], start["info"], interactive=False)
-        temperature = _slider(0, PAGE.temperature, 1.0, 0.05, "Temperature", "Higher: more varied", visible=random)
+        temperature = _slider(0, PAGE.temperature, 1.0, 0.05, "Temperature", "How varied", visible=random)
     with gr.Row():
         presets = gr.Radio(
             list(PRESETS), value="Medium", label="Variety", info="Sets the temperature", elem_id="presets",

@@ -4,8 +4,8 @@
 
 const OVERLAYS = {
   none: ["No overlay", null],
-  spread: ["Spread of the futures", [251, 146, 60]],
-  surprise: ["Surprise of the clip", [56, 189, 248]],
+  spread: ["Spread", [251, 146, 60]],
+  surprise: ["Surprise", [56, 189, 248]],
 };
 const SPEEDS = [0.25, 0.5, 1, 2];
 const VISIT = "stt-visit"; // ids of this visit's results, in the tab's own memory
