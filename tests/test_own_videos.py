@@ -103,7 +103,7 @@ def documented_commands() -> list[list[str]]:
     chapter = (ROOT / "train" / "README.md").read_text().split("## Your own videos\n")[1].split("\n## ")[0]
     lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
-    return [command for command in words if command and command[0].endswith("python")]
+    return [command for command in words if command and Path(command[0]).name == "python"]
 
 
 def test_the_chapter_on_own_videos_goes_from_a_folder_to_the_app():
