@@ -81,7 +81,7 @@ def opened_in_the_app(monkeypatch, words: list[str]) -> dict:
 def plays(desk: Desk, clip: Path, **settings) -> None:
     """A prediction on the app's page, of what follows some frames of a clip."""
     run = desk.predict(Path(shutil.copy(clip, desk.uploads)), **{"frames": 2, "stride": 1, **settings})
-    assert len(run.given) == 4 and run.futures.shape[:2] == (2, 2)
+    assert len(run.prompt) == 4 and run.futures.shape[:2] == (2, 2)
 
 
 def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monkeypatch):
@@ -100,14 +100,9 @@ def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monke
 
 def documented_commands() -> list[list[str]]:
     """Those of the chapter on own videos, as words, except what goes to the Hub."""
-    guide = ROOT / "train" / "README.md"
-    if guide.is_file() and "## Your own videos\n" in guide.read_text():
-        chapter = guide.read_text().split("## Your own videos\n")[1].split("\n## ")[0]
-    else:
-        chapter = (ROOT / "README.md").read_text().split("### Train on your own videos\n")[1].split("\n### ")[0]
-    lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
-    return [command for command in words if command and command[0] == "python"]
+    chapter = (ROOT / "train" / "README.md").read_text().split("## Your own videos\n")[1].split("\n## ")[0]
+    lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
 
 
 def test_the_chapter_on_own_videos_goes_from_a_folder_to_the_app():
