@@ -1,4 +1,4 @@
-"""Files on the Hugging Face Hub: names, download, upload; what goes wrong is one sentence."""
+"""Files on the Hugging Face Hub: names, download, upload; every error is one sentence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NO_REPO = "{!r} is no repository: give owner/name, in letters, digits, '-', '_' 
 
 
 class CheckpointError(ValueError):
-    """No model of ours, or one that the Hub neither gives nor takes; the message is one sentence."""
+    """A file that is no model of this project, or a Hub that refuses it; the message is one sentence."""
 
 
 def hub_source(source: str | Path) -> tuple[str, str | None] | None:
-    """("owner/repo", revision or None) of what is a name on the Hub and no path here; else None."""
+    """("owner/repo", revision or None) if the source is a name on the Hub and not a local path, else None."""
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?", str(source))
     if match is None or Path(source).exists() or str(source).endswith(".safetensors"):
         return None
@@ -24,14 +24,14 @@ def hub_source(source: str | Path) -> tuple[str, str | None] | None:
 
 
 def is_pinned(source: str | Path) -> bool:
-    """Whether a source stays what it is: all do but a Hub repository without a commit's 40 digits."""
+    """Whether the source always means the same file: a local file, or a Hub repository at a commit of 40 digits."""
     hub = hub_source(source)
     return hub is None or re.fullmatch("[0-9a-f]{40}", hub[1] or "") is not None
 
 
 @contextmanager
 def plain_errors(repo: str, revision: str | None = None) -> Iterator[None]:
-    """What the Hub's client raises inside becomes a CheckpointError of one sentence."""
+    """Turns errors of the Hub's client into a CheckpointError of one sentence."""
     from huggingface_hub import errors
 
     try:
@@ -68,7 +68,7 @@ def _sentence(error: Exception, repo: str, revision: str | None) -> str:
 
 
 def download(repo: str, revision: str | None = None) -> Path:
-    """The repository's model file, cached on this machine. Raises CheckpointError when the Hub does not give it."""
+    """The repository's model file, cached on this machine. Raises CheckpointError when the download fails."""
     from huggingface_hub import hf_hub_download
 
     with plain_errors(repo, revision):
@@ -84,10 +84,10 @@ def upload(
     token: str | None = None,
     message: str = "Weights and model card",
 ) -> str:
-    """Uploads files, by their names there, in one commit; returns "owner/repo@commit".
+    """Uploads files, by their names in the repository, in one commit; returns "owner/repo@commit".
 
-    The repository is made if there is none. private: refuses a repository that others can see. token: default is the
-    machine's (`hf auth login`, HF_TOKEN). Raises CheckpointError when the Hub refuses; then no file is there.
+    Creates the repository if there is none. private: refuses a repository that others can see. token: by default the
+    machine's (`hf auth login`, HF_TOKEN). Raises CheckpointError when the Hub refuses; then no file is uploaded.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

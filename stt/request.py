@@ -1,35 +1,46 @@
-"""What a visitor asks for, checked before anything runs; every refusal is one plain sentence."""
+"""What a prediction is asked for: settings, their limits, and what the model must support.
+
+Every error is one plain sentence for the person who asks.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling
 
-MAX_FRAMES = 40
-MAX_FUTURES = 8
-MAX_TEMPERATURE = 2.0
-MAX_TOP_K = 1024
-MAX_STRIDE = 8
-MAX_FPS = 60.0
-MAX_PROMPT = 600  # frames; as many as are read of a clip
-MAX_LABELS, MAX_LABEL = 4, 999  # how many, and the highest
-MAX_AXES = 8  # numbers of an action
 FITS = ("crop", "pad")
-LISTS = ("labels", "action")  # settings that a link gives as several numbers
 DECIMAL = r"[-+]?(\d+\.?\d*|\.\d+)"
-NO_CLIP = "Choose an example or upload a clip first."
 
 
-class Refused(ValueError):
-    """The message is one sentence for the visitor: no path, no type name, no traceback."""
+class RequestError(ValueError):
+    """The message is one sentence: no path, no type name, no traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The largest values that a request may have. The library and the command line set none."""
+
+    frames: float = math.inf
+    futures: float = math.inf
+    temperature: float = math.inf
+    prompt_frames: float = math.inf
+    top_k: float = math.inf
+    stride: float = math.inf
+    fps: float = math.inf
+    labels: float = math.inf  # how many
+    label: float = math.inf  # the highest class
+    axes: float = math.inf  # numbers of an action
+
+
+UNBOUNDED = Bounds()
 
 
 @dataclass(frozen=True)
@@ -40,165 +51,114 @@ class Request:
     temperature: float = 1.0
     seed: int = 0
     futures: int = 4
-    prompt_frames: int = 0  # where the future starts; 0 is after the clip's last frame
+    prompt_frames: int = 0  # the future starts after this frame of the clip; 0: after the last one
     top_k: int = 0
     top_p: float = 1.0
     stride: int = 1  # every n-th frame of the file
     fit: str = "crop"
-    fps: float = 0.0  # of what is made; 0 is the clip's own
-    labels: tuple[int, ...] = ()  # what to imagine without the clip, -1 for any; none continues it
-    between: bool = False  # fill a gap in the clip: so many frames from where the future would start
-    action: tuple[float, ...] = ()  # what is done at every new frame; none leaves it to the model
+    fps: float = 0.0  # frame rate of the output; 0: the clip's own
+    labels: tuple[int, ...] = ()  # classes to imagine without the clip, -1 for any; none: continue the clip
+    between: bool = False  # fill a gap in the clip: `frames` frames after the prompt frames
+    action: tuple[float, ...] = ()  # applied at every new frame; none: the model chooses
 
     @property
     def seeds(self) -> list[int]:
-        """One per future; seed k with one future gives future k again."""
+        """One seed per future. Future k alone has seed + k."""
         return [(self.seed + k) % (MAX_SEED + 1) for k in range(self.futures)]
 
     @property
     def actions(self) -> tuple[tuple[float, ...], ...]:
-        """As a Condition has them, whose last one goes on."""
+        """The rows of a `Condition`, whose last row repeats."""
         return (self.action,) if self.action else ()
 
     def sampling(self, model: Predictor) -> Sampling:
-        """Only what the model honours differs from the defaults; raises Refused for what it cannot do."""
-        classes, places = imaginable(model)
-        words = steerable(model)
-        if self.action and len(self.action) != len(words):
-            asked, called = ", ".join(f"{number:g}" for number in self.action), ", ".join(words)
-            takes = f"{len(words)} number{'s' * (len(words) > 1)} ({called})" if words else "none; leave it out"
-            raise Refused(f"Action is {asked}, but {self.model} takes {takes}.")
-        if self.action and (self.labels or self.between):
-            other = "in between fills a gap in it" if self.between else "labels imagine another from nothing"
-            raise Refused(f"An action leads on from the clip and {other}; ask for one of them.")
-        if self.between and not isinstance(model, Interpolates):
-            raise Refused(f"{self.model} only continues clips and fills no gaps; leave out in between.")
-        if self.between and classes and self.labels:
-            raise Refused("Labels imagine a clip from nothing and in between fills a gap in one; ask for one of them.")
-        if classes and (len(self.labels) > places or max(self.labels, default=-1) >= classes):
-            asked = ", ".join(map(str, self.labels))
-            raise Refused(
-                f"Labels are {asked}, but {self.model} takes up to {places} of 0 to {classes - 1}, or -1 for any."
-            )
-        return self._of(Sampling, model)
+        """The settings that the model uses; the others keep their defaults."""
+        return Sampling(**self._used(Sampling, model))
 
     def condition(self, model: Predictor) -> Condition:
-        """What the model takes of labels and actions; of a request that `sampling` lets pass."""
-        return self._of(Condition, model)
+        """The labels and the action, if the model uses them. Raises RequestError for what it cannot honour."""
+        self.check_support(model)
+        return Condition(**self._used(Condition, model))
 
-    def _of(self, cls: type, model: Predictor) -> Any:
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: getattr(self, name) for name in names if name in model.knobs})
+    def _used(self, cls: type[Sampling | Condition], model: Predictor) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(cls) if field.name in model.knobs}
+
+    def check_support(self, model: Predictor) -> None:
+        """Raises RequestError for labels, an action or a gap that the model cannot handle."""
+        classes, places = label_space(model)
+        axes = action_axes(model)
+        if self.action and len(self.action) != len(axes):
+            numbers, names = ", ".join(f"{number:g}" for number in self.action), ", ".join(axes)
+            takes = f"{len(axes)} number{'s' * (len(axes) > 1)} ({names})" if axes else "no action"
+            raise RequestError(f"Action is {numbers}, but {self.model} takes {takes}.")
+        if self.action and (self.labels or self.between):
+            other = "a gap" if self.between else "labels"
+            raise RequestError(f"An action and {other} cannot be combined; choose one of them.")
+        if self.between and not isinstance(model, Interpolates):
+            raise RequestError(f"{self.model} only continues clips; it cannot fill a gap.")
+        if self.between and classes and self.labels:
+            raise RequestError("Labels and a gap cannot be combined; choose one of them.")
+        if classes and (len(self.labels) > places or max(self.labels, default=-1) >= classes):
+            labels = ", ".join(map(str, self.labels))
+            raise RequestError(
+                f"Labels are {labels}, but {self.model} takes up to {places} of 0 to {classes - 1}, or -1 for any."
+            )
 
     def settings(self) -> dict[str, Any]:
-        """All but the clip, as JSON: enough to ask for the same again."""
-        return {name: _plain(value) for name, value in dataclasses.asdict(self).items() if name != "clip"}
+        """All but the clip, as JSON: enough to repeat the request."""
+        return {name: to_json(value) for name, value in dataclasses.asdict(self).items() if name != "clip"}
 
 
-def imaginable(model: Predictor) -> tuple[int, int]:
-    """(how many classes a model can imagine, how many of them in one clip); (0, 0) if it only continues clips."""
+# ---- what a model supports -------------------------------------------------------------------------------
+
+
+def label_space(model: Predictor) -> tuple[int, int]:
+    """(number of classes that the model can imagine, most labels of one clip); (0, 0) for other models."""
     return (model.config.classes, model.config.labels) if "labels" in model.knobs else (0, 0)
 
 
-def steerable(model: Predictor) -> tuple[str, ...]:
-    """What each number of an action does, in words; () if the model takes no action."""
+def action_axes(model: Predictor) -> tuple[str, ...]:
+    """A name for each number of an action; () for a model without actions."""
     return model.config.actions if "actions" in model.knobs else ()
 
 
-def spoken(action: Mapping[str, float]) -> str:
-    """An action in words: "push right 0.5, push up -1"."""
-    return ", ".join(f"{word} {number:g}" for word, number in action.items())
+def is_stochastic(model: Predictor) -> bool:
+    """Whether the seed changes the result."""
+    return "temperature" in model.knobs
 
 
-def called(labels: Sequence[int]) -> str:
-    """Labels in words: "3 and 7", "any"."""
+def describe_action(action: Mapping[str, float]) -> str:
+    """Axis names and values as text: "push right 0.5, push up -1"."""
+    return ", ".join(f"{name} {number:g}" for name, number in action.items())
+
+
+def describe_labels(labels: Sequence[int]) -> str:
+    """Labels as text: "3 and 7", "any"."""
     return " and ".join("any" if label < 0 else str(label) for label in labels)
 
 
+# ---- settings from JSON and text -------------------------------------------------------------------------
+
+
 def random_seed() -> int:
-    """Of six digits at most, which people can read and type."""
+    """At most six digits, which people can read and type."""
     return secrets.randbelow(1_000_000)
 
 
-def check(clip: Any, model: Any, *, models: Collection[str], folders: Sequence[Path], **settings: Any) -> Request:
-    """Raises Refused unless every value is one that the app can serve.
+def parse_setting(name: str, value: Any, bounds: Bounds = UNBOUNDED) -> Any:
+    """The checked value of one field of a Request, from JSON or text. Raises RequestError.
 
-    clip: a path or a dict with "path", in one of `folders`. seed: None or "" draws one. What is left out has
-    its default.
+    seed: None or "" draws one. labels, action: a list, a number, or a text such as "3, 7", "any" or "free".
     """
-    model = _model(model, models)
-    values = {name: CHECKS[name](value) for name, value in {"seed": None, **settings}.items()}
-    return Request(clip=_clip(clip, folders), model=model, **values)
+    return PARSERS[name](value, bounds)
 
 
-def remembered(values: Any, models: Collection[str]) -> dict[str, Any]:
-    """Those settings of an earlier run, a link or a browser's memory that can be served here; never raises.
-
-    values: a dict of JSON values, or of a link's texts.
-    """
-    kept: dict[str, Any] = {}
-    checks = CHECKS | {
-        "model": lambda model: _model(model, models),
-        "seed": lambda seed: _whole("Seed", seed, 0, MAX_SEED),
-    }
-    for name in checks.keys() & (values if isinstance(values, dict) else {}):
-        value = values[name]
-        with suppress(Refused, ValueError):
-            number = isinstance(value, str) and name not in ("model", "fit", *LISTS, "between")
-            kept[name] = _plain(checks[name](float(value) if number else value))
-    return kept
-
-
-def _model(model: Any, models: Collection[str]) -> str:
-    if not isinstance(model, str) or model not in models:
-        raise Refused(f"Model must be one of {', '.join(sorted(models))}, not {_show(model)}.")
-    return model
-
-
-def _clip(clip: Any, folders: Sequence[Path]) -> Path:
-    if isinstance(clip, dict):
-        clip = clip.get("path")
-    if clip is None or clip == "":
-        raise Refused(NO_CLIP)
-    if not isinstance(clip, str) or "\0" in clip or len(clip) > 4096:
-        raise Refused("The clip must be an uploaded video file.")
-    try:
-        path = Path(clip).resolve()
-        known, here = any(path.is_relative_to(folder.resolve()) for folder in folders), path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        known = here = False
-    if not known:
-        raise Refused("The clip must be an example or a file that you uploaded.")
-    if not here:
-        raise Refused("The clip is no longer here, upload it again.")
-    return path
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    number = _number(value)
-    if number is None or not low <= number <= high or number != int(number):  # in this order: NaN is no integer
-        raise Refused(f"{name} must be a whole number from {low} to {high}, not {_show(value)}.")
-    return int(number)
-
-
-def _real(name: str, value: Any, low: float, high: float) -> float:
-    number = _number(value)
-    if number is None or not low <= number <= high:  # also refuses NaN
-        raise Refused(f"{name} must be a number from {low:g} to {high:g}, not {_show(value)}.")
-    return float(number)
-
-
-def _number(value: Any) -> int | float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
+def to_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _show(value: Any) -> str:
-    """A short, harmless rendering: what was sent may be long, or markup."""
+def show(value: Any) -> str:
+    """A short, harmless rendering: an input may be long, or markup."""
     if value is None or value == "":
         return "empty"
     if isinstance(value, str):
@@ -210,66 +170,100 @@ def _show(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def _range(low: float, high: float) -> str:
+    return f"from {low:g} to {high:.10g}" if math.isfinite(high) else f"of at least {low:g}"
+
+
+def _whole(name: str, value: Any, low: int, high: float) -> int:
+    number = _number(value)
+    if number is None or not low <= number <= high or number != int(number):  # in this order: NaN has no int
+        raise RequestError(f"{name} must be a whole number {_range(low, high)}, not {show(value)}.")
+    return int(number)
+
+
+def _real(name: str, value: Any, low: float, high: float) -> float:
+    number = _number(value)
+    if number is None or not low <= number <= high:
+        raise RequestError(f"{name} must be a number {_range(low, high)}, not {show(value)}.")
+    return float(number)
+
+
+def _number(value: Any) -> int | float | None:
+    """The number, if it is a finite one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < 1e300 else None
+
+
 def _seed(value: Any) -> int:
     return random_seed() if value is None or value == "" else _whole("Seed", value, 0, MAX_SEED)
 
 
+def _top_p(value: Any) -> float:
+    number = _number(value)
+    if number is None or not 0 < number <= 1:
+        raise RequestError(f"Top-p must be a number above 0 and at most 1, not {show(value)}.")
+    return float(number)
+
+
 def _fit(value: Any) -> str:
     if value not in FITS:
-        raise Refused(f"Fit must be one of {', '.join(FITS)}, not {_show(value)}.")
+        raise RequestError(f"Fit must be one of {', '.join(FITS)}, not {show(value)}.")
     return value
 
 
 def _between(value: Any) -> bool:
-    """A link says it in words."""
+    """A link holds it as text."""
     switch = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(switch, bool):
-        raise Refused(f"In between must be true or false, not {_show(value)}.")
+        raise RequestError(f"Between must be true or false, not {show(value)}.")
     return switch
 
 
-def _labels(value: Any) -> tuple[int, ...]:
-    """Of a list, a number, or a text such as "3, 7" or "any"; nothing is none."""
-    labels = value if isinstance(value, list | tuple) else [] if value is None else [value]
-    if isinstance(value, str):
-        words = re.findall(r"[^\s,]+", value.strip("[] "))
-        labels = [-1 if word == "any" else int(word) if re.fullmatch(r"-?\d{1,4}", word) else word for word in words]
-    if len(labels) > MAX_LABELS or not all(_is_label(label) for label in labels):
-        shown = ", ".join(map(_show, labels[:5])) if isinstance(value, list | tuple) else _show(value)
-        raise Refused(f"Labels must be up to {MAX_LABELS} whole numbers from -1 (any) to {MAX_LABEL}, not {shown}.")
+def _labels(value: Any, bounds: Bounds) -> tuple[int, ...]:
+    labels = _items(
+        value, lambda word: -1 if word == "any" else int(word) if re.fullmatch(r"-?\d{1,4}", word) else word
+    )
+    valid = all(_number(label) is not None and -1 <= label <= bounds.label and label == int(label) for label in labels)
+    if len(labels) > bounds.labels or not valid:
+        most = f"up to {bounds.labels:g} " if math.isfinite(bounds.labels) else ""
+        top = f"to {bounds.label:g}" if math.isfinite(bounds.label) else "up"
+        raise RequestError(f"Labels must be {most}whole numbers from -1 (any) {top}, not {_show_items(value, labels)}.")
     return tuple(map(int, labels))
 
 
-def _action(value: Any) -> tuple[float, ...]:
-    """Of a list, a number, or a text such as "0.5, -1"; "free" and nothing are none."""
-    axes = value if isinstance(value, list | tuple) else [] if value is None else [value]
+def _action(value: Any, bounds: Bounds) -> tuple[float, ...]:
+    axes = _items(value, lambda word: float(word) if re.fullmatch(DECIMAL, word) else word)
+    axes = [] if axes == ["free"] and isinstance(value, str) else axes
+    if len(axes) > bounds.axes or not all(_number(axis) is not None and -1 <= axis <= 1 for axis in axes):
+        most = f"up to {bounds.axes:g} " if math.isfinite(bounds.axes) else ""
+        raise RequestError(f"Action must be {most}numbers from -1 to 1, or free, not {_show_items(value, axes)}.")
+    return tuple(axis + 0.0 for axis in axes)  # -0.0 becomes 0.0
+
+
+def _items(value: Any, parse: Callable[[str], Any]) -> list[Any]:
+    """The items of a list, a single value, or a text with commas or blanks; None has none."""
     if isinstance(value, str):
-        words = re.findall(r"[^\s,]+", value.strip("[] "))
-        axes = [] if words == ["free"] else [float(word) if re.fullmatch(DECIMAL, word) else word for word in words]
-    numbers = [_number(axis) for axis in axes]
-    if len(axes) > MAX_AXES or not all(number is not None and -1 <= number <= 1 for number in numbers):
-        shown = ", ".join(map(_show, axes[: MAX_AXES + 1])) if isinstance(value, list | tuple) else _show(value)
-        raise Refused(f"Action must be up to {MAX_AXES} numbers from -1 to 1, or free, not {shown}.")
-    return tuple(number + 0.0 for number in numbers)  # -0.0 becomes 0.0
+        return [parse(word) for word in re.findall(r"[^\s,]+", value.strip("[] "))]
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
-def _is_label(value: Any) -> bool:
-    number = _number(value)
-    return number is not None and -1 <= number <= MAX_LABEL and number == int(number)
+def _show_items(value: Any, items: Sequence[Any]) -> str:
+    return ", ".join(map(show, items[:9])) if isinstance(value, list | tuple) else show(value)
 
 
-CHECKS: dict[str, Callable[[Any], Any]] = {
-    "frames": lambda value: _whole("Frames", value, 1, MAX_FRAMES),
-    "temperature": lambda value: _real("Temperature", value, 0, MAX_TEMPERATURE),
-    "seed": _seed,
-    "futures": lambda value: _whole("Futures", value, 1, MAX_FUTURES),
-    "prompt_frames": lambda value: _whole("Frames used as prompt", value, 0, MAX_PROMPT),
-    "top_k": lambda value: _whole("Top-k", value, 0, MAX_TOP_K),
-    "top_p": lambda value: _real("Top-p", value, 0.01, 1),
-    "stride": lambda value: _whole("Stride", value, 1, MAX_STRIDE),
-    "fit": _fit,
-    "fps": lambda value: _real("Frames a second", value, 0 if value == 0 else 1, MAX_FPS),
+PARSERS: dict[str, Callable[[Any, Bounds], Any]] = {
+    "frames": lambda value, bounds: _whole("Frames", value, 1, bounds.frames),
+    "temperature": lambda value, bounds: _real("Temperature", value, 0, bounds.temperature),
+    "seed": lambda value, bounds: _seed(value),
+    "futures": lambda value, bounds: _whole("Futures", value, 1, bounds.futures),
+    "prompt_frames": lambda value, bounds: _whole("Prompt frames", value, 0, bounds.prompt_frames),
+    "top_k": lambda value, bounds: _whole("Top-k", value, 0, bounds.top_k),
+    "top_p": lambda value, bounds: _top_p(value),
+    "stride": lambda value, bounds: _whole("Stride", value, 1, bounds.stride),
+    "fit": lambda value, bounds: _fit(value),
+    "fps": lambda value, bounds: _real("Frames per second", value, 0 if value == 0 else 1, bounds.fps),
     "labels": _labels,
-    "between": _between,
+    "between": lambda value, bounds: _between(value),
     "action": _action,
 }

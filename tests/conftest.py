@@ -108,19 +108,19 @@ def models():
 
 
 @pytest.fixture
-def desk(tmp_path, models):
-    from tests.simulator_fixtures import Desk
+def page(tmp_path, models):
+    from tests.page_fixtures import FakePage
 
-    return Desk(tmp_path / "app", models)
+    return FakePage(tmp_path / "app", models)
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """The app's notices to its visitor."""
-    notices = []
-    monkeypatch.setattr("gradio.Info", notices.append)
-    monkeypatch.setattr("gradio.Warning", notices.append)
-    return notices
+def notices(monkeypatch):
+    """The app's messages to its visitor."""
+    messages = []
+    monkeypatch.setattr("gradio.Info", messages.append)
+    monkeypatch.setattr("gradio.Warning", messages.append)
+    return messages
 
 
 def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor:

@@ -75,19 +75,19 @@ def test_a_result_belongs_to_its_clip_and_to_weights_that_ship(name):
     path = MODELS[run.report["weights"]]
     assert run.report["settings"]["model"] == name_of(path)
     c, frames = stt.load(path).config, len(read_clip(clip, size=64, channels=3).video)
-    assert run.report["settings"]["prompt_frames"] == min(frames, c.context_frames) == len(run.given)
+    assert run.report["settings"]["prompt_frames"] == min(frames, c.context_frames) == len(run.context)
     assert run.futures.shape == (4, 20, 64, 64, 3)
-    assert len(run.truth) == min(frames - len(run.given), 20)
+    assert len(run.truth) == min(frames - len(run.context), 20)
 
 
 @pytest.mark.parametrize("name", [min(EXAMPLES, key=lambda prompt: prompt.frames).name, min(TABLETOP_EXAMPLES)])
 def test_a_result_is_what_the_app_would_compute(name):
     clip, run = files(name)
     path = MODELS[run.report["weights"]]
-    again = result(clip, len(run.given) + len(run.truth), stt.load(path), name_of(path))
+    again = result(clip, len(run.context) + len(run.truth), stt.load(path), name_of(path))
     assert again.report["settings"] == run.report["settings"]
     assert again.report.keys() == run.report.keys()
-    assert np.array_equal(again.given, run.given)
+    assert np.array_equal(again.context, run.context)
     apart = np.abs(again.futures.astype(int) - run.futures)
     assert (apart <= 1).mean() >= 0.999
 

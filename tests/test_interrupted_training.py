@@ -195,7 +195,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     run = train(tmp_path, 2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with torch.no_grad():
-        run.model.head.bias[0] = torch.inf
+        run.model.tokens.head.bias[0] = torch.inf
     run.step = 3
     with pytest.raises(FloatingPointError, match="not finite after step 3: they are not saved"):
         run.save()

@@ -121,8 +121,8 @@ def test_the_average_soon_forgets_the_first_weights(tmp_path):
     run = trained(tmp_path, 4)
     torch.manual_seed(0)
     start = STT(TINY)
-    moved = (run.model.head.weight - start.head.weight).norm()
-    lag = (run.model.head.weight - run.averaged.head.weight).norm()
+    moved = (run.model.tokens.head.weight - start.tokens.head.weight).norm()
+    lag = (run.model.tokens.head.weight - run.averaged.tokens.head.weight).norm()
     assert 0 < lag < moved
 
 
@@ -271,8 +271,8 @@ def test_a_run_may_start_from_a_model_that_lacks_a_part_but_not_from_another_net
         stt.save(model, tmp_path / name / "model.safetensors")
     start_from(acting, str(tmp_path / "tiny"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines and all(line.startswith("act.") and line.endswith(" begins untrained") for line in lines)
-    with pytest.raises(SystemExit, match=r"'act\.\S+', which this preset lacks"):
+    assert lines and all(line.startswith("network.embed_action.") and line.endswith(" begins untrained") for line in lines)
+    with pytest.raises(SystemExit, match=r"'network\.embed_action\.\S+', which this preset lacks"):
         start_from(STT(TINY), str(tmp_path / "acting"))
 
 
@@ -284,8 +284,8 @@ def test_some_parts_alone_may_be_trained():
         assert names == {name for name, _ in model.named_parameters() if name.startswith(tuple(parts))}
     with pytest.raises(SystemExit, match="--only wings: the model's parts are segmenter, policy, .*, compositor$"):
         train_only(built(TINY_LAYERED), "policy", "wings")
-    with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are embed, "):  # frozen as it is
-        train_only(STT(TINY), "embed", "tokenizer")
+    with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are tokens, network"):  # frozen as it is
+        train_only(STT(TINY), "network", "tokenizer")
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):

@@ -8,20 +8,25 @@ import types
 
 import torch
 
-from stt.api import Sampling, Surprise
-from stt.prediction import compute
-from stt.ui.zero_gpu import LONGEST, on_lent_gpu, seconds
+from stt.api import Condition, Sampling, Surprise
+from stt.prediction import Job, compute
+from stt.ui.zero_gpu import MAX_SECONDS, seconds, zero_gpu_compute
 from tests.conftest import clips
 
 
-def lending(asked: list[float]) -> types.ModuleType:
+def job_of(context: torch.Tensor, frames: int, seeds: tuple[int, ...]) -> Job:
+    nothing = context[:0]
+    return Job(context, nothing, nothing, frames, Sampling(), Condition(), seeds)
+
+
+def lending(durations: list[float]) -> types.ModuleType:
     """Like the real one, sends what goes in and comes out through pickle, since the work is another process."""
 
     def gpu(duration):
         def decorate(work):
             def lent(*arguments):
                 arguments = pickle.loads(pickle.dumps(arguments))
-                asked.append(duration(*arguments))
+                durations.append(duration(*arguments))
                 yield from (pickle.loads(pickle.dumps(event)) for event in work(*arguments))
 
             return lent
@@ -33,25 +38,25 @@ def lending(asked: list[float]) -> types.ModuleType:
     return module
 
 
-def test_a_lent_gpu_gives_the_same_frames_and_is_asked_for_no_longer_than_needed(tiny, monkeypatch):
-    asked = []
-    monkeypatch.setitem(sys.modules, "spaces", lending(asked))
+def test_a_lent_gpu_gives_the_same_frames_in_a_short_time(tiny, monkeypatch):
+    durations = []
+    monkeypatch.setitem(sys.modules, "spaces", lending(durations))
     video = clips(tiny, 1, frames=6)[0]
-    work = (tiny, video[:4], video[4:], video[:0], 3, Sampling(), [7, 8])
-    lent, plain = list(on_lent_gpu({"tiny": tiny})(*work)), list(compute(*work))
+    job = job_of(video[:4], 3, (7, 8))._replace(truth=video[4:])
+    lent, plain = list(zero_gpu_compute({"tiny": tiny})(tiny, job)), list(compute(tiny, job))
     assert len(lent) == 4 and isinstance(lent[-1], Surprise)
     for one, two in zip(lent, plain, strict=True):
         torch.testing.assert_close(one, two)
-    assert len(asked) == 1 and 10 <= asked[0] < 20
+    assert len(durations) == 1 and 10 <= durations[0] < 20
 
 
 def test_longer_requests_ask_for_more_up_to_a_limit():
-    video = torch.zeros(5, 1, 64, 64)
-    durations = [seconds("tiny", video, video, video, frames, Sampling(), range(8)) for frames in (1, 10, 40)]
+    seeds = tuple(range(8))
+    durations = [seconds("tiny", job_of(torch.zeros(5, 1, 64, 64), frames, seeds)) for frames in (1, 10, 40)]
     assert durations == sorted(set(durations))
-    assert seconds("tiny", torch.zeros(5, 3, 256, 256), video, video, 40, Sampling(), range(8)) == LONGEST
+    assert seconds("tiny", job_of(torch.zeros(5, 3, 256, 256), 40, seeds)) == MAX_SECONDS
 
 
 def test_elsewhere_nothing_is_lent(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "spaces", None)  # importing it fails
-    assert on_lent_gpu({"tiny": tiny}) is compute
+    assert zero_gpu_compute({"tiny": tiny}) is compute

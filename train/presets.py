@@ -52,7 +52,7 @@ digits_stt_gpu = STTConfig(layers=2, segmenter_width=48, dim=256, depth=6, heads
 
 video_vq_cpu = VideoVQConfig()
 video_vq_gpu = VideoVQConfig(blocks=2)
-videogpt_cpu = VideoGPTConfig(tokenizer=video_vq_cpu, classes=10, drop_frames=0.25, guidance=3.0)
+videogpt_cpu = VideoGPTConfig(tokenizer=video_vq_cpu, classes=10, drop_context=0.25, guidance=3.0)
 videogpt_gpu = replace(videogpt_cpu, tokenizer=video_vq_gpu, dim=224, depth=5, heads=7, widths=(64, 96), labels=2)
 
 timesformer_cpu = TimeSformerConfig()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save, write_whole
+from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
 from train.evaluation.protocols import PROTOCOLS
 
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.publish", description="Writes a run's model in half precision, with its card, to ship it."
     )
-    parser.add_argument("--model", required=True, help="run folder or file")
+    parser.add_argument("--model", help="run folder or file")
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; give --out, --repo or both")
     parser.add_argument("--repo", help="owner/name on the Hub to upload weights and card to; prints the pinned source")
     parser.add_argument("--private", action="store_true", help="upload to a private repository only")
@@ -33,11 +34,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--scores", type=Path, metavar="FILE", help="JSON of train.evaluate, for the card")
     parser.add_argument("--decoder", metavar="MODEL", help="take the decoder of this tokenizer, trained --decoder-only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a field of the network")
+    parser.add_argument("--cards", type=Path, metavar="FOLDER", help="only fill its README.md with its models' tables")
     return parser
 
 
 def main(words: list[str] | None = None) -> None:
     args = parser().parse_args(words)
+    if args.cards:
+        text = with_tables(args.cards).encode()
+        return write_whole(args.cards / "README.md", lambda file: file.write(text))
+    if not args.model:
+        raise SystemExit("publish: give --model RUN, or --cards FOLDER")
     if not (args.out or args.repo):
         raise SystemExit("publish: give --out FILE, --repo owner/name or both")
     model, card = model_to_ship(args)
@@ -56,6 +63,18 @@ def main(words: list[str] | None = None) -> None:
                 print(push_to_hub(path, args.repo, private=args.private))
             except ValueError as error:
                 raise SystemExit(f"publish: {error}") from error
+
+
+def with_tables(folder: Path) -> str:
+    """The folder's README.md, with the tables of NAME.safetensors after each line `<!-- tables of NAME -->`."""
+
+    def tables(mark: re.Match[str]) -> str:
+        model = load_any(folder / f"{mark[1]}.safetensors")
+        lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(model).items()), ""]
+        lines += [re.sub("^## ", "### ", line) for line in provenance(model.card)]
+        return "\n".join([f"<!-- tables of {mark[1]} -->", *lines, "<!-- end -->"])
+
+    return re.sub(r"<!-- tables of (\S+) -->.*?<!-- end -->", tables, (folder / "README.md").read_text(), flags=re.S)
 
 
 def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
@@ -97,9 +116,10 @@ def with_decoder(model: nn.Module, source: str) -> nn.Module:
     if name := first_difference(other, model.tokenizer):
         raise SystemExit(f"--decoder {source}: its codes are not those of the model's tokenizer, first at {name!r}")
     changed = build(family_of(model), replace(model.config, tokenizer=other.config))
-    decoder = {f"tokenizer.{name}": tensor for name, tensor in other.state_dict().items()}
-    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}
-    changed.load_state_dict(rest | decoder)
+    prefix = next(name for name, module in model.named_modules() if module is model.tokenizer) + "."
+    tokenizer = {prefix + name: tensor for name, tensor in other.state_dict().items()}
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
+    changed.load_state_dict(rest | tokenizer)
     return changed
 
 

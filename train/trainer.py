@@ -72,6 +72,8 @@ class Trainer:
         optimizer = MuonAdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.loss_module, self.optimizer = accelerator.prepare(LossModule(self.model), optimizer)
+        if config.compile:  # integers that `begin_step` chooses become symbols: no program for each of them
+            torch._dynamo.config.allow_unspec_int_on_nn_module = True
         self.compute_loss = torch.compile(self.loss_module) if config.compile else self.loss_module
         self.step = self.clips = 0
         self.elapsed = 0.0  # seconds

@@ -1,6 +1,6 @@
-"""Keeps the app's temporary folder small.
+"""Deletes old files of the app's temporary folder.
 
-Gradio's own cleaning forgets aborted uploads, empty folders and everything from before a crash.
+Gradio's own cleanup misses aborted uploads, empty folders and everything from before a crash.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ def own_folder() -> Path:
 @dataclass(frozen=True)
 class Cleanup:
     folder: Path
-    keep: float = 3600.0  # seconds that a file stays
-    quota: int = 2 * 10**9  # bytes; above it the oldest go first
+    max_age: float = 3600.0  # seconds
+    quota: int = 2 * 10**9  # bytes; above it the oldest files are deleted
     pause: float = 60.0  # seconds between two sweeps
 
     def sweep(self) -> int:
-        """Removes what is too old or too much; returns the number of files removed."""
-        now, removed, kept = time.time(), 0, 0
+        """Deletes files that are too old or above the quota; returns their number."""
+        now, removed, total = time.time(), 0, 0
         for age, size, path in sorted(self._files(now)):  # youngest first
-            kept += size
-            if age > self.keep or kept > self.quota:
+            total += size
+            if age > self.max_age or total > self.quota:
                 with suppress(OSError):
                     path.unlink()
                     removed += 1
         for folder in sorted(self.folder.rglob("*"), reverse=True):  # inner ones first
             with suppress(OSError):
-                if folder.is_dir() and now - folder.stat().st_mtime > self.keep:
+                if folder.is_dir() and now - folder.stat().st_mtime > self.max_age:
                     folder.rmdir()  # only if it is empty
         return removed
 
     def _files(self, now: float) -> list[tuple[float, int, Path]]:
-        found = []
+        files = []
         for path in self.folder.rglob("*"):
             with suppress(OSError):
                 if path.is_file() or path.is_symlink():
                     stat = path.lstat()
-                    found.append((now - stat.st_mtime, stat.st_size, path))
-        return found
+                    files.append((now - stat.st_mtime, stat.st_size, path))
+        return files
 
     def start(self) -> threading.Event:
-        """Sweeps now and then, in the background, until the returned event is set."""
+        """Sweeps in a background thread until the returned event is set."""
         done = threading.Event()
 
         def work() -> None:
@@ -66,5 +66,5 @@ class Cleanup:
                 if done.wait(self.pause):
                     return
 
-        threading.Thread(target=work, name="janitor", daemon=True).start()
+        threading.Thread(target=work, name="cleanup", daemon=True).start()
         return done

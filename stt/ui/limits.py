@@ -1,7 +1,7 @@
-"""Limits on what a request may be, in front of everything else.
+"""Middleware that limits the size of requests and closes routes.
 
-Gradio bounds uploaded files, but not the other fields of a form nor JSON bodies, and keeps some routes open
-that this app has no use for.
+Gradio limits uploaded files, but not the other fields of a form nor JSON bodies, and opens some routes that this app
+does not need.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-UPLOAD_BYTES = 26_000_000  # the 25 MB of a clip, and its envelope
+UPLOAD_BYTES = 26_000_000  # a clip of 25 MB and its multipart headers
 BODY_BYTES = 1_000_000
 CLOSED = (
     "process_recording",  # would run ffmpeg on anybody's upload, outside of the queue
@@ -30,7 +30,7 @@ class TooLarge(Exception):
     pass
 
 
-class Guard:
+class RequestLimits:
     """ASGI middleware: 404 for closed routes, 413 for bodies over the limit."""
 
     def __init__(self, app: Any) -> None:
@@ -46,17 +46,17 @@ class Guard:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
             return await answer(send, 413, f"The request is larger than {limit / 1e6:.0f} MB.")
-        await self._counted(scope, receive, send, limit)
+        await self._count(scope, receive, send, limit)
 
-    async def _counted(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
-        """Counts what really arrives: a chunked body declares no length."""
-        seen, over, started = 0, False, False
+    async def _count(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
+        """Counts the bytes that arrive: a chunked body declares no length."""
+        received, over, started = 0, False, False
 
         async def counting() -> Message:
-            nonlocal seen, over
+            nonlocal received, over
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
+            received += len(message.get("body", b""))
+            if received > limit:
                 over = True
                 raise TooLarge
             return message
@@ -64,7 +64,7 @@ class Guard:
         async def sending(message: Message) -> None:
             nonlocal started
             if over and not started:
-                return  # the app's own words on a body that it could not finish reading
+                return  # the app's own answer to a body that it could not read
             started = True
             await send(message)
 

@@ -1,39 +1,30 @@
-"""ZeroGPU: on such a Space a GPU is lent to marked functions only, for as long as each says beforehand."""
+"""ZeroGPU Spaces lend a GPU to marked functions only, for a time that each one announces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from stt.api import NO_CONDITION, Condition, Predictor, Sampling, Surprise
-from stt.prediction import Compute, compute
+from stt.api import Predictor, Surprise
+from stt.prediction import Compute, Job, compute
 
-LONGEST = 120  # seconds
+MAX_SECONDS = 120
 
 
-def seconds(
-    name: str,
-    video: Tensor,
-    truth: Tensor,
-    ending: Tensor,
-    frames: int,
-    sampling: Sampling,
-    seeds: Sequence[int],
-    condition: Condition = NO_CONDITION,
-) -> int:
-    """How long to ask for the GPU, from the arguments of the work: shorter requests are served sooner.
+def seconds(name: str, job: Job) -> int:
+    """How long to ask for the GPU: shorter requests are served sooner.
 
-    Generous for models of some 10M parameters; no such Space has been timed yet.
+    Generous for models of some 10M parameters; not yet measured on such a Space.
     """
-    pixels = video[0].numel() / 64**2
-    return min(LONGEST, round(10 + frames * (0.1 + 0.02 * pixels * len(seeds))))
+    pixels = job.context[0].numel() / 64**2
+    return min(MAX_SECONDS, round(10 + job.frames * (0.1 + 0.02 * pixels * len(job.seeds))))
 
 
-def on_lent_gpu(models: Mapping[str, Predictor]) -> Compute:
-    """`compute` as a function that a ZeroGPU Space lends its GPU to; plain `compute` everywhere else.
+def zero_gpu_compute(models: Mapping[str, Predictor]) -> Compute:
+    """`compute` on the lent GPU of a ZeroGPU Space; plain `compute` everywhere else.
 
-    Arguments and results travel between processes, so the model goes by its name.
+    Arguments and results travel between processes, so a model travels as its name.
     """
     try:
         import spaces
@@ -41,17 +32,8 @@ def on_lent_gpu(models: Mapping[str, Predictor]) -> Compute:
         return compute
 
     @spaces.GPU(duration=seconds)
-    def lent(
-        name: str,
-        video: Tensor,
-        truth: Tensor,
-        ending: Tensor,
-        frames: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        condition: Condition = NO_CONDITION,
-    ) -> Iterator[Tensor | Surprise]:
-        yield from compute(models[name], video, truth, ending, frames, sampling, seeds, condition)
+    def lent(name: str, job: Job) -> Iterator[Tensor | Surprise]:
+        yield from compute(models[name], job)
 
     names = {id(model): name for name, model in models.items()}
-    return lambda model, *rest: lent(names[id(model)], *rest)
+    return lambda model, job: lent(names[id(model)], job)
