@@ -22,10 +22,10 @@ from stt.ui.controls import (
 from stt.ui.endpoints import Endpoints
 from stt.ui.layout import TITLE, Page, lay_out
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK = PRIVATE | {"queue": False}
-PREVIEW = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
-GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+QUICK: dict[str, Any] = PRIVATE | {"queue": False}
+PREVIEW: dict[str, Any] = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
+GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
 
 # settings into the address and the browser's memory
 SAVE = """(...values) => {
@@ -119,7 +119,7 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     )  # fmt: skip
     counts = {name: len(action_axes(one)) for name, one in models.items()}
     gr.on(
-        [component.input for component in (page.steer, *page.axes)], None, [model, page.steer, *page.axes],
+        [page.steer.input, *(slider.input for slider in page.axes)], None, [model, page.steer, *page.axes],
         control["action"], js=ACTION.replace("AXES", json.dumps(counts)), **PRIVATE,
     )  # fmt: skip
     control["action"].change(None, [control["action"], *page.axes], [page.steer, *page.axes], js=SLIDERS, **PRIVATE)
