@@ -63,24 +63,24 @@ def build(callbacks: Callbacks) -> gr.Blocks:
 def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     """Returns the events that preview a clip, which a prediction cancels."""
     control, models = page.controls, callbacks.backend.models
-    shown = [control["clip"], control["model"]]
+    outputs = [control["clip"], control["model"]]
     page.examples.click(
-        lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], shown, **QUICK
+        lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], outputs, **QUICK
     )
-    page.random_example.click(callbacks.example, control["model"], shown, **QUICK)
+    page.random_example.click(callbacks.example, control["model"], outputs, **QUICK)
     page.player.drop_clip(callbacks.drop_clip, None, control["clip"], **QUICK)
     changed = control["clip"].change(
         callbacks.change_clip, [page.pending, *page.settings],
         [page.player, page.pending, *page.settings, page.new_seed], **PREVIEW,
     )  # fmt: skip
-    outputs = [page.player, control["prompt_frames"], control["frames"]]
+    preview_outputs = [page.player, control["prompt_frames"], control["frames"]]
     inputs = [control[name].input for name in ("prompt_frames", "stride", "fit", "between")]
     preview = gr.on(
-        [*inputs, control["model"].change], callbacks.preview, page.settings, outputs, trigger_mode="always_last",
-        **PREVIEW,
+        [*inputs, control["model"].change], callbacks.preview, page.settings, preview_outputs,
+        trigger_mode="always_last", **PREVIEW,
     )  # fmt: skip
     preview_gap = control["frames"].input(
-        callbacks.preview_gap, page.settings, outputs, trigger_mode="always_last", **PREVIEW
+        callbacks.preview_gap, page.settings, preview_outputs, trigger_mode="always_last", **PREVIEW
     )
     gr.on(
         [control["model"].change, control["between"].change],
@@ -145,8 +145,8 @@ def _wire_prediction(page: Page, callbacks: Callbacks, previews: list[Any]) -> N
         lambda: _buttons(running=True), None, buttons, js=STARTED, cancels=previews, **QUICK
     )  # fmt: skip
     run = started.then(
-        callbacks.run_prediction, [page.new_seed, *page.settings], [page.player, page.controls["seed"]], preprocess=False,
-        api_visibility="private", show_progress="minimal", show_progress_on=page.player, **GPU,
+        callbacks.run_prediction, [page.new_seed, *page.settings], [page.player, page.controls["seed"]],
+        preprocess=False, api_visibility="private", show_progress="minimal", show_progress_on=page.player, **GPU,
     )  # fmt: skip
     run.success(lambda: _buttons(running=False), None, buttons, **QUICK)
     run.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
