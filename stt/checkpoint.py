@@ -15,10 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from stt.api import CompilesStep, Config, Predictor
 from stt.hub import FILE_NAME, NO_REPO, CheckpointError, download, hub_source, upload
-from stt.migrations import migrated
+from stt.migrations import migrated, migrated_weights
 from stt.model_card import model_card
 from stt.registry import CONFIGS, FAMILIES, TOKENIZERS
 
@@ -45,11 +46,12 @@ def save(
 ) -> None:
     """Writes `model` to `path`, whole or not at all.
 
-    half: float16 weights, for publishing. card: how it was made (command, data, hardware, scores); JSON.
+    half: float16 weights, for publishing; buffers, such as a codebook's counts, keep their precision. card: how it was
+    made (command, data, hardware, scores); JSON.
     """
-    path = Path(path)
+    path, buffers = Path(path), {name for name, _ in model.named_buffers()}
     tensors = {
-        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        name: (t.half() if half and t.is_floating_point() and name not in buffers else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
     header = {
@@ -137,20 +139,43 @@ def weights_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.sha256(named.encode())).hexdigest()[:12]
 
 
+def expected_shapes(family: str, config: Config, limit: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's tensors by name, without memory for them: a file's header is not to be trusted.
+
+    Raises ValueError as soon as there are more than `limit` parameters.
+    """
+    count = 0
+
+    def check(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise ValueError(f"it does not fit its own config, which needs more than its {limit} tensors")
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        with torch.device("meta"):
+            return {name: tuple(t.shape) for name, t in build(family, config).state_dict().items()}
+    finally:
+        hook.remove()
+
+
 def load_any(source: str | Path, device: torch.device | str = "cpu") -> nn.Module:
     """`load` for tokenizers too."""
     path = find(source)
     header = read_header(path)
     try:
-        config = CONFIGS[header["family"]].from_dict(migrated(header["family"], header["config"]))
-        model = build(header["family"], config)
-        expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+        family, config = header["family"], migrated(header["family"], header["config"])
+        config = CONFIGS[family].from_dict(config)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if held != expected:
-                wrong = sorted(set(held.items()) ^ set(expected.items()))[0][0]
+            names = migrated_weights(family, file.keys())
+            shapes = {new: tuple(file.get_slice(old).get_shape()) for old, new in names.items()}
+            expected = expected_shapes(family, config, limit=len(shapes))
+            if shapes != expected:
+                wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
                 raise CheckpointError(f"{path.name} does not fit its own config, first at {wrong!r}")
-            tensors = {name: file.get_tensor(name) for name in held}
+            tensors = {new: file.get_tensor(old) for old, new in names.items()}
+        model = build(family, config)
     except (TypeError, ValueError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,10 @@ from torch import nn
 from stt.api import Predictor, Sampling
 
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
+PREDICTORS = (  # last words of a figure's name: what was scored
+    r"model|best|mean|guess|copy|truth|flow|blend|tracker|untrained|zero features|unconditional|conditioned|[+-]1|"
+    r"free|told(?: [+-]1)?|straight \w+"
+)
 
 TEMPLATE = """---
 library_name: stt
@@ -127,20 +132,32 @@ def _scores(scores: dict[str, Any]) -> list[str]:
     lines = ["", "## Scores"] if scores else []
     for name, figures in scores.items():
         lines += ["", f"**{name}**: {figures.get('protocol', '')}", ""]
-        if rows := figures.get("per_horizon"):
-            columns = [t for t in HORIZONS if t <= max(map(len, rows.values()))]
-            lines += [f"| frame | {' | '.join(map(str, columns))} |", "|---|" + "---|" * len(columns)]
-            for figure, values in rows.items():
-                lines += [f"| {figure} | {' | '.join(_cell(values[t - 1 : t]) for t in columns)} |"]
+        rows = figures.get("per_horizon", {})
+        lines += _table(rows) if rows else []
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
-        lines += [""] * bool(rows) + [f"- {k}: {_join(v)}" for k, v in rest.items()]
+        lines += [""] * bool(rows and rest) + [f"- {k}: {_join(v)}" for k, v in rest.items()]
     return [*lines, ""]
 
 
+def _table(rows: Mapping[str, list[float | None]]) -> list[str]:
+    """Figures per frame ahead, such as "psnr copy": a line for each measure, a column for each predictor."""
+    cells: dict[str, dict[str, str]] = {}
+    frames = [t for t in HORIZONS if t <= max(map(len, rows.values()))]
+    for name, values in rows.items():
+        match = re.fullmatch(rf"(.+) ({PREDICTORS})", name)
+        measure, predictor = match.groups() if match else (name, "model")
+        cells.setdefault(measure, {})[predictor] = " / ".join(_cell(values[t - 1 : t]) for t in frames)
+    columns = list(dict.fromkeys(predictor for line in cells.values() for predictor in line))
+    lines = [f"| frame {' / '.join(map(str, frames))} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    return lines + [f"| {m} | {' | '.join(line.get(c, '') for c in columns)} |" for m, line in cells.items()]
+
+
 def _join(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{k} ({_join(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items())
 
 
-def _cell(values: list[float | None]) -> str:
-    """The figure, or nothing where it was not measured."""
-    return "" if not values or values[0] is None else f"{values[0]:.4g}"
+def _cell(value: list[float | None]) -> str:
+    """One figure to show, or a dash where it was not measured."""
+    return "–" if not value or value[0] is None else f"{value[0]:.3g}"

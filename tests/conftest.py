@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
@@ -90,14 +88,6 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
 def _one_thread_and_a_fixed_seed():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _a_precision_of_its_own():
-    """A process keeps the precision of its first run, which is bf16 on some CPUs only."""
-    yield
-    if "accelerate" in sys.modules:
-        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(params=sorted(TINY_CONFIGS))

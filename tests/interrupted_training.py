@@ -1,4 +1,4 @@
-"""Trains a tiny model that is killed, asked to leave or given a bad step; for the tests of what a run survives."""
+"""Trains a tiny model that is killed, asked to leave or given an infinite loss, for tests of what a run survives."""
 
 from __future__ import annotations
 
@@ -17,56 +17,55 @@ import torch
 
 from stt.api import Batch, Loss
 from stt.models.stt import STT
-from stt.tokenizer import FrameVQ
-from tests.conftest import TINY, TINY_TOKENIZER, clips
-from train.checkpoint import checkpoints, read
-from train.trainer import Trainer, TrainerConfig, accelerator_for, as_process, fit
+from tests.conftest import TINY, clips
+from train.checkpoint import list_checkpoints, read
+from train.processes import make_accelerator, run_as_process
+from train.schedule import TrainerConfig
+from train.trainer import Trainer, fit
 
 MISHAPS = ("kill", "term", "inf")
 
 
 class QuickRun(Trainer):
-    def gauge(self, batches: Any) -> None:
+    def measure_flops(self, batches: Any) -> None:
         """Leaves out what takes longer than a tiny model's training."""
-        self.cost = self.peak = 1.0
+        self.flops_per_clip = self.peak_flops = 1.0
 
 
 def train(
     out: Path,
     steps: int,
     resume: bool = False,
-    tokenizer: bool = False,
     mishap: str = "",
     at: int = 0,
     rank: int = 0,
+    run_class: type[Trainer] = QuickRun,
     **more: Any,
 ) -> Trainer:
-    """A predictor, or a tokenizer, to the end, unless the process of this rank has its mishap in step `at`.
+    """Trains a predictor to the end, unless the process of this rank has its mishap in step `at`.
 
     A checkpoint after every step. A clip depends on its number in the run alone: one batch of two clips has those of
     two batches of one.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = FrameVQ(TINY_TOKENIZER) if tokenizer else STT(TINY)
-    config = TrainerConfig(**{"steps": steps, "batch": 1, "log_every": 1, "save_every": 0.0, "muon": True} | more)
-    run = QuickRun(model, config, out, accelerator_for("no", "cpu"), {})
+    model = STT(TINY)
+    settings = {"steps": steps, "batch": 1, "log_every": 1, "save_every": 0.0, "muon": True, "precision": "no"}
+    run = run_class(model, TrainerConfig(**settings | more), out, make_accelerator("cpu"), {})
     if resume:
         run.resume()
-    plain = model.loss
-
-    def met(name: str) -> bool:
-        return mishap == name and run.step == at and run.accelerator.process_index == rank
+    loss_of = model.loss
 
     def loss(batch: Batch) -> Loss:
-        found = plain(batch)
-        return Loss(found.total + math.inf, found.parts) if met("inf") else found  # the gradient stays finite
-
-    def batches(size: int, index: int) -> Batch:
+        here = run.step == at and run.accelerator.process_index == rank
         for name, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
-            if met(name):
+            if here and mishap == name:
                 os.kill(os.getpid(), number)
-        return Batch(torch.cat([clips(model, 1, seed=index * size + k) for k in range(size)]))
+        total, parts = loss_of(batch)
+        return Loss(total + math.inf if here and mishap == "inf" else total, parts)  # the gradient stays finite
+
+    def batches(size: int, number: int) -> Batch:
+        return Batch(torch.cat([clips(model, 1, seed=number * size + k) for k in range(size)]))
 
     model.loss = loss
     fit(run, batches)
@@ -85,8 +84,8 @@ def equal(one: Any, two: Any) -> bool:
 
 
 def final(out: Path) -> dict[str, Any]:
-    """The newest checkpoint, but for the time that it took."""
-    return read(checkpoints(out)[-1]) | {"elapsed": 0.0}
+    """The newest checkpoint, without the time that it took."""
+    return read(list_checkpoints(out)[-1]) | {"elapsed": 0.0}
 
 
 def forked(out: Path, steps: int) -> int:
@@ -102,17 +101,17 @@ def forked(out: Path, steps: int) -> int:
 
 def survived(folder: Path, steps: int, runs: int, kills: int, seed: int) -> dict[str, int]:
     """How many runs, each killed so often at random moments and resumed, end as one that is left alone."""
-    begun = time.monotonic()
+    begin = time.monotonic()
     assert os.waitpid(forked(folder / "whole", steps), 0)[1] == 0
-    whole, seconds = final(folder / "whole"), time.monotonic() - begun
-    draws = random.Random(seed)
+    whole, seconds = final(folder / "whole"), time.monotonic() - begin
+    chance = random.Random(seed)
     count = {"runs": runs, "equal": 0, "kills": 0, "in a save": 0}
     for _ in range(runs):
         out, left = folder / "killed", kills
         shutil.rmtree(out, ignore_errors=True)
         while left:
             pid = forked(out, steps)
-            time.sleep(draws.uniform(0, 0.95 * seconds / kills))
+            time.sleep(chance.uniform(0, 0.95 * seconds / kills))
             os.kill(pid, signal.SIGKILL)
             if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
                 left -= 1
@@ -133,7 +132,6 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--tokenizer", action="store_true", help="in the place of a predictor")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--mishap", choices=MISHAPS, default="")
     parser.add_argument("--at", type=int, default=0)
@@ -149,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    as_process(main)
+    run_as_process(main)

@@ -47,9 +47,9 @@ def test_models_are_compiled_on_request(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: "compiled")
     save(tiny, tmp_path / "a.safetensors")
     save(built(TINY_CONFIGS["videogpt"]), tmp_path / "b.safetensors")
-    compiled = opened(monkeypatch, "--models", str(tmp_path), "--compile")["b"].one
-    plain = opened(monkeypatch, "--models", str(tmp_path))["b"].one
-    assert compiled == "compiled" and callable(plain)
+    compiled = opened(monkeypatch, "--models", str(tmp_path), "--compile")["b"].compiled_one
+    plain = opened(monkeypatch, "--models", str(tmp_path))["b"].compiled_one
+    assert compiled == "compiled" and plain is None
 
 
 def test_without_a_model_the_app_says_so(tmp_path):

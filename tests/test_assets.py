@@ -15,7 +15,7 @@ from stt.checkpoint import name_of, weights_hash
 from stt.metrics import unit
 from stt.results import Result
 from stt.video import read_clip
-from tests.test_tabletop import why_not
+from tests.tabletop_fixtures import why_not
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.evaluation.protocols import held_out
 from train.evaluation.simulated_futures import against_truth, controls_of, digit_prompts

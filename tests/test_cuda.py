@@ -10,10 +10,12 @@ from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
 from tests.test_tabletop_evaluation import Drawn, colour_model
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.evaluation.protocols import held_out, moving_mnist
+from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.evaluation.simulated_futures import against_truth, digit_prompts
 from train.evaluation.tabletop import Remembered, held_out_clips, moves, obedience, tabletop_prompts
-from train.trainer import Trainer, TrainerConfig, accelerator_for
+from train.processes import make_accelerator
+from train.schedule import TrainerConfig
+from train.trainer import Trainer, fit
 
 pytestmark = [
     pytest.mark.cuda,
@@ -50,17 +52,57 @@ def test_the_compiled_step_from_code_to_code_draws_the_same_codes():
     torch.testing.assert_close(stt.predict(model, context, 4, seeds=[0, 1]), plain, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "videogpt"])
+def run_of(model, out, **settings):
+    config = TrainerConfig(**{"steps": 8, "batch": 2, "log_every": 4} | settings)
+    return Trainer(model, config, out, make_accelerator("cuda"), {})
+
+
+def batches(model):
+    return lambda size, number: lesson(model, clips(model, size, seed=number))
+
+
+@pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "transframer", "videogpt"])
 def test_a_training_step_runs_in_bf16(name, tmp_path):
     model = lively(built(TINY_CONFIGS[name]))
-    run = Trainer(model, TrainerConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
-    run.raw.train()
+    run = run_of(model, tmp_path, precision="bf16", muon=True)
+    run.model.train()
+    with run.prefetcher(batches(model)) as batch_of:
+        run.train_step(batch_of)
+    assert run.mean_losses()["loss"] > float("-inf")
+    assert torch.get_float32_matmul_precision() == "high"
 
-    def batches(size, index):
-        return lesson(model, clips(model, size, seed=index)).to("cuda")
 
-    loss = run.train_step(batches)
-    assert loss.total.isfinite()
+def test_training_steps_do_not_wait_for_the_device(tmp_path):
+    model = lively(built(TINY_CONFIGS["timesformer"]))
+    run = run_of(model, tmp_path, muon=True)
+    run.model.train()
+    with run.prefetcher(batches(model)) as batch_of:
+        run.train_step(batch_of)  # creates the optimizer's state
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                run.train_step(batch_of)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert run.step == 4 and run.mean_losses()["loss"] > 0
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_and_stops_at_the_log(tmp_path):
+    model = lively(built(TINY_CONFIGS["timesformer"]))
+    run = run_of(model, tmp_path, muon=True)
+    loss_of = model.loss
+    model.loss = lambda batch: loss_of(batch)._replace(total=loss_of(batch).total + float("inf"))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(SystemExit, match="loss is inf .* at step 0: stopped before the update"):
+        fit(run, batches(model))
+    assert run.step == 4
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_a_compiled_run_learns_and_is_saved(tmp_path):
+    model = built(TINY_CONFIGS["timesformer"])
+    fit(run_of(model, tmp_path, compile=True), batches(model))
+    assert stt.load(tmp_path).config == model.config
 
 
 def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):

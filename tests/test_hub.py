@@ -173,9 +173,8 @@ def test_the_card_tells_commands_scores_and_use_but_no_folders(published):
         "Data: kind stochastic, digits 1.",
         "16 x 16, gray",
         "up to 6 frames",
-        "| frame | 1 | 5 |",
-        "| psnr best | 27.04 | 20.3 |",
-        "| psnr copy | 18.7 |  |",
+        "| frame 1 / 5 | best | copy |",
+        "| psnr | 27 / 20.3 | 18.7 / – |",
         "- seconds_per_frame: 0.0074",
         "- by_temperature: 1.0 0.0971",
         "pip install .",
@@ -213,7 +212,7 @@ def test_the_weights_keep_their_name_when_the_card_changes_but_not_when_a_tensor
     save(tiny, path, card={"anything": "longer " * 100})
     assert weights_hash(path) == before and len(before) == 12 and int(before, 16)
     with torch.no_grad():
-        tiny.head.bias[0] += 1
+        tiny.tokens.head.bias[0] += 1
     save(tiny, path, card=CARD)
     assert weights_hash(path) != before
 

@@ -11,7 +11,8 @@ import torch
 import stt
 from stt.api import Batch, Condition, Sampling
 from stt.mixture import Mixture
-from stt.models.layered import Layered, LayeredConfig, cluster, motion_weighted_l1, pose_distance
+from stt.models.layered import Layered, LayeredConfig, motion_weighted_l1, pose_distance
+from stt.object_segmenter import cluster
 from stt.sampler import SeededNoise
 from stt.sprites import AGENT, BACKGROUND, MAX_SPRITES, OUTSIDE, POSE_SCALE, extract_sprites
 from tests.conftest import TINY_LAYERED, lesson, lively

@@ -105,13 +105,12 @@ def test_what_it_drew_itself_surprises_it_less_than_noise(model):
 
 
 @pytest.mark.parametrize("frames", [True, False], ids=["conditioned on frames", "unconditional"])
-def test_one_code_after_the_other_gives_the_logits_of_the_whole_sequence(frames):
+def test_one_code_after_the_other_gives_the_logits_of_the_whole_sequence(frames, monkeypatch):
     model = varied(frame_conditioning=frames, slices=4)
     state = model.start(clips(model, 1, 4)[:, : 4 * frames])
     _, latents = sequence(model)
     seen = []
-    one = model.one
-    model.one = lambda *a: seen.append(one(*a)) or seen[-1]
+    monkeypatch.setattr(model, "compiled_one", lambda *a: seen.append(VideoGPT.one(*a)) or seen[-1])
     with torch.inference_mode():
         whole, _ = model.logits(latents, state.memory)
         cache = state.cache.clone()
@@ -141,6 +140,14 @@ def test_compiling_reaches_every_code_and_changes_none(model, monkeypatch):
     model.compile_step()
     assert torch.equal(stt.predict(model, context, 4, seeds=[0, 1]), plain)
     assert len(calls) == 4 // model.config.chunk_frames * model.config.cells
+
+
+def test_a_copy_of_a_compiled_model_runs_its_own_weights(model, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    model.compile_step()
+    other, context = copy.deepcopy(model), clips(model)[0]
+    torch.nn.init.normal_(other.head.weight)
+    assert not torch.equal(stt.predict(other, context, 2), stt.predict(model, context, 2))
 
 
 def test_a_new_sequence_goes_on_after_the_last_frames_of_the_one_before(model):
@@ -256,14 +263,16 @@ def test_short_contexts_and_none_are_part_of_training(model, monkeypatch):
     monkeypatch.setattr(VideoGPT, "remember", lambda self, c: seen.append(c.shape[1]) or remember(self, c))
     model.train()
     with torch.no_grad():
-        for _ in range(60):
+        for step in range(60):
+            model.begin_step(step)
             model.loss(Batch(clips(model, 2, 10)))
     assert set(seen) == {0, 1, 2, 3, 4} and 0 < seen.count(0) < 20
 
 
 def test_even_a_step_without_a_context_gives_every_weight_a_gradient():
     """Or processes that train together would wait for each other for ever."""
-    model = varied(drop_frames=1.0).train()
+    model = varied(drop_context=1.0).train()
+    model.begin_step(0)
     model.loss(Batch(clips(model, 2, 7))).total.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
@@ -274,7 +283,7 @@ def test_even_a_step_without_a_context_gives_every_weight_a_gradient():
         ({"chunk_frames": 3}, "chunk_frames is 3, its tokenizer's slices have 2"),
         ({"frame_conditioning": False, "slices": 2}, "slices is 2, must be at least 3"),
         ({"widths": (8,)}, r"widths are \(8,\), its tokenizer has 2 resolutions"),
-        ({"drop_frames": 1.5}, "drop_frames is 1.5"),
+        ({"drop_context": 1.5}, "drop_context is 1.5"),
         ({"guidance": 0.5}, "guidance is 0.5, must be at least 1"),
         ({"channels": 3}, "channels is 3, its tokenizer's is 1"),
     ],

@@ -81,7 +81,7 @@ def test_every_protocol_of_a_folder_has_finite_figures_which_are_written_drawn_a
     assert iio.imread(sheet).shape == (2 * 6 * 18 * 2, 13 * 18 * 2, 3)
     words = ["--model", tmp_path / "m.safetensors", "--scores", tmp_path / "scores.json", "--out", tmp_path / "p"]
     args = publish.parser().parse_args([str(word) for word in words])
-    assert set(publish.shipped(args)[1]["scores"]) == set(found)
+    assert set(publish.model_to_ship(args)[1]["scores"]) == set(found)
 
 
 def test_a_model_without_actions_has_no_obedience_and_no_turns(run, folder, tmp_path):

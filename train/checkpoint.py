@@ -1,4 +1,4 @@
-"""What a run can be resumed from: its last two checkpoints, each whole, synced and with a SHA-256 beside it."""
+"""Checkpoints to resume a run from: the last two, each whole, synced and with a SHA-256 file beside it."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from torch import Tensor
 
 from stt.checkpoint import FILE_NAME, write_whole
 
-KEPT = 2  # checkpoints
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the disk, of a quota, of a limit on files
+NUM_CHECKPOINTS = 2
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full disk, quota, limit on the size of a file
 
 
 class DiskFull(Exception):
-    """A file could not be written for want of room; the message names it."""
+    """A file cannot be written for lack of space; the message names it."""
 
 
 @contextmanager
-def room_for(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turns what a full disk raises into DiskFull. needed: bytes, where known."""
+def disk_full_check(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turns the errors of a full disk into DiskFull. needed: bytes, 0 if not known."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         cause: BaseException | None = error
-        while cause is not None and getattr(cause, "errno", None) not in FULL:
-            cause = cause.__context__  # torch raises its own error over that of the file
+        while cause is not None and getattr(cause, "errno", None) not in DISK_FULL_ERRORS:
+            cause = cause.__context__  # torch raises an error of its own over that of the file
         if cause is None:
             raise
         need = f"about {needed:,} bytes are needed, " if needed else ""
         free = shutil.disk_usage(path.parent).free
-        raise DiskFull(f"no room for {path}: {need}{free:,} bytes are free on its disk") from error
+        raise DiskFull(f"no space for {path}: {need}{free:,} bytes are free on its disk") from error
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The oldest first."""
     return sorted(folder.glob("checkpoint-*.pt"))
 
 
-def digest_of(path: Path) -> Path:
+def digest_path(path: Path) -> Path:
     """The file beside a checkpoint that `sha256sum --check` reads."""
     return path.with_name(f"{path.name}.sha256")
 
 
-class Hashed:
-    """A file that is only written to, and what has been written as a SHA-256."""
+class HashingFile:
+    """Passes what is written on to a file and computes its SHA-256."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -64,58 +64,58 @@ class Hashed:
         self.file.flush()
 
 
-def size_of(state: Any) -> int:
+def num_bytes(state: Any) -> int:
     """Bytes of the tensors in nested dicts and lists."""
     if isinstance(state, Tensor):
         return state.nbytes
     items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    return sum(size_of(item) for item in items)
+    return sum(num_bytes(item) for item in items)
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:
-    """Adds the checkpoint of state["step"]; drops all but the last two up to it, and what was left half written.
+    """Adds the checkpoint of step state["step"], then deletes all but the last two up to it, and unfinished files.
 
     Raises DiskFull.
     """
     path = folder / f"checkpoint-{state['step']:08d}.pt"
 
     def save(file: BinaryIO) -> None:
-        hashed = Hashed(file)
-        torch.save(state, hashed)
-        line = f"{hashed.sha256.hexdigest()}  {path.name}\n"
-        write_whole(digest_of(path), lambda beside: beside.write(line.encode()))  # there before the checkpoint is
+        hashing = HashingFile(file)
+        torch.save(state, hashing)
+        line = f"{hashing.sha256.hexdigest()}  {path.name}\n"
+        write_whole(digest_path(path), lambda digest: digest.write(line.encode()))  # before the checkpoint appears
 
-    with room_for(path, size_of(state)):
+    with disk_full_check(path, num_bytes(state)):
         write_whole(path, save)
-    kept = [known for known in checkpoints(folder) if known <= path][-KEPT:]
-    names = {name for known in kept for name in (known.name, digest_of(known).name)}
-    for found in [*folder.glob("checkpoint-*"), *folder.glob("*.tmp")]:
-        if found.name not in names:
-            found.unlink(missing_ok=True)
+    newest = [p for p in list_checkpoints(folder) if p <= path][-NUM_CHECKPOINTS:]
+    names = {name for p in newest for name in (p.name, digest_path(p).name)}
+    for p in [*folder.glob("checkpoint-*"), *folder.glob("*.tmp")]:
+        if p.name not in names:
+            p.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in one checkpoint. Raises ValueError when it is not what was written, OSError when unreadable."""
-    if not digest_of(path).is_file():
-        raise ValueError(f"{digest_of(path).name} is missing")
+    """The state in one checkpoint. ValueError if its SHA-256 does not match, OSError if it cannot be read."""
+    if not digest_path(path).is_file():
+        raise ValueError(f"{digest_path(path).name} is missing")
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest_of(path).read_text().split()[:1] != [found]:
-            raise ValueError("its SHA-256 is another: the file was cut off or changed")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest_path(path).read_text().split()[:1] != [digest]:
+            raise ValueError("its SHA-256 does not match: the file was cut off or changed")
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """The state to resume from, None where nothing was saved yet; says on stderr what it leaves out, and why.
+def read_newest(folder: Path) -> dict[str, Any] | None:
+    """The state to resume from, None where nothing is saved yet. Prints on stderr why a checkpoint is skipped.
 
-    Raises SystemExit when there are checkpoints or a model, but no checkpoint is valid.
+    SystemExit if there are checkpoints or a model, but no valid checkpoint.
     """
-    for path in reversed(checkpoints(folder)):
+    for path in reversed(list_checkpoints(folder)):
         try:
             return read(path)
         except (OSError, ValueError) as error:
-            print(f"{path} is left out: {error}", file=sys.stderr)
-    if checkpoints(folder) or (folder / FILE_NAME).exists():
+            print(f"skips {path}: {error}", file=sys.stderr)
+    if list_checkpoints(folder) or (folder / FILE_NAME).exists():
         raise SystemExit(f"{folder} holds no valid checkpoint to resume from")
     return None

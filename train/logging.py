@@ -1,4 +1,4 @@
-"""What a run writes down to be watched: log.jsonl, sheets, and TensorBoard's events where that is installed."""
+"""What a run writes while it trains: log.jsonl, sheets, and TensorBoard events where TensorBoard is installed."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ import imageio.v3 as iio
 import numpy as np
 
 from stt.checkpoint import write_whole
-from train.checkpoint import room_for
+from train.checkpoint import disk_full_check
 
-LOG = "log.jsonl"
+LOG_FILE = "log.jsonl"
 
 
 class RunLog:
-    """For the first process. All of it raises DiskFull."""
+    """The log of a run, for the first process. Every method raises DiskFull."""
 
     def __init__(self, out: Path, step: int) -> None:
-        """A run that resumes at a step forgets what was written down after it, and a last line that was cut off."""
-        self.out, self.log, self.board = out, out / LOG, board(out / "tensorboard", step)
-        if self.log.is_file():
-            lines = self.log.read_text(errors="replace").splitlines(keepends=True)
-            kept = "".join(line for line in lines if stands(line, step))
-            with room_for(self.log):
-                write_whole(self.log, lambda file: file.write(kept.encode()))
+        """step: where the run begins or resumes. Later rows, and a last line that was cut off, are deleted."""
+        self.out, self.path, self.tensorboard = out, out / LOG_FILE, tensorboard_writer(out / "tensorboard", step)
+        if self.path.is_file():
+            lines = self.path.read_text(errors="replace").splitlines(keepends=True)
+            text = "".join(line for line in lines if is_row_until(line, step))
+            with disk_full_check(self.path):
+                write_whole(self.path, lambda file: file.write(text.encode()))
 
-    def note(self, row: dict[str, float]) -> None:
-        with room_for(self.log), open(self.log, "a") as file:
+    def write(self, row: dict[str, float]) -> None:
+        with disk_full_check(self.path), open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
-        if self.board:
+        if self.tensorboard:
             for name in row.keys() - {"step"}:
-                self.board.add_scalar(name, row[name], row["step"])
+                self.tensorboard.add_scalar(name, row[name], row["step"])
 
-    def show(self, picture: np.ndarray, step: int) -> None:
+    def write_sheet(self, picture: np.ndarray, step: int) -> None:
         """picture: (H, W) or (H, W, 3) uint8."""
         path = self.out / "sheets" / f"{step:07d}.png"
-        with room_for(path.parent):
+        with disk_full_check(path.parent):
             path.parent.mkdir(exist_ok=True)
             iio.imwrite(path, picture)
-        if self.board:
-            self.board.add_image("sheet", picture, step, dataformats="HWC"[: picture.ndim])
+        if self.tensorboard:
+            self.tensorboard.add_image("sheet", picture, step, dataformats="HWC"[: picture.ndim])
 
     def close(self) -> None:
-        if self.board:
-            self.board.close()
+        if self.tensorboard:
+            self.tensorboard.close()
 
 
-def stands(line: str, step: int) -> bool:
-    """Whether a line of the log is whole and not from after the step."""
+def is_row_until(line: str, step: int) -> bool:
+    """Whether a line of the log is complete and not later than the step."""
     try:
         return line.endswith("\n") and json.loads(line)["step"] <= step
     except ValueError:
         return False
 
 
-def board(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, or None where it is not installed."""
+def tensorboard_writer(folder: Path, step: int) -> Any:
+    """None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

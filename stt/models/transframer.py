@@ -54,7 +54,6 @@ class TransframerConfig(PredictorConfig):
     depth: int = 4  # blocks of the decoder
     heads: int = 4
     mlp_ratio: int = 4
-    dropout: float = 0.0  # of attention weights
     widths: tuple[int, ...] = (64, 128)  # of the U-Net, from the DCT's grid to the one that the decoder attends to
     blocks: int = 2  # of the U-Net at its lowest resolution
     draft: int = 48  # width of the network that sees what is drawn
@@ -316,8 +315,8 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(c.dim) for _ in range(3))
-        self.attention = Attention(c.dim, c.heads, c.dropout)
-        self.cross = CrossAttention(c.dim, c.heads, c.dropout)
+        self.attention = Attention(c.dim, c.heads)
+        self.cross = CrossAttention(c.dim, c.heads)
         self.up, self.down = nn.Linear(c.dim, c.dim * c.mlp_ratio), nn.Linear(c.dim * c.mlp_ratio, c.dim)
 
     def _rest(self, x: Tensor, memory: tuple[Tensor, Tensor], seen: Tensor) -> Tensor:
@@ -557,7 +556,8 @@ class Transframer(Predictor):
 
         Maps are the other images that the config names, without which none is asked for; actions annotate the frames.
         """
-        c, video, maps, actions = self.config, batch.video, batch.maps, batch.actions
+        c, video, maps = self.config, batch.video, batch.maps
+        actions = batch.actions if c.actions else None
         known = 0 if maps is None else maps.shape[1]
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
