@@ -7,7 +7,7 @@ import torch
 
 import stt
 from stt.api import Sampling
-from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
+from tests.conftest import TINY_CONFIGS, batch_of, built, clips, lively
 from tests.test_tabletop_evaluation import Drawn, colour_model
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.evaluation.protocols import held_out, moving_mnist
@@ -58,7 +58,7 @@ def run_of(model, out, **settings):
 
 
 def batches(model):
-    return lambda size, number: lesson(model, clips(model, size, seed=number))
+    return lambda size, number: batch_of(model, clips(model, size, seed=number))
 
 
 @pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "transframer", "videogpt"])
