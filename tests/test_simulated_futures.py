@@ -131,6 +131,6 @@ def test_controls_of_an_stt_lose_what_its_transformer_learned_and_nothing_else()
         assert all(torch.equal(weights[name], t) for name, t in before.items() if name.startswith("segmenter."))
     tokens = torch.randn(1, 3, 1, 2, TINY_LAYERS.dim)
     assert not controls["zero features"].network(tokens, None).hidden.any()
-    assert controls["untrained"].head.weight.abs().max() == 0 and model.head.weight.abs().max() > 0
+    assert controls["untrained"].tokens.head.weight.abs().max() == 0 and model.tokens.head.weight.abs().max() > 0
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert controls_of(built(TINY_TIMESFORMER)) == {}
