@@ -7,7 +7,7 @@ import torch
 
 import stt
 from stt.api import Sampling
-from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
+from tests.conftest import TINY_CONFIGS, batch_of, built, clips, lively
 from tests.tabletop_fixtures import FakeTabletop, colour_model
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.evaluation import moving_mnist, tabletop
@@ -59,7 +59,7 @@ def run_of(model, out, **settings):
 
 
 def batches(model):
-    return lambda size, number: lesson(model, clips(model, size, seed=number))
+    return lambda size, number: batch_of(model, clips(model, size, seed=number))
 
 
 @pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "transframer", "videogpt"])
@@ -67,8 +67,8 @@ def test_a_training_step_runs_in_bf16(name, tmp_path):
     model = lively(built(TINY_CONFIGS[name]))
     run = run_of(model, tmp_path, precision="bf16", muon=True)
     run.model.train()
-    with run.prefetcher(batches(model)) as batch_of:
-        run.train_step(batch_of)
+    with run.prefetcher(batches(model)) as batches_ahead:
+        run.train_step(batches_ahead)
     assert run.mean_losses()["loss"] > float("-inf")
     assert torch.get_float32_matmul_precision() == "high"
 
@@ -77,12 +77,12 @@ def test_training_steps_do_not_wait_for_the_device(tmp_path):
     model = lively(built(TINY_CONFIGS["timesformer"]))
     run = run_of(model, tmp_path, muon=True)
     run.model.train()
-    with run.prefetcher(batches(model)) as batch_of:
-        run.train_step(batch_of)  # creates the optimizer's state
+    with run.prefetcher(batches(model)) as batches_ahead:
+        run.train_step(batches_ahead)  # creates the optimizer's state
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                run.train_step(batch_of)
+                run.train_step(batches_ahead)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert run.step == 4 and run.mean_losses()["loss"] > 0
