@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stt.api import Video
+from stt.metrics import spread
 
 TOLERANCE = 0.018
 """Root-mean-square difference of pooled frames below which two futures count as the same.
@@ -19,9 +20,10 @@ is the rounding error of a position.
 """
 
 
-def spread(futures: Video) -> Tensor:
-    """Standard deviation over futures (N, T, C, H, W) on [0, 1], root mean square over pixels -> (T,)."""
-    return futures.var(dim=0).mean(dim=(-3, -2, -1)).sqrt()
+def frame_spread(futures: Video) -> Tensor:
+    """`spread` of whole frames: root mean square over pixels, unbiased. (N >= 2, T, C, H, W) in [-1, 1] -> (T,)."""
+    n = len(futures)
+    return (spread(futures).square().mean(dim=(-2, -1)) * n / (n - 1)).sqrt()
 
 
 def perplexity(ids: Tensor, size: int) -> tuple[float, float]:

@@ -20,10 +20,10 @@ from train.evaluation.metrics import (
     SetDistances,
     coverage_and_precision,
     energy_distance,
+    frame_spread,
     gradient_energy,
     mean_of_pairs,
     pooled,
-    spread,
 )
 from train.evaluation.protocols import CONTEXT, HORIZON, Figures, rounded
 
@@ -120,7 +120,7 @@ class _Tally:
             "within": within * is_open, "apart": mean_of_pairs(d.predicted),
             "coverage": coverage, "precision": precision, "gradient": gradient_energy(frames).mean(dim=0),
             "open": is_open, "certain": 1 - is_open, "certain error": error * (1 - is_open),
-            "certain variance": spread(frames).square() * (1 - is_open),
+            "certain variance": frame_spread(2 * frames - 1).square() * (1 - is_open),
         }  # fmt: skip
         for figure, values in figures.items():
             self._add(name, figure, values)
