@@ -63,7 +63,6 @@ class DCTConfig(Config):
     block: int = 8  # pixels a side: 4, 8 (JPEG's) or 16
     subsampling: int = 2  # of chroma, per axis; 2 is 4:2:0. Gray frames have no chroma
     background: int = 128  # shade, of 0 ... 255, whose blocks cost no triple; JPEG's is 128, digits on black want 0
-    clip: int = 0  # largest size of a quantised value; 0 keeps every value that a frame can have
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,8 +74,6 @@ class DCTConfig(Config):
             raise ValueError(f"subsampling is {self.subsampling}, must be 1, 2 or 4")
         if not 0 <= self.background <= 255:
             raise ValueError(f"background is {self.background}, must be 0 to 255")
-        if self.clip < 0:
-            raise ValueError(f"clip is {self.clip}, must be 0 (keep all) or more")
         if self.image_size % (self.block * self.spacing):
             of = f"block {self.block}" + (f" x subsampling {self.spacing}" if self.channels == 3 else "")
             raise ValueError(f"image_size {self.image_size} is not a multiple of {of}")
@@ -107,15 +104,14 @@ class DCTConfig(Config):
 
     @property
     def limit(self) -> int:
-        """Largest size of a quantised value: no frame in [-1, 1] has a larger one, or `clip`."""
+        """Largest size of a quantised value: no frame in [-1, 1] has a larger one."""
         peaks = []
         for component in range(self.channels):
             mean, *detail = steps(self.quality, self.block, component > 0)
             away = max(self.background, 255 - self.background) if component == 0 else 127.5
             # a block of n x n pixels that are at most x away from a shade has no coefficient beyond n * x
             peaks += [self.block * away / mean, self.block * 127.5 / min(detail)]
-        largest = math.ceil(max(peaks))
-        return min(largest, self.clip) if self.clip else largest
+        return math.ceil(max(peaks))
 
 
 class Triples(NamedTuple):
@@ -155,6 +151,8 @@ class FrameDCT(nn.Module):
         self.register_buffer("steps", tables.double(), persistent=False)  # (C, frequencies)
         self.register_buffer("to_ycbcr", to_ycbcr, persistent=False)
         self.register_buffer("to_rgb", torch.linalg.inv(to_ycbcr), persistent=False)
+        brightness = self.steps.T.flatten() / (127.5 * c.block)  # of a step, in [-1, 1]
+        self.register_buffer("brightness", brightness.float()[:, None, None], persistent=False)
         self.register_buffer("exists", exists.flatten(), persistent=False)  # (cells), by channel, then position
 
     # ---- frames <-> dense ----------------------------------------------------------------------------
@@ -196,22 +194,10 @@ class FrameDCT(nn.Module):
         blocks = torch.einsum("kp,...khw->...phw", self.basis, levels * table[:, :, None, None])
         return rearrange(blocks, "... (p q) h w -> ... (h p) (w q)", p=self.config.block, q=self.config.block)
 
-    # ---- a frame as what it differs from another -----------------------------------------------------
-
-    def residual(self, dense: Tensor, reference: Tensor) -> Tensor:
-        """What leads from one dense image (usually the frame before, or a prediction) to another, as a dense image.
-
-        A difference may reach twice the limit; it wraps round, so that residuals have the same range as images and
-        every residual on every reference is an image.
-        """
-        return self._wrapped(dense - reference)
-
-    def restored(self, residual: Tensor, reference: Tensor) -> Tensor:
-        """Inverse of `residual`, exactly."""
-        return self._wrapped(reference + residual)
-
-    def _wrapped(self, levels: Tensor) -> Tensor:
-        return (levels + self.limit) % (2 * self.limit + 1) - self.limit
+    def features(self, dense: Tensor) -> Tensor:
+        """Dense images (..., K, h, w) as inputs of networks, (..., 2 K, h, w): brightness, and logarithms of steps."""
+        logs = dense.sign() * dense.abs().float().log1p() / math.log1p(self.limit)
+        return torch.cat([dense * self.brightness, logs], dim=-3)
 
     # ---- dense <-> triples ---------------------------------------------------------------------------
 

@@ -18,15 +18,23 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
         "worn_past": None,  # of training alone
     },
     "videogpt": {"dropout": None},  # of training alone
-    "transframer": {"dropout": None},
+    "transframer": {"dropout": None, "residual": (False,)},
+    "dct": {"clip": (0,)},
     "frame_vq": {"reference": (False,)},
 }
 RENAMED = {
     "stt": {"own_past": "scheduled_sampling"},
+    "transframer": {
+        "most_triples": "max_triples",
+        "between": "interpolate",
+        "own_past": "corrupt_context",
+        "mistakes": "corruption",
+    },
     "videogpt": {"drop_frames": "drop_context", "own_past": "reconstruct_context"},
 }
 NESTED = {  # fields that hold the config of another family
     "stt": {"tokenizer": "frame_vq"},
+    "transframer": {"dct": "dct"},
     "videogpt": {"tokenizer": "video_vq"},
 }
 
@@ -50,6 +58,7 @@ WEIGHTS: dict[str, dict[str, str]] = {
         r"go_on\.": "tokens.persistence.",
         r"act\.": "network.embed_action.",
     },
+    "transframer": {r"(?!unet\.|memory|decoder\.)": "decoder."},
     "layered": {
         r"(segmenter|compositor)\.unet\.up\.": r"\1.unet.ups.0.1.",
         r"(segmenter|compositor)\.unet\.decoder\.": r"\1.unet.decoders.0.",

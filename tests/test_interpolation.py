@@ -73,7 +73,7 @@ def test_a_segmentation_is_perfect_if_it_is_the_truth_and_names_nothing_if_it_is
     wanted = [videos.segmentation(clip)[:, 3 + ahead] for ahead in scoring.SEEN for clip in clips]
     for named in (1.0, 0.0):
         answers = iter([truth if named else torch.full_like(truth, -1) for truth in wanted])
-        monkeypatch.setattr(model, "frame", lambda *_, ask, answers=answers: next(answers)[None])
+        monkeypatch.setattr(model, "frame", lambda *_, map_name, answers=answers: next(answers)[None])
         figures = segmentation(model, videos, clips, Sampling())
         for ahead in ("of the last frame shown", "1 ahead", "3 ahead"):
             assert figures[f"{ahead}, model"]["ink named"] == named

@@ -80,7 +80,7 @@ def segmentation(
             truth = videos.segmentation(clip)[0, at]
             offsets = torch.arange(context, device=truth.device) - at
             noise = SeededNoise([index], truth.device)
-            drawn = model.frame(clip.video[:, :context], offsets, sampling, noise, ask="digits")[0, 0]
+            drawn = model.frame(clip.video[:, :context], offsets, sampling, noise, map_name="digits")[0, 0]
             for name, image in (("model", drawn), ("codec", model.codec.decode(model.codec.encode(truth)))):
                 pairs = CLASSES * _classes(truth) + _classes(image)
                 tables[name] += torch.bincount(pairs.flatten().cpu(), minlength=CLASSES**2).view(CLASSES, CLASSES)
