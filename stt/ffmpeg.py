@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import imageio_ffmpeg
-
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska", "avi": "avi", "gif": "gif"}
 DECODERS = ("h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "gif", "mjpeg")
 FORMATS_TEXT = "MP4, MOV, MKV, WebM, AVI or GIF"
@@ -111,6 +109,8 @@ def run_ffmpeg(
         f" -format_whitelist {','.join(CONTAINERS)} -codec_whitelist {','.join(DECODERS)}"
         f" -max_pixels {coded_pixels} -max_streams {MAX_STREAMS} -fd 0 -i fd: {output} pipe:1"
     )
+    import imageio_ffmpeg  # here, since training from packed data needs none
+
     command = limited([imageio_ffmpeg.get_ffmpeg_exe(), *arguments.split()], limits)
     os.lseek(file, 0, os.SEEK_SET)
     with tempfile.TemporaryFile() as messages:  # a file, so that ulimit bounds what a hostile clip can cause

@@ -13,7 +13,8 @@ from stt.api import Predictor, Sampling
 
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
 PREDICTORS = (  # last words of a figure's name: what was scored
-    r"model|best|mean|guess|copy|truth|flow|blend|untrained|zero features|free|told(?: [+-]1)?|tracker|straight \w+"
+    r"model|best|mean|guess|copy|truth|flow|blend|tracker|untrained|zero features|unconditional|conditioned|[+-]1|"
+    r"free|told(?: [+-]1)?|straight \w+"
 )
 
 TEMPLATE = """---

@@ -137,7 +137,7 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         "Black bars make the clip a square.": clip.padded,
         f"It was resized to the {c.image_size} x {c.image_size} pixels of the model.": tuple(clip.source_size)
         != (c.image_size, c.image_size),
-        f"The model looks back {limit} frames, so later frames no longer depend on the first ones.": continued
+        f"The model looks back {limit} frames; later frames no longer see the first ones.": continued
         and used + request.frames > limit + 1,
         ONE_FUTURE: not is_stochastic(model),
         "At temperature 0 all futures are the same.": is_stochastic(model)

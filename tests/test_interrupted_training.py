@@ -288,7 +288,7 @@ def test_a_run_is_resumed_by_its_own_command_and_begun_in_a_folder_of_its_own(tm
 
 
 def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.data.digits.DRAWN", {"train": 20, "test": 20})
+    monkeypatch.setattr("train.data.digits.SYNTHETIC", {"train": 20, "test": 20})
     out = tmp_path / "tok"
     tiny = ["--set", "widths=(8, 16)", "--set", "code_dim=8"]
     tokenizer.main(["--preset", "moving_mnist_1/video_vq/cpu", *SMALL, *tiny, "--steps", "1", "--out", str(out)])

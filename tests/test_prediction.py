@@ -334,10 +334,10 @@ def test_an_action_leads_the_futures(clip):
 def test_notes_say_what_happened_to_the_clip_and_what_limits_the_futures(tiny, tmp_path):
     wide = moving_dot(tmp_path / "wide.mp4", frames=9, width=64)
     for model, changes, present, absent in (
-        (tiny, {"temperature": 0.0}, ["last 6 of the 9 frames", "cropped", "16 x 16", "no longer depend", "same"], []),
+        (tiny, {"temperature": 0.0}, ["last 6 of the 9 frames", "cropped", "16 x 16", "no longer see", "same"], []),
         (tiny, {"fit": "pad"}, ["Black bars"], ["cropped"]),
         (tiny, {"prompt_frames": 1}, ["single frame"], []),
-        (tiny, {"prompt_frames": 4}, [], ["no longer depend", "before the future"]),
+        (tiny, {"prompt_frames": 4}, [], ["no longer see", "before the future"]),
         (tiny, {"temperature": 0.0, "futures": 1}, [], ["futures are the same"]),
         (gap_model(), {"prompt_frames": 4, "between": True}, ["the 3 nearest on both sides"], ["looks back"]),
         (action_model(), {"prompt_frames": 5, "action": (1.0, 0.0)}, [STEERED], []),

@@ -39,13 +39,13 @@ def test_a_file_that_does_not_hold_the_model_is_never_published(tmp_path, tiny, 
     out.write_bytes(b"the file before")
     other = copy.deepcopy(tiny)
     with torch.no_grad():
-        other.head.bias[0] += 0.01
+        other.tokens.head.bias[0] += 0.01
     monkeypatch.setattr(publish, "save", lambda model, path, **more: stt.save(other, path))
-    with pytest.raises(SystemExit, match="holds other values, first in 'head.bias'"):
+    with pytest.raises(SystemExit, match="holds other values, first in 'tokens.head.bias'"):
         publish.main(["--model", str(run), "--out", str(out)])
     with torch.no_grad():
-        other.head.bias[0] = torch.inf
-    with pytest.raises(SystemExit, match=r"cannot be loaded: .*not finite, first in 'head.bias'"):
+        other.tokens.head.bias[0] = torch.inf
+    with pytest.raises(SystemExit, match=r"cannot be loaded: .*not finite, first in 'tokens.head.bias'"):
         publish.main(["--model", str(run), "--out", str(out)])
     assert out.read_bytes() == b"the file before"
     check_saved(tiny, run)
@@ -67,7 +67,7 @@ def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_c
         stt.save(made, tmp_path / name / "model.safetensors")
     changed = with_decoder(tiny, str(tmp_path / "sharper"))
     assert torch.equal(changed.tokenizer.decoder[-1].bias, sharper.decoder[-1].bias)
-    assert torch.equal(changed.head.weight, tiny.tokens.head.weight)
+    assert torch.equal(changed.tokens.head.weight, tiny.tokens.head.weight)
     with pytest.raises(SystemExit, match=r"its codes are not those .* 'encoder\.0\.bias'"):
         with_decoder(tiny, str(tmp_path / "other"))
     assert load_any(tmp_path / "other").config == tiny.tokenizer.config

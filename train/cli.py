@@ -22,7 +22,7 @@ from stt.models.layered import LayeredConfig
 from train.checkpoint import list_checkpoints
 from train.data.digits import Split
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.data.tabletop import TabletopDataset
+from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.presets import PRESETS, Dataset, Preset
 from train.schedule import TrainerConfig
@@ -187,6 +187,9 @@ def is_tabletop_set(folder: Path) -> bool:
 def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device: torch.device) -> Dataset:
     """The preset's clips, or those of --data. SystemExit where the preset and --data do not fit."""
     data, model = preset.data, preset.model
+    maps, layered = getattr(model, "maps", ()), isinstance(model, LayeredConfig)
+    if layered and not isinstance(data, TabletopDataConfig):
+        raise SystemExit("the family layered learns from poses, which only tabletop sets have")
     try:
         if isinstance(data, VideoFolderConfig):
             if not args.data:
@@ -199,11 +202,13 @@ def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device:
         if isinstance(data, MovingMNISTConfig):
             if args.data:
                 raise SystemExit(f"--data holds tabletop clips, but the preset {args.preset} learns digits")
-            return MovingMNIST(data, args.mnist, split, device)
+            return MovingMNIST(data, args.mnist, split, device, maps=maps)
         if not args.data:
             raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.make_tabletop wrote")
-        steady = [args.data / "steady"] if split == "train" and isinstance(model, LayeredConfig) else []
-        return TabletopDataset(args.data / split, *steady, frames=data.frames, device=device)
+        if getattr(model, "classes", 0) or maps:
+            raise SystemExit("tabletop clips have no classes and no maps")
+        straight = [args.data / "straight_line"] if split == "train" and layered else []
+        return TabletopDataset(args.data / split, *straight, frames=data.frames, sprites=layered, device=device)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
 

@@ -8,23 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.tabletop import STEADY, read_shard, write_set
+from train.data.shards import read_shard
+from train.data.tabletop import STRAIGHT_LINE, write_set
 from train.sim.tabletop.world import TabletopConfig
 
 
 def parser() -> argparse.ArgumentParser:
     config = TabletopConfig()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser = argparse.ArgumentParser(description="Simulates tabletop clips on all cores and packs them.")
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--clips", type=int, required=True, help="how many")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for train/, steady/ and test/; begun sets are completed"
+        "--out", type=Path, required=True, help="folder for train/, straight_line/ and test/; begun sets are completed"
     )
-    parser.add_argument("--held-out", type=int, default=64, help="clips of the test split besides; the two share none")
+    parser.add_argument("--held-out", type=int, default=64, help="clips of the test split, which no other split has")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=config.image_size, help="pixels a side")
-    parser.add_argument("--frames", type=int, default=config.frames, help="of a clip, 10 a second")
-    parser.add_argument("--crf", type=int, default=25, help="how much the video loses, 0 (least) to 63")
+    parser.add_argument("--frames", type=int, default=config.frames, help="frames of a clip, 10 a second")
+    parser.add_argument("--crf", type=int, default=25, help="loss of the video codec, 0 (least) to 63")
     parser.add_argument("--per-shard", type=int, default=50, help="clips of one file")
     parser.add_argument("--workers", type=int, default=cores, help="processes, by default one for each core")
     return parser
@@ -35,8 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if min(args.clips, args.held_out, args.per_shard, args.workers) < 1:
         raise SystemExit("--clips, --held-out, --per-shard and --workers must be at least 1")
-    steady = max(1, round(STEADY * args.clips))
-    for split, clips in (("test", args.held_out), ("steady", steady), ("train", args.clips)):
+    counts = {"test": args.held_out, "straight_line": max(1, round(STRAIGHT_LINE * args.clips)), "train": args.clips}
+    for split, clips in counts.items():
         out = args.out / split
         try:
             config = TabletopConfig(image_size=args.size, frames=args.frames)

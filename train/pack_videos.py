@@ -3,47 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
-from stt.checkpoint import write_whole
-from train.data.index import recordings
-from train.data.video_folder import FORMAT, KIND, SPLITS, VideoFolder, packed_index
-
-
-def pack(folder: Path, out: Path, image_size: int, channels: int = 3, fit: str = "crop") -> None:
-    """Writes a folder's recordings as frames.npy (F, size, size, channels), actions.npy (F, A) and index.json.
-
-    Raises ValueError for a folder that `VideoFolder` cannot read, and where `out` holds something.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: give another folder, or delete what it holds")
-    with tempfile.TemporaryDirectory(dir=out) as cache:
-        found, classes = recordings(folder, image_size, channels, fit, Path(cache))
-        total, begin, rows = sum(r.last - r.first for r in found), 0, []
-        shape = (total, image_size, image_size, channels)
-        pixels = np.lib.format.open_memmap(out / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for r in found:
-            end = begin + r.last - r.first
-            pixels[begin:end] = np.load(r.pixels, mmap_mode="r")[r.first : r.last]
-            rows.append([r.name, r.split, r.label, begin, end])
-            begin = end
-        pixels.flush()
-        if actions := all(r.actions for r in found):
-            np.save(
-                out / "actions.npy",
-                np.concatenate([np.load(r.actions, mmap_mode="r")[r.first : r.last] for r in found]),
-            )
-    index = {
-        "kind": KIND, "format": FORMAT, "image_size": image_size, "channels": channels, "fit": fit,
-        "classes": classes, "actions": actions, "recordings": rows,
-    }  # fmt: skip
-    write_whole(out / "index.json", lambda file: file.write(json.dumps(index).encode()))
+from train.data.video_folder import SPLITS, VideoFolder, pack, packed_index
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,16 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     try:
         pack(args.folder, args.out, args.size, args.channels, args.fit)
-        index = packed_index(args.out)["recordings"]
-        frames = min(16, *(max(last - first for _, split, _, first, last in index if split == s) for s in SPLITS))
+        rows = packed_index(args.out)["recordings"]
+        frames = min(16, *(max(last - first for _, split, _, first, last in rows if split == s) for s in SPLITS))
         clips = VideoFolder(args.out, "train", frames, args.size, args.channels)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     begun, count = time.monotonic(), 0
     while (seconds := time.monotonic() - begun) < 1:
         count += len(clips.batch(8, seed=0, index=count))
-    files = [path.stat().st_size for path in args.out.iterdir()]
-    print(f"{args.out}: {sum(files) / 2**20:.1f} MiB, {len(clips)} clips of {frames} frames to train on; "
+    size = sum(path.stat().st_size for path in args.out.iterdir()) / 2**20
+    print(f"{args.out}: {size:.1f} MiB, {len(clips)} clips of {frames} frames to train on; "
           f"reads {count / seconds:.0f} of them a second")  # fmt: skip
 
 

@@ -9,18 +9,15 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from stt.api import Batch, Predictor
+from stt.api import Predictor
 from stt.checkpoint import build, load_any
-from stt.models.layered import LayeredConfig
 from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
-from train.data.tabletop import TabletopDataset
-from train.data.video_folder import VideoFolder
-from train.evaluation.protocols import held_out, moving_mnist
+from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
 from train.sheets import future_sheet
-from train.trainer import Batches, Score, Trainer, fit
+from train.trainer import Score, Trainer, fit
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,9 +46,10 @@ def main(words: list[str] | None = None) -> None:
     if args.resume:
         run.resume()
         cli.save_flags(args, resumed=True)
-    clips = test.batch(4, seed=1, index=0)
+    clips = test.batch(4, seed=1, index=0).video
     context = min(context_frames(test), clips.shape[1] - 1)
-    fit(run, batches_of(train, preset), future_sheet(clips, context), held_out_score(test))
+    sheet, score = future_sheet(clips, context), held_out_score(test)
+    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet, score)
 
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
@@ -95,42 +93,15 @@ def train_only(model: nn.Module, *names: str) -> None:
         parts[name].requires_grad_(True)
 
 
-def batches_of(dataset: Dataset, preset: Preset) -> Batches:
-    """Batches with what the model learns from beside the video: actions, classes, maps, or poses and masks."""
-    model, seed = preset.model, preset.training.seed
-    learns_actions, classes, maps = (getattr(model, name, ()) for name in ("actions", "classes", "maps"))
-    if isinstance(model, LayeredConfig) and not isinstance(dataset, TabletopDataset):
-        raise SystemExit("the family layered learns from poses, which only tabletop sets have")
-    if isinstance(dataset, TabletopDataset) and (classes or maps):
-        raise SystemExit("tabletop clips have no classes and no maps")
-    if isinstance(dataset, MovingMNIST) and set(maps) - {"digits"}:
-        raise SystemExit(f"the model learns maps of {', '.join(maps)}, Moving MNIST has maps of digits alone")
-
-    def batches(size: int, number: int) -> Batch:
-        clips = dataset.sample(size, seed, number)
-        if isinstance(dataset, VideoFolder):
-            return Batch(clips.video, clips.actions if learns_actions else None, clips.labels if classes else None)
-        if isinstance(dataset, MovingMNIST):
-            segmentation = dataset.segmentation(clips)[:, None] if maps else None
-            return Batch(clips.video, labels=clips.labels if classes else None, maps=segmentation)
-        actions = clips.actions if learns_actions else None
-        if not isinstance(model, LayeredConfig):
-            return Batch(clips.video, actions)
-        poses, segmentation = dataset.paths(clips)
-        return Batch(clips.video, actions, poses=poses, segmentation=segmentation, off_policy=clips.steady)
-
-    return batches
-
-
 def context_frames(dataset: Dataset) -> int:
     """Frames of the prompt in the benchmark on this data: 10 of Moving MNIST, 5 of stochastic data."""
-    return 10 if isinstance(dataset, MovingMNIST) and dataset.world.kind == "deterministic" else 5
+    return 10 if isinstance(dataset, MovingMNIST) and dataset.config.kind == "deterministic" else 5
 
 
 def held_out_score(dataset: Dataset, clips: int = 64) -> Score | None:
     """MSE and SSIM on clips of Moving MNIST's test split. None for stochastic data, which one future cannot score."""
     context = context_frames(dataset)
-    if context == 5 or dataset.world.frames <= context:
+    if context == 5 or dataset.config.frames <= context:
         return None
     videos = torch.cat([clip.video for clip in held_out(dataset, clips)])
 

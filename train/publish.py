@@ -17,7 +17,7 @@ from torch import nn
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save, write_whole
 from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
-from train.evaluate import PROTOCOLS
+from train.evaluation.protocols import PROTOCOLS
 
 MAX_BYTES = 16 * 2**20  # of a file in assets
 
@@ -116,9 +116,10 @@ def with_decoder(model: nn.Module, source: str) -> nn.Module:
     if name := first_difference(other, model.tokenizer):
         raise SystemExit(f"--decoder {source}: its codes are not those of the model's tokenizer, first at {name!r}")
     changed = build(family_of(model), replace(model.config, tokenizer=other.config))
-    decoder = {f"tokenizer.{name}": tensor for name, tensor in other.state_dict().items()}
-    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("tokenizer.")}
-    changed.load_state_dict(rest | decoder)
+    prefix = next(name for name, module in model.named_modules() if module is model.tokenizer) + "."
+    tokenizer = {prefix + name: tensor for name, tensor in other.state_dict().items()}
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
+    changed.load_state_dict(rest | tokenizer)
     return changed
 
 

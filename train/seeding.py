@@ -1,4 +1,4 @@
-"""Random generators whose streams depend on words and numbers alone."""
+"""Random generators seeded by words and numbers."""
 
 from __future__ import annotations
 

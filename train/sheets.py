@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stt.api import Predictor, Tokenizer, Video
+from stt.api import NO_CONDITION, Condition, Predictor, Sampling, Tokenizer, Video
 from stt.sampler import predict
 
 
@@ -51,3 +51,24 @@ def future_sheet(clips: Video, context: int) -> Callable[[nn.Module], np.ndarray
         return rows_of_frames(rows)
 
     return sheet
+
+
+def contact_sheet(
+    model: Predictor,
+    clips: Video,
+    sampling: Sampling,
+    conditions: Sequence[Sequence[Condition]] = (),
+    context: int = 5,
+    every: int = 1,
+) -> np.ndarray:
+    """Rows of each clip: the true one, futures of seeds 0 to 2, and one of seed 0 under each of its conditions.
+
+    Shows every so many frames.
+    """
+    rows = []
+    for k, clip in enumerate(clips):
+        rows.append(clip)
+        for condition, seeds in [(NO_CONDITION, [0, 1, 2]), *((c, [0]) for c in (conditions[k] if conditions else ()))]:
+            futures = predict(model, clip[:context], len(clip) - context, sampling, seeds, condition)
+            rows += [torch.cat([clip[:context], future]) for future in futures]
+    return rows_of_frames([row[::every] for row in rows])

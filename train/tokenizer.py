@@ -6,7 +6,6 @@ import argparse
 
 from accelerate.utils import set_seed
 
-from stt.api import Batch
 from stt.checkpoint import build
 from train import cli
 from train.gan import AdversarialTokenizer
@@ -44,11 +43,8 @@ def main(words: list[str] | None = None) -> None:
     if args.resume:
         run.resume()
         cli.save_flags(args, resumed=True)
-
-    def batches(size: int, number: int) -> Batch:
-        return Batch(train.batch(size, preset.training.seed, number))
-
-    fit(run, batches, reconstruction_sheet(test.batch(4, seed=1, index=0)[:, :10]))
+    sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
+    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]
 
 def gap_updates(model: Predictor, between: bool) -> list[Any]:
     """Of the checkbox for gaps, prompt frames and frames."""
-    start, frames = ("Prompt frames", "Future starts here"), ("Frames", "Length of the future")
+    start, frames = ("Prompt frames", "Future starts here"), ("Frames", "To predict")
     if between and isinstance(model, Interpolates):
         start, frames = ("Gap after", "So many frames"), ("Gap length", "Frames missing")
     named = [gr.update(label=label, info=info) for label, info in (start, frames)]

@@ -4,15 +4,15 @@
 
 const OVERLAYS = {
   none: ["No overlay", null],
-  spread: ["Spread of the futures", [251, 146, 60]],
-  surprise: ["Surprise of the clip", [56, 189, 248]],
+  spread: ["Spread", [251, 146, 60]],
+  surprise: ["Surprise", [56, 189, 248]],
 };
 const SPEEDS = [0.25, 0.5, 1, 2];
 const VISIT = "stt-visit"; // ids of this visit's results, in the tab's own memory
 const MAX_RESULTS = 12;
 const NARROW = 160; // pixels; below, there is no room for words on a caption's buttons
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
-const file = (result, name) => `${root()}/results/${result.id}/${name}`;
+const file = (result, name) => `${root()}/runs/${result.id}/${name}`;
 
 const make = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);

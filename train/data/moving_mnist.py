@@ -11,33 +11,36 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor
 
-from stt.api import Video
+from stt.api import Batch, Video
 from train.data.bouncing import (
     DigitState,
     Trajectory,
-    deterministic_moves,
     deterministic_start,
     render,
-    stochastic_moves,
+    simulate_deterministic,
+    simulate_stochastic,
     stochastic_start,
 )
-from train.data.digits import MNIST_MD5, Split, digit_bank
+from train.data.digits import MNIST_MD5, Split, load_glyphs
 from train.seeding import generator_for
+
+KINDS = ("stochastic", "deterministic", "mixed")
+MIXTURE = 3 * (("stochastic", 0),) + 3 * (("deterministic", 0),) + 2 * (("stochastic", 1),)  # kinds, and digits less
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovingMNISTConfig:
-    """What clips show. A mixed world's batches are of those of MIXTURE in turn."""
+    """What clips show. Batches of the kind "mixed" take the entries of MIXTURE in turn."""
 
     kind: Literal["stochastic", "deterministic", "mixed"] = "stochastic"
     image_size: int = 64
     digits: int = 2  # per clip
     frames: int = 20
-    strokes: float = 0.5  # share of digits that we draw; 1 needs no MNIST
+    strokes: float = 0.5  # share of synthetic digits (see strokes.py); 1 needs no MNIST
 
     def __post_init__(self) -> None:
-        if self.kind not in ("stochastic", "deterministic", "mixed"):
-            raise ValueError(f"kind is {self.kind!r}, must be 'stochastic', 'deterministic' or 'mixed'")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
         if self.digits < 1 or self.frames < 1:
             raise ValueError(f"digits is {self.digits} and frames {self.frames}, both must be at least 1")
         if not 0 <= self.strokes <= 1:
@@ -55,93 +58,96 @@ class MovingMNISTConfig:
         return "add" if self.kind == "stochastic" else "max"
 
 
-MIXTURE = 3 * (("stochastic", 0),) + 3 * (("deterministic", 0),) + 2 * (("stochastic", 1),)  # kinds, and digits less
-
-
 class MovingMNISTClip(NamedTuple):
-    """Clips and the truth behind them; all but the video lie on the CPU."""
+    """Clips and their ground truth; all but the video lie on the CPU."""
 
     video: Video  # (B, T, 1, size, size)
     labels: Tensor  # (B, D) int64, which digits
-    glyphs: Tensor  # (B, D) int64, indices into the bank
+    glyphs: Tensor  # (B, D) int64, indices into the bank of glyphs
     states: DigitState  # (B, T + 1, D, 2), before each frame and after the last
-    positions: Tensor  # (B, T, D, 2) int64 pixels, where the digits are drawn
+    positions: Tensor  # (B, T, D, 2) int64 pixels of the upper left corners, as drawn
 
 
 class MovingMNIST:
-    """Endless clips of one world and split; a batch depends on (split, size, seed, index) alone.
+    """Endless clips of one split; a batch depends on (split, size, seed, index) alone.
 
-    Motion is simulated on the CPU (a few numbers a clip) and pixels are rendered on `device`, so that the
-    same clips, held-out ones above all, appear on every machine. A held-out set is a seed and a count.
+    maps: other images of the frames that batches hold, "digits" for `segmentation`.
+
+    Motion is simulated on the CPU and pixels are rendered on `device`, so that every machine has the same clips,
+    above all the same held-out ones. A held-out set is a seed and a count.
     """
 
     def __init__(
         self,
-        world: MovingMNISTConfig,
+        config: MovingMNISTConfig,
         mnist_dir: Path | None,
         split: Split,
         device: torch.device | str = "cpu",
         *,
+        maps: tuple[str, ...] = (),
         count_strokes: int | None = None,
         md5: Mapping[str, str] = MNIST_MD5,
     ) -> None:
-        self.world, self.split, self.device = world, split, torch.device(device)
+        self.config, self.split, self.device, self.maps = config, split, torch.device(device), maps
+        if set(maps) - {"digits"}:
+            raise ValueError(f"maps are {', '.join(maps)}; Moving MNIST has none but digits")
         self.mixture: list[MovingMNIST] = []
-        if world.kind == "mixed":
-            worlds = [replace(world, kind=kind, digits=max(1, world.digits - less)) for kind, less in MIXTURE]
-            made = {
-                w: MovingMNIST(w, mnist_dir, split, device, count_strokes=count_strokes, md5=md5) for w in set(worlds)
-            }
-            self.mixture = [made[w] for w in worlds]
+        if config.kind == "mixed":
+            parts = [replace(config, kind=kind, digits=max(1, config.digits - less)) for kind, less in MIXTURE]
+            options = {"device": device, "maps": maps, "count_strokes": count_strokes, "md5": md5}
+            made = {part: MovingMNIST(part, mnist_dir, split, **options) for part in set(parts)}
+            self.mixture = [made[part] for part in parts]
             return
-        self.bank = digit_bank(mnist_dir, split, world.strokes, world.digit_size, count_strokes, device=device, md5=md5)
+        self.bank = load_glyphs(mnist_dir, split, config.strokes, config.digit_size, count_strokes, device, md5=md5)
 
-    def batch(self, size: int, seed: int, index: int) -> Video:
-        """Clips (size, T, 1, H, W)."""
-        return self.sample(size, seed, index).video
+    def batch(self, size: int, seed: int, index: int) -> Batch:
+        """Clips (size, T, 1, H, W) with their labels, and their segmentation if `maps` names it."""
+        if self.mixture:
+            return self.mixture[index % len(self.mixture)].batch(size, seed, index)
+        clip = self.sample(size, seed, index)
+        maps = self.segmentation(clip)[:, None] if self.maps else None
+        return Batch(clip.video, labels=clip.labels.to(self.device), maps=maps)
 
     def sample(self, size: int, seed: int, index: int) -> MovingMNISTClip:
-        """The same clips, with what they show and how it moves."""
+        """The clips of `batch` with their ground truth."""
         if self.mixture:
             return self.mixture[index % len(self.mixture)].sample(size, seed, index)
-        generator = generator_for(self.split, seed, index)
-        ids = self.bank.choose(size, self.world.digits, generator)
-        w = self.world
-        if w.kind == "stochastic":
-            start = stochastic_start(size, w.digits, generator, size=w.image_size, digit=w.digit_size)
+        generator, c = generator_for(self.split, seed, index), self.config
+        glyphs = self.bank.choose(size, c.digits, generator)
+        if c.kind == "stochastic":
+            start = stochastic_start(size, c.digits, generator, c.image_size, c.digit_size)
         else:
-            start = deterministic_start(size, w.digits, generator)
-        moves = self._moves(start, w.frames, generator)
-        return MovingMNISTClip(
-            self._render(ids, moves.positions), self.bank.labels[ids], ids, moves.states, moves.positions
-        )
+            start = deterministic_start(size, c.digits, generator)
+        positions, states = self._simulate(start, c.frames, generator)
+        return MovingMNISTClip(self._render(glyphs, positions), self.bank.labels[glyphs], glyphs, states, positions)
 
     def segmentation(self, clip: MovingMNISTClip) -> Video:
-        """Which digit lies where, (B, T, 1, H, W): digit d is gray level (d + 1) / 10 on [0, 1], here in [-1, 1].
+        """Which digit each pixel shows, (B, T, 1, H, W): digit d is gray level (d + 1) / 10 on [0, 1], here in [-1, 1].
 
         The higher digit lies in front.
         """
         ink = (self.bank.pictures(clip.glyphs) > 0.5) * (clip.labels.to(self.device)[..., None, None] + 1) / 10
-        return render(ink, clip.positions.to(self.device), self.world.image_size, "max")
+        return render(ink, clip.positions.to(self.device), self.config.image_size, "max")
 
     def futures(self, clip: MovingMNISTClip, at_frame: int, frames: int, count: int, seed: int) -> Video:
-        """True futures (B, count, frames, 1, H, W) of the clips' first `at_frame` frames, re-simulated.
+        """Simulated futures (B, count, frames, 1, H, W) of the clips' first `at_frame` frames.
 
-        Draws from what can happen given what the prompt shows: a digit that meets the wall in the prompt's
-        last frame already has its new velocity, but nobody has seen it, so that frame's chance is redrawn.
+        They are draws given what the prompt shows: a digit that meets a wall in the prompt's last frame already has
+        its new velocity, but no frame shows it yet, so it is drawn anew.
         """
-        if not 2 <= at_frame <= self.world.frames:
-            raise ValueError(f"at_frame is {at_frame}, must be 2 to {self.world.frames}: one frame shows no velocity")
+        if not 2 <= at_frame <= self.config.frames:
+            raise ValueError(f"at_frame is {at_frame}, must be 2 to {self.config.frames}: one frame shows no velocity")
         generator = generator_for("futures", self.split, seed, at_frame)
-        moves = self._moves(clip.states.at(at_frame - 1).repeated(count), frames + 1, generator)
-        video = self._render(clip.glyphs.repeat_interleave(count, dim=0), moves.positions[:, 1:])
+        positions = self._simulate(clip.states.at(at_frame - 1).repeat(count), frames + 1, generator).positions
+        video = self._render(clip.glyphs.repeat_interleave(count, dim=0), positions[:, 1:])
         return rearrange(video, "(b n) t c h w -> b n t c h w", n=count)
 
-    def _moves(self, start: DigitState, frames: int, generator: Generator) -> Trajectory:
-        w = self.world
-        if w.kind == "stochastic":
-            return stochastic_moves(start, frames, generator, w.image_size, w.digit_size)
-        return deterministic_moves(start, frames, w.image_size, w.digit_size)
+    def _simulate(self, start: DigitState, frames: int, generator: Generator) -> Trajectory:
+        c = self.config
+        if c.kind == "stochastic":
+            return simulate_stochastic(start, frames, generator, c.image_size, c.digit_size)
+        return simulate_deterministic(start, frames, c.image_size, c.digit_size)
 
-    def _render(self, ids: Tensor, positions: Tensor) -> Video:
-        return render(self.bank.pictures(ids), positions.to(self.device), self.world.image_size, self.world.overlap)
+    def _render(self, glyphs: Tensor, positions: Tensor) -> Video:
+        pictures = self.bank.pictures(glyphs)
+        return render(pictures, positions.to(self.device), self.config.image_size, self.config.overlap)

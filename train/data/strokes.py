@@ -1,4 +1,4 @@
-"""Digits drawn with random strokes, an alternative to MNIST that needs no download."""
+"""Synthetic digits drawn with random strokes, an alternative to MNIST that needs no download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-# Digits drawn by strokes. Numbers are hundredths of a digit's height, x,y from its centre, y downwards.
+# The stroke font. Numbers are hundredths of a digit's height, x,y from its centre, y downwards.
 # "line" is straight between its points, "curve" smooth through them, "arc" has a centre, radii and angles
 # (degrees, clockwise from the right), "eight" has radii and crosses itself in the centre.
 
@@ -88,14 +88,13 @@ def font() -> Font:
     return Font(segments, count.cumsum(0) - count, count)
 
 
-def _written(labels: Tensor, generator: Generator, size: int) -> Tensor:
-    """Segments (N, S, 2, 2) in pixels of digits by many hands: warped, slanted, turned and scaled."""
+def _handwritten(labels: Tensor, generator: Generator, size: int) -> Tensor:
+    """Labels (N,) -> segments (N, S, 2, 2) in pixels: random variants, warped, slanted, rotated and scaled."""
     device = labels.device
     n = len(labels)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        drawn = torch.rand(n, *shape, generator=generator, device=generator.device).to(device)
-        return low + (high - low) * drawn
+        return low + (high - low) * torch.rand(n, *shape, generator=generator).to(device)
 
     segments, first, count = (part.to(device) for part in font())
     variant = first[labels] + (uniform(0, 1) * count[labels]).long()
@@ -103,16 +102,16 @@ def _written(labels: Tensor, generator: Generator, size: int) -> Tensor:
     waves, phases = uniform(-5, 5, 2, 2, 2), uniform(0, 2 * math.pi, 2, 2)  # 2 waves for each axis moved
     along = torch.einsum("nsei,nkai->nseka", points, waves) + phases[:, None, None]
     points = points + 0.035 * along.sin().sum(dim=-2)
-    turn, slant = uniform(-0.17, 0.17), uniform(-0.12, 0.3)
+    angle, slant = uniform(-0.17, 0.17), uniform(-0.12, 0.3)
     height, width = uniform(0.9, 1.06), uniform(0.8, 1.1)
     x, y = points.unbind(dim=-1)
     x, y = x * width[:, None, None], y * height[:, None, None]
     x = x - slant[:, None, None] * y
-    cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     points = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
-    middle = (points.amin(dim=(1, 2)) + points.amax(dim=(1, 2))) / 2
+    centre = (points.amin(dim=(1, 2)) + points.amax(dim=(1, 2))) / 2
     shift = uniform(-0.03, 0.03, 2)
-    return size / 2 + size * 18 / 28 * (points - (middle - shift)[:, None, None])
+    return size / 2 + size * 18 / 28 * (points - (centre - shift)[:, None, None])
 
 
 def draw_digits(labels: Tensor, generator: Generator, size: int = 28, chunk: int = 16) -> Tensor:
@@ -122,16 +121,15 @@ def draw_digits(labels: Tensor, generator: Generator, size: int = 28, chunk: int
     """
     if ((labels < 0) | (labels > 9)).any():
         raise ValueError(f"labels are {labels.unique().tolist()}, must be digits 0 to 9")
-    segments = _written(labels, generator, size)
-    drawn = torch.rand(len(labels), generator=generator, device=generator.device).to(labels.device)
-    radius = (0.9 + 0.75 * drawn) * size / 28  # (N,) pixels
+    segments = _handwritten(labels, generator, size)
+    radius = (0.9 + 0.75 * torch.rand(len(labels), generator=generator).to(labels.device)) * size / 28  # (N,) pixels
     return torch.cat([_ink(*part, size) for part in zip(segments.split(chunk), radius.split(chunk), strict=True)])
 
 
 def _ink(segments: Tensor, radius: Tensor, size: int) -> Tensor:
-    """How much of each pixel lies on the strokes: (N, S, 2, 2) and radius (N,) -> (N, size, size) on [0, 1].
+    """Coverage of each pixel by the strokes: segments (N, S, 2, 2), radius (N,) -> (N, size, size) on [0, 1].
 
-    Distances split into a row's and a column's share, which are small; only the sums are (N, S, size, size).
+    Distances split into a row's and a column's part, which are small; only their sums are (N, S, size, size).
     """
     centre = torch.arange(size, device=segments.device) + 0.5
     begin, end = segments.unbind(dim=2)  # (N, S, 2)

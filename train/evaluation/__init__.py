@@ -1,1 +1,1 @@
-"""What predictions are measured by."""
+"""Scores of predictors on held-out clips."""

@@ -1,4 +1,4 @@
-"""Figures of merit, of frames on [0, 1] or of what the classifier sees in them; averages over clips are the caller's."""
+"""Metrics of frames on [0, 1], of sets of futures and of classifier outputs. The caller averages over clips."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from stt.api import Video
 TOLERANCE = 0.018
 """Root-mean-square difference of pooled frames below which two futures count as the same.
 
-That of a frame of one MNIST digit and the same frame shifted by half a pixel: 0.0180, mean over 500 test digits and 6
-directions (0.0090 by a quarter of a pixel, 0.0358 by one). Worlds draw digits at whole pixels, so half a pixel is what
-rounding a place loses.
+It is that of a frame of one MNIST digit and the same frame shifted by half a pixel: 0.0180, mean over 500 test digits
+and 6 directions (0.0090 for a quarter of a pixel, 0.0358 for one). Clips show digits at whole pixels, so half a pixel
+is the rounding error of a position.
 """
 
 
 def spread(futures: Video) -> Tensor:
-    """How far futures lie apart: standard deviation over the futures, root-mean-square over pixels.
-
-    (N, T, C, H, W) on [0, 1] -> (T,). Zero when all futures are the same.
-    """
+    """Standard deviation over futures (N, T, C, H, W) on [0, 1], root mean square over pixels -> (T,)."""
     return futures.var(dim=0).mean(dim=(-3, -2, -1)).sqrt()
 
 
@@ -41,7 +38,7 @@ def gradient_energy(frames: Tensor) -> Tensor:
 
 
 def pooled(video: Tensor, side: int = 16) -> Tensor:
-    """(..., C, H, W) -> (..., C*side*side): frames averaged down, so that distances mean more than pixel luck."""
+    """(..., C, H, W) -> (..., C*side*side): frames averaged down, so that distances depend less on single pixels."""
     small = F.adaptive_avg_pool2d(video.reshape(-1, *video.shape[-3:]), side)
     return small.reshape(*video.shape[:-3], -1)
 
@@ -72,11 +69,11 @@ def mean_of_pairs(square: Tensor) -> Tensor:
     return square.sum(dim=(-2, -1)) / (n * (n - 1))
 
 
-def energy(d: SetDistances) -> tuple[Tensor, Tensor]:
+def energy_distance(d: SetDistances) -> tuple[Tensor, Tensor]:
     """2 E|x-y| - E|x-x'| - E|y-y'| and E|x-x'|, (T,) each: the energy distance (Szekely and Rizzo 2013), unbiased.
 
-    Their ratio, each summed over prompts first, is 0 when the sets come from one distribution, about 0.41 when all
-    y are the mean of x, and about 1 when all y are one and the same draw of x.
+    Their ratio, each summed over prompts first, is 0 when both sets come from one distribution, about 0.41 when all
+    y are the mean of x, and about 1 when all y are the same draw of x.
     """
     within = mean_of_pairs(d.true)
     return 2 * d.cross.mean(dim=(-2, -1)) - within - mean_of_pairs(d.predicted), within
@@ -86,8 +83,8 @@ def coverage_and_precision(d: SetDistances, k: int = 3, tolerance: float = 0.0) 
     """Share of true futures with a predicted one in their neighbourhood, and the reverse; (T,) each.
 
     A true future's neighbourhood reaches to its k-th nearest other true one (coverage: arXiv 2002.09797; precision:
-    arXiv 1904.06991), and at least as far as `tolerance`: where all true futures are equal that alone is left. The
-    mean distance of all true pairs would be no measure: every blur lies nearer than that.
+    arXiv 1904.06991), and at least to `tolerance`, which alone counts where all true futures are equal. The mean
+    distance of all true pairs would not do as a radius: every blur lies nearer than that.
     """
     radius = d.true.sort(dim=-1).values[..., k].clamp(min=tolerance)  # (T, N); index 0 is the future itself
     inside = d.cross <= radius[..., None] + 1e-6  # (T, N, M)
@@ -98,13 +95,12 @@ def coverage_and_precision(d: SetDistances, k: int = 3, tolerance: float = 0.0) 
 
 
 def clip_features(embedded: Tensor, dims: int = 32) -> Tensor:
-    """What clips show and how it changes, from a network's features of each frame, (N, T >= 2, D) -> (N, 2, dims).
+    """Features of clips from a network's features of each frame, (N, T >= 2, D) -> (N, 2, dims).
 
-    The first half is the mean over time, which a shuffled clip shares with the whole one; the second is the mean
-    absolute difference of successive frames, which tells still, jerking and morphing clips from moving ones. Two
-    halves of 256 would have more covariances than some hundred clips can tell; each goes through a random
-    orthonormal projection, always the same. Principal directions of true clips would be blind to what never
-    happens in those. Neither half knows the direction of time.
+    The first half is the mean over time, which does not depend on the order of frames. The second is the mean absolute
+    difference of successive frames, which tells still, jerking and morphing clips from moving ones. Neither depends on
+    the direction of time. A fixed random orthonormal projection reduces each to `dims`, since a few hundred clips
+    cannot estimate the covariances of more. Principal components of true clips would be blind to what these never show.
     """
     halves = torch.stack([embedded.mean(dim=1), embedded.diff(dim=1).abs().mean(dim=1)], dim=1).double()
     random = torch.randn(2, embedded.shape[-1], dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -112,9 +108,9 @@ def clip_features(embedded: Tensor, dims: int = 32) -> Tensor:
 
 
 def scaled(features: Tensor, reference: Tensor) -> Tensor:
-    """(N, 2, K) -> (N, 2*K): both halves of `clip_features` divided so that each varies by 1/2 in all in the reference.
+    """(N, 2, K) -> (N, 2*K): both halves of `clip_features`, scaled to a total variance of 1/2 each in the reference.
 
-    A distance to the reference then has a unit: 1 is that of its mean clip, repeated.
+    A Frechet distance of 1 to the reference is then that of its mean clip, repeated.
     """
     total = reference.var(dim=0).sum(dim=-1, keepdim=True)  # (2, 1)
     return (features / (2 * total.clamp(min=1e-12)).sqrt()).flatten(1)
@@ -123,8 +119,8 @@ def scaled(features: Tensor, reference: Tensor) -> Tensor:
 def gaussian_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
     """Squared Frechet distance of two normal distributions, means (D,) and covariances (D, D).
 
-    |a - b|^2 + tr(A + B - 2 (A B)^(1/2)), whose last trace is the nuclear norm of A^(1/2) B^(1/2): no square root of
-    a matrix without symmetry, hence nothing complex, and covariances without full rank do no harm.
+    |a - b|^2 + tr(A + B - 2 (A B)^(1/2)), where the trace of the root is the nuclear norm of A^(1/2) B^(1/2). So only
+    symmetric matrices get a root, nothing becomes complex, and covariances need no full rank.
     """
     shared = torch.linalg.matrix_norm(_root(cov_a) @ _root(cov_b), "nuc")
     return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * shared
@@ -137,9 +133,9 @@ def _root(cov: Tensor) -> Tensor:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Frechet distance of the normals fitted to two sets (N, D) and (M, D), as FID's (arXiv 1706.08500).
+    """Squared Frechet distance of the normals fitted to two sets (N, D) and (M, D), as in FID (arXiv 1706.08500).
 
-    Sets of one distribution are above 0 too, the more the fewer they are: compare with such a floor, of equal sizes.
+    Small sets of one distribution are above 0 too: compare with such a floor, of equal sizes.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"the sets hold {len(a)} and {len(b)}, a covariance needs at least 2")
@@ -147,10 +143,10 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     return gaussian_distance(a.mean(dim=0), torch.cov(a.T), b.mean(dim=0), torch.cov(b.T))
 
 
-def digit_shares(logits: Tensor) -> Tensor:
-    """The classifier's logits (..., 10, 3) -> (..., 11), which sum to 1: which digit is there, and at last that none is.
+def class_posterior(logits: Tensor) -> Tensor:
+    """The digit classifier's logits (..., 10, 3) -> probabilities (..., 11) of the ten digits, and of none at last.
 
-    Digits share what is left by how often the classifier expects them: two of them get a half each.
+    Digits of one frame share the probability by their expected counts: two of them get a half each.
     """
     chances = logits.double().softmax(dim=-1)
     expected = chances[..., 1] + 2 * chances[..., 2]
@@ -158,12 +154,11 @@ def digit_shares(logits: Tensor) -> Tensor:
     return torch.cat([expected / expected.sum(dim=-1, keepdim=True) * (1 - nothing), nothing], dim=-1)
 
 
-def classifier_score(shares: Tensor) -> Tensor:
-    """exp E KL(p(y|x) || p(y)) of class posteriors (N, ..., K) -> (...), from 1 to K: high when each frame is plainly
-    one thing and the frames together are many.
+def classifier_score(posterior: Tensor) -> Tensor:
+    """The Inception score (arXiv 1606.03498) of class posteriors (N, ..., K) -> (...), from 1 to K.
 
-    The Inception score's formula (arXiv 1606.03498) on another network, so that its figures compare with none but
-    those of the same classifier. N frames of one digit reach 10, of two different ones 5.
+    exp E KL(p(y|x) || p(y)): high when each frame clearly shows one class and the frames together show many. The
+    network is the digit classifier, so scores compare only with those of the same classifier.
     """
-    among = torch.special.entr(shares.mean(dim=0)).sum(dim=-1)
-    return (among - torch.special.entr(shares).sum(dim=-1).mean(dim=0)).exp()
+    marginal = torch.special.entr(posterior.mean(dim=0)).sum(dim=-1)
+    return (marginal - torch.special.entr(posterior).sum(dim=-1).mean(dim=0)).exp()

@@ -1,4 +1,4 @@
-"""Optical flow: frames moved along it, between two of them and on from them, and how far a picture goes sideways."""
+"""Optical flow: interpolation and extrapolation along it, and the sideways motion of whole frames."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from stt.api import Video
 
 
 def farneback(first: Tensor, last: Tensor) -> Tensor:
-    """Where each pixel of a frame goes until another one, (C, H, W) on [0, 1] each -> (H, W, 2) pixels (x, y).
+    """Flow from one frame to another, (C, H, W) on [0, 1] each -> (H, W, 2) pixels (x, y).
 
-    OpenCV's Farneback (2003) on gray levels, with its customary settings.
+    OpenCV's Farneback (2003) on gray levels, with its usual settings.
     """
-    import cv2  # imported here, for nothing else that scores a model needs it
+    import cv2  # lazily: nothing else that scores a model needs it
 
     gray = [np.ascontiguousarray((255 * frame.mean(dim=0)).byte().cpu().numpy()) for frame in (first, last)]
     return torch.from_numpy(cv2.calcOpticalFlowFarneback(*gray, None, 0.5, 3, 15, 3, 5, 1.2, 0)).to(first.device)
 
 
-def flowed(first: Tensor, last: Tensor, frames: int) -> Video:
-    """Two frames (C, H, W) on [0, 1] -> the frames between them, moved along optical flow and then blended.
+def interpolated(first: Tensor, last: Tensor, frames: int) -> Video:
+    """Two frames (C, H, W) on [0, 1] -> the frames between them (frames, C, H, W), warped along flow, then blended.
 
-    Flow goes both ways; each end is warped backward to the time asked for, as if the flow there were that at its own
-    pixels.
+    Flow goes both ways; each end is warped backward to each time, as if the flow there were that at its own pixels.
     """
     ahead, back = farneback(first, last), farneback(last, first)
     share = torch.arange(1, frames + 1, device=first.device)[:, None, None, None] / (frames + 1)
@@ -35,26 +34,27 @@ def flowed(first: Tensor, last: Tensor, frames: int) -> Video:
 
 
 def extrapolated(before: Tensor, last: Tensor, frames: int) -> Video:
-    """Two successive frames (C, H, W) on [0, 1] -> those that follow if all goes on as fast: (frames, C, H, W).
+    """Two successive frames (C, H, W) on [0, 1] -> those that follow at constant velocity: (frames, C, H, W).
 
-    Frame t shows at each pixel what the last one shows t times the flow away, the flow there being that from the last
-    frame back to the one before: a backward warp at constant velocity. Beyond the border the border's pixels go on.
+    A backward warp: each pixel of frame t comes from the last frame, t times the flow away, where the flow is that from
+    the last frame back to the one before. The border's pixels continue beyond it.
     """
     times = torch.arange(1, frames + 1, device=last.device)[:, None, None, None]
     return _warped(last, times * farneback(last, before))
 
 
-def sideways(video: Video) -> Tensor:
-    """How far frames (T >= 2, C, H, W) on [0, 1] go to the right until the next, in pixels: (T-1,).
+def sideways_motion(video: Video) -> Tensor:
+    """Motion to the right between frames (T >= 2, C, H, W) on [0, 1], in pixels: (T-1,).
 
-    The mean flow of the upper half, where a camera that looks ahead sees what is far: it goes left in a right turn.
+    The mean flow of the upper half, which shows distant things to a camera that looks ahead: it goes left in a right
+    turn.
     """
     flows = torch.stack([farneback(*pair) for pair in pairwise(video)])  # (T-1, H, W, 2)
     return flows[:, : flows.shape[1] // 2, :, 0].mean(dim=(1, 2))
 
 
 def _warped(frame: Tensor, flow: Tensor) -> Video:
-    """A frame (C, H, W) looked up where flows (N, H, W, 2) point to, from every pixel, in pixels (x, y)."""
+    """A frame (C, H, W) sampled where flows (N, H, W, 2) point to from every pixel, in pixels (x, y): (N, C, H, W)."""
     count, height, width, _ = flow.shape
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     at = torch.stack([x, y], dim=-1).to(flow) + flow

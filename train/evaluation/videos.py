@@ -1,222 +1,167 @@
-"""The yardstick on a folder of videos: how near futures come, which way they turn, and whether as they are told."""
+"""Protocols of a folder of videos: whether futures follow actions, and which way they turn a camera."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stt.api import Condition, Predictor, Sampling, Tokenizer, Video
+from stt.api import NO_CONDITION, Batch, Predictor, Sampling, Video
 from stt.metrics import unit
 from stt.sampler import predict
-from train.data.video_folder import VideoFolder, VideoFolderBatch, VideoFolderConfig
-from train.evaluation.metrics import gradient_energy
-from train.evaluation.optical_flow import extrapolated, sideways
+from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.evaluation.optical_flow import sideways_motion
 from train.evaluation.protocols import (
     CONTEXT,
+    Evaluation,
     Figures,
-    compared,
-    nearness,
-    per_horizon,
-    reconstruction,
+    action_condition,
+    average,
+    mean_similarity,
     rounded,
-    spreads,
-    steered,
-    surprise,
-    told_or_free,
+    with_and_without_actions,
 )
-from train.evaluation.simulated_futures import controls_of
+from train.sheets import contact_sheet
 
-LATER = (0, 1, 2)  # frames after an action at which a turn is looked for
+LAGS = (0, 1, 2)  # frames from an action to the motion that it is correlated with
 
 
-def held_out_videos(model: Predictor, world: VideoFolderConfig, args: argparse.Namespace) -> VideoFolderBatch:
-    """Up to --clips held-out clips of --data that share no frame, of CONTEXT + --horizon frames; tells of fewer.
+class VideosEvaluation(Evaluation):
+    """Held-out clips of --data that share no frame, of CONTEXT + --horizon frames.
 
-    Without their actions where the model takes none or the folder has none. Raises ValueError for a folder that cannot
-    be read, for recordings that are too short and for actions that the model cannot be told, FileNotFoundError where
-    there is no folder.
+    Without their actions where the model takes none or the folder has none. Raises ValueError where --data is missing
+    or cannot be read, for videos that are too short and for actions that the model does not take, FileNotFoundError
+    where there is no folder.
     """
-    if args.horizon < 1:
-        raise ValueError(f"horizon is {args.horizon}, must be at least 1")
-    c = model.config
-    options = {"stride": world.stride, "fit": world.fit, "device": args.device}
+
+    def __init__(self, model: Predictor, args: argparse.Namespace, world: Mapping[str, Any]) -> None:
+        super().__init__(model, args)
+        if not args.data:
+            raise ValueError("a folder of videos is needed: give it by --data")
+        if args.horizon < 1:
+            raise ValueError(f"horizon is {args.horizon}, must be at least 1")
+        config = VideoFolderConfig(**world) if world.get("kind") == "folder" else VideoFolderConfig()
+        self.horizon, self.source = args.horizon, f"{args.data.name}, held out, stride {config.stride}"
+        self.batch = held_out(model, config, args)
+
+    def clips(self, count: int, frames: int) -> Video:
+        return self.batch.video[:count, :frames]
+
+    def sheet(self) -> np.ndarray:
+        """Up to 4 clips, also under both ways of steering where the model takes actions; twice as large."""
+        clips, ways = self.batch.video[:4], ()
+        if self.batch.actions is not None:
+            ways = [
+                [action_condition(a) for a in both_ways(row[CONTEXT - 1 : -1]).values()] for row in self.batch.actions
+            ]
+        return contact_sheet(self.model, clips, self.sampling, ways, every=2).repeat(2, axis=0).repeat(2, axis=1)
+
+    def protocols(self) -> dict[str, Callable[[], Figures]]:
+        table = super().protocols()
+        if self.batch.actions is not None:
+            table |= {"action_following": self.action_following, "steering": self.steering}
+        return table
+
+    def action_following(self) -> Figures:
+        batch = self._prompts()
+        title = (
+            f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; `conditioned`: on the clip's own actions"
+        )
+        return self.measured(title, action_following(self.model, batch, self.sampling))
+
+    def steering(self) -> Figures:
+        batch = self._prompts()
+        title = (
+            f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; pixels that the upper half goes to the "
+        )
+        title += f"right from frame to frame; `+1`, `-1`: {self.model.config.actions[0]}, other actions as recorded"
+        return self.measured(title, steering(self.model, batch, self.sampling))
+
+    def _prompts(self) -> Batch:
+        count = self.args.prompts
+        return Batch(self.batch.video[:count], self.batch.actions[:count])
+
+
+def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespace) -> Batch:
+    """Up to --clips held-out clips, with actions where the model takes them; prints where there are fewer."""
+    c, options = model.config, {"stride": config.stride, "fit": config.fit, "device": args.device}
     videos = VideoFolder(args.data, "test", CONTEXT + args.horizon, c.image_size, c.channels, **options)
     count = min(args.clips, len(videos))
     if count < args.clips:
-        held = f"{len(videos)} clips of {videos.frames} frames at stride {videos.stride}"
-        print(f"{videos.folder} holds out {held}, not {args.clips}: all of them are used", file=sys.stderr)
-    clips = videos.held_out(count)
-    if clips.actions is None or "actions" not in model.knobs:
-        return clips._replace(actions=None)
+        clips = f"{len(videos)} clips of {videos.frames} frames at stride {videos.stride}"
+        print(f"{videos.folder} holds out {clips}, not {args.clips}: all of them are used", file=sys.stderr)
+    batch = videos.held_out(count)
+    if batch.actions is None or "actions" not in model.knobs:
+        return Batch(batch.video)
     if videos.actions != len(c.actions):
         raise ValueError(f"the model takes {len(c.actions)} actions, {videos.folder} has {videos.actions}")
-    if not clips.actions.abs().max() <= 1:
-        low, high = clips.actions.aminmax()
-        raise ValueError(f"actions of {videos.folder} go from {low:g} to {high:g}, the model is told -1 to 1")
-    return clips
+    if not batch.actions.abs().max() <= 1:
+        low, high = batch.actions.aminmax()
+        raise ValueError(f"actions of {videos.folder} go from {low:g} to {high:g}, the model takes -1 to 1")
+    return batch
 
 
-def forecasts(
-    model: Predictor,
-    clips: Sequence[Video],
-    sampling: Sampling,
-    count: int,
-    context: int = CONTEXT,
-    controls: Mapping[str, Predictor] = MappingProxyType({}),
+def action_following(
+    model: Predictor, batch: Batch, sampling: Sampling, seeds: Sequence[int] = range(4), context: int = CONTEXT
 ) -> Figures:
-    """Best and mean of `count` futures per horizon of clips (T, C, H, W), and what else could be said of them.
+    """Similarity of futures with the clip's own, `conditioned` on the clip's actions and `unconditional`.
 
-    `guess`: one future at temperature 0, of models that have one; `copy`: the last frame stays; `flow`: it goes on as
-    the prompt's last two do, by `extrapolated`; controls: other models by name, the best of as many futures of each.
-    `sharpness`: gradient energy over that of the true futures.
-    """
-    rows, gradients, seconds = defaultdict(list), defaultdict(list), 0.0
-    for clip in tqdm(clips, desc="best of N"):
-        prompt, truth = clip[:context], unit(clip[context:])
-        begun = time.perf_counter()
-        made = {"model": unit(predict(model, prompt, len(truth), sampling, range(count)))}
-        seconds += time.perf_counter() - begun
-        if "temperature" in model.knobs:
-            made["guess"] = unit(predict(model, prompt, len(truth), replace(sampling, temperature=0.0)))
-        for name, control in controls.items():
-            made[name] = unit(predict(control, prompt, len(truth), sampling, range(count)))
-        made["copy"] = unit(prompt[-1:]).expand(1, *truth.shape)
-        made["flow"] = extrapolated(*unit(prompt[-2:]), len(truth))[None]
-        for name, values in compared(made, truth).items():
-            rows[name].append(values)
-        for name, frames in (made | {"truth": truth[None]}).items():
-            gradients[name].append(gradient_energy(frames).mean(dim=0))
-    true = torch.stack(gradients.pop("truth")).mean(dim=0)
-    rows |= {f"sharpness {name}": [values / true for values in found] for name, found in gradients.items()}
-    frames = len(clips) * count * (len(clips[0]) - context)
-    return per_horizon(rows) | {"seconds_per_frame": round(seconds / frames, 4)}
-
-
-# ---- actions -----------------------------------------------------------------------------------------
-
-
-def turned(recorded: Tensor) -> dict[str, Tensor]:
-    """Actions (T, A) with the first number, what steers, at +1 and at -1, and the others as they are."""
-    return {f"{way:+d}": torch.cat([torch.full_like(recorded[:, :1], way), recorded[:, 1:]], dim=1) for way in (1, -1)}
-
-
-def obedience(
-    model: Predictor,
-    clips: VideoFolderBatch,
-    sampling: Sampling,
-    seeds: Sequence[int] = range(4),
-    context: int = CONTEXT,
-) -> Figures:
-    """How near futures come to the clip's own when told the actions that led to it (`told`), and when not (`free`).
-
-    Each a mean over futures of the seeds, of one by one; `copy`: the last frame stays. Raises ValueError for a model
-    that takes no actions.
+    Means over the seeds' futures; `copy`: the last frame stays. Raises ValueError for a model that takes no actions.
     """
     rows = defaultdict(list)
-    for video, actions in zip(tqdm(clips.video, desc="obedience"), clips.actions, strict=True):
-        futures = told_or_free(model, video[:context], actions[context - 1 : -1], sampling, seeds)
-        for name, values in nearness(futures, video[context:]).items():
+    for video, actions in zip(tqdm(batch.video, desc="action following"), batch.actions, strict=True):
+        futures = with_and_without_actions(model, video[:context], actions[context - 1 : -1], sampling, seeds)
+        for name, values in mean_similarity(futures, video[context:]).items():
             rows[name].append(values)
-    return per_horizon(rows)
+    return average(rows)
 
 
-def turns(
-    model: Predictor,
-    clips: VideoFolderBatch,
-    sampling: Sampling,
-    seeds: Sequence[int] = range(4),
-    context: int = CONTEXT,
+def both_ways(actions: Tensor) -> dict[str, Tensor]:
+    """Actions (T, A) with the first number, which steers, at +1 and at -1, and the others as they are."""
+    return {f"{way:+d}": torch.cat([torch.full_like(actions[:, :1], way), actions[:, 1:]], dim=1) for way in (1, -1)}
+
+
+def steering(
+    model: Predictor, batch: Batch, sampling: Sampling, seeds: Sequence[int] = range(4), context: int = CONTEXT
 ) -> Figures:
-    """Which way futures turn, as pixels that the picture goes to the right from one frame to the next (train/flow.py).
+    """Which way futures turn the camera, as pixels that the picture moves to the right between frames.
 
-    `motion`: the mean over prompts and futures that are free, told the first action at +1 or at -1 and the others as
-    recorded, or true. `motion spread free`: standard deviation over the free futures of a prompt, root mean square over
-    prompts; `motion spread truth`: over all true clips, whose prompts differ too. `correlation ...`: of the true motion
-    with the first action recorded as many frames earlier, and of their means over a clip: what the measure is worth.
-    Raises ValueError for a model that takes no actions.
+    `motion`: the mean over prompts and futures, `unconditional`, or conditioned on the first action at `+1` or `-1` and
+    the others as recorded, or of the clips themselves (`truth`). `motion spread unconditional`: standard deviation over
+    the futures of a prompt, root mean square over prompts; `motion spread truth`: over all clips, whose prompts differ
+    too. `correlation ...`: of the clips' motion with the first action recorded as many frames earlier, and of their
+    means over a clip, which says what the measure is worth. Raises ValueError for a model that takes no actions.
     """
-    if "actions" not in model.knobs:
-        raise ValueError(f"the model of family {model.family} takes no actions")
-    horizon, rows, true = clips.video.shape[1] - context, defaultdict(list), []
-    for video, actions in zip(tqdm(clips.video, desc="turns"), clips.actions, strict=True):
-        told = {f"told {way}": steered(told) for way, told in turned(actions[context - 1 : -1]).items()}
-        for name, how in ({"free": Condition()} | told).items():
-            futures = predict(model, video[:context], horizon, sampling, seeds, how)
-            found = torch.stack([sideways(unit(torch.cat([video[context - 1 : context], f]))) for f in futures])
-            rows[f"motion {name}"].append(found.mean(dim=0))
-            if name == "free":
-                rows["variance"].append(found.var(dim=0))
-        true.append(sideways(unit(video)))
+    horizon, rows, true = batch.video.shape[1] - context, defaultdict(list), []
+    for video, actions in zip(tqdm(batch.video, desc="steering"), batch.actions, strict=True):
+        ways = {way: action_condition(a) for way, a in both_ways(actions[context - 1 : -1]).items()}
+        for name, condition in ({"unconditional": NO_CONDITION} | ways).items():
+            futures = predict(model, video[:context], horizon, sampling, seeds, condition)
+            clips = [torch.cat([video[context - 1 : context], future]) for future in futures]
+            motion = torch.stack([sideways_motion(unit(clip)) for clip in clips])
+            rows[f"motion {name}"].append(motion.mean(dim=0))
+            if name == "unconditional":
+                rows["variance"].append(motion.var(dim=0))
+        true.append(sideways_motion(unit(video)))
         rows["motion truth"].append(true[-1][context - 1 :])
     variance, motion = torch.stack(rows.pop("variance")), torch.stack(true)  # (N, horizon), (N, T-1)
-    figures = per_horizon(rows)
-    spread = {"free": variance.mean(dim=0).sqrt(), "truth": motion[:, context - 1 :].std(dim=0)}
+    figures = average(rows)
+    spread = {"unconditional": variance.mean(dim=0).sqrt(), "truth": motion[:, context - 1 :].std(dim=0)}
     figures["per_horizon"] |= {f"motion spread {name}": rounded(values) for name, values in spread.items()}
     figures["mean"] |= {f"motion spread {name}": rounded(values.mean()[None])[0] for name, values in spread.items()}
-    steering, last = clips.actions[:, :-1, 0], motion.shape[1]
-    found = {f"{later} later": correlation(motion[:, later:], steering[:, : last - later]) for later in LATER}
-    found |= {"over a clip": correlation(motion.mean(dim=1), steering.mean(dim=1))}
-    return figures | {f"correlation of true motion with {model.config.actions[0]}": found}
+    steer, last = batch.actions[:, :-1, 0], motion.shape[1]
+    correlations = {f"{lag} later": correlation(motion[:, lag:], steer[:, : last - lag]) for lag in LAGS}
+    correlations |= {"over a clip": correlation(motion.mean(dim=1), steer.mean(dim=1))}
+    return figures | {f"correlation of true motion with {model.config.actions[0]}": correlations}
 
 
 def correlation(a: Tensor, b: Tensor) -> float | None:
-    """Pearson's, of two tensors of one shape; None where one of them never changes."""
+    """Pearson's, of two tensors of one shape; None where one of them is constant."""
     return rounded(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1:])[0]
-
-
-# ---- all of it ---------------------------------------------------------------------------------------
-
-
-def evaluate_videos(
-    model: Predictor, clips: VideoFolderBatch, world: VideoFolderConfig, args: argparse.Namespace
-) -> Figures:
-    """Every chosen protocol's figures that a folder of videos has, each with the manifest that it was measured by.
-
-    args: of the command train.evaluate.
-    """
-    sampling = Sampling(temperature=args.temperature)
-    drawn = f"temperature {args.temperature}"
-    source, only = f"{args.data.name}, held out, stride {world.stride}", set(args.only)
-    count, length = clips.video.shape[:2]
-    ahead = f"{CONTEXT} -> {length - CONTEXT}"
-    scores: Figures = {}
-
-    def put(name: str, title: str, figures: Figures) -> None:
-        scores[name] = {"protocol": f"{title}, {source}; {drawn}"} | figures
-
-    if "tokenizer" in only and isinstance(getattr(model, "tokenizer", None), Tokenizer):
-        frames = clips.video[:64, :15]
-        put("tokenizer", f"{len(frames)} clips of {frames.shape[1]} frames", reconstruction(model.tokenizer, frames))
-    if "best_of" in only:
-        title = f"{ahead}, {count} prompts, {args.futures} futures, seeds 0 to {args.futures - 1}; "
-        title += "`guess`: temperature 0; `flow`: the last frame warped on along Farneback's of the prompt's last two"
-        controls = controls_of(model) if args.controls else {}
-        put("best_of", title, forecasts(model, clips.video, sampling, args.futures, controls=controls))
-    if "spread" in only:
-        some = clips.video[:32]
-        title = f"{ahead}, {len(some)} prompts, 8 futures; standard deviation over futures"
-        put("spread", title, {"by_temperature": spreads(model, some, CONTEXT)})
-    if "surprise" in only and (figures := surprise(model, clips.video[:, :20])):
-        title = f"{count} clips of {min(length, 20)} frames; frames 3 to the last; bits per pixel and channel"
-        put("surprise", title, figures)
-    if clips.actions is None:
-        return scores
-    some = VideoFolderBatch(clips.video[: args.prompts], clips.actions[: args.prompts], None)
-    prompts = f"{ahead}, {len(some.video)} prompts"
-    if "obedience" in only:
-        title = f"{prompts}, seeds 0 to 3; `told`: under the recorded actions, `free`: under none given"
-        put("obedience", title, obedience(model, some, sampling))
-    if "turns" in only:
-        title = f"{prompts}, seeds 0 to 3; pixels that the upper half goes to the right from frame to frame; "
-        title += f"`told`: {model.config.actions[0]} at +1 or -1, other actions as recorded; `free`: under none given"
-        put("turns", title, turns(model, some, sampling))
-    return scores

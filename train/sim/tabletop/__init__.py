@@ -1,1 +1,1 @@
-"""A MuJoCo tabletop: a pusher moves coloured objects in a tray."""
+"""A MuJoCo tabletop on which a pusher moves coloured objects."""

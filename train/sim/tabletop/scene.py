@@ -1,7 +1,7 @@
-"""What lies in the tray: random objects, textures, light and camera, as a MuJoCo model in text and its textures.
+"""Random tabletop scenes: objects, textures, light and camera, as a MuJoCo model in XML and its textures.
 
-Metres, kilogrammes, seconds and radians; z is up, the tray's floor is z = 0, its middle the origin. Objects have strong
-colours of distinct hue and no two share one, everything else is nearly gray, so that an object is known by its hue.
+Metres, kilogrammes, seconds and radians; z is up, the floor is z = 0, its centre the origin. Objects have strong
+colours of distinct hues and no two share one; everything else is nearly gray, so that its hue identifies an object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-HALF = 0.5  # of the tray's side, inside
+HALF = 0.5  # of the floor's side, inside the walls
 PUSHER = 0.058  # radius of its ball
 WALL = 0.035  # half a wall's thickness
 
@@ -28,20 +28,20 @@ class Geom(NamedTuple):
 
     kind: str  # of MuJoCo's: box, cylinder, sphere, ellipsoid
     size: tuple[float, ...]  # half sides; radius and half height; radius; half axes
-    at: tuple[float, float] = (0.0, 0.0)  # x, y from the object's middle
+    offset: tuple[float, float] = (0.0, 0.0)  # x, y from the object's centre
 
 
 class Scene(NamedTuple):
-    """One clip's model, before it is simulated."""
+    """One clip's model, before simulation."""
 
     xml: str
-    textures: dict[str, np.ndarray]  # name: (h, w, 3) uint8, to be written over the model's own
-    shapes: np.ndarray  # (objects,) int, which of SHAPES
-    colours: np.ndarray  # (objects,) int, which of PALETTE
-    pusher: np.ndarray  # (2,) where it begins
+    textures: dict[str, np.ndarray]  # by name: (h, w, 3) uint8, to be written over the model's own
+    shapes: np.ndarray  # (objects,) int, indices into SHAPES
+    colours: np.ndarray  # (objects,) int, indices into PALETTE
+    pusher: np.ndarray  # (2,) initial position
 
 
-def draw_scene(rng: Generator, least: int, most: int, pixels: int, shadows: int) -> Scene:
+def random_scene(rng: Generator, least: int, most: int, pixels: int, shadows: int) -> Scene:
     """A random scene of `least` to `most` objects, for pictures of `pixels` a side.
 
     `shadows` is the side of the shadow map in texels, 0 for none.
@@ -50,18 +50,18 @@ def draw_scene(rng: Generator, least: int, most: int, pixels: int, shadows: int)
     colours = rng.permutation(len(PALETTE))[:count]
     shapes = rng.integers(len(SHAPES), size=count)
     parts = [_parts(SHAPES[shape], rng) for shape in shapes]
-    pusher, *places = _places([PUSHER, *(_reach(of_one) for of_one in parts)], rng)
-    textures = {"floor": _ground(rng, 96), "table": _ground(rng, 32), "wall": _ground(rng, 32)}
+    pusher, *positions = _positions([PUSHER, *(_radius(geoms) for geoms in parts)], rng)
+    textures = {"floor": _surface(rng, 96), "table": _surface(rng, 32), "wall": _surface(rng, 32)}
     bodies, assets = [], []
-    for k, (of_one, colour, place) in enumerate(zip(parts, colours, places, strict=True)):
-        textures[f"object{k}"] = _pattern(rng)
-        red, green, blue = _tint(PALETTE[list(PALETTE)[colour]], rng)
+    for k, (geoms, colour, position) in enumerate(zip(parts, colours, positions, strict=True)):
+        textures[f"object{k}"] = _object_texture(rng)
+        red, green, blue = _shade(PALETTE[list(PALETTE)[colour]], rng)
         assets.append(
             f'<texture name="object{k}" type="cube" builtin="flat" width="16" height="16"/>'
             f'<material name="object{k}" texture="object{k}" rgba="{red:.3f} {green:.3f} {blue:.3f} 1" '
             f'specular="{rng.uniform(0.05, 0.35):.2f}" shininess="{rng.uniform(0.2, 0.8):.2f}"/>'
         )
-        bodies.append(_body(k, of_one, place, rng))
+        bodies.append(_body(k, geoms, position, rng))
     xml = _XML.format(
         pixels=pixels, shadows=shadows, assets="".join(assets), bodies="".join(bodies), walls=_walls(rng),
         camera=_camera(rng), light=_light(rng, shadows > 0), pusher=_pusher(rng),
@@ -87,8 +87,8 @@ _XML = """<mujoco>
 
 
 def _parts(shape: str, rng: Generator) -> list[Geom]:
-    """An object's geoms; all of them stand on the floor."""
-    a, b, c = rng.uniform(size=3)  # so many for every shape
+    """An object's geoms, which all stand on the floor."""
+    a, b, c = rng.uniform(size=3)  # as many for every shape
     if shape == "box":
         return [Geom("box", (0.065 + 0.03 * a, 0.065 + 0.03 * b, 0.06 + 0.035 * c))]
     if shape == "tower":
@@ -110,60 +110,55 @@ def _parts(shape: str, rng: Generator) -> list[Geom]:
     raise ValueError(f"there is no shape {shape!r}")
 
 
-def _high(part: Geom) -> float:
-    """Half a part's height."""
-    return part.size[-1]
-
-
-def _reach(parts: list[Geom]) -> float:
-    """How far an object extends from its middle, seen from above."""
-    reaches = []
+def _radius(parts: list[Geom]) -> float:
+    """The largest distance of an object's points from its centre, seen from above."""
+    radii = []
     for part in parts:
         x, y = (part.size[0], part.size[0]) if part.kind in ("sphere", "cylinder") else part.size[:2]
-        corner = max(x, y) if part.kind != "box" else math.hypot(abs(part.at[0]) + x, abs(part.at[1]) + y)
-        reaches.append(corner)
-    return max(reaches)
+        corner = math.hypot(abs(part.offset[0]) + x, abs(part.offset[1]) + y)
+        radii.append(corner if part.kind == "box" else max(x, y))
+    return max(radii)
 
 
-def _places(reaches: list[float], rng: Generator, tries: int = 400) -> list[np.ndarray]:
-    """Places (x, y) of objects that reach so far, apart from each other and the walls, else as far as was found."""
-    places: dict[int, np.ndarray] = {}
-    for k in np.argsort(reaches)[::-1]:  # the largest first
-        room = HALF - reaches[k] - 0.01
-        drawn = rng.uniform(-room, room, size=(tries, 2))
+def _positions(radii: list[float], rng: Generator, tries: int = 400) -> list[np.ndarray]:
+    """Positions (x, y) of objects apart from each other and the walls, or as far apart as the tries found."""
+    positions: dict[int, np.ndarray] = {}
+    for k in np.argsort(radii)[::-1]:  # the largest first
+        room = HALF - radii[k] - 0.01
+        candidates = rng.uniform(-room, room, size=(tries, 2))
         gaps = np.full(tries, np.inf)
-        for other, place in places.items():
-            gaps = np.minimum(gaps, np.hypot(*(drawn - place).T) - reaches[k] - reaches[other])
+        for other, position in positions.items():
+            gaps = np.minimum(gaps, np.hypot(*(candidates - position).T) - radii[k] - radii[other])
         free = gaps > 0.01
-        places[k] = drawn[free.argmax() if free.any() else gaps.argmax()]
-    return [places[k] for k in range(len(reaches))]
+        positions[k] = candidates[free.argmax() if free.any() else gaps.argmax()]
+    return [positions[k] for k in range(len(radii))]
 
 
-def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
-    x, y = place
-    density, slide = 80 * 5 ** rng.uniform(), rng.uniform(0.2, 0.55)
-    if _high(parts[0]) > 0.102:
-        slide += 0.35  # what is tall topples rather than slides
-    turn = rng.uniform(-math.pi, math.pi)
+def _body(k: int, parts: list[Geom], position: np.ndarray, rng: Generator) -> str:
+    (x, y), half_height = position, parts[0].size[-1]
+    density, friction = 80 * 5 ** rng.uniform(), rng.uniform(0.2, 0.55)
+    if half_height > 0.102:
+        friction += 0.35  # tall objects topple rather than slide
+    yaw = rng.uniform(-math.pi, math.pi)
     geoms = "".join(
-        f'<geom type="{part.kind}" size="{" ".join(f"{s:.4f}" for s in part.size)}" pos="{part.at[0]:.4f} '
-        f'{part.at[1]:.4f} 0" density="{density:.1f}" material="object{k}" condim="6" '
-        f'friction="{slide:.3f} 0.004 0.0015"/>'
+        f'<geom type="{part.kind}" size="{" ".join(f"{s:.4f}" for s in part.size)}" pos="{part.offset[0]:.4f} '
+        f'{part.offset[1]:.4f} 0" density="{density:.1f}" material="object{k}" condim="6" '
+        f'friction="{friction:.3f} 0.004 0.0015"/>'
         for part in parts
     )
     return (
-        f'<body name="object{k}" pos="{x:.4f} {y:.4f} {_high(parts[0]):.4f}" euler="0 0 {turn:.4f}">'
+        f'<body name="object{k}" pos="{x:.4f} {y:.4f} {half_height:.4f}" euler="0 0 {yaw:.4f}">'
         f'<joint type="free" damping="0.002"/>{geoms}</body>'
     )
 
 
 def _pusher(rng: Generator) -> str:
-    """A ball on a rod from above, driven by velocities; its force is limited, so that it stalls before it crushes."""
-    high, reach = rng.uniform(0.105, 0.12), HALF - PUSHER - 0.005
+    """A ball on a rod from above, driven by target velocities. Its force is limited, so that it stalls, not crushes."""
+    height, reach = rng.uniform(0.105, 0.12), HALF - PUSHER - 0.005
     slide = f'type="slide" range="{-reach} {reach}" limited="true"'
     dark, light = rng.uniform(0.03, 0.12), rng.uniform(0.85, 0.95)
     return (
-        f'<body name="pusher" pos="0 0 {high:.3f}"><joint name="x" axis="1 0 0" {slide}/>'
+        f'<body name="pusher" pos="0 0 {height:.3f}"><joint name="x" axis="1 0 0" {slide}/>'
         f'<joint name="y" axis="0 1 0" {slide}/>'
         f'<geom type="sphere" size="{PUSHER}" mass="4" friction="0.2 0.002 0.0001" rgba="{light} {light} {light} 1"/>'
         f'<geom type="capsule" fromto="0 0 0.03 0 0 0.36" size="0.022" mass="0.5" friction="0.2 0.002 0.0001" '
@@ -174,7 +169,7 @@ def _pusher(rng: Generator) -> str:
 
 
 def _walls(rng: Generator) -> str:
-    """The tray: a floor, low walls that are seen, high ones behind them that are not, and the table around."""
+    """A floor, low visible walls, high invisible ones behind them, and the table around."""
     high, out, long = rng.uniform(0.035, 0.055), HALF + WALL, HALF + 2 * WALL
     geoms = '<geom type="plane" size="0.5 0.5 0.1" material="floor" friction="0.1 0.001 0.0001"/>'
     geoms += '<geom type="plane" pos="0 0 -0.05" size="4 4 0.1" material="table" contype="0" conaffinity="0"/>'
@@ -190,40 +185,40 @@ def _walls(rng: Generator) -> str:
 
 
 def _camera(rng: Generator) -> str:
-    """Looks down at the tray from the front, slightly different in every clip."""
+    """Looks down from the front, slightly different in every clip."""
     azimuth, elevation = rng.uniform(-0.2, 0.2), rng.uniform(0.95, 1.12)
-    far = rng.uniform(2.35, 2.5)
+    distance = rng.uniform(2.35, 2.5)
     forward = np.array([math.sin(azimuth) * math.cos(elevation), math.cos(azimuth) * math.cos(elevation)])
-    eye = [*(-far * forward + rng.uniform(-0.02, 0.02, size=2)), far * math.sin(elevation)]
+    eye = [*(-distance * forward + rng.uniform(-0.02, 0.02, size=2)), distance * math.sin(elevation)]
     right = [math.cos(azimuth), -math.sin(azimuth), 0]
     up = [math.sin(azimuth) * math.sin(elevation), math.cos(azimuth) * math.sin(elevation), math.cos(elevation)]
-    words = " ".join(f"{v:.4f}" for v in (*right, *up))
+    axes = " ".join(f"{v:.4f}" for v in (*right, *up))
     return (
-        f'<worldbody><camera name="camera" pos="{eye[0]:.4f} {eye[1]:.4f} {eye[2]:.4f}" xyaxes="{words}" '
+        f'<worldbody><camera name="camera" pos="{eye[0]:.4f} {eye[1]:.4f} {eye[2]:.4f}" xyaxes="{axes}" '
         f'fovy="{math.degrees(2 * math.atan(0.6 / 2.35)):.2f}"/>'
     )
 
 
 def _light(rng: Generator, shadows: bool) -> str:
-    """A lamp from above whose place, brightness and warmth vary, over light from everywhere; closes <visual>."""
-    warmth, bright, around = rng.uniform(-0.04, 0.04), rng.uniform(0.5, 0.6), rng.uniform(0.38, 0.46)
-    turn, tilt = rng.uniform(-math.pi, math.pi), rng.uniform(0.3, 0.75)
-    x, y = math.cos(turn) * math.tan(tilt), math.sin(turn) * math.tan(tilt)
+    """A directional lamp of random direction, brightness and warmth, and ambient light; closes <visual>."""
+    warmth, bright, ambient = rng.uniform(-0.04, 0.04), rng.uniform(0.5, 0.6), rng.uniform(0.38, 0.46)
+    azimuth, tilt = rng.uniform(-math.pi, math.pi), rng.uniform(0.3, 0.75)
+    x, y = math.cos(azimuth) * math.tan(tilt), math.sin(azimuth) * math.tan(tilt)
     lamp = f"{bright * (1 + warmth):.3f} {bright:.3f} {bright * (1 - warmth):.3f}"
     return (
-        f'<headlight ambient="{around:.3f} {around:.3f} {around:.3f}" diffuse="0.12 0.12 0.12" specular="0 0 0"/>'
+        f'<headlight ambient="{ambient:.3f} {ambient:.3f} {ambient:.3f}" diffuse="0.12 0.12 0.12" specular="0 0 0"/>'
         f'</visual><worldbody><light type="directional" pos="{x:.3f} {y:.3f} 1" dir="{-x:.3f} {-y:.3f} -1" '
         f'diffuse="{lamp}" specular="0.4 0.4 0.4" castshadow="{str(shadows).lower()}"/></worldbody>'
     )
 
 
-def _tint(hue: float, rng: Generator) -> tuple[float, float, float]:
+def _shade(hue: float, rng: Generator) -> tuple[float, float, float]:
     """A strong colour near a hue in degrees."""
     return colorsys.hsv_to_rgb((hue + rng.uniform(-4, 4)) % 360 / 360, rng.uniform(0.82, 0.95), rng.uniform(0.85, 1))
 
 
-def _pattern(rng: Generator) -> np.ndarray:
-    """An object's faces (6*16, 16, 3): plain, or stripes or quarters of two shades, so that turning shows."""
+def _object_texture(rng: Generator) -> np.ndarray:
+    """An object's faces (6*16, 16, 3): plain, or stripes or quarters of two shades, so that rotation shows."""
     y, x = np.mgrid[:16, :16]
     kind, shade = rng.integers(4), rng.uniform(0.55, 0.75)
     dark = [x < 0, x // 4 % 2 == 0, y // 8 % 2 == 0, (x // 8 + y // 8) % 2 == 0][kind]
@@ -231,7 +226,7 @@ def _pattern(rng: Generator) -> np.ndarray:
     return np.repeat((255 * np.tile(face, (6, 1)))[..., None], 3, axis=2).astype(np.uint8)
 
 
-def _ground(rng: Generator, size: int) -> np.ndarray:
+def _surface(rng: Generator, size: int) -> np.ndarray:
     """A nearly gray surface (size, size, 3): plain, cloudy, planks or tiles of two shades."""
     kind, bright = rng.integers(4), rng.uniform(0.35, 0.85)
     colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0, 0.18), bright))
