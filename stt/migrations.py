@@ -20,7 +20,12 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "videogpt": {"dropout": None},  # of training alone
     "transframer": {"dropout": None, "residual": (False,)},
     "dct": {"clip": (0,)},
-    "frame_vq": {"reference": (False,)},
+    "frame_vq": {
+        "reference": (False,),
+        "codebook_size": None,  # of a vector-quantized codebook; `levels` says whether a file has one
+        "code_dim": None,
+        "commitment": None,
+    },
 }
 RENAMED = {
     "stt": {"own_past": "scheduled_sampling"},

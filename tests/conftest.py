@@ -44,9 +44,6 @@ TINY_LAYERED = LayeredConfig(
 )  # fmt: skip
 TINY_CONFIGS = {
     "stt": TINY,
-    "stt, vector-quantized": STTConfig.from_dict(
-        TINY.to_dict() | {"tokenizer": TINY_TOKENIZER.to_dict() | {"levels": (), "codebook_size": 16, "code_dim": 8}}
-    ),
     "stt, layers": TINY_LAYERS,
     "stt, layers in colour": STTConfig.from_dict(TINY_LAYERS.to_dict() | {"channels": 3, "reach": 3}),
     "stt, colour": STTConfig.from_dict(
