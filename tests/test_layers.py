@@ -10,8 +10,8 @@ from stt.api import Batch
 from stt.layers import Attention, AttentionBlock, ConvMLP, attend, patchify, rotary, rotate, unpatchify
 from stt.object_segmenter import light_unet
 from stt.registry import TOKENIZERS
-from stt.tokenizer import FrameVQ, FrameVQConfig
-from tests.conftest import TINY_TOKENIZER, TINY_VIDEO_TOKENIZER
+from stt.tokenizer import FrameVQ, FrameVQConfig, frozen_codes
+from tests.conftest import TINY_TOKENIZER, TINY_VIDEO_TOKENIZER, lively
 
 
 def test_unpatchify_is_the_inverse_of_patchify():
@@ -105,6 +105,14 @@ def test_a_tokenizer_learns_to_reconstruct(name):
         optimizer.step()
         losses.append(float(loss.parts["mse"]))
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_frozen_tokenizer_gives_the_same_codes_under_autocast():
+    model, video = lively(FrameVQ(TINY_TOKENIZER)).eval(), torch.rand(8, 3, 1, 16, 16) * 2 - 1
+    codes = model.encode(video)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(model.encode(video).ids, codes.ids)
+        assert torch.equal(frozen_codes(model, video).ids, codes.ids)
 
 
 def test_tokenizer_frames_do_not_see_each_other():
