@@ -4,17 +4,15 @@
     dense    (..., dct_channels, h, w)      int64, a "DCT image": one cell per block of luma, one channel per frequency
     triples  (channel, position, value)     (..., N) int64 each: the values of a dense image that are not 0, in order
 
-Channels run from low frequencies to high ones (JPEG's zigzag), and colour's components take turns at each frequency:
-Y0, Cb0, Cr0, Y1, Cb1, ... So a sequence that is cut short is the whole frame in its colours with less detail, and what
-comes next is always detail of what is already there. Positions are cells in raster order, the same for all channels.
-Chroma has fewer pixels: one of its blocks covers `subsampling` x `subsampling` cells, and its values lie in the upper
-left one of these, so that a position is the same place of the frame in luma and in chroma.
+Channels run from low frequencies to high ones (JPEG's zigzag); components of colour alternate at each frequency: Y0,
+Cb0, Cr0, Y1, Cb1, ... So the beginning of a sequence is the whole frame with less detail. Positions are cells in raster
+order, the same for all channels. A block of chroma covers `subsampling` x `subsampling` cells; its values lie in the
+upper left one, so that a position is the same place in luma and in chroma.
 
-Where we differ from JPEG: colours are not rounded between the steps, ties of the quantisation go away from zero
-whatever the device, the shade that costs nothing may be black, and blocks of 4 or 16 pixels have tables of their own.
-Libraries that read coefficients from JPEG files (jpeglib, pyjpegio, torchjpeg) offer none of that, nor batches on a
-GPU; simplejpeg and PyTurboJPEG give pixels. Hence this is written out. jpeglib served to check it: equal steps in files
-of Pillow's encoder, and at quality 50 99.9 % (gray) and 99.7 % (4:2:0) of the coefficients, the others one step off.
+Where we differ from JPEG: colours are not rounded between the steps, ties of the quantisation go away from zero on
+every device, the shade that costs nothing may be black, and blocks of 4 or 16 pixels have tables of their own.
+Libraries that read coefficients from JPEG files (jpeglib, torchjpeg) have none of that, nor batches on a GPU. Checked
+against jpeglib at quality 50: 99.9 % (gray) and 99.7 % (4:2:0) of the coefficients are equal, the others one step off.
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ class DCTConfig(Config):
 
     @property
     def dct_channels(self) -> int:
-        """Frequencies of all components; also the channel that ends a sequence."""
+        """Number of channels: frequencies of all components. As a channel in a sequence, it is the end."""
         return self.channels * self.block**2
 
     @property
@@ -99,7 +97,7 @@ class DCTConfig(Config):
 
     @property
     def longest(self) -> int:
-        """Triples of a frame all of whose coefficients count, without the end."""
+        """Triples of a frame without zeros, the end not counted."""
         return self.block**2 * (self.positions + (self.channels - 1) * (self.grid // self.spacing) ** 2)
 
     @property
@@ -130,8 +128,7 @@ class Triples(NamedTuple):
 
 
 class FrameDCT(nn.Module):
-    """The codec. Nothing is learned; tables are buffers that are not saved, in float64, which autocast and TF32 leave
-    alone: whole steps hang on the rounding.
+    """The codec. Its tables are buffers that are not saved, in float64: autocast and TF32 would change the rounding.
 
     A sequence is valid if its cells (channel, position) exist and strictly ascend and its values are in -limit ...
     limit without 0, up to the first end or to the last triple; only ends may follow an end. Every valid sequence

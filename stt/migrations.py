@@ -29,6 +29,7 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
 }
 RENAMED = {
     "stt": {"own_past": "scheduled_sampling"},
+    "layered": {"drawn_frames": "composited_frames"},
     "transframer": {
         "most_triples": "max_triples",
         "between": "interpolate",
@@ -63,7 +64,11 @@ WEIGHTS: dict[str, dict[str, str]] = {
         r"go_on\.": "tokens.persistence.",
         r"act\.": "network.embed_action.",
     },
-    "transframer": {r"(?!unet\.|memory|decoder\.)": "decoder."},
+    "transframer": {
+        r"draft\.asked\.": "decoder.draft.read_target.",
+        r"draft\.drawn\.": "decoder.draft.read_written.",
+        r"(?!unet\.|memory|decoder\.)": "decoder.",
+    },
     "layered": {
         r"(segmenter|compositor)\.unet\.up\.": r"\1.unet.ups.0.1.",
         r"(segmenter|compositor)\.unet\.decoder\.": r"\1.unet.decoders.0.",

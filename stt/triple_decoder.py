@@ -84,8 +84,8 @@ class Draft(nn.Module):
 
     def __init__(self, channels: int, scene_width: int, width: int, reach: int, num_others: int) -> None:
         super().__init__()
-        self.asked = nn.Conv2d(scene_width, width, 1)
-        self.drawn = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.read_target = nn.Conv2d(scene_width, width, 1)
+        self.read_written = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.channel = nn.Parameter(0.02 * torch.randn(channels, 1, width))
         self.body = ResBlock(width)
         self.displace = nn.Conv2d(width, (2 * reach + 1) ** 2, 1)
@@ -102,7 +102,7 @@ class Draft(nn.Module):
         (b, m), k, side = channel.shape, len(self.channel), scene.target.shape[-1]
         below = torch.arange(k, device=channel.device) < channel[..., None]
         written = images[:, None] * below.repeat(1, 1, 2)[..., None, None]
-        x = self.drawn(written.flatten(0, 1)).unflatten(0, (b, m)) + self.asked(scene.target)[:, None]
+        x = self.read_written(written.flatten(0, 1)).unflatten(0, (b, m)) + self.read_target(scene.target)[:, None]
         x = self.body((x + embedding(self.channel, channel)[..., None, None]).flatten(0, 1))
 
         evidence = (self.trust * scene.evidence).sum(dim=1)
@@ -249,7 +249,7 @@ class TripleDecoder(nn.Module):
         values = dense.flatten(1).gather(1, cell.clamp(min=0).flatten(1)).view_as(cell) * inside
         return values.sign() * values.abs().float().log1p()
 
-    # ---- a sequence that is given --------------------------------------------------------------------
+    # ---- teacher forcing -----------------------------------------------------------------------------
 
     def scores(self, scene: Scene, dense: Tensor) -> Scores:
         """Nats of images (B, K, h, w), triple by triple, up to max_triples."""
@@ -289,7 +289,7 @@ class TripleDecoder(nn.Module):
             cell=torch.where(end, cells, position),
         )
 
-    # ---- a sequence that is drawn --------------------------------------------------------------------
+    # ---- sampling ------------------------------------------------------------------------------------
 
     def draw(self, scene: Scene, sampling: Sampling, noise: Noise) -> Tensor:
         """Dense images (F, K, h, w), triple by triple; what a frame has beyond max_triples is detail."""

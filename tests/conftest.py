@@ -40,7 +40,7 @@ TINY_TRANSFRAMER = TransframerConfig(
 )  # fmt: skip
 TINY_LAYERED = LayeredConfig(
     image_size=16, context_frames=6, segmenter_width=8, agent_width=4, dynamics_width=4, compositor_width=8,
-    agent_starts=4, drawn_frames=2,
+    agent_starts=4, composited_frames=2,
 )  # fmt: skip
 TINY_CONFIGS = {
     "stt": TINY,
