@@ -12,7 +12,6 @@ from train.evaluation.metrics import (
     clip_features,
     coverage_and_precision,
     energy_distance,
-    frame_spread,
     frechet_distance,
     gaussian_distance,
     gradient_energy,
@@ -28,12 +27,6 @@ def normalised_energy(true, predicted) -> float:
 
 
 # ---- sets of futures ---------------------------------------------------------------------------------
-
-
-def test_spread_is_zero_for_one_future_repeated_and_else_the_deviation_over_futures():
-    one, four = torch.rand(1, 3, 1, 8, 8), torch.rand(4, 3, 2, 8, 8) * 2 - 1
-    assert frame_spread(one.expand(4, -1, -1, -1, -1)).eq(0).all()
-    torch.testing.assert_close(frame_spread(four), (four / 2).var(dim=0).mean(dim=(1, 2, 3)).sqrt())
 
 
 def test_the_energy_distance_is_zero_for_one_distribution_04_for_its_mean_and_1_for_one_draw():

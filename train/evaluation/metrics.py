@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stt.api import Video
-from stt.metrics import spread
-
 TOLERANCE = 0.018
 """Root-mean-square difference of pooled frames below which two futures count as the same.
 
@@ -18,12 +15,6 @@ It is that of a frame of one MNIST digit and the same frame shifted by half a pi
 and 6 directions (0.0090 for a quarter of a pixel, 0.0358 for one). Clips show digits at whole pixels, so half a pixel
 is the rounding error of a position.
 """
-
-
-def frame_spread(futures: Video) -> Tensor:
-    """`spread` of whole frames: root mean square over pixels, unbiased. (N >= 2, T, C, H, W) in [-1, 1] -> (T,)."""
-    n = len(futures)
-    return (spread(futures).square().mean(dim=(-2, -1)) * n / (n - 1)).sqrt()
 
 
 def perplexity(ids: Tensor, size: int) -> tuple[float, float]:

@@ -18,10 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Condition, HasLikelihood, Predictor, Sampling, Tokenizer, Video
-from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, unit
+from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, spread, unit
 from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
-from train.evaluation.metrics import frame_spread, gradient_energy, perplexity
+from train.evaluation.metrics import gradient_energy, perplexity
 from train.evaluation.optical_flow import extrapolated
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
@@ -208,7 +208,8 @@ def spread_by_temperature(model: Predictor, clips: Video, context: int = CONTEXT
     for clip in tqdm(clips, desc="spread"):
         for t in TEMPERATURES:
             futures = predict(model, clip[:context], len(clip) - context, Sampling(temperature=t), range(count))
-            spreads[str(t)].append(frame_spread(futures).mean())
+            variance = spread(unit(futures), correction=1).square().mean(dim=(-2, -1))  # (T,)
+            spreads[str(t)].append(variance.sqrt().mean())
     return {t: round(float(torch.stack(values).mean()), 4) for t, values in spreads.items()}
 
 

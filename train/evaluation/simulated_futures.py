@@ -13,14 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Video
-from stt.metrics import unit
+from stt.metrics import spread, unit
 from stt.sampler import predict
 from train.evaluation.metrics import (
     TOLERANCE,
     SetDistances,
     coverage_and_precision,
     energy_distance,
-    frame_spread,
     gradient_energy,
     mean_of_pairs,
     pooled,
@@ -120,7 +119,7 @@ class _Tally:
             "within": within * is_open, "apart": mean_of_pairs(d.predicted),
             "coverage": coverage, "precision": precision, "gradient": gradient_energy(frames).mean(dim=0),
             "open": is_open, "certain": 1 - is_open, "certain error": error * (1 - is_open),
-            "certain variance": frame_spread(2 * frames - 1).square() * (1 - is_open),
+            "certain variance": spread(frames, correction=1).square().mean(dim=(-2, -1)) * (1 - is_open),
         }  # fmt: skip
         for figure, values in figures.items():
             self._add(name, figure, values)
