@@ -154,6 +154,7 @@ class RobotEnv:
         for flag in (mj.mjtRndFlag.mjRND_SEGMENT, mj.mjtRndFlag.mjRND_IDCOLOR):
             self._scene.flags[flag] = segmentation
         self._scene.flags[mj.mjtRndFlag.mjRND_SHADOW] = not segmentation
+        self._scene.flags[mj.mjtRndFlag.mjRND_CULL_FACE] = False  # the arm's shells have gaps, which show its inside
         side = self.image_size * (1 if segmentation else self.supersampling)
         picture, whole = np.empty((side, side, 3), np.uint8), mj.MjrRect(0, 0, side, side)
         mj.mjr_render(whole, self._scene, self._canvas)

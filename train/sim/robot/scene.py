@@ -26,7 +26,10 @@ from train.table import load_mujoco
 TRAY = (0.33, 0.25)  # half sides, inside
 RIM = 0.012  # half the thickness of the tray's rim
 BASE = (0.0, 0.68)  # x, y of the arm's base, behind the tray
-REACH = ((-0.27, -0.19, 0.058), (0.27, 0.19, 0.2))  # lowest and highest place of the hand; its fingertips are 0.045 lower
+REACH = (
+    (-0.27, -0.19, 0.058),
+    (0.27, 0.19, 0.2),
+)  # lowest and highest place of the hand; its fingertips are 0.045 lower
 HAND = 0.085  # radius around the hand's axis that is kept free of objects when a clip begins
 ARM_ANGLES = (-0.6, -1.0, 0.5, 1.7, 0.1, 0.9, 2.0)  # of the joints before the hand is placed
 ARM_MASS = 0.1  # of the true one: the weld's force grows with it, and an object between hand and rim is not crushed
@@ -80,7 +83,12 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
     hand = rng.uniform((-0.24, -0.16), (0.24, 0.16))
     yaw = rng.uniform(-0.5, 0.5)
     places = _places([max(part.radius for part in parts) for parts in objects], hand, rng)
-    textures = {"tray": _surface(rng, 128), "table": _surface(rng, 128), "rim": _wood(rng, 64), "floor": _cloth(rng, 64)}
+    textures = {
+        "tray": _surface(rng, 128),
+        "table": _surface(rng, 128),
+        "rim": _wood(rng, 64),
+        "floor": _cloth(rng, 64),
+    }
     assets, bodies = [], []
     for k, (parts, colour, place) in enumerate(zip(objects, colours, places, strict=True)):
         textures[f"object{k}"] = _pattern(rng)
@@ -94,7 +102,7 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
     xml = _XML.format(
         size=image_size, shadows=shadow_size, light=_light(rng, shadow_size > 0), assets="".join(assets),
         textures=_texture_assets(textures, rng), tray=_tray(rng), camera=_camera(rng), bodies="".join(bodies),
-        arm=_assets() / "objects" / "assets" / "xyz_base.xml",
+        arm=arm_folder() / "objects" / "assets" / "xyz_base.xml",
         links="".join(f'<mesh name="{link}" file="{link}.stl"/>' for link in LINKS),
     )  # fmt: skip
     spec = mujoco.MjSpec.from_string(xml, assets=_meshes())
@@ -109,7 +117,7 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
 # ---- the arm -----------------------------------------------------------------------------------------
 
 
-def _assets() -> Path:
+def arm_folder() -> Path:
     """The folder of metaworld's models. Finding it does not import metaworld."""
     found = importlib.util.find_spec("metaworld")
     if found is None or found.origin is None:
@@ -120,7 +128,7 @@ def _assets() -> Path:
 @cache
 def _meshes() -> dict[str, bytes]:
     """The arm's meshes, STL by file name."""
-    folder = _assets() / "objects" / "meshes" / "xyz_base"
+    folder = arm_folder() / "objects" / "meshes" / "xyz_base"
     return {f"{link}.stl": (folder / f"{link}.stl").read_bytes() for link in LINKS}
 
 
@@ -149,9 +157,11 @@ def _prepare_arm(spec: Any, rng: Generator) -> None:
             geom.contype, geom.conaffinity = (4, 0) if touches else (0, 0)
             geom.friction = (0.4, 0.005, 0.0001)
             geom.mass, geom.density = ARM_MASS * geom.mass, ARM_MASS * geom.density
-            if geom.meshname:
+            if geom.meshname in ("head", "pedestal"):  # out of the picture
+                geom.rgba = (0, 0, 0, 0)
+            elif geom.meshname:
                 geom.rgba = (red, 0.14 * red, 0.12 * red, 1)
-                if geom.meshname in ("eGripperBase", "pedestal"):
+                if geom.meshname == "eGripperBase":
                     geom.rgba = (black, black, black, 1)
             elif touches or geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER and body.name == "right_hand":
                 geom.rgba = (black, black, black, 1)
@@ -221,13 +231,13 @@ def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
     geoms = "".join(
         f'<geom type="{part.kind}" size="{" ".join(f"{s:.4f}" for s in part.size)}" pos="{part.position[0]:.4f} '
         f'{part.position[1]:.4f} {part.half_height - high:.4f}" density="{density:.1f}" material="object{k}" '
-        f'{"euler=" + chr(34) + "1.5708 0 0" + chr(34) if part.kind == "capsule" else ""} '
+        f"{'euler=' + chr(34) + '1.5708 0 0' + chr(34) if part.kind == 'capsule' else ''} "
         f'contype="2" conaffinity="7" condim="6" friction="{slide:.3f} 0.004 0.0012"/>'
         for part in parts
     )
     return (
         f'<body name="object{k}" pos="{place[0]:.4f} {place[1]:.4f} {high:.4f}" euler="0 0 {yaw:.4f}">'
-        f'<freejoint/>{geoms}</body>'
+        f"<freejoint/>{geoms}</body>"
     )
 
 
@@ -299,7 +309,7 @@ def _camera(rng: Generator) -> str:
     axes = (cosine, -sine, 0, sine * math.sin(elevation), cosine * math.sin(elevation), math.cos(elevation))
     return (
         f'<camera name="camera" pos="{eye[0]:.4f} {eye[1]:.4f} {eye[2]:.4f}" '
-        f'xyaxes="{" ".join(f"{v:.4f}" for v in axes)}" fovy="38"/>'
+        f'xyaxes="{" ".join(f"{v:.4f}" for v in axes)}" fovy="40"/>'
     )
 
 
@@ -310,7 +320,8 @@ def _light(rng: Generator, shadows: bool) -> str:
     x, y = math.cos(yaw) * math.tan(tilt), math.sin(yaw) * math.tan(tilt)
     lamp = f"{bright * (1 + warmth):.3f} {bright:.3f} {bright * (1 - warmth):.3f}"
     return (
-        f'<headlight ambient="{ambient:.3f} {ambient:.3f} {ambient:.3f}" diffuse="0.25 0.25 0.25" specular="0.1 0.1 0.1"/>'
+        f'<headlight ambient="{ambient:.3f} {ambient:.3f} {ambient:.3f}" diffuse="0.25 0.25 0.25" '
+        'specular="0.1 0.1 0.1"/>'
         f'</visual><worldbody><light type="directional" pos="{x:.3f} {y:.3f} 1" dir="{-x:.3f} {-y:.3f} -1" '
         f'diffuse="{lamp}" specular="0.4 0.4 0.4" castshadow="{str(shadows).lower()}"/></worldbody>'
     )

@@ -43,9 +43,7 @@ class RobotConfig:
                 f"objects are {self.min_objects} to {self.max_objects}, must be within 1 to {len(COLOURS)}"
             )
         if self.frames < 1 or self.fps < 1 or STEPS_PER_SECOND % self.fps:
-            raise ValueError(
-                f"frames is {self.frames}, fps {self.fps}: at least 1, and fps divides {STEPS_PER_SECOND}"
-            )
+            raise ValueError(f"frames is {self.frames}, fps {self.fps}: at least 1, and fps divides {STEPS_PER_SECOND}")
         if self.image_size < 8 or self.render_size % self.image_size:
             raise ValueError(
                 f"image_size is {self.image_size}, must be at least 8 and divide render_size {self.render_size}"
@@ -122,9 +120,7 @@ class Robot:
     def environment(self, seed: int, index: int) -> RobotEnv:
         """The clip's scene before anything has moved, for a `with`."""
         c = self.config
-        scene = draw_scene(
-            self._rng("scene", seed, index), c.min_objects, c.max_objects, c.render_size, c.shadow_size
-        )
+        scene = draw_scene(self._rng("scene", seed, index), c.min_objects, c.max_objects, c.render_size, c.shadow_size)
         return RobotEnv(scene, c.image_size, c.render_size // c.image_size, c.fps)
 
     def _rng(self, *words: str | int) -> Generator:
@@ -153,22 +149,24 @@ def next_action(env: RobotEnv, rng: Generator) -> np.ndarray:
     turn, aim, speed, which, rise, sink = rng.uniform(size=6)
     jitter, change = rng.normal(size=(2, 2))
     last, hand, objects = env.last_action, env.hand_pose[:3], env.object_poses[:, :2]
+    low, high = hand[2] < REACH[0][2] + 0.015, hand[2] > REACH[1][2] - 0.02
     level = last[:2]
     beyond = hand[:2] + 0.2 * TOP_SPEED * level
     outside = (beyond < REACH[0][:2]).any() or (beyond > REACH[1][:2]).any()
     held = np.hypot(*env.hand_lag[:2]) > 0.9 * LEAD
     if turn < (0.7 if outside or held or np.hypot(*level) < 0.15 else 0.06):
-        target = objects[int(which * len(objects))] + 0.02 * jitter if aim < 0.9 else (0.12, 0.08) * jitter
+        target = (
+            objects[int(which * len(objects))] + 0.02 * jitter if aim < (0.9 if low else 0.3) else (0.12, 0.08) * jitter
+        )
         away = target - hand[:2]
         level = (0.0 if aim > 0.97 else 0.4 + 0.6 * speed) * away / max(np.hypot(*away), 1e-6)
     else:
         sine, cosine = np.sin(0.09 * change[0]), np.cos(0.09 * change[0])
         level = (1 + 0.06 * change[1]) * np.array([[cosine, -sine], [sine, cosine]]) @ level
     level = level / max(np.hypot(*level), 1.0)
-    low, high = hand[2] < REACH[0][2] + 0.015, hand[2] > REACH[1][2] - 0.02
     free = np.hypot(*(objects - hand[:2]).T).min() > CLEARANCE
     if low:
-        up = 0.8 if rise < 0.015 else 0.0
+        up = 0.8 if rise < 0.012 else 0.0
     elif last[2] > 0 and not high:
         up = last[2]
     else:
