@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=config.frames, help="frames of a clip, 10 a second")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--crf", type=int, default=16, help="loss of the video, 0 (none) to 51")
-    parser.add_argument("--per-shard", type=int, default=50, help="clips of one file")
+    parser.add_argument("--per-shard", type=int, default=25, help="clips of one file")
     parser.add_argument("--workers", type=int, default=cores, help="processes; by default one for each core")
     return parser
 

@@ -32,6 +32,7 @@ REACH = (
 )  # lowest and highest place of the hand; its fingertips are 0.045 lower
 HAND = 0.085  # radius around the hand's axis that is kept free of objects when a clip begins
 ARM_ANGLES = (-0.6, -1.0, 0.5, 1.7, 0.1, 0.9, 2.0)  # of the joints before the hand is placed
+GRIP = 0.022  # of a finger from the middle
 ARM_MASS = 0.1  # of the true one: the weld's force grows with it, and an object between hand and rim is not crushed
 SHAPES = ("box", "slab", "tower", "cylinder", "disc", "sphere", "ellipsoid", "capsule", "ell", "mug", "cross")
 COLOURS = tuple(k for k, name in enumerate(PALETTE) if name != "red")  # of objects; red is the arm's
@@ -139,6 +140,8 @@ def _prepare_arm(spec: Any, rng: Generator) -> None:
     base.pos, base.quat = (*BASE, 0), (0, 0, 0, 1)  # turned to the camera
     red = rng.uniform(0.52, 0.7)
     black, white = rng.uniform(0.08, 0.16), rng.uniform(0.82, 0.95)
+    spec.body("rightclaw").pos, spec.body("leftclaw").pos = (0, -GRIP, 0), (0, GRIP, 0)
+    spec.geom("rail").size[1] = GRIP
     for camera in list(spec.cameras):
         if camera.name != "camera":
             spec.delete(camera)
@@ -250,7 +253,7 @@ _XML = """<mujoco>
 <statistic extent="1" center="0 0 0"/>
 <visual>
   <global offwidth="{size}" offheight="{size}"/><quality shadowsize="{shadows}" offsamples="0"/>
-  <map znear="0.05" zfar="8" shadowclip="0.8" shadowscale="0.7"/>{light}
+  <map znear="0.05" zfar="30" shadowclip="1.5" shadowscale="0.7"/>{light}
 <default>
   <geom solref="0.01 1" solimp="0.95 0.99 0.001"/>
   <default class="xyz_base">
@@ -272,7 +275,7 @@ def _texture_assets(textures: dict[str, np.ndarray], rng: Generator) -> str:
         words.append(
             f'<texture name="{name}" type="{kind}" builtin="flat" width="{width}" height="{height}"/>'
             f'<material name="{name}" texture="{name}" specular="{rng.uniform(0, 0.15):.2f}" '
-            f'texrepeat="{6 if name == "floor" else 1} {6 if name == "floor" else 1}"/>'
+            f'texrepeat="{18 if name == "floor" else 1} {18 if name == "floor" else 1}"/>'
         )
     return "".join(words)
 
@@ -285,7 +288,7 @@ def _tray(rng: Generator) -> str:
         f'<geom type="box" size="{x} {y} 0.01" pos="0 0 -0.01" material="tray" contype="1" conaffinity="0" '
         'friction="0.3 0.003 0.0005"/>'
         '<geom type="box" size="0.85 0.5 0.02" pos="0 0.12 -0.041" material="table" contype="0" conaffinity="0"/>'
-        '<geom type="plane" size="4 4 0.1" pos="0 0 -0.9" material="floor" contype="0" conaffinity="0"/>'
+        '<geom type="plane" size="12 12 0.1" pos="0 0 -0.9" material="floor" contype="0" conaffinity="0"/>'
     )
     for side_x, side_y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         size = f"{RIM if side_x else x + 2 * RIM} {RIM if side_y else y + 2 * RIM}"
