@@ -92,10 +92,13 @@ def unpack_segmentation(packed: np.ndarray, shape: tuple[int, int, int, int]) ->
     return np.moveaxis(changes.cumsum(axis=-1, dtype=np.int8), -1, 1)
 
 
-def write_shard(shard: Shard) -> int:
-    """Simulates and writes one shard; returns its number of clips."""
+def _one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def write_shard(shard: Shard) -> int:
+    """Simulates and writes one shard; returns its number of clips."""
     world = Robot(shard.config, shard.split)
     clips = [world.clip(shard.seed, index) for index in range(shard.first, shard.last)]
     frames = np.stack([to_pictures(clip.video) for clip in clips])
@@ -153,12 +156,14 @@ def write_set(
         for first in range(0, clips, per_shard)
     ]
     missing = [shard for shard in shards if not shard.path.exists()]
-    with (
-        multiprocessing.get_context("spawn").Pool(min(workers, max(len(missing), 1))) as pool,
-        tqdm(total=clips, initial=clips - sum(s.last - s.first for s in missing), desc=split, unit="clip") as bar,
-    ):
-        for written in pool.imap_unordered(write_shard, missing):
-            bar.update(written)
+    with tqdm(total=clips, initial=clips - sum(s.last - s.first for s in missing), desc=split, unit="clip") as bar:
+        if min(workers, len(missing)) <= 1:
+            for shard in missing:
+                bar.update(write_shard(shard))
+            return
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(missing)), initializer=_one_thread) as pool:
+            for written in pool.imap_unordered(write_shard, missing):
+                bar.update(written)
 
 
 def shard_path(folder: Path, number: int) -> Path:

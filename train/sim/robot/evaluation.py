@@ -20,7 +20,7 @@ from stt.api import Predictor, Sampling, Video
 from stt.sampler import predict
 from train.metrics import SetDistances, energy
 from train.permanence import visible_colours
-from train.protocols import Figures, nearness, per_horizon, rounded, told_or_free
+from train.protocols import Figures, nearness, per_horizon, rounded, steered, told_or_free
 from train.sim.robot.scene import COLOURS
 from train.sim.robot.world import Robot, RobotClip, hand_pixels
 from train.truth import Prompt
@@ -136,3 +136,79 @@ def _summit(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
     """Where the parabola through three neighbours has its summit, from the middle one, within half a pixel."""
     bend = (2 * at - before - after).clamp_min(1e-6)
     return (0.5 * (after - before) / bend).clamp(-0.5, 0.5)
+
+
+# ---- futures of a model ------------------------------------------------------------------------------
+
+
+def hand_spread(
+    model: Predictor, prompts: Sequence[Prompt], sampling: Sampling, count: int = 16, horizon: int = 20
+) -> Figures:
+    """Where the hand goes in `count` futures without given actions, beside where it goes in true ones.
+
+    `hand spread`: standard deviation of its place over those futures of a prompt that show it, in pixels, root mean
+    square over prompts. `hand seen`: share of futures that show it. `hand energy`: the normalised energy distance of
+    train/metrics.py, of places. `copy`: the last frame stays.
+    """
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(horizon, dtype=torch.float64))
+    for prompt in tqdm(prompts, desc="hand spread"):
+        true, again = (find_hand(part) for part in prompt.truths(horizon, 2 * count).split(count))
+        made = find_hand(predict(model, prompt.video, horizon, sampling, range(count)))
+        still = find_hand(prompt.video[-1:].expand(count, horizon, -1, -1, -1))
+        for name, found in {"model": made, "truth": again, "copy": still}.items():
+            excess, within = energy(SetDistances.of(true.xy, found.xy))
+            seen = found.seen.sum(dim=0)
+            sums[f"energy {name}"] += excess.cpu()
+            sums[f"seen {name}"] += seen.cpu()
+            sums[f"squares {name}"] += (seen * _variance(found)).cpu()
+            sums[f"freedom {name}"] += (seen - 1).clamp_min(0).cpu()
+        sums["within"] += within.cpu()
+    rows = {}
+    for name in ("copy", "model", "truth"):
+        rows[f"hand energy {name}"] = sums[f"energy {name}"] / sums["within"]
+        rows[f"hand seen {name}"] = sums[f"seen {name}"] / (count * len(prompts))
+        rows[f"hand spread {name}"] = (sums[f"squares {name}"] / sums[f"freedom {name}"]).sqrt()
+    return {"per_horizon": {name: rounded(values) for name, values in rows.items()}}
+
+
+def _variance(found: Places) -> Tensor:
+    """Mean squared distance of the places (N, T, 2) that are seen from their mean -> (T,); 0 of none."""
+    weights = (found.seen / found.seen.sum(dim=0).clamp_min(1))[..., None]
+    return (weights * (found.xy - (weights * found.xy).sum(dim=0)).square()).sum(dim=(0, 2))
+
+
+def action_obedience(
+    model: Predictor,
+    robot: Robot,
+    clips: Sequence[RobotClip],
+    sampling: Sampling,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    context: int = 5,
+    horizon: int = 20,
+) -> Figures:
+    """How near futures come to the clip's own when given its actions (`told`), and when not (`free`).
+
+    Means over the futures of the seeds. `hand off`: distance in pixels between where the hand is found and where it
+    truly is; `copy` from where it truly was at the prompt's end; `detector`: in the true frames, the floor.
+    `steered`: under actions of another clip, so that it is not enough to know how a hand usually goes on, against what
+    the simulator then shows; `steered copy`: if it stayed.
+    Raises ValueError for a model that takes no actions.
+    """
+    rows = defaultdict(list)
+    for clip, other in tqdm(list(zip(clips, [*clips[1:], *clips[:1]], strict=True)), desc="obedience"):
+        prompt, true = clip.video[:context], clip.video[context : context + horizon]
+        places = hand_pixels(clip.hand_poses, clip.camera, true.shape[-1])[context - 1 : context + horizon]
+        places = places.to(true.device)
+        futures = told_or_free(model, prompt, clip.actions[context - 1 : context - 1 + horizon], sampling, seeds)
+        for name, values in nearness(futures, true).items():
+            rows[name].append(values)
+        found = {name: find_hand(futures[name]).xy for name in ("told", "free")}
+        found |= {"copy": places[None, :1], "detector": find_hand(true).xy[None]}
+        for name, xy in found.items():
+            rows[f"hand off {name}"].append((xy - places[1:]).norm(dim=-1).mean(dim=0))
+        actions = other.actions[context - 1 : context - 1 + horizon]
+        reached = find_hand(robot.obeyed(clip, context, actions).to(true.device)).xy
+        made = find_hand(predict(model, prompt, horizon, steered(sampling, actions), seeds)).xy
+        for name, xy in {"steered": made, "steered copy": places[None, :1]}.items():
+            rows[f"hand off {name}"].append((xy - reached).norm(dim=-1).mean(dim=0))
+    return per_horizon(rows)

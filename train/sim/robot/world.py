@@ -112,10 +112,13 @@ class Robot:
         return to_video(torch.stack(futures))
 
     def obeyed(self, clip: RobotClip, at_frame: int, actions: Tensor) -> Video:
-        """What follows the clip's first `at_frame` frames under given actions (frames, 3) -> (frames, 3, H, W)."""
+        """What follows the clip's first `at_frame` frames under given actions (frames, 3) -> (frames, 3, H, W).
+
+        Actions are rounded to 0.0001, so that those of a stored set, which are float32, replay its clips to the bit.
+        """
         with self.environment(clip.seed, clip.index) as env:
             env.state = _state(clip, at_frame)
-            return to_video(torch.stack([_next_frame(env, action) for action in actions.double().numpy()]))
+            return to_video(torch.stack([_next_frame(env, action) for action in actions.double().numpy().round(4)]))
 
     def environment(self, seed: int, index: int) -> RobotEnv:
         """The clip's scene before anything has moved, for a `with`."""
