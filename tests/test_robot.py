@@ -25,7 +25,7 @@ SMALL = RobotConfig(image_size=64, render_size=128, shadow_size=256, frames=8)
 
 def why_not() -> str | None:
     """What the robot lacks here; asked in another process, since a driver may crash."""
-    tried = "from train.table import load_mujoco; from train.sim.robot.scene import arm_folder; "
+    tried = "from train.table import load_mujoco; from train.sim.robot.arm import arm_folder; "
     tried += "arm_folder(); load_mujoco()"
     done = subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True, check=False)
     return done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr else None

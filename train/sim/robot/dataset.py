@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from stt.api import Video
 from train.data import generator_for
-from train.sim.robot.scene import arm_folder
+from train.sim.robot.arm import arm_folder
 from train.sim.robot.world import Robot, RobotConfig, RobotSplit
 from train.table import load_mujoco
 from train.tabletop import to_pictures, to_video

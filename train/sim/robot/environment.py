@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from train.sim.robot.scene import ARM_ANGLES, REACH, Scene
+from train.sim.robot.arm import ARM_ANGLES
+from train.sim.robot.scene import REACH, Scene
 from train.table import load_mujoco
 
 TOP_SPEED = 0.35  # metres a second along each axis, of an action of 1

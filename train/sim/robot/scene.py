@@ -1,8 +1,7 @@
 """Random scenes of a robot arm over a tray of objects, as MuJoCo models.
 
 Metres, kilogrammes, seconds, radians. The picture's right is x, away from the camera is y, up is z; the tray's floor is
-z = 0, its centre the origin. The arm, a Rethink Sawyer, comes from the package metaworld (arXiv 1910.10897, MIT
-licence): its files are read from the installed package, its Python code is not imported.
+z = 0, its centre the origin. The arm is that of train/sim/robot/arm.py.
 
 The arm is red and objects are of other hues of PALETTE, no two alike; everything else is less saturated. So hue tells
 an object in a picture.
@@ -10,37 +9,23 @@ an object in a picture.
 
 from __future__ import annotations
 
-import colorsys
-import importlib.util
 import math
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
 from train.scenes import PALETTE
+from train.sim.robot.arm import LINKS, arm_folder, arm_meshes, prepare_arm
+from train.sim.robot.textures import cloth, pattern, surface, tint, wood
 from train.table import load_mujoco
 
 TRAY = (0.33, 0.25)  # half sides, inside
 RIM = 0.012  # half the thickness of the tray's rim
-BASE = (0.0, 0.68)  # x, y of the arm's base, behind the tray
-REACH = (
-    (-0.27, -0.19, 0.058),
-    (0.27, 0.19, 0.2),
-)  # lowest and highest place of the hand; its fingertips are 0.045 lower
+REACH = ((-0.27, -0.19, 0.058), (0.27, 0.19, 0.2))  # least and greatest x, y, z of the hand; fingertips are 0.045 lower
 HAND = 0.085  # radius around the hand's axis that is kept free of objects when a clip begins
-ARM_ANGLES = (-0.6, -1.0, 0.5, 1.7, 0.1, 0.9, 2.0)  # of the joints before the hand is placed
-GRIP = 0.022  # of a finger from the middle
-ARM_MASS = 0.1  # of the true one: the weld's force grows with it, and an object between hand and rim is not crushed
-MESH_CELL = 0.005  # metres
 SHAPES = ("box", "slab", "tower", "cylinder", "disc", "sphere", "ellipsoid", "capsule", "ell", "mug", "cross")
 COLOURS = tuple(k for k, name in enumerate(PALETTE) if name != "red")  # of objects; red is the arm's
-LINKS = ("base", "head", "l0", "l1", "l2", "l3", "l4", "l5", "l6", "eGripperBase", "pedestal")
-
-
-_STL = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
 class Geom(NamedTuple):
@@ -89,15 +74,15 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
     yaw = rng.uniform(-0.5, 0.5)
     places = _places([max(part.radius for part in parts) for parts in objects], hand, rng)
     textures = {
-        "tray": _surface(rng, 128),
-        "table": _surface(rng, 128),
-        "rim": _wood(rng, 64),
-        "floor": _cloth(rng, 64),
+        "tray": surface(rng, 128),
+        "table": surface(rng, 128),
+        "rim": wood(rng, 64),
+        "floor": cloth(rng, 64),
     }
     assets, bodies = [], []
     for k, (parts, colour, place) in enumerate(zip(objects, colours, places, strict=True)):
-        textures[f"object{k}"] = _pattern(rng)
-        red, green, blue = _tint(list(PALETTE.values())[colour], rng)
+        textures[f"object{k}"] = pattern(rng)
+        red, green, blue = tint(list(PALETTE.values())[colour], rng)
         assets.append(
             f'<texture name="object{k}" type="cube" builtin="flat" width="16" height="96"/>'
             f'<material name="object{k}" texture="object{k}" rgba="{red:.3f} {green:.3f} {blue:.3f} 1" '
@@ -110,90 +95,13 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
         arm=arm_folder() / "objects" / "assets" / "xyz_base.xml",
         links="".join(f'<mesh name="{link}" file="{link}.stl"/>' for link in LINKS),
     )  # fmt: skip
-    spec = mujoco.MjSpec.from_string(xml, assets=_meshes())
-    _prepare_arm(spec, rng)
+    spec = mujoco.MjSpec.from_string(xml, assets=arm_meshes())
+    prepare_arm(spec, rng)
     model = spec.compile()
     for name, pixels in textures.items():
         begin = int(model.tex_adr[model.texture(name).id])
         model.tex_data[begin : begin + pixels.size] = pixels.ravel()
     return Scene(model, shapes, colours, hand, yaw)
-
-
-# ---- the arm -----------------------------------------------------------------------------------------
-
-
-def arm_folder() -> Path:
-    """The folder of metaworld's models. Finding it does not import metaworld."""
-    found = importlib.util.find_spec("metaworld")
-    if found is None or found.origin is None:
-        raise RuntimeError("the robot needs the package metaworld: pip install -r train/requirements.txt")
-    return Path(found.origin).parent / "assets"
-
-
-@cache
-def _meshes() -> dict[str, bytes]:
-    """The arm's simplified meshes, STL by file name."""
-    folder = arm_folder() / "objects" / "meshes" / "xyz_base"
-    return {f"{link}.stl": _simplified((folder / f"{link}.stl").read_bytes()) for link in LINKS}
-
-
-def _simplified(stl: bytes) -> bytes:
-    """A mesh whose vertices in each cell of a grid became one, their mean (Rossignac and Borrel, 1993).
-
-    At 128x128 it looks the same and is drawn in two thirds of the time.
-    """
-    count = int.from_bytes(stl[80:84], "little")
-    points = np.frombuffer(stl, _STL, count=count, offset=84)["corners"].reshape(-1, 3)
-    _, cells = np.unique(np.round(points / MESH_CELL), axis=0, return_inverse=True)
-    cells = cells.ravel()
-    means = np.stack([np.bincount(cells, axis) for axis in points.T], axis=1) / np.bincount(cells)[:, None]
-    triangles = np.sort(cells.reshape(-1, 3), axis=1)
-    kept = (np.diff(triangles, axis=1) > 0).all(axis=1)  # those whose corners are still three
-    _, first = np.unique(triangles[kept], axis=0, return_index=True)
-    records = np.zeros(len(first), _STL)
-    records["corners"] = means[cells.reshape(-1, 3)[kept][np.sort(first)]]
-    return bytes(80) + len(records).to_bytes(4, "little") + records.tobytes()
-
-
-def _prepare_arm(spec: Any, rng: Generator) -> None:
-    """Places and paints the arm of metaworld's file. Only the gripper touches objects; the fingers stay as they are."""
-    mujoco, _ = load_mujoco()
-    base = spec.body("base")
-    base.pos, base.quat = (*BASE, 0), (0, 0, 0, 1)  # turned to the camera
-    red = rng.uniform(0.52, 0.7)
-    black, white = rng.uniform(0.08, 0.16), rng.uniform(0.82, 0.95)
-    spec.body("rightclaw").pos, spec.body("leftclaw").pos = (0, -GRIP, 0), (0, GRIP, 0)
-    spec.geom("rail").size[1] = GRIP
-    for camera in list(spec.cameras):
-        if camera.name != "camera":
-            spec.delete(camera)
-    for joint in list(spec.joints):
-        if joint.name in ("r_close", "l_close"):
-            spec.delete(joint)
-        elif joint.name.startswith("right_j"):
-            joint.damping = ARM_MASS * joint.damping
-    for body in spec.bodies:
-        if body.name.startswith("object"):
-            continue
-        body.gravcomp = 1
-        body.mass, body.inertia = ARM_MASS * body.mass, ARM_MASS * body.inertia
-        touches = body.name in ("rightclaw", "leftclaw", "rightpad", "leftpad", "hand", "right_hand")
-        for geom in body.geoms if body.name != "world" else ():
-            geom.contype, geom.conaffinity = (4, 0) if touches else (0, 0)
-            geom.friction = (0.4, 0.005, 0.0001)
-            geom.mass, geom.density = ARM_MASS * geom.mass, ARM_MASS * geom.density
-            if geom.meshname in ("head", "pedestal"):  # out of the picture
-                geom.rgba = (0, 0, 0, 0)
-            elif geom.meshname:
-                geom.rgba = (red, 0.14 * red, 0.12 * red, 1)
-                if geom.meshname == "eGripperBase":
-                    geom.rgba = (black, black, black, 1)
-            elif touches or geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER and body.name == "right_hand":
-                geom.rgba = (black, black, black, 1)
-            else:
-                geom.rgba = (0, 0, 0, 0)
-            if body.name.startswith(("right", "left")) and body.name.endswith(("claw", "pad")):
-                geom.rgba = (white, white, white, 1)
 
 
 # ---- objects -----------------------------------------------------------------------------------------
@@ -253,13 +161,15 @@ def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
     """An object as XML, with random density, friction and heading."""
     density, slide, yaw = 150 * 5 ** rng.uniform(), rng.uniform(0.25, 0.7), rng.uniform(-math.pi, math.pi)
     high = max(part.half_height for part in parts)
-    geoms = "".join(
-        f'<geom type="{part.kind}" size="{" ".join(f"{s:.4f}" for s in part.size)}" pos="{part.position[0]:.4f} '
-        f'{part.position[1]:.4f} {part.half_height - high:.4f}" density="{density:.1f}" material="object{k}" '
-        f"{'euler=' + chr(34) + '1.5708 0 0' + chr(34) if part.kind == 'capsule' else ''} "
-        f'contype="2" conaffinity="7" condim="6" friction="{slide:.3f} 0.004 0.0012"/>'
-        for part in parts
-    )
+    geoms = ""
+    for part in parts:
+        x, y, z = *part.position, part.half_height - high
+        lying = 'euler="1.5708 0 0"' if part.kind == "capsule" else ""
+        geoms += (
+            f'<geom type="{part.kind}" size="{" ".join(f"{s:.4f}" for s in part.size)}" pos="{x:.4f} {y:.4f} {z:.4f}" '
+            f'{lying} density="{density:.1f}" material="object{k}" contype="2" conaffinity="7" condim="6" '
+            f'friction="{slide:.3f} 0.004 0.0012"/>'
+        )
     return (
         f'<body name="object{k}" pos="{place[0]:.4f} {place[1]:.4f} {high:.4f}" euler="0 0 {yaw:.4f}">'
         f"<freejoint/>{geoms}</body>"
@@ -291,15 +201,15 @@ _XML = """<mujoco>
 
 def _texture_assets(textures: dict[str, np.ndarray], rng: Generator) -> str:
     """Textures and materials of the surroundings; their pixels are written into the compiled model."""
-    words = []
+    parts = []
     for name in ("tray", "table", "rim", "floor"):
         kind, (height, width, _) = "cube" if name == "rim" else "2d", textures[name].shape
-        words.append(
+        parts.append(
             f'<texture name="{name}" type="{kind}" builtin="flat" width="{width}" height="{height}"/>'
             f'<material name="{name}" texture="{name}" specular="{rng.uniform(0, 0.15):.2f}" '
             f'texrepeat="{18 if name == "floor" else 1} {18 if name == "floor" else 1}"/>'
         )
-    return "".join(words)
+    return "".join(parts)
 
 
 def _tray(rng: Generator) -> str:
@@ -350,53 +260,3 @@ def _light(rng: Generator, shadows: bool) -> str:
         f'</visual><worldbody><light type="directional" pos="{x:.3f} {y:.3f} 1" dir="{-x:.3f} {-y:.3f} -1" '
         f'diffuse="{lamp}" specular="0.4 0.4 0.4" castshadow="{str(shadows).lower()}"/></worldbody>'
     )
-
-
-def _tint(hue: float, rng: Generator) -> tuple[float, float, float]:
-    """A strong colour near a hue in degrees."""
-    return colorsys.hsv_to_rgb((hue + rng.uniform(-4, 4)) % 360 / 360, rng.uniform(0.82, 0.95), rng.uniform(0.8, 1))
-
-
-def _pattern(rng: Generator) -> np.ndarray:
-    """An object's faces (96, 16, 3) uint8: plain, or stripes or quarters of two shades, so that rotation shows."""
-    y, x = np.mgrid[:16, :16]
-    kind, shade = rng.integers(4), rng.uniform(0.55, 0.75)
-    dark = [x < 0, x // 4 % 2 == 0, y // 8 % 2 == 0, (x // 8 + y // 8) % 2 == 0][kind]
-    face = np.where(dark, shade, 1.0)
-    return np.repeat((255 * np.tile(face, (6, 1)))[..., None], 3, axis=2).astype(np.uint8)
-
-
-def _surface(rng: Generator, size: int) -> np.ndarray:
-    """Wood or cloth (size, size, 3) uint8."""
-    return _wood(rng, size) if rng.uniform() < 0.6 else _cloth(rng, size)
-
-
-def _noise(rng: Generator, size: int, waves: int, x_scale: float, y_scale: float) -> np.ndarray:
-    """Smooth noise (size, size) of standard deviation 1 that repeats at the edges."""
-    y, x = 2 * np.pi * np.mgrid[:size, :size] / size
-    fields = [
-        np.cos(rng.integers(-x_scale, x_scale + 1) * x + rng.integers(-y_scale, y_scale + 1) * y + rng.uniform(0, 6.3))
-        for _ in range(waves)
-    ]
-    return np.sum(fields, axis=0) * math.sqrt(2 / waves)
-
-
-def _wood(rng: Generator, size: int) -> np.ndarray:
-    """Planks with a grain (size, size, 3) uint8, from birch to walnut; a cube's six faces below each other for 64."""
-    hue, saturation, value = rng.uniform(24, 36) / 360, rng.uniform(0.18, 0.34), rng.uniform(0.42, 0.82)
-    y, _ = np.mgrid[:size, :size] / size
-    grain = np.sin(2 * np.pi * (rng.integers(4, 8) * y) + 1.2 * _noise(rng, size, 6, 1, 3))
-    fibres = _noise(rng, size, 12, 2, 24)
-    planks = rng.uniform(-1, 1, size=8)[(y * rng.integers(1, 6)).astype(int)]
-    shade = 1 + 0.05 * grain + 0.025 * fibres + 0.05 * planks
-    rgb = np.array(colorsys.hsv_to_rgb(hue, saturation, value)) * shade[..., None]
-    picture = (255 * np.clip(rgb, 0, 1)).astype(np.uint8)
-    return np.tile(picture, (6, 1, 1)) if size == 64 else picture
-
-
-def _cloth(rng: Generator, size: int) -> np.ndarray:
-    """A woven, slightly uneven surface (size, size, 3) uint8, nearly gray."""
-    rgb = np.array(colorsys.hsv_to_rgb(rng.uniform(0.05, 0.65), rng.uniform(0, 0.09), rng.uniform(0.35, 0.85)))
-    weave = rng.normal(size=(size, size)) * 0.02
-    shade = 1 + 0.03 * _noise(rng, size, 8, 3, 3) + weave
-    return (255 * np.clip(rgb * shade[..., None], 0, 1)).astype(np.uint8)
