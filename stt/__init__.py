@@ -5,9 +5,9 @@ for frames in stt.rollout(model, context, frames=10, sampling=stt.Sampling(tempe
     ...  # (2, C, H, W): one time step of both futures
 """
 
-from stt.api import Sampling
+from stt.api import Batch, Condition, Sampling
 from stt.checkpoint import load, save
 from stt.registry import FAMILIES
 from stt.sampler import between, predict, rollout
 
-__all__ = ["FAMILIES", "Sampling", "between", "load", "predict", "rollout", "save"]
+__all__ = ["FAMILIES", "Batch", "Condition", "Sampling", "between", "load", "predict", "rollout", "save"]

@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,31 +76,61 @@ class PredictorConfig(Config):
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How futures are drawn. A predictor's `knobs` names the fields that it honours."""
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one length, and what else a data set knows of them; None where it does not."""
 
-    temperature: float = 1.0  # 0 is deterministic
-    top_k: int = 0  # 0 keeps every code
-    top_p: float = 1.0  # 1 keeps every code
-    labels: tuple[int, ...] = ()  # classes to imagine from nothing, -1 for any; none continues the prompt
-    actions: tuple[tuple[float, ...], ...] = ()  # that lead to each new frame, the last goes on; none is free
+    video: Video  # (B, T, C, H, W)
+    actions: Tensor | None = None  # (B, T, A) in [-1, 1], what leads from each frame to the next; the last is unused
+    labels: Tensor | None = None  # (B, L) int64 classes that a clip shows, -1 for none
+    maps: Tensor | None = None  # (B, M, T, C, H, W) other images of the frames, such as segmentations
+    poses: Tensor | None = None  # (B, R, T, K, 4) of sprites at each frame since each of the first R; `stt.sprites`
+    segmentation: Tensor | None = None  # (B, R, H, W) int64 of the first R frames; `stt.sprites`
+    off_policy: Tensor | None = None  # (B,) bool, clips whose actions a policy is not to imitate
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(None if part is None else part.to(device) for part in vars(self).values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What a prediction honours beside its prompt. A predictor's `knobs` names the fields that it takes."""
+
+    labels: tuple[int, ...] = ()  # classes to generate from nothing, -1 for any; empty continues the prompt
+    actions: tuple[tuple[float, ...], ...] = ()  # that lead to each new frame, the last goes on; empty leaves them free
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
-            raise ValueError(f"temperature is {self.temperature}, must be between 0 and 2")
-        if self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}, must be 0 (keep all) or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
         if any(label < -1 for label in self.labels):
             raise ValueError(f"labels are {self.labels}, each must be a class or -1 (any)")
         if len({len(row) for row in self.actions}) > 1 or not all(-1 <= v <= 1 for row in self.actions for v in row):
             raise ValueError(f"actions are {self.actions}, must be rows of as many numbers between -1 and 1")
 
     def action(self, frame: int) -> tuple[float, ...] | None:
-        """What leads to this frame of the future, counted from 0; None leaves it to the model."""
+        """The action that leads to this frame of the future, counted from 0; None leaves it to the model."""
         return self.actions[min(frame, len(self.actions) - 1)] if self.actions else None
+
+
+NO_CONDITION = Condition()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How futures are drawn. A predictor's `knobs` names the fields that change its futures."""
+
+    temperature: float = 1.0  # 0 is deterministic
+    top_k: int = 0  # 0 keeps every code
+    top_p: float = 1.0  # 1 keeps every code
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature is {self.temperature}, must be 0 or more")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}, must be 0 (keep all) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
 
 
 class Loss(NamedTuple):
@@ -132,10 +163,25 @@ class Noise(Protocol):
         ...
 
 
-class Tokenizer(nn.Module, ABC):
-    """Frames <-> codes. `encode` and `decode` are inverse up to the reconstruction error."""
+class Model(nn.Module, ABC):
+    """A network that the trainer can train."""
 
     config: Config
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """Training loss of clips; draws noise from torch's global generator. Only as many fields as it needs count."""
+
+    def begin_step(self, step: int) -> None:
+        """Chooses what all clips of a training step share, such as the length of the context.
+
+        The choice depends on `step` alone, so that all processes compute the same and none waits, and it is made
+        outside `loss`, so that `loss` compiles as a whole. Without a call, `loss` uses all of the context.
+        """
+
+
+class Tokenizer(Model):
+    """Frames <-> codes. `encode` and `decode` are inverse up to the reconstruction error."""
 
     @abstractmethod
     def encode(self, video: Video) -> Codes: ...
@@ -147,28 +193,23 @@ class Tokenizer(nn.Module, ABC):
         """Clips (B, T, C, H, W) through the codes and back, not clamped."""
         return self.decode(self.encode(video).latents)
 
-    def loss(self, video: Video) -> Loss:
-        codes = self.encode(video)
-        mse = F.mse_loss(self.decode(codes.latents).float(), video)
+    def loss(self, batch: Batch) -> Loss:
+        codes = self.encode(batch.video)
+        mse = F.mse_loss(self.decode(codes.latents).float(), batch.video)
         return Loss(mse + codes.loss, {"mse": mse.detach(), "commitment": codes.loss.detach()})
 
 
-class Predictor(nn.Module, ABC):
+class Predictor(Model):
     """A system that continues a clip. Randomness enters only as `noise`, never from global state."""
 
     family: ClassVar[str]
-    interpolates: ClassVar[bool] = False  # whether there is a `frame`
-    knobs: frozenset[str]  # Sampling fields that change the result
+    knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
     card: Mapping[str, Any] = MappingProxyType({})  # how it was made and scored; stt.checkpoint.load sets it
     weights: str = ""  # which file it came from; stt.checkpoint.load sets it
 
     @abstractmethod
-    def loss(self, video: Video) -> Loss:
-        """Training loss of clips (B, T >= 2, C, H, W); draws training noise from torch's global generator."""
-
-    @abstractmethod
-    def start(self, context: Video) -> Any:
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> Any:
         """Encodes prompts (B, T >= 1, C, H, W) once; the state feeds `step`."""
 
     @abstractmethod
@@ -178,26 +219,34 @@ class Predictor(nn.Module, ABC):
         B is `noise.futures`; a state of batch 1 serves any number of futures.
         """
 
+
+# ---- what only some families can do, tested with `isinstance` ------------------------------------------
+
+
+@runtime_checkable
+class Interpolates(Protocol):
     def frame(self, context: Video, offsets: Tensor, sampling: Sampling, noise: Noise) -> Video:
-        """One frame (noise.futures, 1, C, H, W) given others (B, T, C, H, W) on any side of it, B 1 or the futures.
+        """One frame (noise.futures, 1, C, H, W) given others (B, T, C, H, W) before and after it, B 1 or the futures.
 
-        offsets (T,) are the others' times from it: -1 is the frame before it, 2 the second after it. Only for families
-        that interpolate.
+        offsets (T,) are the others' times relative to it: -1 is the frame before it, 2 the second after it.
         """
-        raise NotImplementedError(f"{self.family} only continues clips")
+        ...
 
-    def compile_step(self) -> None:
-        """Compiles what is called most often in drawing, for many futures to come; the first calls then take longer.
 
-        Nothing, as here, for families without such a step of fixed shapes.
-        """
-
-    def surprise(self, video: Video) -> Surprise | None:
-        """How little each frame of clips (B, T >= 2, C, H, W) was expected; the same clip always scores the same.
+@runtime_checkable
+class HasLikelihood(Protocol):
+    def surprise(self, video: Video) -> Surprise:
+        """Negative log-likelihood of each frame of clips (B, T >= 2, C, H, W) but the first; the same on every call.
 
         Bits of what the family predicts (its codes, not pixels): exact, a bound or an estimate, as the family says.
-        Frames that are coded together share their bits evenly.
-        None, as here, for families without a likelihood. T may exceed context_frames: the window slides. Raises
+        Frames that are coded together share their bits evenly. T may exceed context_frames: the window slides. Raises
         ValueError below 2 frames.
         """
-        return None
+        ...
+
+
+@runtime_checkable
+class CompilesStep(Protocol):
+    def compile_step(self) -> None:
+        """Compiles what `step` calls most often. The first calls then take longer, all later ones less."""
+        ...

@@ -315,9 +315,10 @@ def steps(quality: int, block: int, chroma: bool) -> tuple[int, ...]:
     Blocks of other sizes than 8 take the step of the nearest frequencies, by linear interpolation.
     """
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    frequency = (torch.arange(block) * 8 / block).clamp(max=7)
-    weights = (1 - (frequency[:, None] - torch.arange(8)).abs()).clamp(min=0)  # (block, 8)
-    table = weights @ torch.tensor(CHROMA if chroma else LUMA, dtype=torch.float32) @ weights.T
+    with torch.device("cpu"):  # even where a network is built without memory
+        frequency = (torch.arange(block) * 8 / block).clamp(max=7)
+        weights = (1 - (frequency[:, None] - torch.arange(8)).abs()).clamp(min=0)  # (block, 8)
+        table = weights @ torch.tensor(CHROMA if chroma else LUMA, dtype=torch.float32) @ weights.T
     scaled = ((table * scale + 50) / 100).floor().clamp(1, 255)
     return tuple(int(scaled[pair]) for pair in zigzag(block))
 

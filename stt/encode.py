@@ -1,4 +1,4 @@
-"""Frames -> files: whole-factor enlarging, mp4 with metadata, gif. Frames are (T, H, W, 3) uint8."""
+"""Frames (T, H, W, 3) uint8 RGB -> files: enlarging by whole factors, mp4 with metadata, gif, png."""
 
 from __future__ import annotations
 
@@ -8,20 +8,32 @@ import os
 import tempfile
 from pathlib import Path
 
+import cv2
 import imageio.v2 as imageio
 import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]  # (..., H, W, 3), RGB
 
 MAX_METADATA = 65_536  # characters of JSON; a single argument of a program ends at 128 KiB
 
 
-def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+def enlarge(frames: Pixels, factor: int) -> Pixels:
     """(T, H, W, 3) -> (T, H * factor, W * factor, 3); every pixel becomes a square."""
     if factor < 1:
         raise ValueError(f"factor is {factor}, must be at least 1")
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    nearest = {"fx": factor, "fy": factor, "interpolation": cv2.INTER_NEAREST_EXACT}
+    return np.stack([cv2.resize(frame, None, **nearest) for frame in frames])
 
 
-def write_mp4(path: str | Path, frames: np.ndarray, fps: float, metadata: dict | None = None) -> None:
+def png(image: Pixels) -> bytes:
+    """An image (H, W, 3) as a PNG file, of one channel where the image is gray."""
+    blue_first = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    gray = all(np.array_equal(image[..., 0], image[..., channel]) for channel in (1, 2))
+    return cv2.imencode(".png", image[..., 0] if gray else blue_first)[1].tobytes()
+
+
+def write_mp4(path: str | Path, frames: Pixels, fps: float, metadata: dict | None = None) -> None:
     """Writes frames (T, H, W, 3) uint8 as H.264 that plays while it loads; odd sides grow by one pixel.
 
     `metadata` travels as JSON in the comment tag (`stt.video.read_metadata`). Chroma is halved: enlarge by 2 or more to
@@ -41,21 +53,21 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float, metadata: dict |
     _encode(path, even, fps, "libx264", "yuv420p", options)
 
 
-def write_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
+def write_gif(path: str | Path, frames: Pixels, fps: float) -> None:
     """Writes frames (T, H, W, 3) uint8 as a looping GIF of 256 colours; a delay is a multiple of 10 ms."""
     _check_frames(frames, fps)
     palette = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=none"
     _encode(path, frames, min(fps, 50), "gif", "pal8", f"-vf {palette} -loop 0 -f gif".split())
 
 
-def _check_frames(frames: np.ndarray, fps: float) -> None:
+def _check_frames(frames: Pixels, fps: float) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, must be uint8 (T, H, W, 3), not empty")
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps is {fps}, must be above 0")
 
 
-def _encode(path: str | Path, frames: np.ndarray, fps: float, codec: str, pixels: str, options: list[str]) -> None:
+def _encode(path: str | Path, frames: Pixels, fps: float, codec: str, pixels: str, options: list[str]) -> None:
     target = Path(path).absolute()
     # a plain name in a folder of its own: the target appears complete or not at all, and ffmpeg reads nothing
     # into an odd name; .mp4 even for a gif, for imageio's plugin refuses other endings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+Angles = tuple[Tensor, Tensor]  # cosines and sines of rotary positions, (N, d/2) each
 SHORT = 128  # positions
 
 
@@ -31,7 +34,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-def rotary(positions: Tensor, dim: int, longest: float) -> tuple[Tensor, Tensor]:
+def rotary(positions: Tensor, dim: int, longest: float) -> Angles:
     """Angles of positions (N,) for `dim` channels as (cos, sin), each (N, dim/2).
 
     Wavelengths run geometrically from 2*pi positions to 2*pi*`longest`.
@@ -41,7 +44,7 @@ def rotary(positions: Tensor, dim: int, longest: float) -> tuple[Tensor, Tensor]
     return angles.cos(), angles.sin()
 
 
-def rotary_grid(height: int, width: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_grid(height: int, width: int, dim: int, device: torch.device) -> Angles:
     """Axial rotary angles of a grid's positions in raster order, each (height*width, dim/2)."""
     rows = torch.arange(height, device=device).repeat_interleave(width)
     cols = torch.arange(width, device=device).repeat(height)
@@ -50,30 +53,27 @@ def rotary_grid(height: int, width: int, dim: int, device: torch.device) -> tupl
     return cos, sin
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
-) -> Tensor:
-    """Scaled dot-product attention of heads (B, heads, N, d) over (B, heads, M, d); `mask` is True where to look.
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention of heads (B, heads, N, d) over (B, heads, M, d); `mask` is True where to attend.
 
-    In training on a CPU the fused kernel's gradient takes longer than all else where sequences are short: plain
-    products there.
+    In training on a CPU, short sequences take plain products: there the fused kernel's gradient is the slowest part.
     """
     short = q.device.type == "cpu" and q.requires_grad and k.shape[-2] <= SHORT
     with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over (B, N, D); positions enter as rotary angles (cos, sin).
+    """Multi-head self-attention over (B, N, D).
 
-    `forward` may continue a cache: keys and values are returned so that the caller can keep them.
+    `forward` attends with rotary positions. A caller that keeps a cache calls `project`, then `attend`.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         if dim % (4 * heads):
             raise ValueError(f"dim {dim} is not a multiple of 4 x {heads} heads")
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
@@ -83,22 +83,20 @@ class Attention(nn.Module):
         return q, k, v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Heads -> (B, N, D). `mask` is True where a query may look; `causal` is the mask of what came before."""
-        dropout = self.dropout if self.training else 0.0
-        h = attend(q, k, v, mask, causal, dropout)
-        return self.out(rearrange(h, "b h n d -> b n (h d)"))
+        """Heads -> (B, N, D). `mask` is True where a query may attend; `causal` masks what comes later."""
+        return self.out(rearrange(attend(q, k, v, mask, causal), "b h n d -> b n (h d)"))
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.project(x)
         return self.attend(rotate(q, *angles), rotate(k, *angles), v, mask)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of (B, N, D) over memories (B, M, D), whose keys and values are computed once."""
+    """Multi-head attention of (B, N, D) over a memory (B, M, D), whose keys and values are computed once."""
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.q = nn.Linear(dim, dim, bias=False)
         self.kv = nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
@@ -109,18 +107,15 @@ class CrossAttention(nn.Module):
         return k, v
 
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
-        """`mask`, broadcast to (B, heads, N, M), is True where a query may look."""
+        """memory: from `remember`. `mask`, broadcast to (B, heads, N, M), is True where a query may attend."""
         q = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.heads)
-        dropout = self.dropout if self.training else 0.0
-        h = attend(q, *memory, mask, dropout=dropout)
-        return self.out(rearrange(h, "b h n d -> b n (h d)"))
+        return self.out(rearrange(attend(q, *memory, mask), "b h n d -> b n (h d)"))
 
 
 class ConvMLP(nn.Module):
-    """MLP with a depthwise 3x3 convolution between its layers: motion is local and the same everywhere.
+    """MLP with a depthwise 3x3 convolution between its layers, so that neighbours mix. Tokens (B, h, w, D) -> same.
 
-    Tokens (B, h, w, D); the view as channels-last images costs no copy. Gated (SwiGLU, arXiv 2002.05202), it has two
-    thirds of the width, so as many weights.
+    Gated (SwiGLU, arXiv 2002.05202), it has two thirds of the width, so as many weights.
     """
 
     def __init__(self, dim: int, ratio: int, gated: bool = False) -> None:
@@ -133,7 +128,7 @@ class ConvMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, *gate = self.up(x).chunk(2 if self.gated else 1, dim=-1)
-        h = h + self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        h = h + self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # a channels-last view, no copy
         return self.down(h * F.silu(gate[0]) if gate else F.silu(h))
 
 
@@ -176,16 +171,16 @@ class AttentionBlock(nn.Module):
 
 
 class PerFrame(nn.Sequential):
-    """Layers that take every frame of (B, T, C, H, W) by itself."""
+    """Layers that apply to each frame of (B, T, C, H, W) on its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 class CausalConv3d(nn.Module):
-    """3D convolution whose kernel of 2 x 3 x 3 sees a frame and the one before it. (B, T, C, H, W) -> same H, W.
+    """3D convolution with a kernel of 2 x 3 x 3, over a frame and the one before. (B, T, C, H, W) -> (B, T, out, H, W).
 
-    Computed in 2D over the channels of both frames; before the first lies a frame of zeros.
+    Computed as a 2D convolution over the channels of both frames, with zeros before the first.
     """
 
     def __init__(self, channels: int, out: int) -> None:
@@ -193,12 +188,12 @@ class CausalConv3d(nn.Module):
         self.body = PerFrame(nn.Conv2d(2 * channels, out, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
-        return self.body(torch.cat([before, x], dim=2))
+        previous = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+        return self.body(torch.cat([previous, x], dim=2))
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each position, (N, C, H, W) -> same: unlike a group norm it mixes no places."""
+    """Layer norm over the channels of each position, (N, C, H, W) -> same; a group norm would mix positions."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -231,33 +226,40 @@ class AxialAttention(nn.Module):
         h = rearrange(self.norm(x), "b t c h w -> b t h w c")
         out = x
         for axis, (length, attention) in enumerate(zip(h.shape[1:4], self.axes, strict=True), 1):
-            along = h.movedim(axis, 3)  # the axis comes last but the channels
+            lines = h.movedim(axis, 3)  # (..., length, C)
             angles = rotary(torch.arange(length, device=x.device), x.shape[2] // attention.heads, longest=8.0)
-            q, k, v = attention.project(along.flatten(0, 2))
-            seen = attention.attend(rotate(q, *angles), rotate(k, *angles), v, causal=axis == 1)
-            out = out + rearrange(seen.unflatten(0, along.shape[:3]).movedim(3, axis), "b t h w c -> b t c h w")
+            q, k, v = attention.project(lines.flatten(0, 2))
+            y = attention.attend(rotate(q, *angles), rotate(k, *angles), v, causal=axis == 1)
+            out = out + rearrange(y.unflatten(0, lines.shape[:3]).movedim(3, axis), "b t h w c -> b t c h w")
         return out
 
 
 class UNet(nn.Module):
-    """U-Net (arXiv 1505.04597) on squares of 2x2 pixels. Frames (N, C, H, W) -> (N, out, H, W).
+    """U-Net (arXiv 1505.04597) on patches of 2x2 pixels. Frames (N, C, H, W) -> (N, out, H, W) float32.
 
-    Where we differ: skips are added, and the head sees the input again. width: channels of the finest scale, all
-    others have twice as many; H and W are multiples of 2**scales.
+    Where we differ: skips are added, and the head also takes the input. widths: channels from the finest scale to the
+    coarsest; H and W are multiples of 2**len(widths). `ups[i]` doubles scale i + 1 to widths[i]; `decoders[i]` follows
+    at scale i. `bottleneck` is the block at the coarsest scale, a ResBlock if None.
     """
 
     patch = 2
 
-    def __init__(self, channels: int, out: int, width: int, scales: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        widths: tuple[int, ...],
+        ups: Iterable[nn.Module],
+        decoders: Iterable[nn.Module],
+        bottleneck: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        widths = [width, *(2 * width for _ in range(scales - 1))]
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.stem = nn.Conv2d(channels * self.patch**2, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResBlock(each) for each in widths)
+        pixels, pairs = channels * self.patch**2, pairwise(widths)
+        self.stem = nn.Conv2d(pixels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList([*map(ResBlock, widths[:-1]), bottleneck or ResBlock(widths[-1])])
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairs)
-        self.up = nn.Conv2d(widths[-1], width, 3, padding=1)  # only the finest scale has another width
-        self.decoder = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
-        self.head = nn.Conv2d(width + channels * self.patch**2, out * self.patch**2, 3, padding=1)
+        self.ups, self.decoders = nn.ModuleList(ups), nn.ModuleList(decoders)
+        self.head = nn.Conv2d(widths[0] + pixels, out * self.patch**2, 3, padding=1)
 
     def forward(self, frames: Tensor) -> Tensor:
         patches = patchify(frames, self.patch)
@@ -265,7 +267,7 @@ class UNet(nn.Module):
         for block, down in zip(self.blocks[1:], self.down, strict=True):
             skips.append(block(down(skips[-1])))
         x = skips.pop()
-        while skips:
-            skip, x = skips.pop(), F.interpolate(x, scale_factor=2.0)
-            x = skip + (x if skips else self.up(x))
-        return unpatchify(self.head(torch.cat([self.decoder(x), patches], dim=1)), self.patch)
+        for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
+            x = decoder(skips.pop() + up(x))
+        with torch.autocast(x.device.type, enabled=False):  # pixels take single precision
+            return unpatchify(self.head(torch.cat([x.float(), patches.float()], dim=1)), self.patch)

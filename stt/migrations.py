@@ -1,7 +1,9 @@
-"""Configs of files that earlier versions wrote, in today's terms: tables of the fields that are gone or renamed."""
+"""Files of earlier versions in today's terms: config fields that are gone or renamed, and names of weights."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 # By family: a field that is gone and the values that load without it, None for any. A field that goes is added here.
@@ -15,14 +17,48 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
         "code_temperature": None,
         "worn_past": None,  # of training alone
     },
+    "videogpt": {"dropout": None},  # of training alone
+    "transframer": {"dropout": None},
     "frame_vq": {"reference": (False,)},
 }
-RENAMED = {"stt": {"own_past": "scheduled_sampling"}}
-NESTED = {"stt": {"tokenizer": "frame_vq"}}  # fields that hold the config of another family
+RENAMED = {
+    "stt": {"own_past": "scheduled_sampling"},
+    "videogpt": {"drop_frames": "drop_context", "own_past": "reconstruct_context"},
+}
+NESTED = {  # fields that hold the config of another family
+    "stt": {"tokenizer": "frame_vq"},
+    "videogpt": {"tokenizer": "video_vq"},
+}
+
+# By family: names of weights, old pattern and new name; the first pattern that matches counts
+WEIGHTS: dict[str, dict[str, str]] = {
+    "stt": {
+        r"segmenter\.enter\.": "tokens.segmenter.unet.stem.",
+        r"segmenter\.fine\.": "tokens.segmenter.unet.blocks.0.",
+        r"segmenter\.middle\.": "tokens.segmenter.unet.blocks.1.",
+        r"segmenter\.coarse\.": "tokens.segmenter.unet.blocks.2.",
+        r"segmenter\.down\.": "tokens.segmenter.unet.down.0.",
+        r"segmenter\.down_again\.": "tokens.segmenter.unet.down.1.",
+        r"segmenter\.up\.": "tokens.segmenter.unet.ups.1.0.",
+        r"segmenter\.up_again\.": "tokens.segmenter.unet.ups.0.0.",
+        r"segmenter\.middle_again\.": "tokens.segmenter.unet.decoders.1.",
+        r"segmenter\.fine_again\.": "tokens.segmenter.unet.decoders.0.",
+        r"segmenter\.leave\.": "tokens.segmenter.unet.head.",
+        r"tokenizer\.": "tokens.tokenizer.",
+        r"target\.": "tokens.target.",
+        r"head\.": "tokens.head.",
+        r"go_on\.": "tokens.persistence.",
+        r"act\.": "network.embed_action.",
+    },
+    "layered": {
+        r"(segmenter|compositor)\.unet\.up\.": r"\1.unet.ups.0.1.",
+        r"(segmenter|compositor)\.unet\.decoder\.": r"\1.unet.decoders.0.",
+    },
+}
 
 
 def migrated(family: str, config: dict[str, Any]) -> dict[str, Any]:
-    """A file's config as its family has it today; ValueError where a value asks for what is gone."""
+    """A file's config as its family has it today; ValueError where a value needs what is gone."""
     config = dict(config)
     for name, loads in REMOVED.get(family, {}).items():
         if name in config and loads is not None and config[name] not in loads:
@@ -35,3 +71,16 @@ def migrated(family: str, config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(config.get(name), dict):
             config[name] = migrated(other, config[name])
     return config
+
+
+def migrated_weights(family: str, names: Iterable[str]) -> dict[str, str]:
+    """Names of a file's tensors -> their names in today's network."""
+    names, patterns = list(names), WEIGHTS.get(family, {})
+    if family == "stt":  # one name for two things
+        embed = "embed_motion" if any(name.startswith("segmenter.") for name in names) else "embed_codes"
+        patterns = patterns | {r"embed\.": f"tokens.{embed}."}
+    renamed = {}
+    for name in names:
+        pattern = next((old for old in patterns if re.match(old, name)), None)
+        renamed[name] = re.sub(f"^{pattern}", patterns[pattern], name) if pattern else name
+    return renamed

@@ -1,7 +1,10 @@
 """Motion layers: a clip as a few images that move as wholes (layered motion, Wang and Adelson 1994).
 
-Geometry alone: moving layers, drawing a frame of them, and finding where they went by search. What belongs to which
-layer is `stt.segmenter`'s to learn. Frames are on [0, 1] here; displacements are (y, x) in whole pixels.
+Geometry without weights: moving layers, compositing them, and block matching. `stt.segmenter` learns which pixels
+belong to which layer. Frames are on [0, 1] here; displacements are (y, x) in whole pixels.
+
+`stt.sprites` has a matcher of its own: it compares sprites that have masks to one frame by absolute differences, and
+refines to fractions of a pixel. Layers here overlap and add up, so they are matched jointly, by squared errors.
 """
 
 from __future__ import annotations
@@ -13,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROUNDS = 2  # of the search; from the second on, each layer is matched to what the others leave unexplained
-VISIBLE = 0.3  # least colour of a pixel that counts for a layer's bounding box
+ROUNDS = 2  # of the search; in the second, each layer is matched to what all others leave unexplained
+VISIBLE = 0.3  # least colour of a pixel in a layer's bounding box
 FREQUENCIES = 8  # of the sinusoids that encode a coordinate
 COORDINATES = 6  # centroid and bounding box
-PRESENT = 10.0  # least ink of a layer that shows something, in pixels
+PRESENT = 10.0  # least ink of a layer that is not empty, in pixels
 LARGE = 400.0  # ink of a large one, of 64x64
 
 
@@ -32,7 +35,7 @@ class Layers(NamedTuple):
     alpha: Tensor  # (B, K, 1, H, W)
 
     def moved(self, displacement: Tensor) -> Layers:
-        """Every layer moved by its displacement (B, K, 2) int64; the background stays. What leaves is lost."""
+        """Every layer moved by its displacement (B, K, 2) int64; the background stays. Pixels that leave are lost."""
         pixels = torch.cat([self.colour, self.alpha], dim=2)  # (B, K, C + 1, H, W)
         pixels = shift(pixels.flatten(0, 1), displacement.flatten(0, 1)).view_as(pixels)
         return Layers(self.background, pixels[:, :, :-1], pixels[:, :, -1:])
@@ -53,7 +56,7 @@ def shift(images: Tensor, displacement: Tensor) -> Tensor:
 
 
 def composite(layers: Layers) -> Tensor:
-    """The frame that layers show, back to front (over operator, Porter and Duff 1984): (B, C, H, W), may exceed 1."""
+    """Composites layers back to front (over operator, Porter and Duff 1984): (B, C, H, W), may exceed 1."""
     frame = layers.background
     for colour, alpha in zip(layers.colour.unbind(dim=1), layers.alpha.unbind(dim=1), strict=True):
         frame = colour + (1 - alpha) * frame
@@ -66,21 +69,21 @@ def leaky_clamp(frame: Tensor) -> Tensor:
 
 
 class Match(NamedTuple):
-    """Where layers went from one frame to the next."""
+    """Displacements of layers from one frame to the next."""
 
-    displacement: Tensor  # (B, K, 2) int64, the best
-    errors: Tensor  # (B, K, S, S) squared error of the frame at every displacement, up to a constant of each layer
+    displacement: Tensor  # (B, K, 2) int64, of the least error
+    errors: Tensor  # (B, K, S, S) squared error of the frame at every displacement, up to a constant per layer
 
 
 @torch.no_grad()
 def match(layers: Layers, frame: Tensor, reach: int) -> Match:
-    """Block matching of whole layers: the displacements of up to `reach` pixels an axis that explain a frame best.
+    """Block matching of whole layers: displacements of up to `reach` pixels an axis with the least squared error.
 
     frame (B, C, H, W). S = 2 * reach + 1. All displacements are scored at once by cross-correlation in the Fourier
-    domain, so that a longer reach costs hardly more. Layers are matched in turn (coordinate descent).
+    domain, so a longer reach costs little. Layers are matched in turn (coordinate descent).
     """
     count, side = layers.colour.shape[1], 2 * reach + 1
-    size = [(n + reach + 7) // 8 * 8 for n in frame.shape[-2:]]  # without wrapping around
+    size = [(n + reach + 7) // 8 * 8 for n in frame.shape[-2:]]  # padded, so that nothing wraps around
 
     def spectrum(images: Tensor) -> Tensor:
         return torch.fft.rfft2(images.float(), s=size)
@@ -100,10 +103,10 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
             for other_colour, other_alpha in others:
                 behind = other_colour + (1 - other_alpha) * behind
             behind = behind.clamp(max=1)
-            rest = frame - behind
-            # |rest - colour + alpha behind|^2 - |rest|^2, every product with a moved image being a correlation
-            terms = (of_colour[:, k] * spectrum(rest) + of_product[:, k] * spectrum(behind)).sum(dim=1)
-            terms = of_alpha[:, k, 0] * spectrum((behind * rest).sum(dim=1)) - terms
+            residual = frame - behind
+            # |residual - colour + alpha behind|^2 - |residual|^2; each product with a moved image is a correlation
+            terms = (of_colour[:, k] * spectrum(residual) + of_product[:, k] * spectrum(behind)).sum(dim=1)
+            terms = of_alpha[:, k, 0] * spectrum((behind * residual).sum(dim=1)) - terms
             terms = 2 * terms + of_square[:, k, 0] * spectrum(behind.square().sum(dim=1)) + of_energy[:, k]
             error = torch.fft.irfft2(terms, s=size)[:, rows][:, :, columns]
             index = error.flatten(1).argmin(dim=1)
@@ -114,9 +117,11 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
 
 
 class Shape(NamedTuple):
-    """Where layers lie and how much they show, from which their tokens are made."""
+    """Position, extent and ink of layers, the input of their tokens."""
 
-    coordinates: Tensor  # (..., K, 6) centroid y, x; bounding box top, bottom, left, right: shares of the frame's side
+    coordinates: (
+        Tensor  # (..., K, 6) centroid y, x; bounding box top, bottom, left, right; in units of the frame's side
+    )
     ink: Tensor  # (..., K) sum of the colour over pixels, mean over channels
 
     def moved(self, displacement: Tensor, height: int, width: int) -> Shape:
@@ -133,20 +138,20 @@ def shape_of(layers: Layers) -> Shape:
     ys, xs = torch.arange(height, device=colour.device) / height, torch.arange(width, device=colour.device) / width
     ink = colour.sum(dim=(2, 3))
     total = ink.clamp_min(1e-3)
-    places = [(colour.sum(dim=3) * ys).sum(dim=2) / total, (colour.sum(dim=2) * xs).sum(dim=2) / total]
+    coordinates = [(colour.sum(dim=3) * ys).sum(dim=2) / total, (colour.sum(dim=2) * xs).sum(dim=2) / total]
     for along, profile in ((ys, colour.amax(dim=3)), (xs, colour.amax(dim=2))):  # (B, K, H), (B, K, W)
-        there = profile > VISIBLE
-        places.append(torch.where(there, along, 1.0).amin(dim=2))
-        places.append(torch.where(there, along, 0.0).amax(dim=2))
-    return Shape(torch.stack(places, dim=-1), ink)
+        visible = profile > VISIBLE
+        coordinates.append(torch.where(visible, along, 1.0).amin(dim=2))
+        coordinates.append(torch.where(visible, along, 0.0).amax(dim=2))
+    return Shape(torch.stack(coordinates, dim=-1), ink)
 
 
 class Motion(NamedTuple):
-    """Where layers are in T frames, and what led there."""
+    """Shapes of layers in T frames, and the displacement before each."""
 
     shape: Shape  # (B, T, K, ...)
     displacement: Tensor  # (B, T, K, 2) int64 pixels, from the frame before
-    known: Tensor  # (B or 1, T, 1, 1) bool: whether there is a frame before
+    has_previous: Tensor  # (B or 1, T, 1, 1) bool: whether there is a frame before
 
     @classmethod
     def of(cls, shapes: list[Shape], matches: list[Match]) -> Motion:
@@ -159,16 +164,16 @@ class Motion(NamedTuple):
 
     def during(self, frames: slice) -> Motion:
         return Motion(
-            Shape(*(part[:, frames] for part in self.shape)), self.displacement[:, frames], self.known[:, frames]
+            Shape(*(part[:, frames] for part in self.shape)), self.displacement[:, frames], self.has_previous[:, frames]
         )
 
     def expand(self, batch: int) -> Motion:
         shape = Shape(*(part.expand(batch, *part.shape[1:]) for part in self.shape))
-        return Motion(shape, self.displacement.expand(batch, *self.displacement.shape[1:]), self.known)
+        return Motion(shape, self.displacement.expand(batch, *self.displacement.shape[1:]), self.has_previous)
 
     def next(self, displacement: Tensor, height: int, width: int) -> Motion:
-        """Of the frame after a single one (T = 1), to which layers went by displacements (B, 1, K, 2)."""
-        return Motion(self.shape.moved(displacement, height, width), displacement, torch.ones_like(self.known))
+        """Motion of the next frame, after a single one (T = 1), given displacements (B, 1, K, 2)."""
+        return Motion(self.shape.moved(displacement, height, width), displacement, torch.ones_like(self.has_previous))
 
     def indices(self, reach: int) -> Tensor:
         """Displacements as indices (B, T, K) of a row-major grid of (2 * reach + 1)^2."""
@@ -176,20 +181,17 @@ class Motion(NamedTuple):
         return y * (2 * reach + 1) + x
 
     def features(self, reach: int) -> Tensor:
-        """What layers' tokens are made of, (B, T, K, features_size(reach)).
-
-        Coordinates with their sinusoids, ink, and the displacement that led here, where it is known.
-        """
+        """Inputs of layers' tokens (B, T, K, features_size(reach)): coordinates, their sinusoids, ink, displacement."""
         octaves = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=self.shape.ink.device)
         angles = (self.shape.coordinates[..., None] * octaves).flatten(-2)
         ink = self.shape.ink[..., None]
-        known = self.known.to(ink.dtype).expand_as(ink)
+        has_previous = self.has_previous.to(ink.dtype).expand_as(ink)
         one_hot = F.one_hot(self.displacement + reach, 2 * reach + 1).flatten(-2)
-        displacement = torch.cat([self.displacement / reach, one_hot], dim=-1) * known
+        displacement = torch.cat([self.displacement / reach, one_hot], dim=-1) * has_previous
         present = (ink > PRESENT).to(ink.dtype)
         scaled = (ink / LARGE).clamp(max=2)
         return torch.cat(
-            [self.shape.coordinates, angles.sin(), angles.cos(), scaled, present, displacement, known], dim=-1
+            [self.shape.coordinates, angles.sin(), angles.cos(), scaled, present, displacement, has_previous], dim=-1
         )
 
 

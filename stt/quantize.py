@@ -41,10 +41,6 @@ class FSQ(nn.Module):
         """ids (..., D) -> latents (..., D) in [-1, 1]."""
         return ids / self.radius - 1
 
-    def values(self, codes: int) -> Tensor:
-        """What the first so many codes of each group stand for, (D, codes, 1); beyond a group's own they go on."""
-        return self.embed(torch.arange(codes, device=self.radius.device)[:, None]).T[..., None]
-
     def extra_repr(self) -> str:
         return f"levels={self.sizes}"
 
@@ -52,10 +48,10 @@ class FSQ(nn.Module):
 class VectorQuantizer(nn.Module):
     """VQ with a codebook that follows the encoder by moving averages (arXiv 1711.00937, appendix A).
 
-    The codebook starts from the first batch in training, and a code whose average use falls below `dead`
-    restarts from a latent of the batch, the likelier the worse that one is served (as k-means++ begins: where most
-    latents are alike, random ones would only double codes). All of that state lies in buffers, so a resumed run goes on
-    where it stopped. On several processes the averages are summed over all of them.
+    The codebook starts from latents of the first batch in training. A code whose average count falls below `dead`
+    restarts from a latent of the batch, drawn in proportion to its squared error (as in k-means++): where most latents
+    are alike, uniform draws would only duplicate codes. All state is in buffers, so a resumed run continues exactly. On
+    several processes the averages are sums over all of them.
     """
 
     def __init__(
@@ -73,9 +69,8 @@ class VectorQuantizer(nn.Module):
     def forward(self, z: Tensor) -> Codes:
         """z (..., D) -> Codes with ids (..., 1)."""
         flat = z.float().reshape(-1, self.dim)  # (N, D)
-        if self.training and not self.initialised:
-            self._restart(torch.ones_like(self.count, dtype=torch.bool), flat, torch.ones_like(flat[:, 0]))
-            self.initialised.fill_(True)
+        if self.training:
+            self._initialise(flat)
         ids = torch.cdist(flat, self.codebook).argmin(dim=-1)  # (N,)
         chosen = F.embedding(ids, self.codebook)
         if self.training:
@@ -88,12 +83,9 @@ class VectorQuantizer(nn.Module):
         """ids (..., 1) -> latents (..., D)."""
         return F.embedding(ids[..., 0], self.codebook)
 
-    def values(self, codes: int) -> Tensor:
-        """What the first so many codes stand for, (1, codes, D)."""
-        return self.codebook[None, :codes]
-
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor, error: Tensor) -> None:
+        """Moves each code towards the mean of its latents (N, D), by ids and squared errors (N,)."""
         count = torch.zeros_like(self.count).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
         total = torch.zeros_like(self.codebook).index_add_(0, ids, flat)
         if dist.is_initialized():
@@ -102,17 +94,25 @@ class VectorQuantizer(nn.Module):
         total = torch.lerp(self.codebook * self.count[:, None], total, 1 - self.decay)
         self.count.lerp_(count, 1 - self.decay)
         used = self.count > 1e-5
-        self.codebook[used] = total[used] / self.count[used, None]
-        self._restart(self.count < self.dead, flat, error)
+        self.codebook.copy_(torch.where(used[:, None], total / self.count[:, None], self.codebook))
+        picks = torch.multinomial(error + 1e-9, len(self.count), replacement=True)
+        self._restart(self.count < self.dead, flat[picks])
 
     @torch.no_grad()
-    def _restart(self, dead: Tensor, flat: Tensor, error: Tensor) -> None:
-        """Moves the codes marked in `dead` (K,) onto latents of the batch, drawn in proportion to their error (N,)."""
-        picks = flat[torch.multinomial(error + 1e-9, len(dead), replacement=True)]
+    def _initialise(self, flat: Tensor) -> None:
+        """Moves all codes onto random latents (N, D), once. Nothing here waits for the device."""
+        picks = torch.randint(len(flat), self.count.shape, device=flat.device)
+        self._restart(~self.initialised.expand_as(self.count), flat[picks])
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def _restart(self, restarted: Tensor, latents: Tensor) -> None:
+        """Moves the codes marked in `restarted` (K,) onto latents (K, D)."""
         if dist.is_initialized():
-            dist.broadcast(picks, src=0)
-        self.codebook[dead] = picks[dead]
-        self.count[dead] = 2 * self.dead  # little, so that a code that nothing comes near is soon moved again
+            dist.broadcast(latents, src=0)
+        self.codebook.copy_(torch.where(restarted[:, None], latents, self.codebook))
+        # a low count, so that a code that no latent comes near soon restarts again
+        self.count.masked_fill_(restarted, 2 * self.dead)
 
     def extra_repr(self) -> str:
         return f"codebook_size={self.sizes[0]}, dim={self.dim}"

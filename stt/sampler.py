@@ -9,7 +9,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from stt.api import MAX_SEED, Predictor, Sampling, Video
+from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling, Video
 
 
 def checked_seed(seed: int) -> int:
@@ -86,26 +86,45 @@ def fit_context(model: Predictor, context: Video) -> Video:
     return context[:, -c.context_frames :]
 
 
-@torch.inference_mode()
+def check_condition(model: Predictor, condition: Condition) -> None:
+    """Raises ValueError for labels or actions that the model does not take."""
+    for name in ("labels", "actions"):
+        if getattr(condition, name) and name not in model.knobs:
+            raise ValueError(f"{name} are given, a model of family {model.family} like this one takes none")
+    width = len(model.config.actions)
+    if condition.actions and len(condition.actions[0]) != width:
+        raise ValueError(f"an action has {len(condition.actions[0])} numbers, the model takes {width}")
+
+
 def rollout(
     model: Predictor,
     context: Tensor,
     frames: int,
     sampling: Sampling | None = None,
     seeds: Sequence[int] = (0,),
+    condition: Condition | None = None,
 ) -> Iterator[Tensor]:
     """Continues one clip (T, C, H, W) in [-1, 1]; yields `frames` tensors (len(seeds), C, H, W).
 
-    The prompt is encoded once and shared; every yielded tensor is one time step of all futures.
+    The prompt is encoded once and shared; every yielded tensor is one time step of all futures. Raises ValueError at
+    the call, not at the first frame.
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}, must be at least 1")
     if context.ndim != 4:
         raise ValueError(f"context has {context.ndim} axes, must be (T, C, H, W)")
     device = next(model.parameters()).device
-    noise = SeededNoise(seeds, device)
-    sampling = sampling or Sampling()
-    state = model.start(fit_context(model, context.to(device, torch.float32)[None]))
+    noise, condition = SeededNoise(seeds, device), condition or Condition()
+    check_condition(model, condition)
+    context = fit_context(model, context.to(device, torch.float32)[None])
+    return _rollout(model, context, frames, sampling or Sampling(), noise, condition)
+
+
+@torch.inference_mode()
+def _rollout(
+    model: Predictor, context: Tensor, frames: int, sampling: Sampling, noise: SeededNoise, condition: Condition
+) -> Iterator[Tensor]:
+    state = model.start(context, condition)
     done = 0
     while done < frames:
         chunk, state = model.step(state, sampling, noise)
@@ -120,12 +139,12 @@ def predict(
     frames: int,
     sampling: Sampling | None = None,
     seeds: Sequence[int] = (0,),
+    condition: Condition | None = None,
 ) -> Video:
     """All of `rollout` at once: (len(seeds), frames, C, H, W)."""
-    return torch.stack(list(rollout(model, context, frames, sampling, seeds)), dim=1)
+    return torch.stack(list(rollout(model, context, frames, sampling, seeds, condition)), dim=1)
 
 
-@torch.inference_mode()
 def between(
     model: Predictor,
     before: Tensor,
@@ -136,31 +155,39 @@ def between(
 ) -> Iterator[Tensor]:
     """Fills the gap between two clips (T1, C, H, W) and (T2, C, H, W); yields `frames` tensors (len(seeds), C, H, W).
 
-    Frames are drawn from both ends inwards, so that each has one right beside it, and joins the context. They are
-    yielded in the order of time. Raises ValueError for a model that does not interpolate.
+    Frames are drawn from both ends inwards, so that each has a neighbour, and joins the context. They are yielded in
+    the order of time. Raises ValueError at the call, also for a model that does not interpolate.
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}, must be at least 1")
-    if not model.interpolates:
+    if not isinstance(model, Interpolates):
         raise ValueError(f"models of family {model.family} only continue clips, they fill no gaps")
-    device, count = next(model.parameters()).device, model.config.context_frames
-    noise, sampling = SeededNoise(seeds, device), sampling or Sampling()
+    device = next(model.parameters()).device
+    noise, count = SeededNoise(seeds, device), model.config.context_frames
     before, after = (
         fit_context(model, clip.to(device, torch.float32)[None]).expand(noise.futures, -1, -1, -1, -1)
         for clip in (before, after[:count])
     )
-    known = {t - before.shape[1]: frame for t, frame in enumerate(before.unbind(dim=1))}  # (F, C, H, W) by time
-    known |= {t + frames: frame for t, frame in enumerate(after.unbind(dim=1))}
-    done = 0
-    for asked in inwards(frames):
-        near = sorted(known, key=lambda t: abs(t - asked))
-        near = [t for side in (-1, 1) for t in [t for t in near if (t - asked) * side > 0][:count]]
-        shown = torch.stack([known[t] for t in near], dim=1)
-        offsets = torch.tensor(near, device=device) - asked
-        known[asked] = model.frame(shown, offsets, sampling, noise)[:, 0].clamp(-1, 1)
-        while done < frames and done in known:
-            yield known[done]
-            done += 1
+    return _between(model, before, after, frames, sampling or Sampling(), noise)
+
+
+@torch.inference_mode()
+def _between(
+    model: Predictor, before: Tensor, after: Tensor, frames: int, sampling: Sampling, noise: SeededNoise
+) -> Iterator[Tensor]:
+    count = model.config.context_frames
+    done = {t - before.shape[1]: frame for t, frame in enumerate(before.unbind(dim=1))}  # (F, C, H, W) by time
+    done |= {t + frames: frame for t, frame in enumerate(after.unbind(dim=1))}
+    yielded = 0
+    for target in inwards(frames):
+        nearest = sorted(done, key=lambda t: abs(t - target))
+        times = [t for side in (-1, 1) for t in [t for t in nearest if (t - target) * side > 0][:count]]
+        context = torch.stack([done[t] for t in times], dim=1)
+        offsets = torch.tensor(times, device=before.device) - target
+        done[target] = model.frame(context, offsets, sampling, noise)[:, 0].clamp(-1, 1)
+        while yielded < frames and yielded in done:
+            yield done[yielded]
+            yielded += 1
 
 
 def inwards(frames: int) -> list[int]:

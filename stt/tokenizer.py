@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -77,6 +78,16 @@ class FrameVQ(Tokenizer):
         """(B, T, h, w, D) -> (B, T, C, H, W), not clamped."""
         z = rearrange(latents, "b t h w d -> (b t) d h w")
         return unpatchify(self.decoder(z), self.config.patch).unflatten(0, latents.shape[:2])
+
+
+@torch.no_grad()
+def frozen_codes(tokenizer: Tokenizer, video: Video) -> Codes:
+    """Codes of clips for a network that trains on them.
+
+    In single precision, as in prediction: under autocast to bfloat16 one code in twenty would be another.
+    """
+    with torch.autocast(video.device.type, enabled=False):
+        return tokenizer.encode(video.float())
 
 
 def frame_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> PerFrame:

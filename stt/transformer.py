@@ -1,4 +1,7 @@
-"""The space-time network: what a frame's positions know of each other, of their past, and of chance."""
+"""Space-time transformer: spatial attention, causal temporal attention, MLP and Gaussian layer, block after block.
+
+After NITHISHM2410/spatial-temporal-transformer (Flax).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stt.layers import Attention, ConvMLP, rotary, rotary_grid, rotate
+from stt.layers import Angles, Attention, ConvMLP, rotary, rotary_grid, rotate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,10 @@ class SpaceTimeConfig:
     depth: int
     heads: int
     mlp_ratio: int
-    window: int  # frames that temporal attention sees, the current one included
+    window: int  # frames of temporal attention, the current one included
     gaussian_grid: tuple[int, ...]  # cells per side of each block's Gaussian layer; 0 for none
     gaussian_dim: int  # channels of a Gaussian layer
+    action_dim: int = 0  # numbers of an action; 0 for none
 
     def __post_init__(self) -> None:
         if len(self.gaussian_grid) != self.depth:
@@ -47,21 +51,29 @@ class Normal(NamedTuple):
 
     def kl(self, other: Normal) -> Tensor:
         """KL(self || other) of every element, in nats."""
-        spread = torch.exp(self.logvar - other.logvar)
+        ratio = torch.exp(self.logvar - other.logvar)
         shift = (self.mean - other.mean).square() * torch.exp(-other.logvar)
-        return 0.5 * (spread + shift - 1 - self.logvar + other.logvar)
+        return 0.5 * (ratio + shift - 1 - self.logvar + other.logvar)
 
 
 # Chooses a Gaussian layer's sample: (prior, posterior or None) -> z
 Draw = Callable[[Normal, Normal | None], Tensor]
 
 
+def draw_posterior(prior: Normal, posterior: Normal | None) -> Tensor:
+    return posterior.sample(torch.randn_like(posterior.mean))
+
+
+def draw_mean(prior: Normal, posterior: Normal | None) -> Tensor:
+    return (posterior or prior).mean
+
+
 class Cache(NamedTuple):
-    """Keys and values of past frames, per block: (B, N, heads, T, d), already rotated to their time."""
+    """Keys and values of past frames, per block: (B, N, heads, T, d); keys are already rotated to their time."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    time: int  # frames seen so far, those that left the window included
+    time: int  # frames so far, those that left the window included
 
     def expand(self, batch: int) -> Cache:
         """Lets one prompt's cache serve `batch` futures without a copy."""
@@ -81,11 +93,11 @@ class SpaceTimeOutput(NamedTuple):
 
 
 class GaussianLayer(nn.Module):
-    """Injects chance: a convolution gives a normal per cell and channel, a sample goes back through another.
+    """A convolution gives a normal per cell and channel; its sample goes back through another convolution.
 
-    The prior sees the past. The posterior, in training, sees features of the next frame as well and is
-    stated relative to the prior (arXiv 2007.03898). Coarse cells let one draw move a whole frame in
-    concert; a cell per position is the ancestor's choice.
+    The prior sees the past. The posterior, in training, also sees features of the next frame and is relative to the
+    prior (arXiv 2007.03898). Where we differ from the original: the prior is learned, and cells may be coarser than
+    tokens, so that one sample moves many tokens in concert.
     """
 
     def __init__(self, dim: int, channels: int, cells: int) -> None:
@@ -117,46 +129,48 @@ class GaussianLayer(nn.Module):
         return Normal(mean, 6 * torch.tanh(logvar / 6))  # keeps every std within e^-3 ... e^3
 
 
-class SpaceBlock(nn.Module):
-    """Spatial attention, then MLP; each residual and pre-normed."""
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
-        super().__init__()
-        self.space_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.space = Attention(dim, heads)
-        self.mlp = ConvMLP(dim, mlp_ratio)
-
-    def attend_space(self, x: Tensor) -> Tensor:
-        """(N, h, w, D): all positions of one frame see each other."""
-        _, height, width, dim = x.shape
-        h = rearrange(self.space_norm(x), "n h w d -> n (h w) d")
-        h = self.space(h, rotary_grid(height, width, dim // self.space.heads, x.device))
-        return x + rearrange(h, "n (h w) d -> n h w d", h=height)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, h, w, D) -> same."""
-        x = self.attend_space(x)
-        return x + self.mlp(self.mlp_norm(x))
-
-
-class Block(SpaceBlock):
+class Block(nn.Module):
     """Spatial attention, causal temporal attention, MLP; each residual and pre-normed. Then a Gaussian layer."""
 
     def __init__(self, c: SpaceTimeConfig, cells: int) -> None:
-        super().__init__(c.dim, c.heads, c.mlp_ratio)
-        self.time_norm = nn.LayerNorm(c.dim)
-        self.time = Attention(c.dim, c.heads)
+        super().__init__()
+        self.space_norm, self.time_norm, self.mlp_norm = (nn.LayerNorm(c.dim) for _ in range(3))
+        self.space, self.time = Attention(c.dim, c.heads), Attention(c.dim, c.heads)
+        self.mlp = ConvMLP(c.dim, c.mlp_ratio)
         self.gaussian = GaussianLayer(c.dim, c.gaussian_dim, cells) if cells else None
         self.window = c.window
 
+    def forward(
+        self,
+        x: Tensor,
+        target: Tensor | None,
+        draw: Draw,
+        space: Angles,
+        time: Angles,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Gaussian | None, tuple[Tensor, Tensor]]:
+        """x, target (B, T, h, w, D) -> x, its Gaussian layer, and keys and values for the frames to come."""
+        b, gaussian = len(x), None
+        x, kept = self.attend_time(self.attend_space(x, space), time, past)
+        h = rearrange(x, "b t h w d -> (b t) h w d")
+        h = h + self.mlp(self.mlp_norm(h))
+        if self.gaussian is not None:
+            flat = None if target is None else rearrange(target, "b t h w d -> (b t) h w d")
+            h, gaussian = self.gaussian(h, flat, draw)
+        return rearrange(h, "(b t) h w d -> b t h w d", b=b), gaussian, kept
+
+    def attend_space(self, x: Tensor, angles: Angles) -> Tensor:
+        """(B, T, h, w, D): all positions of one frame attend to each other."""
+        b, t, height, _, _ = x.shape
+        h = self.space(rearrange(self.space_norm(x), "b t h w d -> (b t) (h w) d"), angles)
+        return x + rearrange(h, "(b t) (h w) d -> b t h w d", b=b, h=height)
+
     def attend_time(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None, start: int
+        self, x: Tensor, angles: Angles, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, h, w, D): each position sees itself in this frame and in up to window - 1 before it."""
-        b, t, height, width, dim = x.shape
-        h = rearrange(self.time_norm(x), "b t h w d -> (b h w) t d")
-        q, k, v = self.time.project(h)
-        angles = rotary(torch.arange(start, start + t, device=x.device), dim // self.time.heads, longest=32.0)
+        """(B, T, h, w, D): each position attends to itself in this frame and in up to window - 1 before it."""
+        b, t, height, width, _ = x.shape
+        q, k, v = self.time.project(rearrange(self.time_norm(x), "b t h w d -> (b h w) t d"))
         q, k = rotate(q, *angles), rotate(k, *angles)
         if past is not None:
             k, v = (
@@ -167,49 +181,56 @@ class Block(SpaceBlock):
         offset = torch.arange(t, device=x.device)[:, None] - ahead  # (queries, keys): frames back
         mask = None if t == 1 and k.shape[2] <= self.window else (offset >= 0) & (offset < self.window)
         h = self.time.attend(q, k, v, mask)
-        keep = max(0, k.shape[2] - (self.window - 1))  # the next frame sees itself and window - 1 before
-        kept = tuple(rearrange(s[:, :, keep:], "(b n) h t d -> b n h t d", b=b) for s in (k, v))
-        return x + rearrange(h, "(b h w) t d -> b t h w d", b=b, h=height), kept
-
-    def forward(
-        self, x: Tensor, target: Tensor | None, draw: Draw, past: tuple[Tensor, Tensor] | None, start: int
-    ) -> tuple[Tensor, Gaussian | None, tuple[Tensor, Tensor]]:
-        b = x.shape[0]
-        h = self.attend_space(rearrange(x, "b t h w d -> (b t) h w d"))
-        x, kept = self.attend_time(rearrange(h, "(b t) h w d -> b t h w d", b=b), past, start)
-        h = rearrange(x, "b t h w d -> (b t) h w d")
-        h = h + self.mlp(self.mlp_norm(h))
-        gaussian = None
-        if self.gaussian is not None:
-            flat = None if target is None else rearrange(target, "b t h w d -> (b t) h w d")
-            h, gaussian = self.gaussian(h, flat, draw)
-        return rearrange(h, "(b t) h w d -> b t h w d", b=b), gaussian, kept
+        first = max(0, k.shape[2] - (self.window - 1))  # the next frame attends to itself and window - 1 before
+        kept = tuple(rearrange(s[:, :, first:], "(b n) h t d -> b n h t d", b=b) for s in (k, v))
+        return x + rearrange(h, "(b h w) t d -> b t h w d", b=b, h=height, w=width), kept
 
 
 class SpaceTimeTransformer(nn.Module):
-    """Blocks over (B, T, h, w, D); frame t's output sees frames <= t only.
+    """Blocks over tokens (B, T, h, w, D); frame t's output depends on frames <= t only.
 
-    With a cache, `x` continues the frames that made it; every frame costs the same however many came before.
+    With a cache, the tokens continue the frames that made it. A frame costs no more than `window` of them.
     """
 
     def __init__(self, config: SpaceTimeConfig) -> None:
         super().__init__()
         self.config = c = config
         self.position = nn.Parameter(torch.randn(c.rows, c.columns, c.dim) * 0.02)
+        self.embed_action = nn.Linear(c.action_dim + 1, c.dim) if c.action_dim else None  # 1: whether there is one
         self.blocks = nn.ModuleList(Block(c, cells) for cells in c.gaussian_grid)
         self.norm = nn.LayerNorm(c.dim)
 
     def forward(
-        self, x: Tensor, draw: Draw, target: Tensor | None = None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        draw: Draw,
+        *,
+        target: Tensor | None = None,
+        cache: Cache | None = None,
+        actions: Tensor | None = None,
     ) -> SpaceTimeOutput:
-        start = cache.time if cache else 0
-        x = x + self.position
+        """target (B, T, h, w, D): features of the next frames, for posteriors. actions: as `_add_actions`."""
+        c, start = self.config, cache.time if cache else 0
+        x = self._add_actions(tokens, actions) + self.position
+        space = rotary_grid(c.rows, c.columns, c.dim // c.heads, x.device)
+        times = torch.arange(start, start + x.shape[1], device=x.device)
+        time = rotary(times, c.dim // c.heads, longest=32.0)
         keys, values, gaussians = [], [], []
         for i, block in enumerate(self.blocks):
             past = (cache.keys[i], cache.values[i]) if cache else None
-            x, gaussian, (k, v) = block(x, target, draw, past, start)
+            x, gaussian, (k, v) = block(x, target, draw, space, time, past)
             keys.append(k)
             values.append(v)
             if gaussian is not None:
                 gaussians.append(gaussian)
         return SpaceTimeOutput(self.norm(x), gaussians, Cache(tuple(keys), tuple(values), start + x.shape[1]))
+
+    def _add_actions(self, tokens: Tensor, actions: Tensor | None) -> Tensor:
+        """Tokens (B, T, h, w, D) plus the action after each frame: actions (B, T, A), nan where free, or None."""
+        if self.embed_action is None:
+            return tokens
+        if actions is None:
+            actions = tokens.new_full((*tokens.shape[:2], self.config.action_dim), torch.nan)
+        exists = ~actions.isnan().any(dim=-1, keepdim=True)
+        actions = torch.cat([torch.where(exists, actions, 0.0), exists.to(actions.dtype)], dim=-1)
+        return tokens + self.embed_action(actions)[:, :, None, None]

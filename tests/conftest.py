@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
-from stt.api import Predictor, PredictorConfig
+from stt.api import Batch, Predictor, PredictorConfig
 from stt.dct import DCTConfig
 from stt.models.layered import LayeredConfig
 from stt.models.stt import STT, STTConfig
@@ -92,14 +90,6 @@ def _one_thread_and_a_fixed_seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _a_precision_of_its_own():
-    """A process keeps the precision of its first run, which is bf16 on some CPUs only."""
-    yield
-    if "accelerate" in sys.modules:
-        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(params=sorted(TINY_CONFIGS))
 def predictor(request):
     """Every family, tiny, in eval mode."""
@@ -118,19 +108,19 @@ def models():
 
 
 @pytest.fixture
-def desk(tmp_path, models):
-    from tests.desk_fixtures import Desk  # imported here, for most tests need no Gradio
+def page(tmp_path, models):
+    from tests.page_fixtures import FakePage
 
-    return Desk(tmp_path / "app", models)
+    return FakePage(tmp_path / "app", models)
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """The app's notices to its visitor."""
-    notices = []
-    monkeypatch.setattr("gradio.Info", notices.append)
-    monkeypatch.setattr("gradio.Warning", notices.append)
-    return notices
+def notices(monkeypatch):
+    """The app's messages to its visitor."""
+    messages = []
+    monkeypatch.setattr("gradio.Info", messages.append)
+    monkeypatch.setattr("gradio.Warning", messages.append)
+    return messages
 
 
 def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor:
@@ -140,13 +130,13 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
     return torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1
 
 
-def lesson(model, video: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """What `loss` takes: videos, and of the family layered poses of an agent and an object that go down, as one."""
+def lesson(model, video: torch.Tensor) -> Batch:
+    """What `loss` takes: videos, and for the family layered an agent and an object that go down together."""
     if not isinstance(model.config, LayeredConfig):
-        return (video,)
+        return Batch(video)
     segmentation = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)
     segmentation[..., 2:6, 2:6], segmentation[..., 6:12, 2:8] = 1, 2
     poses = torch.zeros(len(video), video.shape[1], MAX_SPRITES, 4)
     poses[..., 0] = 0.5 * torch.arange(video.shape[1])[:, None]
     actions = 0.5 * torch.ones(*video.shape[:2], len(model.config.actions)) if model.config.actions else None
-    return video, actions, poses[:, None] - poses[:, :, None], segmentation
+    return Batch(video, actions, poses=poses[:, None] - poses[:, :, None], segmentation=segmentation)

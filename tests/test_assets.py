@@ -12,14 +12,14 @@ import torch
 import stt
 from stt.api import Sampling
 from stt.checkpoint import name_of, weights_hash
-from stt.measures import unit
-from stt.ui.runs import Run
+from stt.metrics import unit
+from stt.results import Result
 from stt.video import read_clip
-from tests.test_tabletop import why_not
-from train.data import DigitVideos, World
-from train.prompts import PROMPTS, TRAYS, draw, draw_tray, result
-from train.protocols import held_out
-from train.truth import against_truth, controls_of, digit_prompts
+from tests.tabletop_fixtures import why_not
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.evaluation.protocols import held_out
+from train.evaluation.simulated_futures import against_truth, controls_of, digit_prompts
+from train.make_examples import PROMPTS, TRAYS, draw, draw_tray, result
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MODELS = {weights_hash(path): path for path in (ASSETS / "models").glob("*.safetensors")}
@@ -28,8 +28,8 @@ MODELS = {weights_hash(path): path for path in (ASSETS / "models").glob("*.safet
 NAMES = sorted([*(prompt.name for prompt in PROMPTS), *TRAYS])
 
 
-def files(name: str) -> tuple[Path, Run]:
-    return ASSETS / f"prompts/{name}.mp4", Run.load(ASSETS / f"results/{name}.npz")
+def files(name: str) -> tuple[Path, Result]:
+    return ASSETS / f"prompts/{name}.mp4", Result.load(ASSETS / f"results/{name}.npz")
 
 
 def test_every_clip_has_its_result_and_together_they_are_small():
@@ -74,19 +74,19 @@ def test_a_result_belongs_to_its_clip_and_to_weights_that_ship(name):
     path = MODELS[run.report["weights"]]
     assert run.report["settings"]["model"] == name_of(path)
     c, frames = stt.load(path).config, len(read_clip(clip, size=64, channels=3).video)
-    assert run.report["settings"]["prompt_frames"] == min(frames, c.context_frames) == len(run.given)
+    assert run.report["settings"]["prompt_frames"] == min(frames, c.context_frames) == len(run.context)
     assert run.futures.shape == (4, 20, 64, 64, 3)
-    assert len(run.truth) == min(frames - len(run.given), 20)
+    assert len(run.truth) == min(frames - len(run.context), 20)
 
 
 @pytest.mark.parametrize("name", [min(PROMPTS, key=lambda prompt: prompt.frames).name, min(TRAYS)])
 def test_a_result_is_what_the_app_would_compute(name):
     clip, run = files(name)
     path = MODELS[run.report["weights"]]
-    again = result(clip, len(run.given) + len(run.truth), stt.load(path), name_of(path))
+    again = result(clip, len(run.context) + len(run.truth), stt.load(path), name_of(path))
     assert again.report["settings"] == run.report["settings"]
     assert again.report.keys() == run.report.keys()
-    assert np.array_equal(again.given, run.given)
+    assert np.array_equal(again.context, run.context)
     apart = np.abs(again.futures.astype(int) - run.futures)
     assert (apart <= 1).mean() >= 0.999
 
@@ -94,7 +94,7 @@ def test_a_result_is_what_the_app_would_compute(name):
 def test_without_its_transformers_features_the_shipped_stt_predicts_clearly_worse():
     """Energy distance to the true futures of drawn digits, over frames 6 to 10: several times as large."""
     model = stt.load(ASSETS / "models/digits-stt.safetensors")
-    videos = DigitVideos(World(frames=5, strokes=1.0), None, "test", count_strokes=100)
+    videos = MovingMNIST(MovingMNISTConfig(frames=5, strokes=1.0), None, "test", count_strokes=100)
     prompts = digit_prompts(videos, held_out(videos, 8), None)
     controls = {"zero features": controls_of(model)["zero features"]}
     rows = against_truth(model, prompts, Sampling(), 8, 10, controls)["per_horizon"]

@@ -1,4 +1,4 @@
-"""The benchmark of VideoGPT's samplers: what it compares is the same, and what it lacks it says. Nothing is timed."""
+"""The benchmark of VideoGPT's samplers: they draw the same codes, and what cannot be measured is said."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = {"dim": 24, "depth": 1, "heads": 2, "slices": 2, "grid": 2, "codebook_si
 FLAGS = [word for name, size in SIZES.items() for word in (f"--{name.replace('_', '-')}", str(size))]
 FLAGS += ["--device", "cpu", "--threads", "1", "--repeats", "2"]
 
-# The least that the adapter asks of the original: the names that it imports and calls, and a sampler that goes on.
+# A stand-in for the original with the names that the benchmark imports and calls.
 ORIGINAL = {
     "__init__.py": "raise ImportError('the data sets are not here')",
     "vqvae.py": """
@@ -61,13 +61,13 @@ def checkout(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["slices begun", "whole sequence"])
-@pytest.mark.parametrize("changes", [{}, {"classes": 3}, {"frame_conditioning": False, "slices": 4}], ids=str)
-def test_codes_with_and_without_the_cache_are_the_same(changes, whole):
-    model = lively(VideoGPT(replace(TINY_VIDEOGPT, **changes))).eval()
-    ours = cached(model, 2, Sampling())
-    assert ours.unique(dim=0).shape[0] == 2 and ours.flatten(0, 3).unique(dim=0).shape[0] > 2
-    assert torch.equal(ours, naive(model, 2, Sampling(), whole=whole))
+def test_codes_with_and_without_the_cache_are_the_same():
+    for changes in ({}, {"classes": 3}, {"frame_conditioning": False, "slices": 4}):
+        model = lively(VideoGPT(replace(TINY_VIDEOGPT, **changes))).eval()
+        codes = cached(model, 2, Sampling())
+        assert codes.unique(dim=0).shape[0] == 2 and codes.flatten(0, 3).unique(dim=0).shape[0] > 2, changes
+        for whole in (False, True):
+            assert torch.equal(codes, naive(model, 2, Sampling(), whole=whole)), (changes, whole)
 
 
 def test_codes_are_the_same_when_no_frames_are_decoded():
@@ -81,16 +81,16 @@ def test_codes_are_the_same_when_no_frames_are_decoded():
 def test_compiling_changes_a_copy_alone(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: "compiled")
     model = random_model(**SIZES)
-    assert compiled(model).one == "compiled" and callable(model.one)
+    assert compiled(model).compiled_one == "compiled" and model.compiled_one is None
 
 
 def test_other_codes_are_an_error():
     model = lively(random_model(**SIZES))
-    ours = cached(model, 2, Sampling())
-    other = ours.clone()
+    codes = cached(model, 2, Sampling())
+    other = codes.clone()
     other[1, 0, 0, 1] += 1
-    with pytest.raises(RuntimeError, match="no cache: 1 of 16 codes are not those drawn with the cache"):
-        check_same(ours, other, "no cache")
+    with pytest.raises(RuntimeError, match="no cache: 1 of 16 codes differ from those of the cache"):
+        check_same(codes, other, "no cache")
 
 
 def test_the_original_draws_as_many_codes_and_leaves_no_modules_behind(checkout):
@@ -103,12 +103,12 @@ def test_the_original_draws_as_many_codes_and_leaves_no_modules_behind(checkout)
 
 def test_the_table_has_a_row_for_every_sampler(checkout, capsys):
     main([*FLAGS, "--futures", "1", "2", "--original", str(checkout)])
-    said = capsys.readouterr().out
-    assert "dim 24, depth 1, heads 2, 2 slices of 2x2 codes of 16" in said and "cpu (threads 1)" in said
+    out = capsys.readouterr().out
+    assert "dim 24, depth 1, heads 2, 2 slices of 2x2 codes of 16" in out and "cpu (threads 1)" in out
     for futures in ("1 at once", "2 at once"):
-        rows = said.split(futures)[1].strip().split("\n\n")[0].splitlines()
+        rows = out.split(futures)[1].strip().split("\n\n")[0].splitlines()
         assert [row[:26].strip() for row in rows] == [
-            "sampler", "ours", "ours, with frames", "no cache, slices begun", "no cache, whole sequence", "the original"
+            "sampler", "cache", "cache, with frames", "no cache, slices so far", "no cache, whole sequence", "original"
         ]  # fmt: skip
         assert rows[1].split()[-1] == "1.00"
 
@@ -119,27 +119,15 @@ def test_a_model_of_any_size_can_be_measured_by_its_file(tmp_path, capsys):
     assert "dim 32, depth 2, heads 2, 3 slices of 4x4 codes of 32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
+def test_what_cannot_be_measured_is_answered_with_one_sentence(checkout, tmp_path):
+    save(STT(TINY), tmp_path / "stt.safetensors")
+    for flags, sentence in (
         (["--original", "nowhere"], "nowhere holds no videogpt/gpt.py: give a checkout of github.com"),
         (["--model", "nowhere.safetensors"], "no model at nowhere.safetensors"),
+        (["--model", str(tmp_path / "stt.safetensors")], "is of family stt, not videogpt"),
         (["--heads", "5"], "dim 24 is not a multiple of 4 x 5 heads"),
+        (["--dim", "32", "--original", str(checkout)], "dim is 32, the original takes multiples of 3"),
         (["--repeats", "0"], "futures, repeats and threads must be at least 1"),
-    ],
-    ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else "",
-)  # fmt: skip
-def test_what_cannot_be_measured_is_answered_with_one_sentence(flags, sentence):
-    with pytest.raises(SystemExit, match=sentence):
-        main([*FLAGS, *flags])
-
-
-def test_sizes_that_the_original_does_not_take_are_answered_with_one_sentence(checkout):
-    with pytest.raises(SystemExit, match="dim is 32, the original takes multiples of 3"):
-        main([*FLAGS, "--dim", "32", "--original", str(checkout)])
-
-
-def test_another_family_is_answered_with_one_sentence(tmp_path):
-    save(STT(TINY), tmp_path / "stt.safetensors")
-    with pytest.raises(SystemExit, match="is of family stt, not videogpt"):
-        main([*FLAGS, "--model", str(tmp_path / "stt.safetensors")])
+    ):
+        with pytest.raises(SystemExit, match=sentence):
+            main([*FLAGS, *flags])

@@ -120,9 +120,9 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda t: {n: v for n, v in t.items() if n != "head.weight"},
+        lambda t: {n: v for n, v in t.items() if n != "tokens.head.weight"},
         lambda t: t | {"extra": torch.zeros(1)},
-        lambda t: t | {"head.weight": t["head.weight"][:1].contiguous()},
+        lambda t: t | {"tokens.head.weight": t["tokens.head.weight"][:1].contiguous()},
     ],
 )
 def test_missing_extra_and_misshapen_weights_are_refused(saved, change):
@@ -132,8 +132,8 @@ def test_missing_extra_and_misshapen_weights_are_refused(saved, change):
 
 
 def test_weights_that_are_not_finite_are_refused(saved):
-    rewrite(saved, change_tensors=lambda t: t | {"head.bias": t["head.bias"] * torch.nan})
-    with pytest.raises(CheckpointError, match="not finite, first in 'head.bias'"):
+    rewrite(saved, change_tensors=lambda t: t | {"tokens.head.bias": t["tokens.head.bias"] * torch.nan})
+    with pytest.raises(CheckpointError, match="not finite, first in 'tokens.head.bias'"):
         stt.load(saved)
 
 

@@ -8,12 +8,14 @@ import torch
 import stt
 from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
-from tests.test_tray import Drawn, colour_model
-from train.data import DigitVideos, World
-from train.loop import LoopConfig, Run, accelerator_for
-from train.protocols import held_out, moving_mnist
-from train.tray import Remembered, held_out_clips, moves, obedience, tray_prompts
-from train.truth import against_truth, digit_prompts
+from tests.test_tabletop_evaluation import Drawn, colour_model
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.evaluation.moving_mnist import held_out, moving_mnist
+from train.evaluation.simulated_futures import against_truth, digit_prompts
+from train.evaluation.tabletop import Remembered, held_out_clips, moves, obedience, tabletop_prompts
+from train.processes import make_accelerator
+from train.schedule import TrainerConfig
+from train.trainer import Trainer, fit
 
 pytestmark = [
     pytest.mark.cuda,
@@ -50,24 +52,64 @@ def test_the_compiled_step_from_code_to_code_draws_the_same_codes():
     torch.testing.assert_close(stt.predict(model, context, 4, seeds=[0, 1]), plain, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "videogpt"])
+def run_of(model, out, **settings):
+    config = TrainerConfig(**{"steps": 8, "batch": 2, "log_every": 4} | settings)
+    return Trainer(model, config, out, make_accelerator("cuda"), {})
+
+
+def batches(model):
+    return lambda size, number: lesson(model, clips(model, size, seed=number))
+
+
+@pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "transframer", "videogpt"])
 def test_a_training_step_runs_in_bf16(name, tmp_path):
     model = lively(built(TINY_CONFIGS[name]))
-    run = Run(model, LoopConfig(steps=2, batch=2), tmp_path, accelerator_for("bf16", "cuda"), {})
-    run.raw.train()
+    run = run_of(model, tmp_path, precision="bf16", muon=True)
+    run.model.train()
+    with run.prefetcher(batches(model)) as batch_of:
+        run.train_step(batch_of)
+    assert run.mean_losses()["loss"] > float("-inf")
+    assert torch.get_float32_matmul_precision() == "high"
 
-    def batches(size, index):
-        return tuple(part if part is None else part.cuda() for part in lesson(model, clips(model, size, seed=index)))
 
-    loss = run.train_step(batches)
-    assert loss.total.isfinite()
+def test_training_steps_do_not_wait_for_the_device(tmp_path):
+    model = lively(built(TINY_CONFIGS["timesformer"]))
+    run = run_of(model, tmp_path, muon=True)
+    run.model.train()
+    with run.prefetcher(batches(model)) as batch_of:
+        run.train_step(batch_of)  # creates the optimizer's state
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                run.train_step(batch_of)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert run.step == 4 and run.mean_losses()["loss"] > 0
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_and_stops_at_the_log(tmp_path):
+    model = lively(built(TINY_CONFIGS["timesformer"]))
+    run = run_of(model, tmp_path, muon=True)
+    loss_of = model.loss
+    model.loss = lambda batch: loss_of(batch)._replace(total=loss_of(batch).total + float("inf"))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(SystemExit, match="loss is inf .* at step 0: stopped before the update"):
+        fit(run, batches(model))
+    assert run.step == 4
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_a_compiled_run_learns_and_is_saved(tmp_path):
+    model = built(TINY_CONFIGS["timesformer"])
+    fit(run_of(model, tmp_path, compile=True), batches(model))
+    assert stt.load(tmp_path).config == model.config
 
 
 def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):
-    world = World(image_size=16, digits=1, frames=5, strokes=1.0)
+    world = MovingMNISTConfig(image_size=16, digits=1, frames=5, strokes=1.0)
     rows = []
     for device in ("cpu", "cuda"):
-        videos = DigitVideos(world, None, "test", device, count_strokes=40)
+        videos = MovingMNIST(world, None, "test", device, count_strokes=40)
         clips = held_out(videos, 2)
         prompts = digit_prompts(videos, clips, None)
         scores = against_truth(tiny.to(device), prompts, Sampling(), count=4, horizon=4)["per_horizon"]
@@ -80,7 +122,7 @@ def test_the_tabletops_yardstick_gives_the_same_figures_on_both_devices(tmp_path
     world, model, rows = Remembered(Drawn(), tmp_path), colour_model(actions=("push right", "push up")), []
     for device in ("cpu", "cuda"):
         held = held_out_clips(world, 2, device)
-        prompts, on_it = tray_prompts(world, held), model.to(device)
+        prompts, on_it = tabletop_prompts(world, held), model.to(device)
         figures = against_truth(on_it, prompts, Sampling(), 4, 4), moves(on_it, prompts, Sampling(), 4, 4)
         figures += (obedience(on_it, world, held, Sampling(), horizon=4),)
         found = {name: values[0] for part in figures for name, values in part["per_horizon"].items()}

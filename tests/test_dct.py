@@ -11,9 +11,7 @@ from einops import rearrange
 from PIL import Image
 
 from stt.dct import DCTConfig, FrameDCT, Triples, basis, steps, zigzag
-from stt.measures import frame_psnr, unit
-from stt.video import to_uint8
-from train.codec import Row, drawn, image_data, jpeg, main, markdown, real_clips
+from stt.metrics import frame_psnr, unit
 
 GRAY = DCTConfig(image_size=32, channels=1, quality=50)
 COLOUR = DCTConfig(image_size=32, channels=3, quality=50)
@@ -348,25 +346,6 @@ def test_higher_quality_is_never_worse_and_never_shorter(channels, block):
     assert levels[-1] > levels[0] + 8
 
 
-@pytest.mark.parametrize(("channels", "apart"), [(1, 45), (3, 40)])
-@pytest.mark.parametrize("quality", [10, 50, 90])
-def test_our_decoded_frames_are_nearly_those_of_a_jpeg_file(channels, apart, quality):
-    frames = natural(4, channels, 64)
-    codec = FrameDCT(DCTConfig(channels=channels, quality=quality))
-    theirs, _ = jpeg(frames, quality)
-    ours = codec.decode(codec.encode(frames))
-    assert psnr(ours, theirs).min() > apart
-    assert (psnr(ours, frames) - psnr(theirs, frames)).abs().max() < 0.5
-
-
-def test_our_coefficients_are_those_of_a_gray_jpeg_file():
-    frames = natural(4, 1, 64)
-    codec = FrameDCT(DCTConfig(quality=50))
-    theirs, _ = jpeg(frames, 50)  # pixels that hold whole coefficients, up to their own rounding
-    apart = (codec.encode(theirs) - codec.encode(frames)).abs()
-    assert apart.max() <= 1 and (apart == 0).double().mean() > 0.998
-
-
 def test_autocast_changes_nothing(codec):
     frames = noise(codec.config, 2)
     dense = codec.encode(frames)
@@ -401,54 +380,3 @@ def pack(folder, pictures: list[np.ndarray], segment: list[int]) -> None:
         files.append(file.getvalue())
     (folder / "frames.mjpegpack").write_bytes(b"".join(files))
     np.savez(folder / "index.npz", offsets=np.cumsum([0] + [len(file) for file in files]), segment=np.array(segment))
-
-
-def test_clips_of_a_pack_are_centred_squares_that_cross_no_break(tmp_path):
-    shades = [10, 60, 110, 160, 210]
-    pictures = []
-    for shade in shades:
-        pixels = np.full((48, 64, 3), shade, np.uint8)
-        pixels[:, :8] = pixels[:, -8:] = 255  # what a centred square leaves out
-        pictures.append(pixels)
-    pack(tmp_path, pictures, [0, 0, 1, 1, 1])
-    clips = real_clips(tmp_path, clips=9, length=2, size=32)
-    assert clips.shape == (3, 2, 3, 32, 32)
-    seen = to_uint8(clips.flatten(0, 1))[:, 16, 16, 0].reshape(3, 2)
-    assert np.abs(seen.astype(int) - [[10, 60], [110, 160], [160, 210]]).max() <= 2
-    assert clips[0, 0].max() < -0.85
-    with pytest.raises(SystemExit, match="no clip of 4 frames"):
-        real_clips(tmp_path, clips=1, length=4, size=32)
-
-
-def test_a_folder_of_pictures_is_one_clip_in_the_order_of_names(tmp_path):
-    for name, shade in (("b.png", 100), ("a.png", 50), ("c.txt", 0)):
-        Image.new("RGB", (20, 16), (shade,) * 3).save(tmp_path / name, "PNG")
-    clips = real_clips(tmp_path, clips=4, length=2, size=16)
-    assert to_uint8(clips[0])[:, 0, 0, 0].tolist() == [50, 100]
-
-
-def test_image_data_is_what_a_larger_picture_has_more_of():
-    small, large = (jpeg(natural(1, 3, size), 75)[1][0] for size in (16, 64))
-    assert len(large) - len(small) == image_data(large) - image_data(small)
-    assert 0 < image_data(small) < 200
-
-
-def test_a_table_has_a_line_and_a_figure_a_curve_for_every_setting():
-    common = {"frames": "toys", "background": 128, "triples": 9.6, "most": 12, "residual": 5.0, "psnr": 30.0}
-    rows = [Row(**common, block=b, quality=q) for b in (4, 8) for q in (10, 90)]
-    rows[2:] = [Row(**common, block=8, quality=q, jpeg_psnr=29, jpeg_bytes=700, jpeg_data=90) for q in (10, 90)]
-    lines = markdown(rows).splitlines()
-    assert len(lines) == 6 and len({line.count("|") for line in lines}) == 1
-    assert lines[2] == "| toys | 4 | 128 | 10 | 10 | 12 | 5 | 30.0 |  |  |"
-    assert lines[-1].endswith("| 29.0 | 700 (90) |")
-    by_triples, by_quality = drawn(rows).axes
-    assert len(by_triples.lines) == 4 and len(by_quality.lines) == 3
-
-
-def test_the_command_prints_the_table_and_writes_the_picture(tmp_path, monkeypatch, capsys):
-    words = ["--clips", "1", "--length", "2", "--size", "32", "--qualities", "10", "75", "--out"]
-    monkeypatch.setattr("sys.argv", ["codec", *words, str(tmp_path / "new/curve.png")])
-    main()
-    assert (tmp_path / "new/curve.png").read_bytes()[:4] == b"\x89PNG"
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 2 + 3 * 2 + 1 and "1 digit, drawn" in printed[2]

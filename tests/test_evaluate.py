@@ -10,24 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from stt.api import Sampling
-from stt.measures import frame_mse
+from stt.metrics import frame_mse
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from tests.conftest import TINY, TINY_LAYERS, TINY_TIMESFORMER, TINY_TOKENIZER, built, lively
-from train.data import DigitVideos, World
+from train.data.bouncing import DigitState, stochastic_moves, transition_nats
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.digit_classifier import centre_map, labelled_frames, narrowed, optimizer_of, set_ids
 from train.evaluate import evaluate, markdown, parser
-from train.judge import (
-    Judge,
-    centre_map,
-    counts,
-    digit_sets,
-    labelled_frames,
-    load_judge,
-    narrowed,
-    optimizer_of,
-    set_ids,
-)
-from train.metrics import (
+from train.evaluation.digit_classifier import DigitClassifier, counts, digit_sets, load_digit_classifier
+from train.evaluation.metrics import (
     SetDistances,
     coverage_and_precision,
     energy,
@@ -36,7 +28,7 @@ from train.metrics import (
     pooled,
     spread,
 )
-from train.protocols import (
+from train.evaluation.protocols import (
     best_of,
     held_out,
     motion,
@@ -47,15 +39,14 @@ from train.protocols import (
     spreads,
     surprise,
 )
-from train.truth import against_truth, controls_of, digit_prompts
-from train.worlds import BounceState, stochastic_moves, transition_nats
+from train.evaluation.simulated_futures import against_truth, controls_of, digit_prompts
 
 
 @pytest.fixture(scope="module")
 def videos():
     """A world of the tiny models' size that needs no file."""
-    world = World(image_size=16, digits=1, frames=5, strokes=1.0)
-    return DigitVideos(world, None, "test", count_strokes=40)
+    world = MovingMNISTConfig(image_size=16, digits=1, frames=5, strokes=1.0)
+    return MovingMNIST(world, None, "test", count_strokes=40)
 
 
 def normalised_energy(true, predicted) -> float:
@@ -148,12 +139,12 @@ def test_spread_grows_with_temperature_from_zero(tiny, videos):
     assert found["0.0"] == 0 < found["1.0"]
 
 
-def scored(monkeypatch, videos, clips, futures, count=16, horizon=12, judge=None):
+def scored(monkeypatch, videos, clips, futures, count=16, horizon=12, classifier=None):
     """Figures against the truth of a model whose futures are `futures(clip, frames, count)` of each clip in turn."""
     turn = iter(clips)
     predicted = lambda model, prompt, frames, _, seeds: futures(next(turn), frames, len(seeds))  # noqa: E731
-    monkeypatch.setattr("train.truth.predict", predicted)
-    return against_truth(None, digit_prompts(videos, clips, judge), Sampling(), count, horizon)
+    monkeypatch.setattr("train.evaluation.simulated_futures.predict", predicted)
+    return against_truth(None, digit_prompts(videos, clips, classifier), Sampling(), count, horizon)
 
 
 def more_truth(videos, seed=1000):
@@ -212,7 +203,7 @@ def test_on_certain_prompts_a_model_is_held_against_the_one_true_future(videos, 
 
 def test_a_future_a_quarter_of_a_pixel_off_is_precise_and_one_that_is_two_off_is_not(monkeypatch):
     """On certain prompts of real size, whose neighbourhoods have no radius of their own."""
-    videos = DigitVideos(World(digits=1, frames=5, strokes=1.0), None, "test", count_strokes=40)
+    videos = MovingMNIST(MovingMNISTConfig(digits=1, frames=5, strokes=1.0), None, "test", count_strokes=40)
     clips, perfect = held_out(videos, 8), more_truth(videos)
 
     def shifted(pixels):
@@ -229,10 +220,10 @@ def test_a_future_a_quarter_of_a_pixel_off_is_precise_and_one_that_is_two_off_is
 
 
 def test_a_digit_that_comes_back_is_kept_to_the_end_and_one_that_is_gone_for_good_is_not(videos, monkeypatch):
-    """The judge of this test sees the digits in every frame that is not black."""
+    """The classifier of this test sees the digits in every frame that is not black."""
     clips, perfect = held_out(videos, 3), more_truth(videos)
     named = lambda _, video, labels: ((video + 1).flatten(2).amax(dim=2) > 1).float()  # noqa: E731
-    monkeypatch.setattr("train.truth.all_named", named)
+    monkeypatch.setattr("train.evaluation.simulated_futures.all_named", named)
 
     def losing(clip, frames, count):
         futures = perfect(clip, frames, count).clone()
@@ -240,7 +231,7 @@ def test_a_digit_that_comes_back_is_kept_to_the_end_and_one_that_is_gone_for_goo
         futures[1, 3:-1] = -1  # but for the last frame
         return futures
 
-    figures = scored(monkeypatch, videos, clips, losing, count=4, horizon=8, judge=object())
+    figures = scored(monkeypatch, videos, clips, losing, count=4, horizon=8, classifier=object())
     assert figures["kept to the end"] == {"digits copy": 1.0, "digits model": 0.75, "digits truth": 1.0}
     assert figures["per_horizon"]["digits model"] == [1.0] * 3 + [0.5] * 4 + [0.75]
 
@@ -305,7 +296,7 @@ def test_the_tables_name_protocol_figures_and_what_is_missing():
     assert parser().parse_args(["--model", "m", "--only", "truth", "spread"]).only == ["truth", "spread"]
 
 
-# ---- judge -------------------------------------------------------------------------------------------
+# ---- classifier -------------------------------------------------------------------------------------------
 
 
 def test_counts_tell_how_often_each_digit_is_there():
@@ -314,27 +305,27 @@ def test_counts_tell_how_often_each_digit_is_there():
 
 
 def test_the_judge_names_frames_of_any_leading_shape_and_refuses_other_sizes():
-    judge = Judge().eval()
-    assert judge.digits(torch.rand(2, 3, 1, 64, 64)).shape == (2, 3, 10)
+    classifier = DigitClassifier().eval()
+    assert classifier.digits(torch.rand(2, 3, 1, 64, 64)).shape == (2, 3, 10)
     with pytest.raises(ValueError, match=r"reads \(1, 64, 64\)"):
-        judge(torch.rand(2, 1, 32, 32))
+        classifier(torch.rand(2, 1, 32, 32))
 
 
 def test_the_judge_chooses_among_66_sets_of_at_most_two_digits():
     torch.manual_seed(0)
-    judge, frames = Judge().eval(), torch.rand(8, 1, 64, 64)
+    classifier, frames = DigitClassifier().eval(), torch.rand(8, 1, 64, 64)
     assert digit_sets().shape == (66, 10) and len(digit_sets().unique(dim=0)) == 66
     assert digit_sets().sum(dim=1).bincount().tolist() == [1, 10, 55]
     with torch.no_grad():
-        scores, named = judge.set_scores(judge.embed(frames)), judge(frames)
-    assert torch.equal(judge.digits(frames), digit_sets()[scores.argmax(dim=1)])
+        scores, named = classifier.set_scores(classifier.embed(frames)), classifier(frames)
+    assert torch.equal(classifier.digits(frames), digit_sets()[scores.argmax(dim=1)])
     torch.testing.assert_close(named.exp().sum(dim=-1), torch.ones(8, 10))
     expected = scores.exp() @ digit_sets().float()
     torch.testing.assert_close(named[..., 1].exp() + 2 * named[..., 2].exp(), expected)
 
 
 def test_the_judge_learns_from_frames_whose_digits_and_places_are_those_of_the_labels():
-    videos = DigitVideos(World(frames=1, strokes=1.0), None, "train", count_strokes=40)
+    videos = MovingMNIST(MovingMNISTConfig(frames=1, strokes=1.0), None, "train", count_strokes=40)
     data, again, others = (labelled_frames(videos, 200, 0, index) for index in (0, 0, 1))
     assert torch.equal(data.frames, again.frames) and not torch.equal(data.frames, others.frames)
     here = data.shown.sum(dim=1)
@@ -347,30 +338,30 @@ def test_the_judge_learns_from_frames_whose_digits_and_places_are_those_of_the_l
 
 
 def test_each_weight_of_the_judge_is_optimised_once():
-    judge, locate = Judge(), torch.nn.Conv2d(128, 10, 1)
-    held = [p for group in optimizer_of(judge, locate, 1e-3).param_groups for p in group["params"]]
-    assert len({id(p) for p in held}) == len(held) == len([*judge.parameters(), *locate.parameters()])
+    classifier, locate = DigitClassifier(), torch.nn.Conv2d(128, 10, 1)
+    held = [p for group in optimizer_of(classifier, locate, 1e-3).param_groups for p in group["params"]]
+    assert len({id(p) for p in held}) == len(held) == len([*classifier.parameters(), *locate.parameters()])
 
 
 def test_a_judge_is_stored_in_half_precision_and_its_largest_layers_in_eight_bits(tmp_path):
     torch.manual_seed(0)
-    judge = Judge().eval()
-    weights = narrowed(judge.state_dict())
+    classifier = DigitClassifier().eval()
+    weights = narrowed(classifier.state_dict())
     kinds = {t.dtype for t in weights.values() if t.numel() >= 2**16}
     assert kinds == {torch.float8_e4m3fn} and weights["features.1.body.2.weight"].dtype == torch.float16
-    save_file(weights, tmp_path / "judge.safetensors")
-    again = load_judge(tmp_path / "judge.safetensors")
-    for name, tensor in judge.state_dict().items():
+    save_file(weights, tmp_path / "digit_classifier.safetensors")
+    again = load_digit_classifier(tmp_path / "digit_classifier.safetensors")
+    for name, tensor in classifier.state_dict().items():
         kept = again.state_dict()[name]
         assert kept.dtype == torch.float32 and (kept - tensor).norm() <= 0.05 * tensor.norm()
 
 
 def test_the_shipped_judge_reads_drawn_digits():
-    from train.evaluate import JUDGE
+    from train.evaluate import CLASSIFIER
 
-    videos = DigitVideos(World(digits=1, frames=1, strokes=1.0), None, "test", count_strokes=200)
+    videos = MovingMNIST(MovingMNISTConfig(digits=1, frames=1, strokes=1.0), None, "test", count_strokes=200)
     clip = videos.sample(100, 0, 0)
-    named = load_judge(JUDGE).digits((clip.video[:, 0] + 1) / 2)
+    named = load_digit_classifier(CLASSIFIER).digits((clip.video[:, 0] + 1) / 2)
     assert (named == counts(clip.labels)).all(dim=-1).float().mean() > 0.9
 
 
@@ -387,14 +378,14 @@ def test_controls_of_an_stt_lose_its_features_or_all_that_its_transformer_learne
         assert all(torch.equal(own[name], t) for name, t in before.items() if name.startswith("segmenter."))
     tokens = torch.randn(1, 3, 1, 2, TINY_LAYERS.dim)
     assert not controls["zero features"].network(tokens, None).hidden.any()
-    assert controls["untrained"].head.weight.abs().max() == 0 and model.head.weight.abs().max() > 0
+    assert controls["untrained"].tokens.head.weight.abs().max() == 0 and model.tokens.head.weight.abs().max() > 0
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert controls_of(built(TINY_TIMESFORMER)) == {}
 
 
 def test_the_motion_protocol_states_floor_and_ignorance_beside_the_model():
     model = STT(STTConfig(layers=2, segmenter_width=16, dim=32, depth=1, heads=2, gaussian_grid=(0,))).eval()
-    videos = DigitVideos(World(frames=12, strokes=1), None, "test", count_strokes=20)
+    videos = MovingMNIST(MovingMNISTConfig(frames=12, strokes=1), None, "test", count_strokes=20)
     figures = motion({"model": model}, held_out(videos, 6))["nats a layer and frame"]
     assert figures["ignorance"]["turns"] == pytest.approx(math.log(81), abs=1e-3)
     assert figures["world"]["on"] == 0 < figures["world"]["turns"] < math.log(81)
@@ -403,7 +394,7 @@ def test_the_motion_protocol_states_floor_and_ignorance_beside_the_model():
 
 def test_what_a_wall_gives_is_drawn_as_often_as_its_nats_say():
     """The mean of the nats is the entropy of what happens: log 36 at a wall if no clamp cuts a velocity short."""
-    state = BounceState(torch.tensor([[[10, -1]]]).repeat(4000, 1, 1), torch.tensor([[[0, -1]]]).repeat(4000, 1, 1))
+    state = DigitState(torch.tensor([[[10, -1]]]).repeat(4000, 1, 1), torch.tensor([[[0, -1]]]).repeat(4000, 1, 1))
     moves = stochastic_moves(state, 2, torch.Generator().manual_seed(0))
     nats = transition_nats(moves)[:, 0, 0]
     torch.testing.assert_close(nats, torch.full_like(nats, math.log(36)))

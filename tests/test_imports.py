@@ -1,21 +1,29 @@
-"""The picture of the house as a test: imports point to a lower rank, or within a rank never sideways."""
+"""The architecture as a test: imports point to a lower rank, and never in circles."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
-    "stt.api": 0, "stt.video": 0, "stt.encode": 0, "stt.layers": 1, "stt.quantize": 1, "stt.dct": 1,
-    "stt.sampler": 1, "stt.measures": 1, "stt.sprites": 1, "stt.motion": 1,
-    "stt.tokenizer": 2, "stt.segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
-    "stt.models": 3, "stt.registry": 4, "stt.migrations": 4, "stt.card": 4, "stt.checkpoint": 5, "stt.ui": 6, "stt": 6,
-    "stt.__main__": 7,
+    "stt.api": 0, "stt.ffmpeg": 0, "stt.encode": 0, "stt.default_model": 0, "stt.video": 1, "stt.side_by_side": 1,
+    "stt.layers": 1, "stt.quantize": 1,
+    "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1, "stt.motion": 1,
+    "stt.tokenizer": 2, "stt.segmenter": 2, "stt.object_segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
+    "stt.gpt": 2, "stt.motion_tokens": 3, "stt.code_tokens": 3, "stt.sprite_networks": 3, "stt.models": 4,
+    "stt.registry": 5, "stt.migrations": 5, "stt.model_card": 5, "stt.hub": 5, "stt.checkpoint": 6,
+    "stt.request": 7, "stt": 7, "stt.prompt": 8, "stt.results": 8, "stt.report": 9, "stt.prediction": 10,
+    "stt.__main__": 11, "stt.ui": 11,
+    "train.seeding": 0, "train.signals": 0, "train.throughput": 0, "train.optim": 0, "train.checkpoint": 0,
+    "train.gan": 0, "train.prefetch": 0, "train.schedule": 0,
+    "train.processes": 0, "train.sheets": 0, "train.logging": 1, "train.trainer": 2,
+    "train.sim": 1, "train.data.arrays": 1, "train.data.strokes": 1, "train.data.bouncing": 1, "train.data.readers": 1,
+    "train.data.digits": 2, "train.data.index": 2, "train.data.tabletop": 2, "train.data.moving_mnist": 3,
+    "train.data.video_folder": 3, "train.evaluation": 4, "train.presets": 5, "train.cli": 6, "train": 7,
 }  # fmt: skip
-FILES = sorted((ROOT / "stt").rglob("*.py"))
+FILES = sorted(path for package in ("stt", "train") for path in (ROOT / package).rglob("*.py"))
 
 
 def module_of(path: Path) -> str:
@@ -23,13 +31,16 @@ def module_of(path: Path) -> str:
     return name.removesuffix(".__init__")
 
 
-def rank(module: str) -> int:
-    """A module's own rank, or that of the package that holds it."""
+MODULES = {module_of(path): path for path in FILES}
+
+
+def ranked(module: str) -> str:
+    """The entry of RANKS that holds a module: its own, or that of its package."""
     while module not in RANKS:
         if "." not in module:
             raise KeyError(module)
         module = module.rpartition(".")[0]
-    return RANKS[module]
+    return module
 
 
 def imported(path: Path) -> set[str]:
@@ -40,40 +51,44 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            known = {module_of(p) for p in FILES}
-            names |= (submodules & known) or {node.module}
+            names |= (submodules & MODULES.keys()) or {node.module}
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_point_to_a_lower_rank(path):
-    me = module_of(path)
-    for other in imported(path):
-        if not (other == "stt" or other.startswith("stt.")):
-            continue
-        same_package = me.startswith("stt.ui") and other.startswith(("stt.ui", "stt"))
-        assert same_package or rank(other) < rank(me), f"{me} (rank {rank(me)}) imports {other} (rank {rank(other)})"
+IMPORTS = {module: imported(path) for module, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_the_library_never_imports_the_training_code(path):
-    assert not any(name == "train" or name.startswith("train.") for name in imported(path))
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_only_the_ui_imports_gradio(path):
-    if not module_of(path).startswith("stt.ui"):
-        assert not any(name.split(".")[0] in ("gradio", "gradio_client") for name in imported(path))
+def test_imports_point_to_a_lower_rank_or_stay_in_their_package():
+    for me, others in IMPORTS.items():
+        for other in others:
+            if within(other, me.partition(".")[0]) and other != me.partition(".")[0]:
+                mine, theirs = ranked(me), ranked(other)
+                assert mine == theirs or RANKS[theirs] < RANKS[mine], f"{me} ({mine}) imports {other} ({theirs})"
+
+
+def test_no_imports_go_in_circles():
+    TopologicalSorter({me: others & IMPORTS.keys() for me, others in IMPORTS.items()}).prepare()  # raises CycleError
+
+
+def test_the_library_never_imports_the_training_code_and_only_the_ui_imports_gradio():
+    for me, others in IMPORTS.items():
+        if within(me, "stt"):
+            assert not any(within(name, "train") for name in others), me
+            assert within(me, "stt.ui") or not any(within(name, "gradio", "gradio_client") for name in others), me
 
 
 def test_model_families_never_import_each_other():
-    for path in (ROOT / "stt" / "models").glob("*.py"):
-        siblings = {name for name in imported(path) if name.startswith("stt.models.")}
-        assert not siblings - {module_of(path)}
+    for me, others in IMPORTS.items():
+        if within(me, "stt.models"):
+            assert not [name for name in others if within(name, "stt.models") and name != me], me
 
 
 def test_uploads_are_opened_nowhere_but_in_the_hardened_decoder():
-    for path in FILES:
+    for path in (ROOT / "stt").rglob("*.py"):
         source = path.read_text()
         for risky in ("VideoCapture", "Image.open", "weights_only=False", "allow_pickle=True", "yaml.load"):
             assert risky not in source, f"{path.name} uses {risky}"

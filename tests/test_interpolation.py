@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from stt.api import Sampling
-from stt.measures import blended, frame_mse, unit
+from stt.metrics import blended, frame_mse, unit
 from tests.conftest import TINY_CONFIGS, built
-from train import interpolation as scoring
-from train.data import DigitVideos, World
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.evaluate import PROTOCOLS, evaluate, markdown, parser
-from train.flow import flowed
-from train.interpolation import interpolation, segmentation
-from train.protocols import held_out
+from train.evaluation import interpolation as scoring
+from train.evaluation.interpolation import interpolation, segmentation
+from train.evaluation.optical_flow import flowed
+from train.evaluation.protocols import held_out
 
 
 @pytest.fixture(scope="module")
 def videos():
-    world = World(image_size=16, digits=1, frames=12, strokes=1.0)
-    return DigitVideos(world, None, "test", count_strokes=40)
+    world = MovingMNISTConfig(image_size=16, digits=1, frames=12, strokes=1.0)
+    return MovingMNIST(world, None, "test", count_strokes=40)
 
 
 def blob(x: float, size: int = 64) -> torch.Tensor:

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stt.api import Sampling
+import stt
+from stt.api import Batch, Condition, Sampling
 from stt.mixture import Mixture
-from stt.models.layered import Layered, LayeredConfig, cluster, motion_weighted_l1, pose_distance
+from stt.models.layered import Layered, LayeredConfig, motion_weighted_l1, pose_distance
+from stt.object_segmenter import cluster
 from stt.sampler import SeededNoise
 from stt.sprites import AGENT, BACKGROUND, MAX_SPRITES, OUTSIDE, POSE_SCALE, extract_sprites
 from tests.conftest import TINY_LAYERED, lesson, lively
@@ -179,7 +181,8 @@ def test_an_agent_without_a_given_action_draws_one_and_goes_as_if_that_were_give
         free, after = model.step(state, Sampling(), SeededNoise([0, 1]))
         assert after.action.shape == (2, 1) and after.action.abs().max() <= 1 and after.action[0] != after.action[1]
         for k, action in enumerate(after.action.tolist()):
-            given, as_given = model.step(state, Sampling(actions=(tuple(action),)), SeededNoise([k]))
+            conditioned = state._replace(condition=Condition(actions=(tuple(action),)))
+            given, as_given = model.step(conditioned, Sampling(), SeededNoise([k]))
             torch.testing.assert_close(given[0], free[k])
             assert as_given.action.tolist() == [action]
         one, other = (model.step(after, Sampling(temperature=0), SeededNoise([k, 9]))[1].action for k in (5, 6))
@@ -189,7 +192,7 @@ def test_an_agent_without_a_given_action_draws_one_and_goes_as_if_that_were_give
         known, unknown = (model.action_distribution(torch.tensor([[a]]), *scene) for a in (0.5, torch.nan))
         assert not torch.allclose(known.means, unknown.means)  # the last action has a say
         with pytest.raises(ValueError, match="an action has 2 numbers, the model takes 1"):
-            model.step(state, Sampling(actions=((0.0, 0.0),)), SeededNoise([0]))
+            stt.rollout(model, clips[0], 1, condition=Condition(actions=((0.0, 0.0),)))
 
 
 def test_the_policy_does_not_learn_from_clips_whose_actions_nobody_would_choose():
@@ -272,23 +275,24 @@ def test_only_the_parts_that_are_trained_are_computed(model, clips):
         "segmenter": "segmentation", "agent_dynamics": "agent_motion", "policy": "policy", "dynamics": "object_motion",
         "compositor": "frames",
     }  # fmt: skip
-    assert set(model.loss(*lesson(model, clips)).parts) == set(parts.values())
+    assert set(model.loss(lesson(model, clips)).parts) == set(parts.values())
     for part, name in parts.items():
         model.requires_grad_(False)
         getattr(model, part).requires_grad_(True)
-        loss = model.loss(*lesson(model, clips))
+        loss = model.loss(lesson(model, clips))
         assert set(loss.parts) == {name}
         loss.total.backward()
         assert all(p.grad is not None for p in getattr(model, part).parameters())
 
 
 def test_the_reference_is_a_frame_that_poses_begin_in(model, clips):
-    video, _, poses, segmentation = lesson(model, clips)
+    batch = lesson(model, clips)
+    first = replace(batch, poses=batch.poses[:, :1], segmentation=batch.segmentation[:, :1])
     for seed in range(8):
         torch.manual_seed(seed)
-        model.loss(video, None, poses[:, :1], segmentation[:, :1])  # an index error if it were another
+        model.loss(first)  # an index error if it were another
     with pytest.raises(ValueError, match="layered learns from poses and segmentations, and got none"):
-        model.loss(clips)
+        model.loss(Batch(clips))
 
 
 def test_a_frame_costs_the_same_whatever_came_before(model, clips):

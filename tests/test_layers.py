@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stt.layers import Attention, AttentionBlock, ConvMLP, UNet, attend, patchify, rotary, rotate, unpatchify
+from stt.api import Batch
+from stt.layers import Attention, AttentionBlock, ConvMLP, attend, patchify, rotary, rotate, unpatchify
+from stt.object_segmenter import light_unet
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from tests.conftest import TINY_TOKENIZER
 
@@ -95,7 +97,7 @@ def test_a_tokenizer_learns_to_reconstruct(levels):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(150):
-        loss = model.loss(frames)
+        loss = model.loss(Batch(frames))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -117,7 +119,7 @@ def test_a_size_that_downsampling_does_not_divide_is_refused_with_the_numbers():
 @pytest.mark.parametrize("scales", [2, 3])
 def test_a_u_net_keeps_the_frames_size_and_each_pixel_sees_far_more_than_its_neighbours(scales):
     frames = torch.randn(2, 3, 32, 32, requires_grad=True)
-    out = UNet(3, 5, 8, scales)(frames)
+    out = light_unet(3, 5, 8, scales)(frames)
     assert out.shape == (2, 5, 32, 32)
     out[0, :, 16, 16].sum().backward()
     assert frames.grad[0, :, 4, 16].any() and not frames.grad[1].any()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from train.plot import drawn, main, read_log, series, smooth
+from train.plot import curves, main, read_log, series, smooth
 
 ROWS = [
     {"step": 1, "clips": 4, "minutes": 0.5, "loss": 3.0},
@@ -34,7 +34,7 @@ def test_smoothing_is_a_running_mean():
 
 
 def test_every_figure_is_drawn_against_clips_and_minutes():
-    panels = [axes for axes in drawn({"a": ROWS, "b": ROWS}).axes if axes.lines]
+    panels = [axes for axes in curves({"a": ROWS, "b": ROWS}).axes if axes.lines]
     lines = {(p.get_ylabel(), p.get_xlabel()): list(p.lines[0].get_ydata()) for p in panels}
     assert lines["held out mse", "clips seen"] == [90.0]
     assert lines["loss", "minutes of training"] == [3.0, 1.0]

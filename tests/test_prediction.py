@@ -1,4 +1,4 @@
-"""One prediction: which frames the model sees, what is measured, what is said of the clip."""
+"""One prediction: what the model sees of the clip, what is measured, and the notes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling, Surprise
-from stt.ui.player import shown_run
-from stt.ui.prediction import IMAGINED, LED, ONE_FUTURE, UNUSUAL, Progress, conclude, notes, predict, read_prompt
-from stt.ui.request import Refused
-from stt.ui.runs import Run
-from stt.video import read_clip
+from stt.api import Condition, Sampling, Surprise
+from stt.prediction import Progress, conclude, predict
+from stt.prompt import read_prompt
+from stt.report import IMAGINED, ONE_FUTURE, STEERED, UNUSUAL, notes
+from stt.request import RequestError
+from stt.results import Result
+from stt.ui.player import result_value
+from stt.video import read_clip, to_uint8
 from tests.conftest import TINY_LAYERED, built, lively
-from tests.ui_fixtures import asked, dreamer, filler, moving_dot, pusher, run_of
+from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot, request_for, result_of
 from tests.video_fixtures import lossless
 
 
@@ -32,111 +34,99 @@ def long_clip(tmp_path):
     return moving_dot(tmp_path / "long.mp4", frames=11)
 
 
-def seen_by(tiny, clip) -> np.ndarray:
-    """The frames of a clip as the model sees them (T, H, W, 3) uint8."""
-    return stt.video.to_uint8(read_clip(clip, size=16, channels=1).video)
+def video_of(clip) -> torch.Tensor:
+    return read_clip(clip, size=16, channels=1).video
+
+
+def assert_near(pixels: np.ndarray, video: torch.Tensor) -> None:
+    """Equal up to one level: batches of other sizes round differently."""
+    assert np.abs(pixels.astype(int) - to_uint8(video)).max() <= 1
 
 
 # ---- frame after frame -----------------------------------------------------------------------------------
 
 
-def test_a_prediction_shows_every_frame_and_ends_with_its_run(tiny, clip):
-    seen = [(len(e.frames), e.text()) if isinstance(e, Progress) else e for e in predict(asked(clip), tiny)]
-    *progress, run = seen
-    assert [done for done, _ in progress] == [0, 1, 2, 3]
-    assert progress[1][1].startswith("frame 1 of 3, ")
-    assert run.futures.shape == (3, 3, 16, 16, 3) and run.futures.dtype == np.uint8
-    np.testing.assert_array_equal(run.given, seen_by(tiny, clip))
+def test_progress_counts_the_frames_and_ends_with_the_result(tiny, clip):
+    *progress, result = predict(request_for(clip), tiny)
+    assert [event.names for event in progress] == [["seed 7", "seed 8", "seed 9"]] * 4
+    assert isinstance(result, Result) and all(isinstance(event, Progress) for event in progress)
+    events = predict(request_for(clip), tiny)
+    texts = [(len(event.frames), event.text()) for event, _ in zip(events, range(4), strict=False)]
+    assert [done for done, _ in texts] == [0, 1, 2, 3]
+    assert texts[0][1].startswith("Reading") and texts[1][1].startswith("frame 1 of 3, ")
+    np.testing.assert_array_equal(result.context, to_uint8(video_of(clip)))
 
 
-def test_futures_are_those_of_a_rollout_with_the_same_seeds_and_settings(tiny, clip):
-    run = run_of(tiny, clip, temperature=0.7)
-    video = read_clip(clip, size=16, channels=1).video
-    expected = stt.predict(tiny, video, 3, Sampling(temperature=0.7), seeds=[7, 8, 9])
-    for future, other in zip(run.futures, expected, strict=True):
-        np.testing.assert_array_equal(future, stt.video.to_uint8(other))
-
-
-def test_the_seed_under_a_future_gives_it_again_alone(tiny, clip):
-    together, alone = run_of(tiny, clip).futures, run_of(tiny, clip, seed=9, futures=1).futures
-    assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
-    assert np.abs(together[0].astype(int) - alone[0]).max() > 1
+def test_futures_are_those_of_a_rollout_and_each_seed_repeats_its_own(tiny, clip):
+    result = result_of(tiny, clip, temperature=0.7)
+    expected = stt.predict(tiny, video_of(clip), 3, Sampling(temperature=0.7), seeds=[7, 8, 9])
+    np.testing.assert_array_equal(result.futures, [to_uint8(future) for future in expected])
+    alone = result_of(tiny, clip, temperature=0.7, seed=9, futures=1).futures[0].astype(int)
+    assert np.abs(result.futures[2] - alone).max() <= 1 < np.abs(result.futures[0] - alone).max()
 
 
 def test_closing_at_any_frame_stops_the_work(tiny, clip, monkeypatch):
-    steps = []
-    original = tiny.step
+    steps, original = [], tiny.step
     monkeypatch.setattr(tiny, "step", lambda *arguments: steps.append(1) or original(*arguments))
-    events = predict(asked(clip, frames=40), tiny)
+    events = predict(request_for(clip, frames=40), tiny)
     for _ in range(4):
         next(events)
     events.close()
     assert len(steps) == 3
 
 
-def test_who_computes_for_too_long_is_told_how_far_it_came(tiny, clip):
-    with pytest.raises(Refused, match="0 seconds: 1 of 3 frames were done; choose fewer frames or futures"):
-        list(predict(asked(clip), tiny, deadline=0.0))
-    *_, run = predict(asked(clip, frames=1), tiny, deadline=0.0)
-    assert run.futures.shape[1] == 1  # the last frame is never too late
+def test_a_prediction_that_takes_too_long_is_refused_but_its_last_frame_is_never_too_late(tiny, clip):
+    with pytest.raises(RequestError, match="0 seconds: 1 of 3 frames were done; choose fewer frames or futures"):
+        list(predict(request_for(clip), tiny, deadline=0.0))
+    *_, result = predict(request_for(clip, frames=1), tiny, deadline=0.0)
+    assert result.futures.shape[1] == 1
 
 
 # ---- which frames ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", [1, 4, 6, 9, 11])
-def test_the_future_starts_where_it_is_asked_to_and_the_truth_is_what_follows(tiny, long_clip, start):
-    run, frames = run_of(tiny, long_clip, prompt_frames=start), seen_by(tiny, long_clip)
-    np.testing.assert_array_equal(run.given, frames[max(start - 6, 0) : start])  # it looks back on six
-    np.testing.assert_array_equal(run.truth, frames[start : start + 3])
-    alone = stt.predict(tiny, read_clip(long_clip, size=16, channels=1).video[:start], 3, seeds=[8])
-    assert np.abs(run.futures[1].astype(int) - stt.video.to_uint8(alone[0])).max() <= 1
-    assert run.report["settings"]["prompt_frames"] == start
-    assert run.report["used_frames"] == min(start, 6) and run.report["clip_frames"] == 11
+def test_the_future_starts_after_the_prompt_frames_and_the_truth_is_what_follows(tiny, long_clip):
+    video = video_of(long_clip)
+    frames = to_uint8(video)
+    for start, used in ((1, 1), (6, 6), (9, 9), (11, 11), (0, 11)):  # 0: after the last frame
+        result = result_of(tiny, long_clip, prompt_frames=start)
+        np.testing.assert_array_equal(result.context, frames[max(used - 6, 0) : used])  # the model looks back on six
+        np.testing.assert_array_equal(result.truth, frames[used : used + 3])
+        assert_near(result.futures[1], stt.predict(tiny, video[:used], 3, seeds=[8])[0])
+        report = result.report
+        assert (report["settings"]["prompt_frames"], report["used_frames"]) == (used, min(used, 6))
+        assert report["clip_frames"] == 11
 
 
-def test_left_open_the_future_starts_after_the_last_frame(tiny, long_clip):
-    run = run_of(tiny, long_clip)
-    np.testing.assert_array_equal(run.given, seen_by(tiny, long_clip)[-6:])
-    assert len(run.truth) == 0
-    assert run.report["settings"]["prompt_frames"] == 11
-
-
-@pytest.mark.parametrize(("changes", "frames"), [({"prompt_frames": 12}, 11), ({"prompt_frames": 7, "stride": 2}, 6)])
-def test_a_start_behind_the_clips_end_is_refused_with_both_numbers(tiny, long_clip, changes, frames):
-    sentence = f"Frames used as prompt is {changes['prompt_frames']}, but the clip has {frames}; choose at most"
-    with pytest.raises(Refused, match=sentence):
-        run_of(tiny, long_clip, **changes)
+def test_prompts_and_gaps_beyond_the_clip_are_refused_with_the_numbers(tiny, long_clip):
+    for model, changes, sentence in (
+        (tiny, {"prompt_frames": 12}, "Prompt frames is 12, but the clip has 11; choose at most 11"),
+        (tiny, {"prompt_frames": 7, "stride": 2}, "Prompt frames is 7, but the clip has 6; choose at most 6"),
+        (gap_model(), {"frames": 10}, "A gap of 10 needs a clip of at least 12 frames, .* but this one has 11."),
+        (gap_model(), {"prompt_frames": 8}, "starts after 8 frames and has 3, but the clip has 11; .* at most 7."),
+        (gap_model(), {"stride": 4, "frames": 2}, "at least 4 frames, one before it and one after, but .* has 3"),
+    ):
+        with pytest.raises(RequestError, match=sentence):
+            result_of(model, long_clip, between=model is not tiny, **changes)
 
 
 def test_a_stride_gives_the_model_every_nth_frame_of_the_file(tiny, tmp_path):
     levels = np.arange(0, 250, 25, dtype=np.uint8)
     flat = np.broadcast_to(levels[:, None, None, None], (10, 16, 16, 3)).copy()
-    run = run_of(tiny, lossless(tmp_path / "levels.mp4", flat), stride=3, prompt_frames=2)
-    assert np.abs(run.given[:, 8, 8, 0].astype(int) - [0, 75]).max() <= 2
-    assert np.abs(run.truth[:, 8, 8, 0].astype(int) - [150, 225]).max() <= 2
-    assert run.report["clip_frames"] == 4
-    assert run.fps == pytest.approx(10 / 3, abs=1e-3)
+    result = result_of(tiny, lossless(tmp_path / "levels.mp4", flat), stride=3, prompt_frames=2)
+    assert np.abs(result.context[:, 8, 8, 0].astype(int) - [0, 75]).max() <= 2
+    assert np.abs(result.truth[:, 8, 8, 0].astype(int) - [150, 225]).max() <= 2
+    assert result.report["clip_frames"] == 4
+    assert result.fps == pytest.approx(10 / 3, abs=1e-3)
 
 
-def test_a_padded_clip_shows_all_of_it_between_black_bars_and_a_cropped_one_its_middle(tiny, tmp_path):
-    wide = np.full((4, 32, 64, 3), 200, np.uint8)
-    wide[:, :, :16] = 100  # which cropping cuts off
-    file = lossless(tmp_path / "wide.mp4", wide)
-    cropped, padded = (run_of(tiny, file, fit=fit).given[..., 0].astype(int) for fit in ("crop", "pad"))
-    assert np.abs(cropped - 200).max() <= 2
-    assert padded[:, :4].max() == padded[:, 12:].max() == 0
-    assert np.abs(padded[:, 5:11, :3] - 100).max() <= 3
-    assert np.abs(padded[:, 5:11, 5:] - 200).max() <= 3
-
-
-@pytest.mark.parametrize(("of_clip", "wanted", "made"), [(10, 0, 10), (60, 0, 30), (60, 48, 48), (10, 2.5, 2.5)])
-def test_videos_have_the_clips_pace_or_the_one_asked_for(tiny, tmp_path, of_clip, wanted, made):
-    file = lossless(tmp_path / "clip.mp4", np.zeros((6, 16, 16, 3), np.uint8), fps=of_clip)
-    run = run_of(tiny, file, fps=wanted)
-    assert run.fps == run.report["fps"] == made
-    played_slower = f"The clip has {of_clip} frames a second; it is played at 30." in run.report["notes"]
-    assert played_slower == (of_clip > 30 and not wanted)
+def test_videos_have_the_frame_rate_of_the_clip_or_of_the_request(tiny, tmp_path):
+    for clip_fps, fps, expected in ((10, 0, 10), (60, 0, 30), (60, 48, 48), (10, 2.5, 2.5)):
+        file = lossless(tmp_path / "clip.mp4", np.zeros((6, 16, 16, 3), np.uint8), fps=clip_fps)
+        result = result_of(tiny, file, fps=fps, frames=1)
+        assert result.fps == result.report["fps"] == expected
+        slower = f"The clip has {clip_fps} frames per second; it plays at 30." in result.report["notes"]
+        assert slower == (clip_fps > 30 and not fps)
 
 
 # ---- what is measured ------------------------------------------------------------------------------------
@@ -144,29 +134,28 @@ def test_videos_have_the_clips_pace_or_the_one_asked_for(tiny, tmp_path, of_clip
 
 def test_the_report_holds_what_makes_a_result_reproducible(tiny, clip):
     tiny.weights = "tiny@1"
-    report = run_of(tiny, clip).report
-    assert report["settings"] == asked(clip).settings() | {"prompt_frames": 5}
-    assert report["seeds"] == [7, 8, 9]
-    assert (report["family"], report["weights"]) == ("stt", "tiny@1")
+    report = result_of(tiny, clip).report
+    assert report["settings"] == request_for(clip).settings() | {"prompt_frames": 5}
+    assert (report["seeds"], report["family"], report["weights"]) == ([7, 8, 9], "stt", "tiny@1")
     assert report["clip"] == {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()}
     assert report["ms_per_frame"] > 0 and report["total_seconds"] >= report["first_frame_seconds"] > 0
 
 
 def test_scores_are_those_of_a_plain_calculation(tiny, long_clip):
     """On frames of 8 bits, so up to half a level off."""
-    run = run_of(tiny, long_clip, prompt_frames=9)
-    scores, truth = run.report["scores"], run.truth[..., 0] / 255
-    assert len(truth) == 2  # of three that were predicted
+    result = result_of(tiny, long_clip, prompt_frames=9)
+    scores, truth = result.report["scores"], result.truth[..., 0] / 255
+    assert len(truth) == 2  # of three predicted frames
 
     def error(video: np.ndarray) -> list[float]:
         return [100 * np.sqrt(np.mean((frame - true) ** 2)) for frame, true in zip(video, truth, strict=True)]
 
-    held = np.repeat(run.given[-1:, ..., 0] / 255, 2, axis=0)
-    np.testing.assert_allclose(scores["copy"]["error"], error(held), atol=0.01)
-    for k, future in enumerate(run.futures[:, :2, ..., 0] / 255):
+    copy = np.repeat(result.context[-1:, ..., 0] / 255, 2, axis=0)
+    np.testing.assert_allclose(scores["copy"]["error"], error(copy), atol=0.01)
+    for k, future in enumerate(result.futures[:, :2, ..., 0] / 255):
         np.testing.assert_allclose(scores["futures"]["error"][k], error(future), atol=0.2)
         np.testing.assert_allclose(scores["futures"]["ssim"][k], list(map(ssim, future, truth)), atol=0.01)
-    np.testing.assert_allclose(scores["copy"]["ssim"], list(map(ssim, held, truth)), atol=1e-3)
+    np.testing.assert_allclose(scores["copy"]["ssim"], list(map(ssim, copy, truth)), atol=1e-3)
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -176,269 +165,198 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean((2 * ma * mb + 1e-4) * (2 * vab + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))))
 
 
-def test_a_perfect_prediction_has_no_error_and_copying_a_still_clip_is_one(tiny, tmp_path):
+def test_a_perfect_prediction_has_no_error(tiny, tmp_path):
     still = lossless(tmp_path / "still.mp4", np.full((8, 16, 16, 3), 60, np.uint8))
 
-    def copying(model, video, truth, ending, frames, sampling, seeds):
-        yield from (frame.expand(len(seeds), -1, -1, -1) for frame in truth)
+    def oracle(model, job):
+        yield from (frame.expand(len(job.seeds), -1, -1, -1) for frame in job.truth)
 
-    *_, run = predict(asked(still, prompt_frames=5), tiny, copying)
-    scores = run.report["scores"]
-    assert scores["futures"]["error"] == [[0.0] * 3] * 3
+    *_, result = predict(request_for(still, prompt_frames=5), tiny, oracle)
+    scores = result.report["scores"]
+    assert scores["futures"]["error"] == [[0.0] * 3] * 3 and scores["copy"]["error"] == [0.0] * 3
     np.testing.assert_allclose(scores["futures"]["ssim"], 1, atol=2e-4)
-    assert scores["copy"]["error"] == [0.0] * 3
 
 
 def test_the_spread_of_each_frame_is_the_deviation_over_futures(tiny, clip):
-    run = run_of(tiny, clip)
-    deviation = (run.futures[..., 0] / 255).std(axis=0)  # (T, H, W)
+    result = result_of(tiny, clip)
+    deviation = (result.futures[..., 0] / 255).std(axis=0)  # (T, H, W)
     expected = np.sqrt((deviation**2).mean(axis=(1, 2)))
     assert expected.min() > 0.01
-    np.testing.assert_allclose(run.report["spread"], expected, atol=2e-3)
-    assert run_of(tiny, clip, futures=1).report["spread"] == [0, 0, 0]
-    assert max(run_of(tiny, clip, temperature=0).report["spread"]) < 1e-3
+    np.testing.assert_allclose(result.report["spread"], expected, atol=2e-3)
+    assert result_of(tiny, clip, futures=1).report["spread"] == [0, 0, 0]
+    assert max(result_of(tiny, clip, temperature=0).report["spread"]) < 1e-3
 
 
-def test_the_surprise_is_the_models_of_the_prompt_and_what_followed(tiny, long_clip):
-    run = run_of(tiny, long_clip, prompt_frames=8)
-    video = read_clip(long_clip, size=16, channels=1).video[2:11]  # six before the future, three after its start
-    surprise = tiny.surprise(video[None])
-    np.testing.assert_allclose(run.report["surprise"]["bits"], surprise.bits[0], atol=1e-4)
-    np.testing.assert_allclose(run.surprise, surprise.where[0], atol=1e-4)
-    assert len(run.surprise) == len(run.given) + len(run.truth) - 1
+def test_the_surprise_covers_the_context_and_what_followed(tiny, long_clip):
+    result = result_of(tiny, long_clip, prompt_frames=8)
+    surprise = tiny.surprise(video_of(long_clip)[None, 2:11])  # six frames before the future, three after its start
+    np.testing.assert_allclose(result.report["surprise"]["bits"], surprise.bits[0], atol=1e-4)
+    np.testing.assert_allclose(result.surprise, surprise.where[0], atol=1e-4)
+    assert len(result.surprise) == len(result.context) + len(result.truth) - 1
 
 
-def test_without_a_truth_there_are_no_scores_and_without_a_likelihood_no_surprise(tiny, clip, tmp_path):
-    run = run_of(tiny, clip)
-    assert run.report["scores"] is None
-    assert len(run.report["surprise"]["bits"]) == 4
-    layered = lively(built(TINY_LAYERED)).eval()
-    run = run_of(layered, clip, prompt_frames=3)
-    assert run.report["surprise"] is None and run.surprise.size == 0
-    assert run.report["scores"] is not None
-    one_frame = moving_dot(tmp_path / "one.mp4", frames=1)
-    assert run_of(tiny, one_frame).report["surprise"] is None
+def test_scores_need_a_truth_and_surprise_needs_a_likelihood_and_two_frames(tiny, clip, tmp_path):
+    report = result_of(tiny, clip).report
+    assert report["scores"] is None and len(report["surprise"]["bits"]) == 4
+    result = result_of(lively(built(TINY_LAYERED)).eval(), clip, prompt_frames=3)
+    assert result.report["surprise"] is None and result.surprise.size == 0
+    assert result.report["scores"] is not None
+    assert result_of(tiny, moving_dot(tmp_path / "one.mp4", frames=1)).report["surprise"] is None
 
 
-def shocked(model, clip, monkeypatch, bits, usual=1.0, **changes) -> Run:
-    """A run of a model that finds frames so surprising, counted from the second."""
-    card = {} if usual is None else {"scores": {"surprise": {"frame_p99": usual}}}
-    model.card = card
+def surprised(model, clip, monkeypatch, bits, usual: float | None = 1.0, **changes) -> dict:
+    """The report of a model with these surprises, from the second frame on."""
+    model.card = {} if usual is None else {"scores": {"surprise": {"frame_p99": usual}}}
     bits = torch.tensor([bits])
     monkeypatch.setattr(model, "surprise", lambda video: Surprise(bits, bits[..., None, None]))
-    return run_of(model, clip, **changes)
+    return result_of(model, clip, **changes).report
 
 
-@pytest.mark.parametrize("usual", [1.0, 0.06])
-def test_a_frame_is_unusual_exactly_above_a_multiple_of_what_is_usual_for_the_model(tiny, clip, monkeypatch, usual):
-    limit = float(torch.tensor(UNUSUAL * usual))
-    just = [limit * (1 - 1e-6), limit * (1 + 1e-6), 0.0, 0.0]
-    run = shocked(tiny, clip, monkeypatch, just, usual)
-    assert run.report["surprise"]["unusual_frames"] == [3]
-    assert run.report["surprise"]["usual"] == usual
-    assert run.report["notes"][0].startswith("Frame 3 of the clip came as a shock: ")
-    run = shocked(tiny, clip, monkeypatch, [limit * (1 - 1e-6)] * 4, usual)
-    assert run.report["surprise"]["unusual_frames"] == []
-    assert not any("shock" in note or "unlike" in note for note in run.report["notes"])
-
-
-def test_unusual_frames_are_counted_in_the_clip_not_in_what_the_model_saw_of_it(tiny, long_clip, monkeypatch):
-    run = shocked(tiny, long_clip, monkeypatch, [0.0, 9.0, *[0.0] * 5], prompt_frames=8)
-    assert len(run.given) == 6
-    assert run.report["surprise"]["unusual_frames"] == [5]  # of 3 ... 8, the third
-
-
-def test_several_unusual_frames_are_listed_and_many_make_an_unusual_clip(tiny, clip, monkeypatch):
-    def first_note(bits):
-        return shocked(tiny, clip, monkeypatch, bits).report["notes"][0]
-
-    assert first_note([0.0, 9.0, 0.0, 9.0]).startswith("Frames 3, 5 of the clip came as a shock: ")
-    assert first_note([0.0, 9.0, 9.0, 9.0]).startswith("This clip is unlike what the model was trained on")
-
-
-def test_a_model_that_knows_nothing_of_its_data_calls_no_clip_unusual(tiny, clip, monkeypatch):
-    report = shocked(tiny, clip, monkeypatch, [9.0] * 4, usual=None).report
+def test_a_frame_is_unusual_above_a_multiple_of_the_training_datas_surprise(tiny, clip, monkeypatch):
+    for usual in (1.0, 0.06):
+        limit = float(torch.tensor(UNUSUAL * usual))
+        below, above = limit * (1 - 1e-6), limit * (1 + 1e-6)
+        report = surprised(tiny, clip, monkeypatch, [below, above, 0.0, 0.0], usual)
+        assert report["surprise"]["unusual_frames"] == [3] and report["surprise"]["usual"] == usual
+        assert report["notes"][0].startswith("Frame 3 is unlike anything in the training data")
+        report = surprised(tiny, clip, monkeypatch, [below] * 4, usual)
+        assert report["surprise"]["unusual_frames"] == []
+        assert not any("unlike" in note for note in report["notes"])
+    report = surprised(tiny, clip, monkeypatch, [9.0] * 4, usual=None)
     assert report["surprise"] == {"bits": [9.0] * 4, "usual": None, "unusual_frames": []}
 
 
-# ---- what is imagined ------------------------------------------------------------------------------------
+def test_unusual_frames_are_numbered_in_the_clip_and_many_make_an_unusual_clip(tiny, clip, long_clip, monkeypatch):
+    report = surprised(tiny, long_clip, monkeypatch, [0.0, 9.0, *[0.0] * 5], prompt_frames=8)
+    assert report["used_frames"] == 6 and report["surprise"]["unusual_frames"] == [5]  # of 3 ... 8, the third
+    for bits, start in (([0, 9, 0, 9], "Frames 3, 5 are unlike"), ([0, 9, 9, 9], "This clip is unlike")):
+        notes = surprised(tiny, clip, monkeypatch, [float(bit) for bit in bits])["notes"]
+        assert notes[0].startswith(start)
 
 
-def test_what_is_imagined_owes_nothing_to_the_clip(long_clip, tmp_path):
-    model, other = dreamer(), moving_dot(tmp_path / "other.mp4", start=9)
-    futures = [run_of(model, clip, labels=(3,)).futures for clip in (long_clip, other)]
+# ---- imagined futures ------------------------------------------------------------------------------------
+
+
+def test_imagined_futures_do_not_depend_on_the_clip(long_clip, tmp_path):
+    model, other = class_model(), moving_dot(tmp_path / "other.mp4", start=9)
+    futures = [result_of(model, clip, labels=(3,)).futures for clip in (long_clip, other)]
     np.testing.assert_array_equal(*futures)
-    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, Sampling(labels=(3,)), seeds=[7, 8, 9])
-    np.testing.assert_array_equal(futures[0], [stt.video.to_uint8(future) for future in expected])
-    continued, seven = (run_of(model, long_clip, labels=labels).futures for labels in ((), (7,)))
-    assert (continued != futures[0]).any() and (seven != futures[0]).any()
+    expected = stt.predict(model, torch.zeros(1, 1, 16, 16), 3, seeds=[7, 8, 9], condition=Condition(labels=(3,)))
+    np.testing.assert_array_equal(futures[0], [to_uint8(future) for future in expected])
+    for labels in ((), (7,)):
+        assert (result_of(model, long_clip, labels=labels).futures != futures[0]).any()
 
 
-def test_what_is_imagined_is_not_scored_but_the_clip_still_surprises(long_clip):
-    model = dreamer()
-    continued, imagined = (run_of(model, long_clip, prompt_frames=5, labels=labels) for labels in ((), (3, 7)))
+def test_imagined_futures_are_not_scored_and_their_notes_leave_out_the_clip(long_clip, monkeypatch):
+    model = class_model()
+    continued, imagined = (result_of(model, long_clip, prompt_frames=5, labels=labels) for labels in ((), (3, 7)))
     assert not continued.report["imagined"] and continued.report["scores"]
     assert imagined.report["imagined"] and imagined.report["scores"] is None
     assert imagined.report["surprise"] == continued.report["surprise"]
-    np.testing.assert_array_equal(imagined.truth, continued.truth)  # the clip goes on, beside them
-    assert IMAGINED in imagined.report["notes"] and IMAGINED not in continued.report["notes"]
-
-
-def test_notes_on_what_the_model_saw_of_the_clip_are_left_out_where_it_saw_nothing(long_clip, monkeypatch):
-    model = dreamer()
-    of_the_clip = "It was resized to the 16 x 16 pixels that the model works on."
+    np.testing.assert_array_equal(imagined.truth, continued.truth)
+    assert IMAGINED not in continued.report["notes"]
+    resized = "It was resized to the 16 x 16 pixels of the model."
     for start in (1, 11):
-        run = run_of(model, long_clip, prompt_frames=start, labels=(-1,))
-        assert run.report["notes"] == [IMAGINED, of_the_clip]
-    run = shocked(model, long_clip, monkeypatch, [9.0] * 3, prompt_frames=4, frames=1, labels=(-1,))
-    assert run.report["surprise"]["unusual_frames"]
-    assert run.report["notes"][0] == IMAGINED  # no advice on futures of the clip
+        assert result_of(model, long_clip, prompt_frames=start, labels=(-1,)).report["notes"] == [IMAGINED, resized]
+    report = surprised(model, long_clip, monkeypatch, [9.0] * 3, prompt_frames=4, frames=1, labels=(-1,))
+    assert report["surprise"]["unusual_frames"] and report["notes"][0] == IMAGINED
 
 
-def test_labels_mean_nothing_to_a_model_that_only_continues_clips(tiny, long_clip):
-    asked_for, plain = (run_of(tiny, long_clip, prompt_frames=5, labels=labels) for labels in ((3,), ()))
-    np.testing.assert_array_equal(asked_for.futures, plain.futures)
-    assert asked_for.report["scores"] == plain.report["scores"] and not asked_for.report["imagined"]
+def test_labels_are_ignored_without_classes_and_unknown_ones_are_refused_before_any_work(tiny, long_clip, tmp_path):
+    with_labels, plain = (result_of(tiny, long_clip, prompt_frames=5, labels=labels) for labels in ((3,), ()))
+    np.testing.assert_array_equal(with_labels.futures, plain.futures)
+    assert with_labels.report["scores"] == plain.report["scores"] and not with_labels.report["imagined"]
+    with pytest.raises(RequestError, match="takes up to 1 of 0 to 9"):
+        next(predict(request_for(tmp_path / "gone.mp4", labels=(10,)), class_model(labels=1)))
 
 
-def test_an_unknown_label_is_refused_before_anything_is_read_or_computed(tmp_path):
-    with pytest.raises(Refused, match="takes up to 1 of 0 to 9"):
-        next(predict(asked(tmp_path / "gone.mp4", labels=(10,)), dreamer(labels=1)))
+# ---- gaps ------------------------------------------------------------------------------------------------
 
 
-# ---- what is filled in ------------------------------------------------------------------------------------
-
-
-def test_frames_in_between_are_those_of_the_sampler_with_the_clip_on_both_sides(long_clip):
-    model = filler()
-    video = read_clip(long_clip, size=16, channels=1).video
-    run, frames = run_of(model, long_clip, prompt_frames=4, between=True), seen_by(model, long_clip)
-    expected = stt.between(model, video[:4], video[7:], 3, seeds=[7, 8, 9])
-    for t, futures in enumerate(expected):
-        np.testing.assert_array_equal(run.futures[:, t], stt.video.to_uint8(futures))
-    np.testing.assert_array_equal(run.given, frames[1:4])  # it sees three
-    np.testing.assert_array_equal(run.truth, frames[4:7])
-    np.testing.assert_array_equal(run.ending, frames[7:10])
-    report = run.report
+def test_a_gap_is_filled_from_the_clip_on_both_sides(long_clip):
+    model, video = gap_model(), video_of(long_clip)
+    result, frames = result_of(model, long_clip, prompt_frames=4, between=True), to_uint8(video)
+    for t, futures in enumerate(stt.between(model, video[:4], video[7:], 3, seeds=[7, 8, 9])):
+        np.testing.assert_array_equal(result.futures[:, t], to_uint8(futures))
+    for part, expected in ((result.context, frames[1:4]), (result.truth, frames[4:7]), (result.ending, frames[7:10])):
+        np.testing.assert_array_equal(part, expected)  # the model sees three frames on each side
+    report = result.report
     assert report["between"] and report["settings"]["between"] and report["names"] == ["seed 7", "seed 8", "seed 9"]
     assert (report["used_frames"], report["ending_frames"], report["predicted_frames"]) == (3, 3, 3)
-    assert len(run.surprise) == 3 + 3 + 3 - 1
+    assert len(result.surprise) == 3 + 3 + 3 - 1
 
 
-@pytest.mark.parametrize(("frames", "start"), [(3, 3), (7, 3), (8, 2), (9, 1)])
-def test_left_open_a_gap_lies_in_the_clip(long_clip, frames, start):
-    request = asked(long_clip, frames=frames, between=True)
-    prompt = read_prompt(request, filler())
-    assert prompt.start == start
-    assert len(prompt.ending) == min(11 - start - frames, 3) and len(prompt.after) == 11 - start
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"frames": 10}, "A gap of 10 needs a clip of at least 12 frames, .* but this one has 11."),
-        ({"prompt_frames": 8}, "starts after 8 frames and 3 are missing, but the clip has 11; start after at most 7."),
-        ({"stride": 4, "frames": 2}, "at least 4 frames, one before it and one after, but this one has 3"),
-    ],
-)
-def test_a_gap_that_does_not_lie_in_the_clip_is_refused_with_the_numbers(long_clip, changes, sentence):
-    with pytest.raises(Refused, match=sentence):
-        run_of(filler(), long_clip, **{"between": True, **changes})
+def test_a_gap_without_prompt_frames_lies_in_the_clip(long_clip):
+    for frames, start in ((3, 3), (7, 3), (8, 2), (9, 1)):
+        prompt = read_prompt(request_for(long_clip, frames=frames, between=True), gap_model())
+        assert prompt.start == start
+        assert len(prompt.ending) == min(11 - start - frames, 3) and len(prompt.continuation) == 11 - start
 
 
 def test_a_filled_gap_is_scored_beside_its_ends_blended(long_clip):
-    run = run_of(filler(), long_clip, prompt_frames=4, between=True)
-    scores, truth = run.report["scores"], run.truth[..., 0] / 255
-    first, last = run.given[-1, ..., 0] / 255, run.ending[0, ..., 0] / 255
+    result = result_of(gap_model(), long_clip, prompt_frames=4, between=True)
+    scores, truth = result.report["scores"], result.truth[..., 0] / 255
+    first, last = result.context[-1, ..., 0] / 255, result.ending[0, ..., 0] / 255
     for name, shares in (("copy", (0, 0, 0)), ("blend", (0.25, 0.5, 0.75))):
         errors = [
             100 * np.sqrt(np.mean((first + s * (last - first) - t) ** 2)) for s, t in zip(shares, truth, strict=True)
         ]
         np.testing.assert_allclose(scores[name]["error"], errors, atol=0.02)
     assert len(scores["futures"]["error"][0]) == len(scores["blend"]["ssim"]) == 3
-    assert "blend" not in run_of(filler(), long_clip, prompt_frames=4).report["scores"]
+    assert "blend" not in result_of(gap_model(), long_clip, prompt_frames=4).report["scores"]
 
 
-def test_a_gap_that_was_not_filled_to_its_end_does_not_join(long_clip):
-    events = predict(asked(long_clip, between=True), filler())
-    progress = next(event for event in events if event.frames)
-    run = conclude(progress)
-    assert run.futures.shape[1] == len(run.truth) == 1 and len(run.ending) == 0
-    assert run.report["ending_frames"] == 3 and len(run.report["scores"]["blend"]["error"]) == 1
-    assert len(run.alone(0)) == 3 + 1
+def test_a_gap_cut_short_has_no_ending(long_clip):
+    progress = next(event for event in predict(request_for(long_clip, between=True), gap_model()) if event.frames)
+    result = conclude(progress)
+    assert result.futures.shape[1] == len(result.truth) == 1 and len(result.ending) == 0
+    assert result.report["ending_frames"] == 3 and len(result.report["scores"]["blend"]["error"]) == 1
+    assert len(result.single(0)) == 3 + 1
 
 
-def test_of_a_gap_is_said_what_is_seen_around_it(long_clip, tmp_path):
-    said = run_of(filler(), long_clip, prompt_frames=5, between=True).report["notes"]
-    assert said[0] == "For each frame the model saw the 3 nearest on both sides, filled in or given."
-    assert not any("before the future" in note or "looks back" in note for note in said)
-    short = moving_dot(tmp_path / "short.mp4", frames=3)
-    assert "frame" not in " ".join(run_of(filler(), short, frames=1, between=True).report["notes"])
+# ---- actions ---------------------------------------------------------------------------------------------
 
 
-# ---- what is done ----------------------------------------------------------------------------------------
+def test_an_action_leads_the_futures(clip):
+    model = action_model()
+    result = result_of(model, clip, action=(0.5, -1.0))
+    expected = stt.predict(model, video_of(clip), 3, seeds=[7, 8, 9], condition=Condition(actions=((0.5, -1.0),)))
+    np.testing.assert_array_equal(result.futures, [to_uint8(future) for future in expected])
+    for action in ((), (0.0, -1.0)):
+        assert not np.array_equal(result.futures, result_of(model, clip, action=action).futures)
+    assert result.report["action"] == {"push right": 0.5, "push up": -1.0}
+    assert result.report["settings"]["action"] == [0.5, -1.0]
 
 
-def test_futures_under_an_action_are_those_of_a_rollout_with_it_and_others_than_free_ones(clip):
-    model = pusher()
-    video = read_clip(clip, size=16, channels=1).video
-    run = run_of(model, clip, action=(0.5, -1.0))
-    expected = stt.predict(model, video, 3, Sampling(actions=((0.5, -1.0),)), seeds=[7, 8, 9])
-    for future, other in zip(run.futures, expected, strict=True):
-        np.testing.assert_array_equal(future, stt.video.to_uint8(other))
-    assert not any(np.array_equal(run.futures, run_of(model, clip, action=a).futures) for a in ((), (0.0, -1.0)))
-    assert run.report["action"] == {"push right": 0.5, "push up": -1.0}
-    assert run.report["settings"]["action"] == [0.5, -1.0]
+# ---- notes -----------------------------------------------------------------------------------------------
 
 
-def test_an_action_is_told_apart_from_those_of_what_really_followed(long_clip):
-    told = [
-        LED in run_of(pusher(), long_clip, prompt_frames=start, action=action).report["notes"]
-        for start, action in ((5, (1.0, 0.0)), (11, (1.0, 0.0)), (5, ()))
-    ]
-    assert told == [True, False, False]
-
-
-# ---- what is said ----------------------------------------------------------------------------------------
-
-
-def test_the_report_says_what_happened_to_the_clip(tiny, tmp_path):
+def test_notes_say_what_happened_to_the_clip_and_what_limits_the_futures(tiny, tmp_path):
     wide = moving_dot(tmp_path / "wide.mp4", frames=9, width=64)
-
-    def said(**changes) -> str:
-        request = asked(wide, **changes)
-        return " ".join(notes(request, tiny, read_prompt(request, tiny)))
-
-    everything = said(temperature=0.0)
-    for part in (
-        "last 6 of the 9 frames",
-        "cropped",
-        "16 x 16",
-        "no longer see the oldest",
-        "every future is the same",
+    for model, changes, present, absent in (
+        (tiny, {"temperature": 0.0}, ["last 6 of the 9 frames", "cropped", "16 x 16", "no longer see", "same"], []),
+        (tiny, {"fit": "pad"}, ["Black bars"], ["cropped"]),
+        (tiny, {"prompt_frames": 1}, ["single frame"], []),
+        (tiny, {"prompt_frames": 4}, [], ["no longer see", "before the future"]),
+        (tiny, {"temperature": 0.0, "futures": 1}, [], ["futures are the same"]),
+        (gap_model(), {"prompt_frames": 4, "between": True}, ["the 3 nearest on both sides"], ["looks back"]),
+        (action_model(), {"prompt_frames": 5, "action": (1.0, 0.0)}, [STEERED], []),
+        (action_model(), {"prompt_frames": 9, "action": (1.0, 0.0)}, [], [STEERED]),
+        (action_model(), {"prompt_frames": 5}, [], [STEERED]),
     ):
-        assert part in everything
-    assert "Black bars" in said(fit="pad") and "cropped" not in said(fit="pad")
-    assert "single frame" in said(prompt_frames=1)
-    assert "last 6 of the 8 frames" in said(prompt_frames=8)
-    assert "no longer see" not in said(prompt_frames=4)
-    assert "every future is the same" not in said(temperature=0.0, futures=1)
+        request = request_for(wide, **changes)
+        text = " ".join(notes(request, model, read_prompt(request, model)))
+        assert all(part in text for part in present) and not any(part in text for part in absent), (changes, text)
 
 
-def test_of_a_clip_that_fits_nothing_is_said(tiny, tmp_path):
+def test_a_model_without_chance_has_one_future_without_a_seed_in_its_name(tiny, tmp_path):
+    tiny.knobs = frozenset()
     file = lossless(tmp_path / "fits.mp4", np.zeros((4, 16, 16, 3), np.uint8))
-    request = asked(file)
-    assert notes(request, tiny, read_prompt(request, tiny)) == []
-    tiny.knobs = frozenset()
-    assert notes(request, tiny, read_prompt(request, tiny)) == [ONE_FUTURE]
-
-
-def test_a_model_without_chance_has_one_future_that_no_seed_or_temperature_names(tiny, tmp_path):
-    tiny.knobs = frozenset()
-    run = run_of(tiny, moving_dot(tmp_path / "in.mp4"), futures=3)
-    assert len(run.futures) == len(run.report["seeds"]) == run.report["settings"]["futures"] == 1
-    assert run.board.names == ("mean future",)
-    assert run.title("future-1.mp4") == "tiny-mean-future.mp4"
-    assert run.title("side-by-side.gif") == "tiny-mean-future-side-by-side.gif"
-    shown = shown_run(replace(run, report=run.report | {"id": "some-id"}))
-    assert (shown["names"], shown["detail"], shown["facts"][0]) == (["mean future"], "tiny", "tiny")
+    result = result_of(tiny, file, futures=3)
+    assert len(result.futures) == len(result.report["seeds"]) == result.report["settings"]["futures"] == 1
+    assert result.report["notes"] == [ONE_FUTURE]  # nothing happened to the clip
+    assert result.layout.names == ("mean future",)
+    assert result.title("future-1.mp4") == "tiny-mean-future.mp4"
+    assert result.title("side-by-side.gif") == "tiny-mean-future-side-by-side.gif"
+    value = result_value(replace(result, report=result.report | {"id": "some-id"}))
+    assert (value["names"], value["detail"], value["facts"][0]) == (["mean future"], "tiny", "tiny")

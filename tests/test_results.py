@@ -1,202 +1,218 @@
-"""Results that come back: as a dropped file, out of the history, or as the next prompt."""
+"""Results that come back whole, and their videos on demand."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-import gradio as gr
 import numpy as np
 import pytest
 
-from stt.encode import write_mp4
-from stt.ui.callbacks import EMPTY
-from stt.ui.request import check
-from stt.ui.runs import NO_RUN, Run
-from stt.video import read_clip, to_uint8
-from tests.desk_fixtures import ANOTHER, OTHERS, SETTINGS, Desk, changed, event_of
-from tests.test_player import sheet
-from tests.ui_fixtures import filler, moving_dot
+from stt import results as module
+from stt.models.stt import STT
+from stt.request import RequestError
+from stt.results import ARRAYS, FILE, NO_RESULT, Result, ResultStore
+from stt.side_by_side import CLIP, FUTURE, SideBySide
+from stt.ui.server import load_results
+from stt.video import read_clip, read_metadata, to_uint8
+from tests.conftest import TINY, lively
+from tests.ui_fixtures import gap_model, moving_dot, result_of
 
-# ---- results that come back ------------------------------------------------------------------------------
-
-
-def dropped(desk: Desk, name: str, run: Run, desk_of_run: Desk | None = None) -> Path:
-    """A result's file as an upload."""
-    made, _ = (desk_of_run or desk).runs.file(run.report["id"], name)
-    target = desk.uploads / f"dropped-{name}"
-    target.write_bytes(made.read_bytes())
-    return target
+STEMS = ("side-by-side", "future-1", "future-2", "future-3")
+NAMES = [f"{stem}.{ending}" for stem in STEMS for ending in ("mp4", "gif")]
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"), [("future-2.mp4", {"seed": 8, "futures": 1}), ("side-by-side.mp4", {})], ids=str
-)
-def test_a_dropped_result_brings_back_its_settings_and_its_clip_and_can_be_made_again(desk, said, name, changes):
-    clip = desk.upload()
-    run = desk.predict(clip)
-    answer = desk.choose(dropped(desk, name, run), **OTHERS)
-    assert answer.player == gr.skip()
-    assert answer.controls == SETTINGS | changes | {"clip": str(clip), "fresh": False}
-    assert len(said) == 1 and "are back" in said[0]
-    controls = {n: v for n, v in answer.controls.items() if n not in ("clip", "fresh")}
-    again = desk.choose(clip, answer.wanted, **controls)
-    assert again.controls["prompt_frames"]["value"] == 4
-    np.testing.assert_array_equal(sheet(again.player["prompt"])[0], run.given)
-    repeated = desk.predict(clip, **controls).futures
-    expected = run.futures[1:] if changes else run.futures
-    assert np.abs(repeated.astype(int) - expected).max() <= 1
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return moving_dot(tmp_path_factory.mktemp("clip") / "in.mp4", frames=7)
 
 
-def test_a_dropped_future_without_its_clip_goes_on_with_its_own_frames(tmp_path, desk, models, said):
-    """Settings were made for the clip; its frames in the video are those that the model saw, one by one."""
-    elsewhere = Desk(tmp_path / "elsewhere", models)
-    run = elsewhere.predict(elsewhere.upload(frames=24), prompt_frames=9)
-    assert len(run.given) == 6
-    answer = desk.choose(dropped(desk, "future-1.mp4", run, elsewhere), **OTHERS)
-    assert said and "its own frames" in said[0]
-    assert answer.player["state"] == "ready"
-    shown = sheet(answer.player["prompt"])[0]
-    assert shown.shape == run.given.shape
-    assert np.abs(shown.astype(int) - run.given).max() <= 4
-    start = answer.controls.pop("prompt_frames")
-    assert (start["value"], start["maximum"]) == (6, 6 + 3)
-    assert answer.controls == {n: v for n, v in SETTINGS.items() if n != "prompt_frames"} | {
-        "futures": 1, "stride": 1, "fresh": False
+@pytest.fixture(scope="module")
+def result(clip):
+    """A context of five frames, three futures of three frames, a truth of two."""
+    model = lively(STT(TINY)).eval()
+    model.weights = "tiny@1"
+    return result_of(model, clip, prompt_frames=5)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ResultStore(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def stored(store, result):
+    return store.put(result)
+
+
+def assert_same(one: Result, two: Result) -> None:
+    assert one.report == two.report
+    for name in ARRAYS:
+        a, b = getattr(one, name), getattr(two, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def panel(frame: np.ndarray, layout: SideBySide, number: int) -> np.ndarray:
+    """The pixels of one panel, at the model's size."""
+    y, x = (corner + 3 for corner in layout.corner(number))
+    side = layout.size * layout.factor
+    return frame[y : y + side : layout.factor, x : x + side : layout.factor]
+
+
+# ---- saving ----------------------------------------------------------------------------------------------
+
+
+def test_a_saved_result_comes_back_the_same(result, tmp_path):
+    for name, one in {"a": result, "b": replace(result, truth=result.truth[:0], surprise=result.surprise[:0])}.items():
+        one.save(tmp_path / f"{name}.npz")
+        assert_same(Result.load(tmp_path / f"{name}.npz"), one)
+
+
+def test_a_file_of_an_earlier_version_loads(result, tmp_path):
+    settings = {name: value for name, value in result.report["settings"].items() if name not in ("between", "action")}
+    report = {name: v for name, v in result.report.items() if name not in ("between", "ending_frames", "action")}
+    report |= {"settings": settings | {"steps": 2}}
+    arrays = {name: getattr(result, name) for name in ("futures", "truth", "surprise")} | {"given": result.context}
+    np.savez(tmp_path / "old.npz", report=np.asarray(json.dumps(report)), **arrays)
+    old = Result.load(tmp_path / "old.npz")
+    new = {"between": False, "ending_frames": 0, "action": {}}
+    assert old.report == report | new | {"settings": result.report["settings"]}
+    np.testing.assert_array_equal(old.single(0), result.single(0))
+    np.testing.assert_array_equal(old.side_by_side(), result.side_by_side())
+
+
+def test_the_store_gives_a_result_back_under_its_id(store, result, stored):
+    assert stored.report == result.report | {"id": stored.report["id"]} and "id" not in result.report
+    assert_same(store.get(stored.report["id"]), stored)
+    assert store.put(result, "chosen-name").report["id"] == "chosen-name"
+    assert store.get("chosen-name").report["id"] == "chosen-name"
+
+
+def test_unknown_and_hostile_ids_get_one_sentence(store, result, stored, tmp_path):
+    names = {module.new_id() for _ in range(200)}  # well-formed, but nobody's
+    assert len(names) == 200 and all(len(name) >= 16 for name in names)
+    result.save(tmp_path / "secret" / FILE)
+    inside = ResultStore(tmp_path / "results")
+    inside.put(result)
+    hostile = [
+        None, 3, "", "abc", ".", "..", "../..", "/etc", "a" * 65, "a/b/c/d", FILE, "nobody", "a\0bcd", [], {}, "....",
+        "%2e%2e", "tiny\n", "𝔞𝔟𝔠𝔡", "../secret", "secret", str(tmp_path / "secret"), "results/../../secret",
+    ]  # fmt: skip
+    for name in [*names, *hostile]:
+        for get in (store.get, inside.get, lambda name: store.video(name, "future-1.mp4")):
+            with pytest.raises(RequestError) as error:
+                get(name)
+            assert str(error.value) == NO_RESULT
+
+
+def test_shipped_results_are_in_the_store_and_broken_files_are_left_out(result, tmp_path, capsys):
+    result.save(tmp_path / "two-rising.npz")
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "two-rising.npz").read_bytes()[:999])
+    np.savez(tmp_path / "other.npz", report=np.asarray("{}"))
+    shipped = load_results(sorted(tmp_path.glob("*.npz")))
+    assert list(shipped) == ["two-rising"]
+    complaints = capsys.readouterr().err
+    assert all(name in complaints for name in ("broken.npz", "half.npz", "other.npz"))
+    store = ResultStore(tmp_path / "results", shipped)
+    assert_same(store.get("two-rising"), replace(result, report=result.report | {"id": "two-rising"}))
+    path, title = store.video("two-rising", "future-2.mp4")
+    assert title == "tiny-seed-8.mp4" and read_metadata(path)["seed"] == 8
+
+
+# ---- videos ----------------------------------------------------------------------------------------------
+
+
+def test_every_video_plays_and_an_mp4_knows_its_settings(store, stored, clip):
+    assert stored.names == NAMES
+    settings = {
+        "app": "stt", "model": "tiny", "frames": 3, "temperature": 1.0, "prompt_frames": 5, "top_k": 0, "top_p": 1.0,
+        "stride": 1, "fit": "crop", "fps": 0.0, "labels": [], "between": False, "action": [], "family": "stt",
+        "weights": "tiny@1", "clip": {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()},
+        "context": 5,
     }  # fmt: skip
+    for name in NAMES:
+        path, _ = store.video(stored.report["id"], name)
+        video = read_clip(path, size=16, channels=3)
+        assert (video.source_frames, video.fps) == (5 + 3, 10), name
+        if together := name.startswith("side"):
+            assert video.source_size == stored.layout.shape[::-1]
+        else:
+            assert video.source_size == (256, 256)
+            expected = np.concatenate([stored.context, stored.futures[int(name[7]) - 1]])
+            assert np.abs(to_uint8(video.video).astype(int) - expected).max() <= 4
+        seed = {"seed": 7, "futures": 3} if together else {"seed": 6 + int(name[7]), "futures": 1}
+        metadata = settings | seed | {"alone": not together}
+        assert read_metadata(path) == (metadata if name.endswith("mp4") else None), name
 
 
-def test_a_dropped_filled_gap_without_its_clip_lies_between_its_own_frames(tmp_path, desk, models, said):
-    models["filler"] = filler()
-    elsewhere = Desk(tmp_path / "elsewhere", models)
-    run = elsewhere.predict(elsewhere.upload(), model="filler", stride=1, between=True)
-    answer = desk.choose(dropped(desk, "future-1.mp4", run, elsewhere), **OTHERS)
-    player = answer.player
-    assert (player["given"], player["frames"], player["ending_frames"]) == (3, 3, 3)
-    assert answer.controls["between"] is True and answer.controls["prompt_frames"]["value"] == 3
-    assert np.abs(sheet(player["ending"])[0].astype(int) - run.ending).max() <= 4
+def test_side_by_side_all_panels_show_the_same_time_and_the_truth_follows_the_clip(stored):
+    layout, frames = stored.layout, stored.side_by_side()
+    assert frames.shape == (8, *layout.shape, 3)
+    for t in range(8):
+        clip = stored.context[t] if t < 5 else stored.truth[min(t - 5, 1)]  # beyond the truth it stands still
+        np.testing.assert_array_equal(panel(frames[t], layout, 0), clip)
+        for k in range(3):
+            expected = stored.context[t] if t < 5 else stored.futures[k, t - 5]
+            np.testing.assert_array_equal(panel(frames[t], layout, k + 1), expected)
 
 
-def test_a_dropped_side_by_side_video_without_its_clip_asks_for_it(tmp_path, desk, models, said):
-    elsewhere = Desk(tmp_path / "elsewhere", models)
-    run = elsewhere.predict(elsewhere.upload())
-    answer = desk.choose(dropped(desk, "side-by-side.mp4", run, elsewhere), **OTHERS)
-    assert said and "choose the clip again" in said[0]
-    assert answer.player == EMPTY
-    assert answer.controls == SETTINGS | {"clip": None, "fresh": False}
-    cleared = desk.choose(None, answer.wanted)  # which the page reports next
-    again = desk.choose(desk.upload(), cleared.wanted, **SETTINGS)
-    assert again.controls["prompt_frames"]["value"] == SETTINGS["prompt_frames"]
+def test_videos_of_a_filled_gap_go_on_with_the_clip(clip):
+    result = result_of(gap_model(), clip, prompt_frames=2, between=True)  # a gap of three in seven frames
+    single, layout, frames = result.single(1)[:, ::16, ::16], result.layout, result.side_by_side()
+    np.testing.assert_array_equal(single, np.concatenate([result.context, result.futures[1], result.ending]))
+    assert len(frames) == len(single) == 2 + 3 + 2
+    assert [tuple(frame[layout.corner(1)]) for frame in frames] == [CLIP] * 2 + [FUTURE] * 3 + [CLIP] * 2
+    for t, expected in enumerate([*result.context, *result.truth, *result.ending]):
+        np.testing.assert_array_equal(panel(frames[t], layout, 0), expected)
 
 
-def test_a_result_that_travels_does_not_bring_its_clip_to_another_visitor(desk, said):
-    run, example = desk.predict(desk.upload()), desk.predict(desk.examples[0])
-    answer = desk.choose(dropped(desk, "future-1.mp4", run), visitor=ANOTHER, **OTHERS)
-    assert "clip" not in answer.controls and "its own frames" in said[0]
-    answer = desk.choose(dropped(desk, "future-1.mp4", example), visitor=ANOTHER, **OTHERS)
-    assert answer.controls["clip"] == str(desk.examples[0])
+def test_a_layout_fits_the_screen_and_its_panels_do_not_overlap():
+    for size in (16, 64, 128):
+        for futures in range(1, 9):
+            layout = SideBySide(size, tuple(f"seed {k}" for k in range(futures)), 5, 10)
+            height, width = layout.shape
+            assert height % 2 == width % 2 == 0 and width <= 842
+            assert height <= 486 or layout.factor == 1
+            covered = np.zeros(layout.shape, int)
+            for number in range(futures + 1):
+                y, x = layout.corner(number)
+                covered[y : y + layout.cell, x : x + layout.cell] += 1
+            assert covered.max() == 1 and covered.sum() == (futures + 1) * layout.cell**2, (size, futures)
 
 
-def test_a_clip_that_the_janitor_took_counts_as_lost(desk, said):
-    clip = desk.upload()
-    run = desk.predict(clip)
-    clip.unlink()
-    assert desk.choose(dropped(desk, "future-1.mp4", run)).player["state"] == "ready"
-    assert "its own frames" in said[0]
+def test_other_file_names_are_refused_and_make_nothing(store, stored):
+    before = sorted(store.folder.rglob("*"))
+    for file in (
+        "", "..", "../", "../x.mp4", "../../etc/passwd", "/etc/passwd", FILE, "future-0.mp4", "future-4.mp4",
+        "future--1.mp4", "future-1", "future-1.mkv", "future-1.mp4/", "side-by-side.webm", "FUTURE-1.MP4",
+        "future-1.mp4 ",
+    ):  # fmt: skip
+        with pytest.raises(RequestError, match=r"^There is no such file\.$"):
+            store.video(stored.report["id"], file)
+    assert sorted(store.folder.rglob("*")) == before
 
 
-ODD_VALUES = {
-    "unknown": {"model": "nobody/knows@it", "family": "x", "weights": []},
-    "wrong types": {n: [v] for n, v in SETTINGS.items()},
-    "texts": {n: f"{v}!" for n, v in SETTINGS.items()},
-    "huge": dict.fromkeys(SETTINGS, 10**400) | {"given": 10**400},
-    "tiny": dict.fromkeys(SETTINGS, -(10**400)) | {"given": -1},
-    "no numbers": {n: float("nan") for n in SETTINGS} | {"given": float("inf")},
-    "nothing": dict.fromkeys(SETTINGS) | {"given": None, "clip": None},
-    "odd clip": {"clip": {"sha256": ["a"], "name": {"x": 1}}},
-    "path as clip": {"clip": "/etc/passwd"},
-    "path as hash": {"clip": {"sha256": "../../etc/passwd"}},
-    "deep": {"frames": [[[[[[[[{}]]]]]]]], "clip": [[[]]]},
-    "controls": {"fresh": True, "wanted": 3, "precomputed": True, "state": "done", "alone": "yes"},
-}
+def test_a_download_is_named_after_its_model_and_seed(result, stored):
+    titles = [stored.title(name) for name in ("side-by-side.mp4", "future-1.mp4", "future-3.gif")]
+    assert titles == ["tiny-seeds-7-to-9-side-by-side.mp4", "tiny-seed-7.mp4", "tiny-seed-9.gif"]
+    settings = result.report["settings"] | {"model": 'owner/a model@1 "\r\n../x'}
+    strange = replace(result, report=result.report | {"settings": settings, "seeds": [4]})
+    for name in ("side-by-side.mp4", "future-1.mp4"):
+        assert not set(strange.title(name)) & set('/\\"\r\n ')
 
 
-@pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("odd", ODD_VALUES)
-def test_a_video_that_lies_about_its_making_does_no_harm(desk, said, odd, alone):
-    clip = desk.uploads / "lies.mp4"
-    told = {"app": "stt", "alone": alone, "given": 2, "clip": {"sha256": "0" * 64}} | SETTINGS | ODD_VALUES[odd]
-    write_mp4(clip, np.zeros((5, 32, 32, 3), np.uint8), 10, told)
-    answer = desk.choose(clip, **OTHERS)
-    controls = OTHERS | {n: v for n, v in answer.controls.items() if n not in ("clip", "fresh", "prompt_frames")}
-    assert answer.controls.get("clip", clip) in (clip, None)
-    assert isinstance(controls["model"], str) and controls["model"] in desk.models
-    check(str(clip), models=desk.models, folders=[desk.uploads], **controls)  # every setting can be served
-    if alone:
-        assert answer.controls["prompt_frames"]["value"] in range(1, 6)
-        assert answer.player["state"] == "ready"
-
-
-@pytest.mark.parametrize("told", [{}, {"app": "other", "frames": 3}, {"app": ["stt"]}, {"frames": 3, "alone": True}])
-def test_what_other_programs_say_of_their_videos_changes_nothing(desk, said, told):
-    write_mp4(desk.uploads / "other.mp4", np.zeros((5, 32, 32, 3), np.uint8), 10, told)
-    answer = desk.choose(desk.uploads / "other.mp4", **OTHERS)
-    assert said == [] and set(answer.controls) == {"prompt_frames"}
-
-
-def test_a_dropped_file_becomes_the_clip_if_it_was_uploaded(desk, tmp_path):
-    clip = desk.upload()
-    assert desk.callbacks.dropped(event_of(path=str(clip))) == str(clip)
-    outside = moving_dot(tmp_path / "outside.mp4")
-    for path in (str(outside), "/etc/passwd", None, 3, ["a"]):
-        with pytest.raises(gr.Error):
-            desk.callbacks.dropped(event_of(path=path))
-
-
-def test_an_earlier_result_brings_back_its_settings_and_its_clip(desk):
-    clip = desk.upload()
-    run = desk.predict(clip)
-    wanted, *controls = desk.callbacks.restore(event_of(run=run.report["id"]))
-    assert changed(controls) == SETTINGS | {"clip": str(clip), "fresh": False}
-    assert wanted["prompt_frames"] == 4
-    clip.unlink()
-    wanted, *controls = desk.callbacks.restore(event_of(run=run.report["id"]))
-    assert wanted == {} and changed(controls) == SETTINGS | {"fresh": False}
-
-
-@pytest.mark.parametrize("name", [None, "nobody-knows-it", "../../x", 3, [], {}])
-def test_a_result_that_nobody_kept_cannot_come_back_or_go_on(desk, name):
-    for ask in (desk.callbacks.restore, desk.callbacks.extend):
-        with pytest.raises(gr.Error, match=NO_RUN):
-            ask(event_of(run=name, future=0))
-
-
-# ---- going on --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("future", [0, 1])
-def test_a_future_becomes_a_clip_of_all_its_frames_and_goes_on_from_its_end(desk, future):
-    run = desk.predict(desk.upload())
-    wanted, clip = desk.callbacks.extend(event_of(run=run.report["id"], future=future))
-    assert Path(clip).is_relative_to(desk.uploads) and f"seed-{7 + future}" in Path(clip).name
-    shown = to_uint8(read_clip(clip, size=16, channels=1).video)
-    expected = np.concatenate([run.given, run.futures[future]])
-    assert shown.shape == expected.shape == (4 + 3, 16, 16, 3)
-    assert np.abs(shown.astype(int) - expected).max() <= 4
-    answer = desk.choose(Path(clip), wanted, stride=1)
-    assert answer.controls["prompt_frames"]["value"] == 4 + 3
-    assert set(answer.controls) == {"prompt_frames"}
-    longer = desk.predict(Path(clip), stride=1, prompt_frames=7)
-    assert np.abs(longer.given.astype(int) - expected[-6:]).max() <= 4
-
-
-def test_two_extensions_of_one_future_are_two_files(desk):
-    run = desk.predict(desk.upload())
-    paths = {desk.callbacks.extend(event_of(run=run.report["id"], future=0))[1] for _ in range(2)}
-    assert len(paths) == 2
-
-
-@pytest.mark.parametrize("future", [-1, 2, None, "0", 0.0, [], 10**400], ids=lambda v: str(v)[:6])
-def test_a_future_that_a_result_does_not_have_cannot_go_on(desk, future):
-    run = desk.predict(desk.upload(), frames=1)
-    with pytest.raises(gr.Error, match="There is no such future"):
-        desk.callbacks.extend(event_of(run=run.report["id"], future=future))
+def test_a_video_is_written_once_even_for_many_readers(result, tmp_path, monkeypatch):
+    written, write = [], Result.write
+    monkeypatch.setattr(Result, "write", lambda self, name, path: written.append(name) or write(self, name, path))
+    store = ResultStore(tmp_path)
+    name, other = store.put(result).report["id"], store.put(replace(result, futures=255 - result.futures)).report["id"]
+    assert name != other and not written  # before the first reader
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda k: store.video(name, NAMES[k % 2]), range(8)))
+    assert sorted(written) == sorted(NAMES[:2])
+    assert len(set(answers)) == 2 and all(path.stat().st_size for path, _ in answers)
+    assert store.video(other, NAMES[0])[0].read_bytes() != store.video(name, NAMES[0])[0].read_bytes()

@@ -5,7 +5,7 @@ import torch
 
 from stt.motion import Layers, composite
 from stt.segmenter import Segmenter, track
-from train.data import DigitVideos, World
+from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def test_what_leaves_the_frame_comes_back_whole():
 @pytest.mark.slow
 def test_layers_are_learned_from_motion_alone():
     """Two digits come apart within 600 clips: moved, they show the future with a tenth of a copy's error."""
-    videos = DigitVideos(World(frames=10, strokes=1.0), None, "train")
+    videos = MovingMNIST(MovingMNISTConfig(frames=10, strokes=1.0), None, "train")
     segmenter = Segmenter(count=2, channels=1, width=16)
     optimizer = torch.optim.AdamW(segmenter.parameters(), lr=2e-3)
     for step in range(150):
-        video = (videos.batch(4, 0, step) + 1) / 2
+        video = (videos.batch(4, 0, step).video + 1) / 2
         filtered = segmenter.filter(video[:, :4], reach=5)
         ahead = torch.stack(track(filtered.layers, video[:, 4:], reach=5).residuals).square().mean()
         known = torch.stack(filtered.residuals).square().mean()
@@ -58,7 +58,7 @@ def test_layers_are_learned_from_motion_alone():
         torch.nn.utils.clip_grad_norm_(segmenter.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
-        video = (videos.batch(16, 1, 0) + 1) / 2
+        video = (videos.batch(16, 1, 0).video + 1) / 2
         filtered = segmenter.filter(video[:, :5], reach=5)
         ahead = torch.stack(track(filtered.layers, video[:, 5:], reach=5).residuals).square().mean()
     copied = (video[:, 5:] - video[:, 4:5]).square().mean()

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling
-from stt.measures import unit
-from stt.models.stt import STT, LayersState, STTConfig, draw_mean, split
+from stt.api import NO_CONDITION, Batch, Condition, Sampling
+from stt.metrics import unit
+from stt.models.stt import STT, STTConfig
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
+from stt.motion_tokens import MotionState, split_penalty
 from stt.sampler import SeededNoise
-from stt.transformer import Gaussian, Normal, SpaceTimeOutput
+from stt.transformer import Gaussian, Normal, SpaceTimeOutput, draw_mean
 from tests.conftest import TINY, TINY_CONFIGS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
 
 
@@ -31,7 +32,7 @@ def test_futures_lie_further_apart_at_a_higher_temperature(name):
 
 
 def test_a_group_with_fewer_codes_never_names_one_that_does_not_exist(tiny):
-    logits = tiny.code_logits(torch.randn(50, TINY.dim))
+    logits = tiny.tokens.logits(torch.randn(50, TINY.dim))
     assert logits.shape == (50, 3, 5)  # FSQ levels 5, 5, 4
     assert logits[:, 2, 4].eq(-torch.inf).all()
     assert logits[:, :2].isfinite().all()
@@ -58,7 +59,7 @@ def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing():
     gradients = []
     for model in (generous, free):
         torch.manual_seed(0)
-        model.loss(clips(model)).total.backward()
+        model.loss(Batch(clips(model))).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients)
 
@@ -73,7 +74,7 @@ def test_the_posterior_tells_the_loss_what_the_prior_cannot_know():
     for _ in range(150):
         coin = torch.rand(16) < 0.5
         video = torch.stack([first.expand(16, -1, -1, -1), torch.where(coin[:, None, None, None], left, right)], dim=1)
-        loss = model.loss(video)
+        loss = model.loss(Batch(video))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -99,12 +100,12 @@ def test_a_step_draws_the_same_noise_whatever_the_device_or_batch(tiny):
 
 @pytest.mark.parametrize("name", ["stt", "stt, vector-quantized", "stt, colour"])
 def test_the_surprise_is_the_loss_in_bits_per_pixel_and_channel(name, monkeypatch):
-    monkeypatch.setattr("stt.models.stt.draw_posterior", draw_mean)
+    monkeypatch.setattr("stt.code_tokens.draw_posterior", draw_mean)
     config = TINY_CONFIGS[name].to_dict() | {"jitter": 0.0, "scheduled_sampling": 0.0, "free_nats": 0.0}
     model = lively(STT(STTConfig.from_dict(config))).eval()
     video = clips(model, 3, 6)
     codes = model.tokenizer.encode(video).ids[0, 0].numel()  # of a frame, over which the loss is a mean
-    bits = model.loss(video).total * codes / math.log(2) / video[0, 0].numel()
+    bits = model.loss(Batch(video)).total * codes / math.log(2) / video[0, 0].numel()
     torch.testing.assert_close(model.surprise(video).bits.mean(), bits.detach())
 
 
@@ -115,7 +116,7 @@ def test_each_part_of_the_kl_lies_where_its_cell_lies(tiny):
     shifted[0, :, 1, 0] = 2.0  # 4 channels of 2 nats each
     hidden = torch.zeros(1, 1, 4, 4, TINY.dim)
     out = SpaceTimeOutput(hidden, [Gaussian(prior, Normal(shifted, prior.logvar))], None)
-    nats = tiny._elbo(out, torch.zeros(1, 1, 4, 4, 3, dtype=torch.int64))[0, 0]
+    nats = tiny.tokens.elbo_nats(out, torch.zeros(1, 1, 4, 4, 3, dtype=torch.int64))[0, 0]
     expected = torch.zeros(4, 4)
     expected[2:, :2] = 8 / 4
     torch.testing.assert_close(nats - nats[0, 0], expected)
@@ -126,7 +127,7 @@ def test_a_surprise_scored_in_strides_equals_one_pass(tiny, monkeypatch):
     video = clips(tiny, 2, 11)
     whole = tiny.surprise(video)
     for stride in (1, 3):
-        monkeypatch.setattr("stt.models.stt.STRIDE", stride)
+        monkeypatch.setattr("stt.code_tokens.STRIDE", stride)
         torch.testing.assert_close(tiny.surprise(video).where, whole.where, atol=1e-5, rtol=1e-4)
 
 
@@ -143,7 +144,7 @@ def test_an_action_changes_the_future_from_its_frame_on_and_the_last_one_goes_on
     prompt = clips(acting)[0]
 
     def drawn(*actions):
-        return stt.predict(acting, prompt, 4, Sampling(actions=actions), seeds=[3])[0]
+        return stt.predict(acting, prompt, 4, seeds=[3], condition=Condition(actions=actions))[0]
 
     free, right, left = drawn(), drawn((1.0, 0.0)), drawn((-1.0, 0.0))
     assert not torch.equal(free[0], right[0]) and not torch.equal(right[0], left[0])
@@ -153,29 +154,29 @@ def test_an_action_changes_the_future_from_its_frame_on_and_the_last_one_goes_on
     assert "actions" in acting.knobs
 
 
-def test_actions_of_another_length_or_out_of_range_are_refused_and_ignored_where_there_are_none(acting, tiny):
+def test_actions_of_another_length_or_out_of_range_are_refused_and_any_by_a_model_that_takes_none(acting, tiny):
     prompt = clips(acting)[0]
     with pytest.raises(ValueError, match="an action has 1 numbers, the model takes 2"):
-        stt.predict(acting, prompt, 1, Sampling(actions=((1.0,),)))
+        stt.rollout(acting, prompt, 1, condition=Condition(actions=((1.0,),)))
     with pytest.raises(ValueError, match="must be rows of as many numbers between -1 and 1"):
-        Sampling(actions=((1.5, 0.0),))
+        Condition(actions=((1.5, 0.0),))
     with pytest.raises(ValueError, match="must be rows of as many numbers"):
-        Sampling(actions=((1.0, 0.0), (1.0,)))
-    assert "actions" not in tiny.knobs
-    assert torch.equal(stt.predict(tiny, prompt, 2, Sampling(actions=((1.0,),))), stt.predict(tiny, prompt, 2))
+        Condition(actions=((1.0, 0.0), (1.0,)))
+    with pytest.raises(ValueError, match="actions are given, a model of family stt like this one takes none"):
+        stt.rollout(tiny, prompt, 2, condition=Condition(actions=((1.0,),)))
 
 
 def test_training_hides_the_actions_of_prompts_and_of_some_whole_clips(acting):
-    hidden = acting._hide(torch.zeros(400, 8, 2)).isnan()
+    hidden = acting.hide_actions(torch.zeros(400, 8, 2)).isnan()
     assert torch.equal(hidden[..., 0], hidden[..., 1])
     known = (~hidden[..., 0]).sum(dim=1)  # frames at the end
     assert torch.equal(~hidden[..., 0], torch.arange(8) >= 8 - known[:, None])
     assert 0.4 < (known == 0).float().mean() < 0.6 and set(known.tolist()) == set(range(9))
     video, actions = clips(acting, 4), torch.zeros(4, 5, 2)
-    acting.train().loss(video, actions).total.backward()
-    assert all(p.grad is not None and p.grad.any() for p in acting.act.parameters() if p.ndim < 2)
+    acting.train().loss(Batch(video, actions)).total.backward()
+    assert all(p.grad is not None and p.grad.any() for p in acting.network.embed_action.parameters() if p.ndim < 2)
     with pytest.raises(ValueError, match=r"actions have shape \(4, 4, 2\), must be \(4, 5, 2\)"):
-        acting.loss(video, actions[:, 1:])
+        acting.loss(Batch(video, actions[:, 1:]))
 
 
 def test_a_model_learns_to_obey():
@@ -190,14 +191,14 @@ def test_a_model_learns_to_obey():
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     model.train()
     for _ in range(240):
-        loss = model.loss(halves, actions).total
+        loss = model.loss(Batch(halves, actions)).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.eval()
     wanted = model.tokenizer.reconstructed(halves)[:, 1]
     for side, right, wrong in ((-1.0, *wanted), (1.0, *wanted.flip(0))):
-        drawn = stt.predict(model, halves[0, :1], 1, Sampling(actions=((side,),)), seeds=range(8))[:, 0]
+        drawn = stt.predict(model, halves[0, :1], 1, seeds=range(8), condition=Condition(actions=((side,),)))[:, 0]
         nearer = (drawn - right).abs().mean(dim=(1, 2, 3)) < 0.5 * (drawn - wrong).abs().mean(dim=(1, 2, 3))
         assert nearer.sum() >= 7  # of 8: chance has its share
 
@@ -215,7 +216,7 @@ def test_a_model_has_codes_or_layers_and_not_both():
         STTConfig(image_size=16, layers=2, tokenizer=TINY_TOKENIZER)
     with pytest.raises(ValueError, match="a model has one of the two"):
         STTConfig()
-    with pytest.raises(ValueError, match=r"gaussian_grid is \(1, 0\) with layers"):
+    with pytest.raises(ValueError, match=r"gaussian_grid is \(1, 0\), must be 0s with layers"):
         replace(TINY_LAYERS, gaussian_grid=(1, 0))
     for change, message in (
         ({"image_size": 20}, "image_size 20 is not a multiple of 8"),
@@ -224,7 +225,7 @@ def test_a_model_has_codes_or_layers_and_not_both():
         ({"segmenter_width": 24}, "segmenter_width is 24, must be a multiple of 16"),
         ({"segmenter_width": 0}, "segmenter_width is 0, must be a multiple of 16"),
         ({"window": -1}, "window is -1"),
-        ({"chunk_frames": 4}, "chunk_frames 4"),
+        ({"chunk_frames": 4}, "chunk_frames is 4, must be 1: a step predicts one frame"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(TINY_LAYERS, **change)
@@ -239,7 +240,8 @@ def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
     velocity = torch.tensor([[[1, 1], [-1, 0]]])  # below the reach, where neighbours lie on all sides
     shape = Shape(*(part[:, None] for part in shape_of(layers)))
     motion = Motion(shape, velocity[:, None], torch.ones(1, 1, 1, 1, dtype=torch.bool))
-    state = LayersState(layers, torch.zeros(1, 2, 2, dtype=torch.int64), motion, torch.zeros(1, 2, 2), None)
+    still = torch.zeros(1, 2, 2)
+    state = MotionState(layers, still.long(), motion, still, None, NO_CONDITION)
     for k in range(1, 5):
         frame, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
         torch.testing.assert_close(unit(frame[0, 0]), composite(layers.moved(k * velocity))[0].clamp(max=1))
@@ -248,15 +250,15 @@ def test_an_untrained_transformer_lets_everything_go_on_as_it_went():
 def test_at_temperature_zero_a_speed_between_whole_pixels_is_kept_on_average():
     """Two thirds of a pixel a frame, as a bias tells the untrained head: seven frames go five pixels, not seven."""
     model = STT(replace(TINY_LAYERS, layers=1)).eval()
-    torch.nn.init.constant_(model.go_on.bias, 0.0)
+    torch.nn.init.constant_(model.tokens.persistence.bias, 0.0)
     with torch.no_grad():
-        model.head.bias.fill_(-30.0).view(5, 5)[2, 2:4] = torch.tensor([1 / 3, 2 / 3]).log()
+        model.tokens.head.bias.fill_(-30.0).view(5, 5)[2, 2:4] = torch.tensor([1 / 3, 2 / 3]).log()
     colour = torch.zeros(1, 1, 1, 16, 16)
     colour[..., 6:9, 2:5] = 1.0
     layers = Layers(torch.zeros(1, 1, 16, 16), colour, torch.zeros(1, 1, 1, 16, 16))
     shape, none = Shape(*(part[:, None] for part in shape_of(layers))), torch.zeros(1, 1, 2, dtype=torch.int64)
     motion = Motion(shape, none[:, None], torch.zeros(1, 1, 1, 1, dtype=torch.bool))
-    state = LayersState(layers, none, motion, torch.zeros(1, 1, 2), None)
+    state = MotionState(layers, none, motion, torch.zeros(1, 1, 2), None, NO_CONDITION)
     gone = []
     for _ in range(7):
         _, state = model.step(state, Sampling(temperature=0), SeededNoise([0]))
@@ -276,7 +278,7 @@ def test_layers_keep_their_pixels_however_far_they_go(layered):
 def test_where_a_layer_that_shows_nothing_goes_costs_nothing(layered):
     logits = torch.randn(1, 1, 2, 25)
     errors = torch.stack([torch.zeros(1, 5, 5), torch.arange(25.0).view(1, 5, 5) * 100], dim=1)  # the second one moves
-    nats = layered._motion_nats(logits, [Match(torch.zeros(1, 2, 2, dtype=torch.int64), errors)])
+    nats = layered.tokens.match_nats(logits, [Match(torch.zeros(1, 2, 2, dtype=torch.int64), errors)])
     torch.testing.assert_close(nats[0, 0], torch.stack([torch.zeros(()), -logits[0, 0, 1].log_softmax(-1)[0]]))
 
 
@@ -293,7 +295,7 @@ def test_tokens_of_training_are_those_of_sampling(layered):
             shapes.append(shapes[-1].moved(drawn[-1].displacement, 16, 16))
         hook.remove()
         motion = Motion.of(shapes, [*filtered.matches, *drawn])
-        whole = layered.network(layered._layer_tokens(motion, None), draw_mean).hidden
+        whole = layered.network(layered.tokens.embed(motion), draw_mean).hidden
     for k, hidden in enumerate(seen[-3:]):
         torch.testing.assert_close(whole[:, 2 + k], hidden[:, 0], atol=1e-4, rtol=1e-4)
 
@@ -301,7 +303,7 @@ def test_tokens_of_training_are_those_of_sampling(layered):
 def test_a_split_costs_the_more_the_more_even_it_is_and_nothing_where_one_layer_has_all():
     def cost(*shares):
         colour = torch.tensor(shares).view(1, len(shares), 1, 1, 1).expand(1, -1, 1, 8, 8)
-        return float(split(Layers(torch.zeros(1, 1, 8, 8), colour, torch.zeros_like(colour))))
+        return float(split_penalty(Layers(torch.zeros(1, 1, 8, 8), colour, torch.zeros_like(colour))))
 
     assert cost(1.0, 0.0) == pytest.approx(0, abs=0.04) and cost(0.5, 0.5) == pytest.approx(2**0.5 - 1, abs=0.01)
     assert cost(0.0, 0.0) == 0
@@ -322,11 +324,11 @@ def test_a_transformer_learns_where_a_wall_turns_a_layer():
             place += step
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(250):
-        loss = model.loss(video)
+        loss = model.loss(Batch(video))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
     assert loss.parts["motion at turns"] < 0.5
     torch.nn.init.zeros_(model.network.norm.weight)
     torch.nn.init.zeros_(model.network.norm.bias)
-    assert model.loss(video).parts["motion at turns"] > 2
+    assert model.loss(Batch(video)).parts["motion at turns"] > 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling
+from stt.api import Batch, HasLikelihood, Sampling
 from stt.layers import patchify, unpatchify
 from stt.models.timesformer import TimeSformer, TimeSformerConfig
 from stt.sampler import SeededNoise
@@ -85,7 +85,7 @@ def test_many_futures_cost_one_pass(model, monkeypatch):
 
 
 def test_no_chance_has_part_in_a_prediction(model):
-    assert not model.knobs and model.surprise(clips(model)) is None
+    assert not model.knobs and not isinstance(model, HasLikelihood)
     state = torch.get_rng_state()
     with torch.inference_mode():
         hot, _ = model.step(model.start(clips(model, 1)), Sampling(temperature=2.0), SeededNoise([3]))
@@ -98,16 +98,16 @@ def test_clips_of_any_length_train_every_layer(frames):
     """The public fork trains its first layer alone."""
     torch.manual_seed(0)
     model = TimeSformer(TINY_TIMESFORMER).train()
-    model.loss(clips(model, 1, frames)).total.backward()
+    model.loss(Batch(clips(model, 1, frames))).total.backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
 def test_the_loss_names_the_error_as_moving_mnist_reports_it(model):
-    from stt.measures import frame_mse, unit
+    from stt.metrics import frame_mse, unit
 
     video = clips(model, 2, 10)
     exact = varied(short_context=0.0)
-    error = exact.loss(video).parts["mse"]
+    error = exact.loss(Batch(video)).parts["mse"]
     predicted = exact.predict(video[:, :6])
     torch.testing.assert_close(error, frame_mse((predicted + 1) / 2, unit(video[:, 6:])).mean().detach())
 
@@ -119,8 +119,9 @@ def test_a_share_of_the_steps_trains_with_shorter_contexts(monkeypatch):
     model = varied(short_context=0.5)
     torch.manual_seed(0)
     with torch.no_grad():
-        for _ in range(100):
-            model.loss(clips(model, 1, 12))
+        for step in range(100):
+            model.begin_step(step)
+            model.loss(Batch(clips(model, 1, 12)))
     assert set(lengths) == {1, 2, 3, 4, 5, 6} and 50 <= lengths.count(6) <= 75
 
 
@@ -140,4 +141,4 @@ def test_a_config_that_makes_no_network_says_why(fields, message):
 @pytest.mark.parametrize("frames", [0, 1])
 def test_one_frame_is_too_few_to_train_on(model, frames):
     with pytest.raises(ValueError, match=f"clips have {frames} frames, training needs at least 2"):
-        model.loss(clips(model, 1, frames))
+        model.loss(Batch(clips(model, 1, frames)))

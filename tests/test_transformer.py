@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stt.layers import rotary, rotary_grid
 from stt.transformer import GaussianLayer, Normal, SpaceTimeConfig, SpaceTimeTransformer
 from tests.conftest import lively
 
@@ -89,19 +90,21 @@ def test_frames_that_left_the_window_are_forgotten_by_one_block():
 
 def test_temporal_attention_keeps_to_its_position(network):
     block = network.blocks[0]
+    time = rotary(torch.arange(3), 16 // CONFIG.heads, longest=32.0)
     x = torch.randn(1, 3, 4, 4, 16)
     other = x.clone()
     other[:, 0, 1, 2] += torch.randn(16)
-    changed = (block.attend_time(x, None, 0)[0] - block.attend_time(other, None, 0)[0]).abs().amax(dim=-1) > 1e-6
+    changed = (block.attend_time(x, time, None)[0] - block.attend_time(other, time, None)[0]).abs().amax(dim=-1) > 1e-6
     assert changed[0, :, 1, 2].all() and changed.sum() == 3
 
 
 def test_spatial_attention_keeps_to_its_frame(network):
     block = network.blocks[0]
-    x = torch.randn(3, 4, 4, 16)
+    space = rotary_grid(4, 4, 16 // CONFIG.heads, torch.device("cpu"))
+    x = torch.randn(1, 3, 4, 4, 16)
     other = x.clone()
-    other[1, 0, 0] += torch.randn(16)
-    changed = (block.attend_space(x) - block.attend_space(other)).abs().amax(dim=(1, 2, 3)) > 1e-6
+    other[0, 1, 0, 0] += torch.randn(16)
+    changed = (block.attend_space(x, space) - block.attend_space(other, space))[0].abs().amax(dim=(1, 2, 3)) > 1e-6
     assert changed.tolist() == [False, True, False]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling
+from stt.api import Batch, Sampling
 from stt.dct import DCTConfig, Triples
 from stt.models import transframer
 from stt.models.transframer import NEVER, Transframer, TransframerConfig, nearest
@@ -278,7 +278,7 @@ def test_a_map_is_expected_where_it_is_asked_for_and_the_frame_elsewhere():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(120):
         optimizer.zero_grad()
-        model.loss(video, torch.full_like(video, -1.0)[:, None]).total.backward()  # a map without any ink
+        model.loss(Batch(video, maps=torch.full_like(video, -1.0)[:, None])).total.backward()  # a map without any ink
         optimizer.step()
     model.eval()
     offsets = torch.tensor([[-2, -1]]).expand(2, -1)
@@ -324,7 +324,7 @@ def test_a_motion_that_others_agree_with_is_told_wherever_they_stand(model):
 def test_maps_that_the_config_does_not_name_are_refused(model):
     video = clips(model, 1, 3)
     with pytest.raises(ValueError, match=r"maps are \(1, 1, 3, 1, 16, 16\), must be 0 a frame"):
-        model.loss(video, video[:, None])
+        model.loss(Batch(video, maps=video[:, None]))
     with pytest.raises(ValueError, match=r"'depth' is asked for, the model knows \[\]"):
         model.frame(video, torch.tensor([-2, -1, 0]), Sampling(), SeededNoise([0]), ask="depth")
 
@@ -336,13 +336,13 @@ def test_every_parameter_gets_a_gradient_whatever_is_drawn(frames, between_share
     for seed in range(3):
         torch.manual_seed(seed)
         model.zero_grad()
-        model.loss(clips(model, 1, frames)).total.backward()
+        model.loss(Batch(clips(model, 1, frames))).total.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_a_frame_of_more_triples_than_the_longest_sequence_trains():
     model = varied(most_triples=5)
-    loss = model.loss(clips(model))
+    loss = model.loss(Batch(clips(model)))
     assert loss.total.isfinite() and model.surprise(clips(model)).bits.isfinite().all()
 
 
@@ -473,4 +473,4 @@ def test_a_config_that_cannot_work_says_why(changes, match):
 
 def test_clips_of_one_frame_cannot_be_learned_from(model):
     with pytest.raises(ValueError, match="clips have 1 frames, training needs at least 2"):
-        model.loss(clips(model, frames=1))
+        model.loss(Batch(clips(model, frames=1)))

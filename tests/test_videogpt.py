@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import Sampling
+from stt.api import Batch, Condition, Sampling
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.sampler import SeededNoise
 from stt.tokenizer import VideoVQ, VideoVQConfig
@@ -105,13 +105,12 @@ def test_what_it_drew_itself_surprises_it_less_than_noise(model):
 
 
 @pytest.mark.parametrize("frames", [True, False], ids=["conditioned on frames", "unconditional"])
-def test_one_code_after_the_other_gives_the_logits_of_the_whole_sequence(frames):
+def test_one_code_after_the_other_gives_the_logits_of_the_whole_sequence(frames, monkeypatch):
     model = varied(frame_conditioning=frames, slices=4)
     state = model.start(clips(model, 1, 4)[:, : 4 * frames])
     _, latents = sequence(model)
     seen = []
-    one = model.one
-    model.one = lambda *a: seen.append(one(*a)) or seen[-1]
+    monkeypatch.setattr(model, "compiled_one", lambda *a: seen.append(VideoGPT.one(*a)) or seen[-1])
     with torch.inference_mode():
         whole, _ = model.logits(latents, state.memory)
         cache = state.cache.clone()
@@ -141,6 +140,14 @@ def test_compiling_reaches_every_code_and_changes_none(model, monkeypatch):
     model.compile_step()
     assert torch.equal(stt.predict(model, context, 4, seeds=[0, 1]), plain)
     assert len(calls) == 4 // model.config.chunk_frames * model.config.cells
+
+
+def test_a_copy_of_a_compiled_model_runs_its_own_weights(model, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    model.compile_step()
+    other, context = copy.deepcopy(model), clips(model)[0]
+    torch.nn.init.normal_(other.head.weight)
+    assert not torch.equal(stt.predict(other, context, 2), stt.predict(model, context, 2))
 
 
 def test_a_new_sequence_goes_on_after_the_last_frames_of_the_one_before(model):
@@ -174,7 +181,7 @@ def test_what_came_before_a_sequence_changes_what_is_expected_and_how_it_looks(m
     contexts = clips(model, 1, 4), clips(model, 1, 4, seed=9), clips(model, 1, 4)[:, :0]
     with torch.inference_mode():
         logits = [model.logits(latents, model.remember(context))[0] for context in contexts]
-        pasts = [model._sequence(context, None, False).past for context in contexts]
+        pasts = [model._sequence(context, None).past for context in contexts]
         frames = [model.tokenizer.decode(torch.cat([past, latents], dim=1))[:, -6:] for past in pasts]
     for things in (logits, frames):
         assert not any(torch.equal(things[i], things[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
@@ -184,7 +191,7 @@ def test_labels_imagine_a_clip_that_the_prompt_has_no_part_in(classy):
     one, other = clips(classy, 1, 4)[0], clips(classy, 1, 3, seed=9)[0]
 
     def imagined(context, *labels):
-        return stt.predict(classy, context, 8, Sampling(labels=labels), seeds=[2])
+        return stt.predict(classy, context, 8, seeds=[2], condition=Condition(labels=labels))
 
     assert torch.equal(imagined(one, 3, 7), imagined(other, 3, 7))
     assert not torch.equal(imagined(one, 3, 7), imagined(one, 3, 8))
@@ -199,9 +206,9 @@ def test_guidance_favours_what_the_labels_make_likelier():
     gains = []
     for guidance in (1.0, 3.0):
         model = varied(classes=10, labels=1, guidance=guidance)
-        state, sampling = model.start(clips(model, 1, 1)), Sampling(labels=(3,))
+        state = model.start(clips(model, 1, 1), Condition(labels=(3,)))
         with torch.inference_mode():
-            _, after = model.step(state, sampling, SeededNoise(range(40)))
+            _, after = model.step(state, Sampling(), SeededNoise(range(40)))
             ids = (after.latents[:, :, :, :, None] == model.tokenizer.quantizer.codebook).all(dim=-1).long().argmax(-1)
             nats = []
             for labels in ([[3]], [[-1]]):
@@ -216,35 +223,36 @@ def test_guidance_favours_what_the_labels_make_likelier():
 def test_guided_futures_are_their_own_whatever_is_drawn_beside_them(frame_conditioning):
     model = varied(classes=10, labels=2, guidance=2.5, frame_conditioning=frame_conditioning)
     context, frames = clips(model)[0], 2 * model.config.slices * model.config.chunk_frames
-    asked = Sampling(labels=(3, -1))
-    together = stt.predict(model, context, frames, asked, seeds=[3, 11])
+    asked = Condition(labels=(3, -1))
+    together = stt.predict(model, context, frames, seeds=[3, 11], condition=asked)
     torch.testing.assert_close(
-        stt.predict(model, context, frames, asked, seeds=[11])[0], together[1], atol=1e-4, rtol=1e-4
+        stt.predict(model, context, frames, seeds=[11], condition=asked)[0], together[1], atol=1e-4, rtol=1e-4
     )
     plain = copy.deepcopy(model)
     plain.config = replace(model.config, guidance=1.0)
-    assert not torch.allclose(stt.predict(plain, context, frames, asked, seeds=[3, 11]), together, atol=1e-2)
-    for same in (Sampling(), Sampling(labels=(-1, -1))):  # nothing to be led by
-        assert torch.equal(stt.predict(plain, context, 4, same), stt.predict(model, context, 4, same))
+    assert not torch.allclose(stt.predict(plain, context, frames, seeds=[3, 11], condition=asked), together, atol=1e-2)
+    for same in (Condition(), Condition(labels=(-1, -1))):  # nothing to be led by
+        first, second = (stt.predict(each, context, 4, condition=same) for each in (plain, model))
+        assert torch.equal(first, second)
 
 
-def test_a_model_without_classes_continues_the_prompt_whatever_labels_say(model):
-    context = clips(model)[0]
+def test_a_model_without_classes_refuses_labels(model):
     assert "labels" not in model.knobs
-    assert torch.equal(stt.predict(model, context, 2, Sampling(labels=(3,))), stt.predict(model, context, 2))
+    with pytest.raises(ValueError, match="labels are given, a model of family videogpt like this one takes none"):
+        stt.rollout(model, clips(model)[0], 2, condition=Condition(labels=(3,)))
 
 
 @pytest.mark.parametrize("labels", [(10,), (1, 2, 3)])
 def test_labels_that_the_model_does_not_know_are_refused(classy, labels):
     with pytest.raises(ValueError, match="the model takes up to 2 of 0 to 9"):
-        stt.predict(classy, clips(classy)[0], 2, Sampling(labels=labels))
+        stt.predict(classy, clips(classy)[0], 2, condition=Condition(labels=labels))
 
 
 def test_labels_train_the_weights_of_their_classes_alone(classy):
     classy.train()
-    classy.loss(clips(classy, 2, 7), torch.tensor([[3, -1], [3, 7]]))
+    classy.loss(Batch(clips(classy, 2, 7), labels=torch.tensor([[3, -1], [3, 7]])))
     for _ in range(4):  # half of the clips are learned without
-        classy.loss(clips(classy, 2, 7), torch.tensor([[3, -1], [3, 7]])).total.backward()
+        classy.loss(Batch(clips(classy, 2, 7), labels=torch.tensor([[3, -1], [3, 7]]))).total.backward()
     moved = classy.norm.adapt.weight.grad.abs().sum(dim=0) > 0
     assert moved.nonzero().flatten().tolist() == [3, 7]
 
@@ -255,15 +263,17 @@ def test_short_contexts_and_none_are_part_of_training(model, monkeypatch):
     monkeypatch.setattr(VideoGPT, "remember", lambda self, c: seen.append(c.shape[1]) or remember(self, c))
     model.train()
     with torch.no_grad():
-        for _ in range(60):
-            model.loss(clips(model, 2, 10))
+        for step in range(60):
+            model.begin_step(step)
+            model.loss(Batch(clips(model, 2, 10)))
     assert set(seen) == {0, 1, 2, 3, 4} and 0 < seen.count(0) < 20
 
 
 def test_even_a_step_without_a_context_gives_every_weight_a_gradient():
     """Or processes that train together would wait for each other for ever."""
-    model = varied(drop_frames=1.0).train()
-    model.loss(clips(model, 2, 7)).total.backward()
+    model = varied(drop_context=1.0).train()
+    model.begin_step(0)
+    model.loss(Batch(clips(model, 2, 7))).total.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -273,7 +283,7 @@ def test_even_a_step_without_a_context_gives_every_weight_a_gradient():
         ({"chunk_frames": 3}, "chunk_frames is 3, its tokenizer's slices have 2"),
         ({"frame_conditioning": False, "slices": 2}, "slices is 2, must be at least 3"),
         ({"widths": (8,)}, r"widths are \(8,\), its tokenizer has 2 resolutions"),
-        ({"drop_frames": 1.5}, "drop_frames is 1.5"),
+        ({"drop_context": 1.5}, "drop_context is 1.5"),
         ({"guidance": 0.5}, "guidance is 0.5, must be at least 1"),
         ({"channels": 3}, "channels is 3, its tokenizer's is 1"),
     ],
@@ -323,7 +333,7 @@ def test_every_weight_of_the_tokenizer_learns_and_its_codes_come_into_use():
     video = torch.rand(4, 6, 1, 4, 4).repeat_interleave(4, -1).repeat_interleave(4, -2) * 2 - 1
     losses = []
     for _ in range(100):
-        loss = model.loss(video)
+        loss = model.loss(Batch(video))
         optimizer.zero_grad()
         loss.total.backward()
         assert all(p.grad is not None and p.grad.any() for p in model.parameters())

@@ -18,9 +18,9 @@ from stt.encode import write_mp4
 from stt.models.stt import STT, STTConfig
 from stt.models.transframer import Transframer
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
-from stt.ui.prediction import predict
-from stt.ui.request import Request
-from stt.ui.runs import Run
+from stt.prediction import predict
+from stt.request import Request
+from stt.results import Result
 from stt.ui.server import serve
 from tests.conftest import TINY, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
 
@@ -28,26 +28,26 @@ SECONDS_PER_STEP = 0.25
 
 
 class Slow(STT):
-    """Takes its time, so that a test can stop it half-way."""
+    """Slow enough for a test to stop it half-way."""
 
     def step(self, *arguments):
         time.sleep(SECONDS_PER_STEP)
         return super().step(*arguments)
 
 
-def dreamer(labels: int = 2) -> VideoGPT:
-    """Knows ten classes, and so many of them in a clip."""
+def class_model(labels: int = 2) -> VideoGPT:
+    """Imagines ten classes, up to `labels` of them in a clip."""
     config = TINY_VIDEOGPT.to_dict() | {"classes": 10, "labels": labels}
     return lively(VideoGPT(VideoGPTConfig.from_dict(config))).eval()
 
 
-def filler() -> Transframer:
-    """Fills gaps; it sees three frames."""
+def gap_model() -> Transframer:
+    """Fills gaps; its context is three frames."""
     return lively(Transframer(TINY_TRANSFRAMER)).eval()
 
 
-def pusher(*actions: str) -> STT:
-    """Takes actions, by these words or "push right" and "push up"."""
+def action_model(*actions: str) -> STT:
+    """Takes actions of these names, by default "push right" and "push up"."""
     config = TINY.to_dict() | {"actions": list(actions) or ["push right", "push up"]}
     return lively(STT(STTConfig.from_dict(config))).eval()
 
@@ -58,19 +58,18 @@ class Served:
     folder: Path  # the app's temporary folder
     examples: list[Path]
 
-    def run_files(self) -> list[Path]:
-        """Whatever predictions left behind."""
-        return [path for path in self.folder.glob("stt-app-*/runs/**/*") if path.is_file()]
+    def result_files(self) -> list[Path]:
+        return [path for path in self.folder.glob("stt-app-*/results/**/*") if path.is_file()]
 
 
 def moving_dot(path: Path, frames: int = 5, width: int = 32, height: int = 32, start: int = 0) -> Path:
     """A white square on its way to the right."""
-    path.write_bytes(drawn_dot(frames, width, height, start))
+    path.write_bytes(dot_bytes(frames, width, height, start))
     return path
 
 
 @cache
-def drawn_dot(frames: int, width: int, height: int, start: int) -> bytes:
+def dot_bytes(frames: int, width: int, height: int, start: int) -> bytes:
     video = np.zeros((frames, height, width, 3), np.uint8)
     for t in range(frames):
         x = (start + 3 * t) % (width - 8)
@@ -81,13 +80,13 @@ def drawn_dot(frames: int, width: int, height: int, start: int) -> bytes:
         return file.read_bytes()
 
 
-def asked(clip: Path, **changes) -> Request:
+def request_for(clip: Path, **changes) -> Request:
     return Request(clip, **{"model": "tiny", "frames": 3, "seed": 7, "futures": 3, **changes})
 
 
-def run_of(model: Predictor, clip: Path, **changes) -> Run:
-    *_, run = predict(asked(clip, **changes), model)
-    return run
+def result_of(model: Predictor, clip: Path, **changes) -> Result:
+    *_, result = predict(request_for(clip, **changes), model)
+    return result
 
 
 @contextmanager
@@ -97,8 +96,8 @@ def served(folder: Path) -> Iterator[Served]:
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    models |= {"dreamer": dreamer(), "filler": filler(), "pusher": pusher()}
-    run_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
+    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model()}
+    result_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
     app = serve(models, examples, [folder / "example-3.npz"], host="127.0.0.1", block=False)
     try:
         yield Served(app.local_url, folder, examples)

@@ -1,7 +1,8 @@
-"""How fast VideoGPT draws codes, with its cache, without, and beside the original: python -m train.benchmark
+"""Times VideoGPT's sampling with a cache, without one, and in the original code: python -m train.benchmark
 
-Every sampler draws whole sequences from nothing, in turns on the same machine, so that their ratios hold where their
-seconds do not. Codes are drawn, no frames decoded, but in the row that says so: tokenizers may differ in size.
+Every sampler draws whole sequences without a prompt. The samplers take turns on the same machine, so that ratios of
+their times hold where the times themselves do not. They draw codes and decode no frames, except in the row that says
+so, since tokenizers may differ in size.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.sampler import SeededNoise, sample_logits
 from stt.tokenizer import VideoVQConfig
 
-CACHED = "ours"
+CACHED = "cache"
 DEFAULT = VideoGPTConfig()
 Sampler = Callable[[int], Tensor]  # number of sequences -> their codes, or the latents of those (F, S, h, w, ...)
 
@@ -36,16 +37,16 @@ Sampler = Callable[[int], Tensor]  # number of sequences -> their codes, or the 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     name: str
-    seconds: float  # a sequence, median of the rounds
-    codes: float  # a second
-    ratio: float  # of its seconds to those of the cached sampler in the same round, median of the rounds
+    seconds: float  # per sequence, median of the rounds
+    codes: float  # per second
+    ratio: float  # its time over that of the cached sampler in the same round, median of the rounds
 
 
-# ---- ours --------------------------------------------------------------------------------------------
+# ---- this project --------------------------------------------------------------------------------------------
 
 
 def random_model(*, dim: int, depth: int, heads: int, slices: int, grid: int, codebook_size: int) -> VideoGPT:
-    """Random weights, unconditional: no frames to attend to and no classes."""
+    """Random weights, unconditional: no frame conditioning, no classes."""
     side = grid * VideoVQConfig().downsampling
     tokenizer = VideoVQConfig(image_size=side, codebook_size=codebook_size)
     config = VideoGPTConfig(
@@ -56,26 +57,26 @@ def random_model(*, dim: int, depth: int, heads: int, slices: int, grid: int, co
     return VideoGPT(config).eval()
 
 
-def nothing(model: VideoGPT) -> Tensor:
-    """A prompt without frames."""
+def empty_prompt(model: VideoGPT) -> Tensor:
+    """No frames, (1, 0, C, H, W)."""
     c = model.config
     return model.begin.new_zeros(1, 0, c.channels, c.image_size, c.image_size)
 
 
 def without_frames(model: VideoGPT) -> VideoGPT:
-    """A copy that draws the same codes and returns black frames."""
-    c, drawing = model.config, copy.deepcopy(model)
+    """A copy that draws the same codes and decodes them to blank frames."""
+    c, bare = model.config, copy.deepcopy(model)
 
     def decode(latents: Tensor) -> Tensor:
         frames = latents.shape[1] * c.chunk_frames
         return latents.new_zeros(len(latents), frames, c.channels, c.image_size, c.image_size)
 
-    drawing.tokenizer.decode = decode
-    return drawing
+    bare.tokenizer.decode = decode
+    return bare
 
 
 def compiled(model: VideoGPT) -> VideoGPT:
-    """A copy whose step from one code to the next is compiled."""
+    """A copy that computes one code after another by a compiled function."""
     model = copy.deepcopy(model)
     model.compile_step()
     return model
@@ -83,9 +84,9 @@ def compiled(model: VideoGPT) -> VideoGPT:
 
 @torch.inference_mode()
 def cached(model: VideoGPT, futures: int, sampling: Sampling) -> Tensor:
-    """Latents (F, S, h, w, D) of whole sequences, drawn as `stt.rollout` draws them; future k from seed k."""
+    """Latents (F, S, h, w, D) of whole sequences as `stt.rollout` draws them, future k from seed k."""
     noise = SeededNoise(range(futures), model.begin.device)
-    state = model.start(nothing(model))
+    state = model.start(empty_prompt(model))
     for _ in range(model.config.slices):
         _, state = model.step(state, sampling, noise)
     return state.latents
@@ -93,13 +94,13 @@ def cached(model: VideoGPT, futures: int, sampling: Sampling) -> Tensor:
 
 @torch.inference_mode()
 def naive(model: VideoGPT, futures: int, sampling: Sampling, whole: bool) -> Tensor:
-    """The same latents without a cache: for every code the logits of all codes are computed anew.
+    """The same latents without a cache: for every code, the logits of all codes are computed again.
 
-    whole: of the whole sequence, as if its length were fixed, else of the slices that have begun.
+    whole: logits of the whole sequence, else of the slices up to the current one.
     """
     c, side = model.config, model.config.tokenizer.grid
     noise = SeededNoise(range(futures), model.begin.device)
-    memory, label = model.remember(nothing(model)), model.label(None)
+    memory, label = model.remember(empty_prompt(model)), model.label(None)
     memory = memory.expand(futures) if memory else None
     latents = model.begin.new_zeros(futures, c.slices, side, side, c.tokenizer.latent_dim)
     for s in range(c.slices):
@@ -111,10 +112,10 @@ def naive(model: VideoGPT, futures: int, sampling: Sampling, whole: bool) -> Ten
     return latents
 
 
-def check_same(ours: Tensor, other: Tensor, name: str) -> None:
-    """Raises RuntimeError unless both drew the same codes: their times could not be compared."""
-    if differing := int((ours != other).any(dim=-1).sum()):
-        raise RuntimeError(f"{name}: {differing} of {ours[..., 0].numel()} codes are not those drawn with the cache")
+def check_same(cached: Tensor, other: Tensor, name: str) -> None:
+    """RuntimeError unless both are the same codes, since only then their times can be compared."""
+    if different := int((cached != other).any(dim=-1).sum()):
+        raise RuntimeError(f"{name}: {different} of {cached[..., 0].numel()} codes differ from those of the cache")
 
 
 # ---- the original ------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def check_same(ours: Tensor, other: Tensor, name: str) -> None:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Makes `videogpt` the package in `folder`, and stands in for what its sampler needs only to be imported."""
+    """Makes `videogpt` in `folder` importable, with stand-ins for packages that its sampler imports and never uses."""
 
     class LightningModule(nn.Module):
         def save_hyperparameters(self) -> None:
@@ -145,14 +146,13 @@ def importable(folder: Path) -> Iterator[None]:
 
 
 def original(folder: Path, config: VideoGPTConfig, device: torch.device | str) -> tuple[Sampler, nn.Module]:
-    """The sampler of github.com/wilson1yan/VideoGPT at the sizes of `config`, from a checkout; and its network.
+    """The sampler of a checkout of github.com/wilson1yan/VideoGPT at the sizes of `config`, and its network.
 
-    Equal to ours: layers, width, heads, 4-fold MLPs, the codebook's size and width, slices and grid, the order of
-    codes, a cache of keys and values, float32, temperature 1, no conditioning, random weights. Its own: attention
-    always over the whole length with a mask, a sigmoid GELU, positions side by side instead of summed, neither the
-    slice before as an input nor biases at both ends, `torch.multinomial` instead of seeded noise, a loss with
-    every code. Not timed: its tokenizer's decoder, and its progress bar.
-    Raises ValueError where there is no checkout or it does not take these sizes.
+    The same as here: layers, width, heads, 4-fold MLPs, size and width of the codebook, slices and grid, order of the
+    codes, a cache of keys and values, float32, temperature 1, no conditioning, random weights. Different there:
+    attention over the whole length with a mask, a sigmoid GELU, concatenated positions, no input from the slice
+    before, no biases at both ends, `torch.multinomial`, and a loss with every code. Its tokenizer's decoder and its
+    progress bar are not timed. ValueError without a checkout, or for sizes that it does not take.
     """
     if not (folder / "videogpt" / "gpt.py").is_file():
         raise ValueError(f"{folder} holds no videogpt/gpt.py: give a checkout of github.com/wilson1yan/VideoGPT")
@@ -174,19 +174,19 @@ def original(folder: Path, config: VideoGPTConfig, device: torch.device | str) -
         module = importlib.import_module("videogpt.gpt")
         module.tqdm = iter
         model = module.VideoGPT(gpt).to(device).eval()
-    drawn: list[Tensor] = []
+    sampled: list[Tensor] = []
 
     def decode(codes: Tensor) -> Tensor:
-        drawn[:] = [codes]
+        sampled[:] = [codes]
         return codes
 
     model.vqvae.decode = decode
 
     def sample(futures: int) -> Tensor:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its way of indexing is deprecated
+            warnings.simplefilter("ignore")  # its indexing is deprecated
             model.sample(futures)
-        return drawn[0]
+        return sampled[0]
 
     return sample, model
 
@@ -195,14 +195,14 @@ def original(folder: Path, config: VideoGPTConfig, device: torch.device | str) -
 
 
 def samplers(model: VideoGPT, *, compile: bool = False) -> dict[str, Sampler]:
-    """By the names of their rows; the cached one comes first."""
-    sampling, drawing = Sampling(), without_frames(model)
-    rows: dict[str, Sampler] = {CACHED: lambda futures: cached(drawing, futures, sampling)}
+    """This project's samplers by the names of their rows, the cached one first."""
+    sampling, bare = Sampling(), without_frames(model)
+    rows: dict[str, Sampler] = {CACHED: lambda futures: cached(bare, futures, sampling)}
     if compile:
-        fused = compiled(drawing)
+        fused = compiled(bare)
         rows[f"{CACHED}, compiled"] = lambda futures: cached(fused, futures, sampling)
     rows[f"{CACHED}, with frames"] = lambda futures: cached(model, futures, sampling)
-    rows["no cache, slices begun"] = lambda futures: naive(model, futures, sampling, whole=False)
+    rows["no cache, slices so far"] = lambda futures: naive(model, futures, sampling, whole=False)
     rows["no cache, whole sequence"] = lambda futures: naive(model, futures, sampling, whole=True)
     return rows
 
@@ -210,40 +210,40 @@ def samplers(model: VideoGPT, *, compile: bool = False) -> dict[str, Sampler]:
 def timed(sampler: Sampler, futures: int, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     sampler(futures)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - begin
 
 
 def measure(
-    ours: dict[str, Sampler], others: dict[str, Sampler], futures: int, repeats: int, codes: int, device: torch.device
+    own: dict[str, Sampler], others: dict[str, Sampler], futures: int, repeats: int, codes: int, device: torch.device
 ) -> list[Row]:
-    """Times of all samplers, each `repeats` times, in rounds of one run each; every other round goes backwards.
+    """Times of all samplers, in `repeats` rounds of one run each; every other round goes backwards.
 
-    All of ours must draw the same codes, which the first, untimed round checks. codes: of a sequence.
+    An untimed first round checks that all of `own` draw the same codes. codes: number in a sequence.
     """
-    reference = ours[CACHED](futures)
-    for name, sampler in ours.items():
+    reference = own[CACHED](futures)
+    for name, sampler in own.items():
         check_same(reference, sampler(futures), name)
     for sampler in others.values():
         sampler(futures)
-    everyone = ours | others
-    seconds: dict[str, list[float]] = {name: [] for name in everyone}
+    samplers = own | others
+    seconds: dict[str, list[float]] = {name: [] for name in samplers}
     for turn in range(repeats):
-        for name in list(everyone)[:: -1 if turn % 2 else 1]:
-            seconds[name].append(timed(everyone[name], futures, device) / futures)
+        for name in list(samplers)[:: -1 if turn % 2 else 1]:
+            seconds[name].append(timed(samplers[name], futures, device) / futures)
     rows = []
     for name, times in seconds.items():
-        middle = statistics.median(times)
+        median = statistics.median(times)
         ratio = statistics.median(t / base for t, base in zip(times, seconds[CACHED], strict=True))
-        rows.append(Row(name=name, seconds=middle, codes=codes / middle, ratio=ratio))
+        rows.append(Row(name=name, seconds=median, codes=codes / median, ratio=ratio))
     return rows
 
 
 def table(rows: list[Row]) -> str:
-    lines = [f"{'sampler':<26}{'s/sequence':>12}{'codes/s':>10}{'times ours':>12}"]
+    lines = [f"{'sampler':<26}{'s/sequence':>12}{'codes/s':>10}{'vs. cache':>12}"]
     lines += [f"{r.name:<26}{r.seconds:>12.3f}{r.codes:>10.0f}{r.ratio:>12.2f}" for r in rows]
     return "\n".join(lines)
 
@@ -260,23 +260,27 @@ def heading(model: VideoGPT, device: torch.device, repeats: int) -> str:
 
 
 def parameters(model: nn.Module) -> int:
-    """Without a tokenizer's, which is frozen."""
+    """Number of trainable parameters, so without the tokenizer's."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m train.benchmark", description=__doc__)
-    p.add_argument("--model", help="a VideoGPT's weights, as `stt.load` takes them; else random ones of these sizes")
+    p = argparse.ArgumentParser(
+        prog="python -m train.benchmark",
+        description="Times VideoGPT's sampling with a cache, without one, and in the original code.",
+    )
+    p.add_argument("--model", help="file, run folder or Hub name of a VideoGPT; without it, random weights are used")
     for name in ("dim", "depth", "heads", "slices"):
-        p.add_argument(f"--{name}", type=int, default=getattr(DEFAULT, name))
-    p.add_argument("--grid", type=int, default=DEFAULT.tokenizer.grid, help="codes per side of a slice")
-    p.add_argument("--codebook-size", type=int, default=DEFAULT.tokenizer.codebook_size)
-    p.add_argument("--original", type=Path, metavar="DIR", help="checkout of github.com/wilson1yan/VideoGPT")
-    p.add_argument("--futures", type=int, nargs="+", default=[1], help="sequences at once; a table for each number")
-    p.add_argument("--repeats", type=int, default=3)
-    p.add_argument("--compile", action="store_true", help="also with torch.compile")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+        text = f"size of the random network, default {getattr(DEFAULT, name)}"
+        p.add_argument(f"--{name}", type=int, default=getattr(DEFAULT, name), help=text)
+    p.add_argument("--grid", type=int, default=DEFAULT.tokenizer.grid, help="codes along a side of a slice")
+    p.add_argument("--codebook-size", type=int, default=DEFAULT.tokenizer.codebook_size, help="number of codes")
+    p.add_argument("--original", type=Path, metavar="DIR", help="a checkout of github.com/wilson1yan/VideoGPT")
+    p.add_argument("--futures", type=int, nargs="+", default=[1], help="sequences at once; each number gets a table")
+    p.add_argument("--repeats", type=int, default=3, help="timed runs of each sampler")
+    p.add_argument("--compile", action="store_true", help="time a compiled sampler too")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     return p
 
 
@@ -293,19 +297,19 @@ def main(argv: list[str] | None = None) -> None:
         if not isinstance(model, VideoGPT):
             raise ValueError(f"{args.model} is of family {model.family}, not {VideoGPT.family}")
         if args.original:
-            others["the original"], network = original(args.original, model.config, device)
+            others["original"], network = original(args.original, model.config, device)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"benchmark: {error}") from error
     c = model.config
     print(heading(model, device, args.repeats))
     if others:
-        print(f"the original: {parameters(network) / 1e6:.2f}M parameters, unconditional")
+        print(f"original: {parameters(network) / 1e6:.2f}M parameters, unconditional")
         if c.frame_conditioning or c.classes:
-            print("ours has layers for its conditions, which the original, unconditional, has not")
+            print("this network has layers for its conditions, the original, unconditional, has none")
     rows = samplers(model, compile=args.compile)
     for futures in args.futures:
-        measured = measure(rows, others, futures, args.repeats, c.slices * c.cells, device)
-        print(f"\n{futures} at once\n{table(measured)}", flush=True)
+        times = measure(rows, others, futures, args.repeats, c.slices * c.cells, device)
+        print(f"\n{futures} at once\n{table(times)}", flush=True)
 
 
 if __name__ == "__main__":

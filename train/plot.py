@@ -1,4 +1,4 @@
-"""Draws the curves of runs: python -m train.plot runs/a runs/b --out curves.png"""
+"""Plots the curves of runs: python -m train.plot runs/a runs/b --out curves.png"""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-EPOCH = 10_000  # clips; what Moving MNIST's papers call an epoch
+from train.logging import LOG_FILE
+
+EPOCH = 10_000  # clips of an epoch in the papers on Moving MNIST
 AXES = {"clips": "clips seen", "minutes": "minutes of training"}
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m train.plot", description="Plots losses and held-out scores of runs over clips and over minutes."
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="picture to write (.png, .svg, .pdf)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("curves.png"), metavar="FILE", help="picture to write: .png, .svg or .pdf"
+    )
     return parser
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Rows of log.jsonl; a last line that was cut off is left out. Raises SystemExit when there is no log."""
-    path = run / "log.jsonl" if run.is_dir() else run
+    """Rows of log.jsonl, without a last line that was cut off. SystemExit if there is no log."""
+    path = run / LOG_FILE if run.is_dir() else run
     if not path.is_file():
-        raise SystemExit(f"{run} holds no log.jsonl")
+        raise SystemExit(f"{run} holds no {LOG_FILE}")
     rows = []
     for line in path.read_text().splitlines():
         try:
@@ -33,13 +39,13 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def series(rows: list[dict[str, Any]], name: str, axis: str) -> tuple[list[float], list[float]]:
-    """(x, y) of the rows that have this figure."""
-    found = [(row[axis], row[name]) for row in rows if name in row and axis in row]
-    return [x for x, _ in found], [y for _, y in found]
+    """x and y of the rows that hold this figure."""
+    rows = [row for row in rows if name in row and axis in row]
+    return [row[axis] for row in rows], [row[name] for row in rows]
 
 
 def smooth(values: list[float], share: float = 0.05) -> list[float]:
-    """Running mean over the last `share` of the values at most: training losses are noisy."""
+    """Running mean over the last values, at most `share` of all."""
     width = max(1, round(share * len(values)))
     sums = [0.0]
     for value in values:
@@ -47,15 +53,15 @@ def smooth(values: list[float], share: float = 0.05) -> list[float]:
     return [(sums[i + 1] - sums[max(0, i + 1 - width)]) / (i + 1 - max(0, i + 1 - width)) for i in range(len(values))]
 
 
-def drawn(logs: dict[str, list[dict[str, Any]]]) -> Any:
-    """A figure: a row for every figure that was logged (held-out ones first), against clips and against minutes."""
+def curves(logs: dict[str, list[dict[str, Any]]]) -> Any:
+    """A matplotlib figure: for each held-out score and the loss a panel over clips and one over minutes."""
     from matplotlib.figure import Figure
 
     names = {name for rows in logs.values() for row in rows for name in row}
-    shown = sorted(name for name in names if name.startswith("held_out")) + ["loss"]
-    figure = Figure(figsize=(11, 2.8 * len(shown)), layout="constrained")
-    panels = figure.subplots(len(shown), 2, squeeze=False)
-    for row, name in zip(panels, shown, strict=True):
+    names = [*sorted(name for name in names if name.startswith("held_out")), "loss"]
+    figure = Figure(figsize=(11, 2.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 2, squeeze=False)
+    for row, name in zip(panels, names, strict=True):
         for panel, axis in zip(row, AXES, strict=True):
             for label, rows in logs.items():
                 x, y = series(rows, name, axis)
@@ -74,7 +80,7 @@ def main() -> None:
     args = parser().parse_args()
     logs = {run.name: read_log(run) for run in args.runs}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    drawn(logs).savefig(args.out, dpi=100)
+    curves(logs).savefig(args.out, dpi=100)
     print(args.out)
 
 

@@ -1,79 +1,78 @@
-"""Trains a predictor: python -m train.predictor --preset digits_stt --tokenizer runs/tok --mnist DIR --out runs/stt"""
+"""Trains a predictor: python -m train.predictor --preset moving_mnist/stt/cpu --mnist DIR --out runs/stt"""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
+from stt.api import Predictor
 from stt.checkpoint import build, load_any
-from stt.models.layered import LayeredConfig
-from stt.sampler import predict
-from train import settings, tokenizer
-from train.data import DigitVideos
-from train.folder import VideoFolder
-from train.loop import Batches, Run, Score, accelerator_for, as_process, fit, rows_of_frames, start_from
-from train.packed import TabletopSet
-from train.presets import Preset, Videos, arguments, card_of, chosen, videos_of
-from train.protocols import held_out, moving_mnist
-
-
-def future_sheet(videos: Videos, clips: int = 4):
-    """Rows of truth, reconstruction by the tokenizer if there is one, and up to three futures, clip after clip."""
-    shown = videos.batch(clips, seed=1, index=0)
-    context = min(context_of(videos), shown.shape[1] - 1)
-
-    def sheet(model: nn.Module) -> np.ndarray:
-        rows = []
-        for clip in shown:
-            rows.append(clip)
-            if getattr(model, "tokenizer", None) is not None:
-                whole = clip[None, len(clip) % getattr(model.tokenizer.config, "frames", 1) :]
-                rows.append(model.tokenizer.reconstructed(whole)[0])
-            futures = predict(model, clip[:context], len(clip) - context, seeds=[0, 1, 2] if model.knobs else [0])
-            rows += [torch.cat([clip[:context], future]) for future in futures]
-        return rows_of_frames(rows)
-
-    return sheet
-
-
-def context_of(videos: Videos) -> int:
-    """Frames that are given where this world is a benchmark: 10 of Moving MNIST, 5 of those with chance."""
-    return 10 if isinstance(videos, DigitVideos) and videos.world.kind == "deterministic" else 5
-
-
-def held_out_score(videos: Videos, clips: int = 64) -> Score | None:
-    """MSE and SSIM of Moving MNIST on its first clips; none of worlds with chance, which one future cannot score."""
-    context = context_of(videos)
-    if context == 5 or videos.world.frames <= context:
-        return None
-    some = torch.cat([clip.video for clip in held_out(videos, clips)])
-
-    def score(model: nn.Module) -> dict[str, float]:
-        mean = moving_mnist(model, some, context, quiet=True)["mean"]
-        return {f"held_out_{name}": mean[name] for name in ("mse", "ssim")}
-
-    return score
+from train import cli, tokenizer
+from train.data.moving_mnist import MovingMNIST
+from train.evaluation.moving_mnist import held_out, moving_mnist
+from train.presets import Dataset, Preset
+from train.processes import make_accelerator, run_as_process
+from train.sheets import future_sheet
+from train.trainer import Batches, Score, Trainer, fit
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = arguments(__doc__.split(":")[0])
-    parser.add_argument("--tokenizer", help="file or run folder of the frozen tokenizer; else the preset's is trained")
-    parser.add_argument("--only", metavar="PART", nargs="+", help="train parts (dynamics, policy) and no others")
+    parser = cli.training_parser(
+        "train.predictor", "Trains a predictor, and before it the preset's tokenizer where none is given."
+    )
+    parser.add_argument("--tokenizer", metavar="MODEL", help="file or run folder of a tokenizer to use as it is")
+    parser.add_argument("--only", metavar="PART", nargs="+", help="train these parts of the network and no others")
     return parser
 
 
-def network(preset: Preset, source: str | None) -> nn.Module:
-    """The preset's model, fresh, around the frozen tokenizer if its family has one."""
+def main(words: list[str] | None = None) -> None:
+    args = cli.parse(parser(), words)
+    preset = cli.preset_of(args)
+    cli.save_flags(args)
+    if preset.tokenizer and not args.tokenizer and preset.model.tokenizer is not None:
+        train_tokenizer(args, preset)
+    accelerator = make_accelerator(args.device)
+    set_seed(preset.training.seed)
+    model = build_predictor(preset, args.tokenizer)
+    cli.start_from(model, args.start_from)
+    if args.only:
+        train_only(model, *args.only)
+    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset))
+    if args.resume:
+        run.resume()
+        cli.save_flags(args, resumed=True)
+    clips = test.batch(4, seed=1, index=0).video
+    context = min(context_frames(test), clips.shape[1] - 1)
+    fit(run, batches_of(train, preset), future_sheet(clips, context), held_out_score(test))
+
+
+def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
+    """Trains the preset's tokenizer by its own schedule, or for --steps, into the folder `tokenizer` of the run."""
+    out = args.out / "tokenizer"
+    if args.resume and (out / cli.FLAGS_FILE).is_file():
+        words = ["--resume"]
+    else:
+        names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
+        values = {name: getattr(args, name) for name in names}
+        words = [f"--{name}={value}" for name, value in values.items() if value is not None]
+        words = ["--preset", preset.tokenizer, *words, *(["--flip"] if args.flip else [])]
+    tokenizer.main(["--out", str(out), *words])
+    args.tokenizer = str(out)
+    cli.save_flags(args)
+
+
+def build_predictor(preset: Preset, source: str | None) -> Predictor:
+    """The preset's network with fresh weights, around the tokenizer of `source` if its family has one."""
     if preset.model.actions and preset.family not in ("layered", "stt"):
-        raise SystemExit(f"the family {preset.family} does not learn from actions here: give --set 'actions=()'")
+        raise SystemExit(f"the family {preset.family} does not learn from actions here: add --set 'actions=()'")
     if getattr(preset.model, "tokenizer", None) is None:
         if source:
-            raise SystemExit(f"{preset.summary}: it has no tokenizer, leave out --tokenizer")
+            raise SystemExit("this preset's network has no tokenizer: leave out --tokenizer")
         return build(preset.family, preset.model)
     frozen = load_any(source)
     model = build(preset.family, replace(preset.model, tokenizer=frozen.config))
@@ -81,92 +80,41 @@ def network(preset: Preset, source: str | None) -> nn.Module:
     return model
 
 
-def only(model: nn.Module, *names: str) -> None:
-    """Leaves all weights but some parts' as they are; SystemExit if the model has no such part to train."""
-    parts = {name: each for name, each in model.named_modules() if any(p.requires_grad for p in each.parameters())}
+def train_only(model: nn.Module, *names: str) -> None:
+    """Freezes all weights but those of some parts. SystemExit if the model has no such part to train."""
+    parts = {name: part for name, part in model.named_modules() if any(p.requires_grad for p in part.parameters())}
     for name in names:
         if name not in parts:
-            known = [name for name in parts if "." not in name]
-            raise SystemExit(f"--only {name}: the model's parts are {', '.join(filter(None, known))}")
+            top = [name for name in parts if name and "." not in name]
+            raise SystemExit(f"--only {name}: the model's parts are {', '.join(top)}")
     model.requires_grad_(False)
     for name in names:
         parts[name].requires_grad_(True)
 
 
-def batches_of(videos: Videos, preset: Preset) -> Batches:
-    """Clips, and what else the model learns: what is done, which digits they show, or other images of their frames."""
-    classes, maps = getattr(preset.model, "classes", 0), getattr(preset.model, "maps", ())
-    layered = isinstance(preset.model, LayeredConfig)
-    if layered and not isinstance(videos, TabletopSet):
-        raise SystemExit("the family layered learns from poses, which only sets of the tabletop have")
-    if isinstance(videos, VideoFolder):
-        return folder_batches(videos, preset)
-    if set(maps) - {"digits"}:
-        raise SystemExit(f"maps are {', '.join(maps)}, this world has digits alone")
-    if isinstance(videos, TabletopSet) and (classes or maps):
-        raise SystemExit("the tabletop has no classes and no maps")
-
-    def batches(size: int, index: int) -> tuple[Tensor, ...]:
-        clips = videos.sample(size, preset.loop.seed, index)
-        if isinstance(videos, TabletopSet):
-            told = clips.actions if preset.model.actions else None
-            if layered:
-                return clips.video, told, *videos.paths(clips), clips.steady
-            return (clips.video,) if told is None else (clips.video, told)
-        if maps:
-            return clips.video, videos.segmentation(clips)[:, None]
-        return (clips.video, clips.labels.to(videos.device)) if classes else (clips.video,)
-
-    return batches
+def batches_of(dataset: Dataset, preset: Preset) -> Batches:
+    """Batches of the run's seed."""
+    return lambda size, number: dataset.batch(size, preset.training.seed, number)
 
 
-def folder_batches(videos: VideoFolder, preset: Preset) -> Batches:
-    """Clips of one's own videos, with actions or classes where the model learns them."""
-
-    def batches(size: int, index: int) -> tuple[Tensor, ...]:
-        clips = videos.sample(size, preset.loop.seed, index)
-        if getattr(preset.model, "actions", ()):
-            return clips.video, clips.actions
-        return (clips.video, clips.labels) if getattr(preset.model, "classes", 0) else (clips.video,)
-
-    return batches
+def context_frames(dataset: Dataset) -> int:
+    """Frames of the prompt in the benchmark on this data: 10 of Moving MNIST, 5 of stochastic data."""
+    return 10 if isinstance(dataset, MovingMNIST) and dataset.config.kind == "deterministic" else 5
 
 
-def tokenizer_first(args: argparse.Namespace, preset: Preset) -> None:
-    """Trains the preset's tokenizer by its own schedule, or as many steps as are told, to a folder in the run's own."""
-    out = args.out / "tokenizer"
-    if args.resume and (out / settings.FILE).is_file():
-        words = ["--resume"]
-    else:
-        names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
-        given = {name: getattr(args, name) for name in names}
-        words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        words = ["--preset", preset.tokenizer, *words, *(["--flip"] if args.flip else [])]
-    tokenizer.main(["--out", str(out), *words])
-    args.tokenizer = str(out)
-    settings.keep(args)
+def held_out_score(dataset: Dataset, clips: int = 64) -> Score | None:
+    """MSE and SSIM on clips of Moving MNIST's test split. None for stochastic data, which one future cannot score."""
+    context = context_frames(dataset)
+    if context == 5 or dataset.config.frames <= context:
+        return None
+    videos = torch.cat([clip.video for clip in held_out(dataset, clips)])
 
+    def score(model: nn.Module) -> dict[str, float]:
+        mean = moving_mnist(model, videos, context, quiet=True)["mean"]
+        return {f"held_out_{name}": mean[name] for name in ("mse", "ssim")}
 
-def main(arguments: list[str] | None = None) -> None:
-    args = settings.parsed(parser(), "train.predictor", arguments)
-    preset = chosen(args)
-    settings.keep(args)
-    if preset.tokenizer and not args.tokenizer and preset.model.tokenizer is not None:
-        tokenizer_first(args, preset)
-    accelerator = accelerator_for(preset.loop.precision, args.device)
-    set_seed(preset.loop.seed)
-    model = network(preset, args.tokenizer)
-    if args.start_from:
-        start_from(model, load_any(args.start_from))
-    if args.only:
-        only(model, *args.only)
-    train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
-    run = Run(model, preset.loop, args.out, accelerator, card_of(args, preset))
-    if args.resume:
-        run.resume()
-        settings.keep(args, resumed=True)
-    fit(run, batches_of(train, preset), future_sheet(test), held_out_score(test))
+    return score
 
 
 if __name__ == "__main__":
-    as_process(main)
+    run_as_process(main)

@@ -1,4 +1,4 @@
-"""Leaving when asked to: the first SIGTERM or SIGINT is noted, the second ends the process at once."""
+"""SIGTERM and SIGINT: the first one asks the run to save and leave, the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import os
 import signal
 from types import FrameType
 
-ASKED = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """While it is open, `number` is that of the signal which asked to leave, or 0. For the main thread."""
+    """While it is open, `number` is the signal that asks the run to leave, or 0. Works in the main thread only."""
 
     number = 0
 
     def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self._note) for number in ASKED}
+        self.previous_handlers = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        for other in ASKED:
+        for other in STOP_SIGNALS:
             signal.signal(other, signal.SIG_DFL)
-        os.write(2, b"\nsaves after this step, then leaves; once more to leave at once\n")  # print may be at work
+        # a handler must not call print, which may be at work
+        os.write(2, b"\nThe run saves after this step and ends; a second signal ends it at once.\n")

@@ -1,4 +1,4 @@
-"""How fast training could be: operations that a clip costs, and what the device reaches on a large matrix product."""
+"""How fast training could be: operations of a clip, and what the device reaches on a product of large matrices."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from stt.api import Video
+from stt.api import Batch, Model
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
-class Operations(TorchDispatchMode):
-    """Adds up the multiplications and additions of matrix products and convolutions.
+class FlopCounter(TorchDispatchMode):
+    """Counts the multiplications and additions of matrix products and convolutions.
 
-    Differs from torch's FlopCounterMode, which takes the gradient of a depthwise convolution for a dense one's and
-    fails on parts without gradients.
+    Differs from torch's FlopCounterMode, which counts the gradient of a depthwise convolution as that of a dense one
+    and fails on parts without gradients.
     """
 
     total = 0
@@ -29,48 +29,48 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func._overloadpacket is torch.ops.aten.convolution_backward:
-            gradient, weight, wanted = args[0], args[2], args[-1]
-            self.total += convolution(gradient, weight) * (wanted[0] + wanted[1])  # of the input, of the weight
+            gradient, weight, needs_gradient = args[0], args[2], args[-1]  # the last: of input, weight and bias
+            self.total += convolution_flops(gradient, weight) * sum(needs_gradient[:2])
         elif func._overloadpacket is torch.ops.aten.convolution:
-            self.total += convolution(out, args[1])
+            self.total += convolution_flops(out, args[1])
         elif (count := flop_registry.get(func._overloadpacket)) is not None:
             self.total += count(*args, **(kwargs or {}), out_val=out)
         return out
 
 
-def convolution(out: Tensor, weight: Tensor) -> int:
+def convolution_flops(out: Tensor, weight: Tensor) -> int:
     """Operations of a convolution from its output (B, C, ...) and weight (C, C_in / groups, ...)."""
     return 2 * out.numel() * weight[0].numel()
 
 
-def flops_per_clip(model: nn.Module, clips: Video, *more: Tensor, draws: int = 4) -> float:
-    """Floating-point operations that a step spends on one clip: the loss and its gradients.
+def flops_per_clip(model: Model, batch: Batch, steps: int = 4) -> float:
+    """Floating-point operations that a training step spends on one clip: the loss and its gradients.
 
-    Matrix products, convolutions and attention count, nothing else. A loss that chooses at random what to compute is
-    averaged over `draws`. `more` is what `loss` takes beside the clips. The model and the random state are left as
-    they were.
+    Counts matrix products, convolutions and attention, nothing else. The mean over some steps, since a loss may choose
+    at random what it computes. The model and the random state stay as they are.
     """
     model = copy.deepcopy(model).train()
-    cuda = [clips.device] if clips.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda), sdpa_kernel(SDPBackend.MATH), Operations() as operations:
-        for seed in range(draws):
-            torch.manual_seed(seed)
-            model.loss(clips, *more).total.backward()
-    return operations.total / draws / len(clips)
+    cuda = [batch.video.device] if batch.video.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+        for step in range(steps):
+            torch.manual_seed(step)
+            model.begin_step(step)
+            model.loss(batch).total.backward()
+    return counter.total / steps / len(batch)
 
 
-def peak_flops(device: torch.device, precision: str, seconds: float = 0.5) -> float:
-    """Operations a second that this process reaches on its best product of two large matrices.
+def peak_flops(device: torch.device, precision: str, seconds: float = 0.3) -> float:
+    """Operations a second of this process on its fastest product of two large matrices, in a precision of DTYPES.
 
-    Measured, so that it holds for any device and number of threads; a data sheet promises more.
+    Measured, so that it holds for any device and number of threads. A data sheet promises more.
     """
     side = 8192 if device.type == "cuda" else 1024
     a = torch.randn(side, side, device=device, dtype=DTYPES[precision])
     best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:
-        begun = time.perf_counter()
+        begin = time.perf_counter()
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.perf_counter() - begin)
     return 2 * side**3 / best

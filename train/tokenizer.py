@@ -1,71 +1,55 @@
-"""Trains a tokenizer: python -m train.tokenizer --preset car_tokenizer --data DIR --out runs/tok"""
+"""Trains a tokenizer: python -m train.tokenizer --preset car/frame_vq/cpu --data DIR --out runs/tok"""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-import numpy as np
 from accelerate.utils import set_seed
-from torch import nn
 
-from stt.checkpoint import build, load_any
-from train import settings
-from train.gan import AdversarialTokenizer, PerceptualDistance
-from train.loop import Run, accelerator_for, as_process, fit, rows_of_frames, start_from
-from train.presets import Videos, arguments, card_of, chosen, videos_of
-
-
-def reconstruction_sheet(videos: Videos, clips: int = 4, frames: int = 10):
-    """Rows of truth and reconstruction, in turn."""
-    held_out = videos.batch(clips, seed=1, index=0)[:, :frames]
-
-    def sheet(model: nn.Module) -> np.ndarray:
-        decoded = model.reconstructed(held_out)
-        return rows_of_frames([row for pair in zip(held_out, decoded, strict=True) for row in pair])
-
-    return sheet
+from stt.api import Batch
+from stt.checkpoint import build
+from train import cli
+from train.gan import AdversarialTokenizer
+from train.processes import make_accelerator, run_as_process
+from train.sheets import reconstruction_sheet
+from train.trainer import Trainer, fit
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = arguments(__doc__.split(":")[0])
-    parser.add_argument("--gan-weight", type=float, default=0.0, help="strength of the VQGAN stage; 0 leaves it out")
-    parser.add_argument("--gan-start", type=int, default=0, help="steps before the VQGAN stage begins")
-    parser.add_argument(
-        "--perceptual", type=Path, metavar="WEIGHTS", help="torchvision's vgg16, for VQGAN's other term"
-    )
-    parser.add_argument("--perceptual-weight", type=float, default=0.1, help="of that term")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the codes' meaning")
+    parser = cli.training_parser("train.tokenizer", "Trains a tokenizer.")
+    vqgan = parser.add_argument_group("VQGAN stage")
+    vqgan.add_argument("--gan-weight", type=float, default=0.0, help="weight of the adversarial loss; 0 leaves it out")
+    vqgan.add_argument("--gan-start", type=int, default=0, metavar="STEP", help="optimizer step at which it begins")
+    vqgan.add_argument("--decoder-only", action="store_true", help="train the decoder alone: codes keep their meaning")
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    args = settings.parsed(parser(), "train.tokenizer", arguments)
-    preset = chosen(args)
-    settings.keep(args)
-    accelerator = accelerator_for(preset.loop.precision, args.device)
-    set_seed(preset.loop.seed)
-    model = build(preset.family, preset.model)
-    if args.start_from:
-        start_from(model, load_any(args.start_from))
-    train, test = (videos_of(preset, args, split, accelerator.device) for split in ("train", "test"))
-    card = card_of(args, preset)
+def main(words: list[str] | None = None) -> None:
+    args = cli.parse(parser(), words)
+    preset = cli.preset_of(args)
+    cli.save_flags(args)
+    accelerator = make_accelerator(args.device)
+    set_seed(preset.training.seed)
+    tokenizer = build(preset.family, preset.model)
+    cli.start_from(tokenizer, args.start_from)
+    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    setup = preset.training, args.out, accelerator, cli.training_card(args, preset)
     if args.gan_weight:
-        perceptual = PerceptualDistance(args.perceptual) if args.perceptual else None
-        stage = (args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight)
-        model = AdversarialTokenizer(model, *stage)
-        run = Run(model, preset.loop, args.out, accelerator, card, keep=lambda trained: trained.tokenizer)
-    elif args.perceptual:
-        raise SystemExit("--perceptual belongs to the VQGAN stage: give --gan-weight too")
+        model = AdversarialTokenizer(tokenizer, args.gan_weight, args.gan_start, args.decoder_only)
+        run = Trainer(model, *setup, runnable=lambda m: m.tokenizer, clipped=[tokenizer, model.discriminator])
     else:
         if args.decoder_only:
-            model.requires_grad_(False).decoder.requires_grad_(True)
-        run = Run(model, preset.loop, args.out, accelerator, card)
+            tokenizer.requires_grad_(False).decoder.requires_grad_(True)
+        run = Trainer(tokenizer, *setup)
     if args.resume:
         run.resume()
-        settings.keep(args, resumed=True)
-    fit(run, lambda size, index: (train.batch(size, preset.loop.seed, index),), reconstruction_sheet(test))
+        cli.save_flags(args, resumed=True)
+
+    def batches(size: int, number: int) -> Batch:
+        return train.batch(size, preset.training.seed, number)
+
+    fit(run, batches, reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10]))
 
 
 if __name__ == "__main__":
-    as_process(main)
+    run_as_process(main)

@@ -9,6 +9,7 @@ back where they were, which the fork's do not.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stt.api import Loss, Noise, Predictor, PredictorConfig, Sampling, Video
+from stt.api import NO_CONDITION, Batch, Condition, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layers import Attention, ConvMLP, patchify, rotary, rotary_grid, unpatchify
 
 
@@ -94,6 +95,7 @@ class TimeSformer(Predictor):
         self.head = nn.Linear(c.dim, pixels)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.constant_(self.head.bias, -1.0)  # a black frame
+        self.num_context = c.context_frames  # most frames of context in the next loss
 
     def predict(self, context: Video) -> Video:
         """Clips (B, T <= context_frames, C, H, W) -> the `chunk_frames` frames after them, not yet clamped."""
@@ -115,19 +117,22 @@ class TimeSformer(Predictor):
         dim = c.dim // c.heads
         return {"t": rotary(times, dim, longest=8.0), "s": rotary_grid(c.grid, c.grid, dim, device)}
 
-    def loss(self, video: Video) -> Loss:
+    def begin_step(self, step: int) -> None:
+        c, rng = self.config, random.Random(step)
+        short = rng.random() < c.short_context
+        self.num_context = rng.randint(1, c.context_frames) if short else c.context_frames
+
+    def loss(self, batch: Batch) -> Loss:
         """Mean squared error of a clip's last frames given those before. `mse` is summed over a frame on [0, 1]."""
-        c = self.config
+        c, video = self.config, batch.video
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         asked = min(c.chunk_frames, video.shape[1] - 1)
-        context, truth = video[:, :-asked][:, -c.context_frames :], video[:, -asked:]
-        if torch.rand(()) < c.short_context:
-            context = context[:, -int(torch.randint(1, context.shape[1] + 1, ())) :]
+        context, truth = video[:, :-asked][:, -self.num_context :], video[:, -asked:]
         mse = F.mse_loss(self.predict(context)[:, :asked].float(), truth)
         return Loss(mse, {"mse": mse.detach() * truth[0, 0].numel() / 4})
 
-    def start(self, context: Video) -> TimeSformerState:
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> TimeSformerState:
         return TimeSformerState(context)
 
     def step(self, state: TimeSformerState, sampling: Sampling, noise: Noise) -> tuple[Video, TimeSformerState]:

@@ -23,7 +23,19 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
+from stt.api import (
+    NO_CONDITION,
+    Batch,
+    Condition,
+    Config,
+    Loss,
+    Noise,
+    Predictor,
+    PredictorConfig,
+    Sampling,
+    Surprise,
+    Video,
+)
 from stt.dct import DCTConfig, FrameDCT
 from stt.layers import Attention, AttentionBlock, CrossAttention, ResBlock, rotary
 from stt.sampler import sample_logits
@@ -42,7 +54,6 @@ class TransframerConfig(PredictorConfig):
     depth: int = 4  # blocks of the decoder
     heads: int = 4
     mlp_ratio: int = 4
-    dropout: float = 0.0  # of attention weights
     widths: tuple[int, ...] = (64, 128)  # of the U-Net, from the DCT's grid to the one that the decoder attends to
     blocks: int = 2  # of the U-Net at its lowest resolution
     draft: int = 48  # width of the network that sees what is drawn
@@ -304,8 +315,8 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(c.dim) for _ in range(3))
-        self.attention = Attention(c.dim, c.heads, c.dropout)
-        self.cross = CrossAttention(c.dim, c.heads, c.dropout)
+        self.attention = Attention(c.dim, c.heads)
+        self.cross = CrossAttention(c.dim, c.heads)
         self.up, self.down = nn.Linear(c.dim, c.dim * c.mlp_ratio), nn.Linear(c.dim * c.mlp_ratio, c.dim)
 
     def _rest(self, x: Tensor, memory: tuple[Tensor, Tensor], seen: Tensor) -> Tensor:
@@ -331,7 +342,6 @@ class TransframerState(NamedTuple):
 
 class Transframer(Predictor):
     family: ClassVar[str] = "transframer"
-    interpolates: ClassVar[bool] = True
     knobs: frozenset[str] = frozenset({"temperature", "top_k", "top_p"})
 
     def __init__(self, config: TransframerConfig) -> None:
@@ -541,13 +551,14 @@ class Transframer(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, maps: Tensor | None = None, actions: Tensor | None = None) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of one frame of each clip given others, in nats a triple; the parts are nats a triple too.
 
-        maps (B, M, T, C, H, W) are the other images that the config names, without which none is asked for; actions
-        (B, T, A) annotate the frames.
+        Maps are the other images that the config names, without which none is asked for; actions annotate the frames.
         """
-        c, known = self.config, 0 if maps is None else maps.shape[1]
+        c, video, maps = self.config, batch.video, batch.maps
+        actions = batch.actions if c.actions else None
+        known = 0 if maps is None else maps.shape[1]
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if maps is not None and (known != len(c.maps) or maps.shape[2:] != video.shape[1:]):
@@ -663,7 +674,7 @@ class Transframer(Predictor):
 
     # ---- prediction ----------------------------------------------------------------------------------
 
-    def start(self, context: Video) -> TransframerState:
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> TransframerState:
         return TransframerState(context[:, -self.config.context_frames :])
 
     def step(self, state: TransframerState, sampling: Sampling, noise: Noise) -> tuple[Video, TransframerState]:

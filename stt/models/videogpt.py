@@ -1,15 +1,17 @@
 """VideoGPT: a GPT over the codes of a 3D VQ autoencoder, one code after the other (arXiv 2104.10157).
 
-Conditioned on the frames before a sequence (a small 3D resnet, cross-attention), on classes (gains and biases of the
-norms), on both or on neither: training leaves out each at random, so that one network serves all. Where we differ:
-frames do not depend on later codes, so that they come slice by slice, and are decoded with those before the sequence
-in view; every code also sees its neighbourhood in the slice before; a horizon beyond the trained length begins a new
-sequence after its own last frames.
+A sequence is conditioned on the frames before it (a small 3D resnet, cross-attention), on classes (gains and biases
+of the norms), on both or on neither: training leaves out each at random. Where we differ: frames do not depend on
+later codes, so that they come slice by slice; the decoder also takes the codes of the frames before a sequence; every
+code also takes its neighbourhood in the slice before; a horizon beyond the trained length begins a new sequence after
+its own last frames. A slice is the codes of a few frames that the tokenizer codes together.
 """
 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -18,32 +20,44 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stt.api import Config, Loss, Noise, Predictor, PredictorConfig, Sampling, Surprise, Video
-from stt.layers import Attention, CrossAttention, patchify
+from stt.api import (
+    NO_CONDITION,
+    Batch,
+    Condition,
+    Config,
+    Loss,
+    Noise,
+    Predictor,
+    PredictorConfig,
+    Sampling,
+    Surprise,
+    Video,
+)
+from stt.gpt import Block, Memory, Norm, Shift, repeat_rows
+from stt.layers import patchify
 from stt.sampler import sample_logits
-from stt.tokenizer import VideoVQ, VideoVQConfig, video_encoder
+from stt.tokenizer import VideoVQ, VideoVQConfig, frozen_codes, video_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoGPTConfig(PredictorConfig):
     tokenizer: VideoVQConfig = field(default_factory=VideoVQConfig)
-    context_frames: int = 5  # that a sequence is conditioned on; any fewer will do
+    context_frames: int = 5  # most frames that a sequence is conditioned on
     chunk_frames: int = 2  # frames of a slice of codes, as the tokenizer's
     slices: int = 5  # of a sequence
     dim: int = 192
     depth: int = 4
     heads: int = 6
     mlp_ratio: int = 4
-    dropout: float = 0.0  # of attention weights
-    frame_conditioning: bool = True  # else a prompt's own codes begin the sequence
-    widths: tuple[int, ...] = (32, 64)  # of the resnet that sees the context
+    frame_conditioning: bool = True  # if not, a prompt's own codes begin the sequence
+    widths: tuple[int, ...] = (32, 64)  # of the context's resnet
     classes: int = 0  # 0 for none
     labels: int = 1  # most classes of a clip
-    drop_frames: float = 0.1  # share of training steps without a context
+    drop_context: float = 0.1  # share of training steps without a context
     drop_labels: float = 0.5  # share of the labels that are hidden
-    guidance: float = 1.0  # above 1, labels count for more in drawing than they did in training (arXiv 2207.12598)
+    guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
     short_context: float = 0.3  # share of training steps whose context has a random length
-    own_past: float = 0.5  # share of training steps whose context went through the tokenizer, as predictions do
+    reconstruct_context: float = 0.5  # share of training steps whose context went through the tokenizer
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,8 +71,8 @@ class VideoGPTConfig(PredictorConfig):
         if self.frame_conditioning and len(self.widths) != len(self.tokenizer.widths):
             raise ValueError(f"widths are {self.widths}, its tokenizer has {len(self.tokenizer.widths)} resolutions")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
-            raise ValueError(f"guidance is {self.guidance}, must be at least 1: labels as they are")
-        for name in ("drop_frames", "drop_labels", "short_context", "own_past"):
+            raise ValueError(f"guidance is {self.guidance}, must be at least 1, which is no guidance")
+        for name in ("drop_context", "drop_labels", "short_context", "reconstruct_context"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
         for name in ("image_size", "channels"):
@@ -76,98 +90,17 @@ class VideoGPTConfig(PredictorConfig):
 
     @property
     def prefix(self) -> int:
-        """Slices that a whole context takes where its own codes begin the sequence."""
+        """Slices of a whole context, where its own codes begin the sequence."""
         return -(-self.context_frames // self.chunk_frames)
-
-
-Shift = tuple[Tensor, ...] | None  # gain and bias (B, 1, D)
-
-
-class Norm(nn.Module):
-    """Layer norm; classes add to its gain and bias."""
-
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim, elementwise_affine=not classes)
-        self.adapt = nn.Linear(classes, 2 * dim) if classes else None
-        if self.adapt is not None:
-            nn.init.normal_(self.adapt.weight, std=0.02)
-
-    def shift(self, label: Tensor | None) -> Shift:
-        """How often each class is there (B, 1, classes) -> what `forward` takes; the same for every code."""
-        return None if self.adapt is None else self.adapt(label).chunk(2, dim=-1)
-
-    def forward(self, x: Tensor, shift: Shift) -> Tensor:
-        x = self.norm(x)
-        return x if shift is None else torch.addcmul(x + shift[1], x, shift[0])
-
-
-class Memory(NamedTuple):
-    """What a sequence is conditioned on."""
-
-    before: Tensor  # (B, cells, dim) what the first slice finds in the place of a slice before
-    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, 1 + M, d)
-
-    def expand(self, batch: int) -> Memory:
-        return Memory(rows(self.before, batch), tuple((rows(k, batch), rows(v, batch)) for k, v in self.layers))
-
-
-def rows(x: Tensor, batch: int) -> Tensor:
-    """What is one for all (1, ...), one for each future (F, ...) or whole already -> (batch, ...), F or 2 F."""
-    if len(x) == 1:
-        return x.expand(batch, *x.shape[1:])
-    return x if len(x) == batch else torch.cat([x, x])
-
-
-class Block(nn.Module):
-    """Causal attention, cross-attention where frames condition, MLP; each residual and pre-normed."""
-
-    def __init__(self, config: VideoGPTConfig) -> None:
-        super().__init__()
-        c = config
-        self.norm = Norm(c.dim, c.classes)
-        self.attention = Attention(c.dim, c.heads, c.dropout)
-        if c.frame_conditioning:
-            self.cross_norm, self.cross = Norm(c.dim, c.classes), CrossAttention(c.dim, c.heads, c.dropout)
-        self.mlp_norm = Norm(c.dim, c.classes)
-        self.up, self.down = nn.Linear(c.dim, c.dim * c.mlp_ratio), nn.Linear(c.dim * c.mlp_ratio, c.dim)
-
-    def shifts(self, label: Tensor | None) -> list[Shift]:
-        norms = (self.norm, self.mlp_norm, getattr(self, "cross_norm", None))
-        return [norm.shift(label) for norm in norms if norm is not None]
-
-    def _rest(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]) -> Tensor:
-        if memory is not None:
-            x = x + self.cross(self.cross_norm(x, shifts[2]), memory)
-        return x + self.down(F.gelu(self.up(self.mlp_norm(x, shifts[1])), approximate="tanh"))
-
-    def forward(
-        self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A whole sequence (B, N, D) -> the same, and its keys and values (B, heads, N, d)."""
-        q, k, v = self.attention.project(self.norm(x, shifts[0]))
-        x = x + self.attention.attend(q, k, v, causal=True)
-        return self._rest(x, memory, shifts), k, v
-
-    def one(
-        self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift], cache: Tensor, at: Tensor
-    ) -> Tensor:
-        """One token (B, 1, D) at position `at` (1,); its key and value are written into the cache (2, B, ..., d)."""
-        q, k, v = self.attention.project(self.norm(x, shifts[0]))
-        for kept, new in zip(cache, (k, v), strict=True):
-            kept.index_copy_(2, at, new)
-        seen = torch.arange(cache.shape[-2], device=x.device)[None] <= at
-        x = x + self.attention.attend(q, *cache, mask=seen)
-        return self._rest(x, memory, shifts)
 
 
 class VideoGPTState(NamedTuple):
     recent: Video  # (B, 0 ... context_frames, C, H, W) the last frames
-    past: Tensor  # (B, S, h, w, D) latents of those that condition the sequence
-    latents: Tensor  # (B, 0 ... slices, h, w, D) of the sequence
+    past: Tensor  # (B, S, h, w, D) latents of the frames that condition the sequence
+    latents: Tensor  # (B, 0 ... slices, h, w, D) of the sequence so far
     cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values; with guidance 2 B, then without labels
     memory: Memory | None
-    drawn: bool  # whether anything has been predicted yet
+    label: Tensor | None  # (1 or B, 1, classes) how often each class is there
 
 
 class VideoGPT(Predictor):
@@ -179,7 +112,7 @@ class VideoGPT(Predictor):
         self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes else set()))
         self.tokenizer = VideoVQ(c.tokenizer).requires_grad_(False)
         codes, side = c.tokenizer.latent_dim, c.tokenizer.grid
-        self.begin = nn.Parameter(0.02 * torch.randn(c.dim))  # in the place of a code before the first
+        self.begin = nn.Parameter(0.02 * torch.randn(c.dim))  # stands for the code before the first
         self.embed = nn.Linear(codes, c.dim)
         self.before = nn.Conv2d(codes, c.dim, 3, padding=1)  # of the slice before
         self.nothing = nn.Parameter(0.02 * torch.randn(c.cells, c.dim))  # before the first slice
@@ -192,10 +125,15 @@ class VideoGPT(Predictor):
             self.context_times = nn.Parameter(0.02 * torch.randn(c.context_frames, 1, 1, c.dim))
             self.no_context = nn.Parameter(0.02 * torch.randn(1, 1, c.dim))
             self.last = nn.Linear(c.dim, c.dim)  # of the last frame of the context, before the first slice
-        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        blocks = (Block(c.dim, c.heads, c.mlp_ratio, c.classes, c.frame_conditioning) for _ in range(c.depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = Norm(c.dim, c.classes)
         self.head = nn.Linear(c.dim, c.tokenizer.codebook_size)
         nn.init.normal_(self.head.weight, std=0.02)
+        self.num_context = c.context_frames  # most frames of context in the next loss
+        self.reconstruct_context = False  # whether they go through the tokenizer first
+        self.num_skip = 0  # first frames of a clip that the next loss leaves out, without frame conditioning
+        self.compiled_one: Callable[..., Tensor] | None = None
 
     def train(self, mode: bool = True) -> VideoGPT:
         super().train(mode)
@@ -210,20 +148,16 @@ class VideoGPT(Predictor):
         return rearrange(self.times + self.rows + self.columns, "s h w d -> (s h w) d")
 
     def label(self, labels: Tensor | None, batch: int = 1) -> Tensor | None:
-        """Classes (B, L), -1 for none -> how often each is there (B, 1, classes); None where the model knows none."""
+        """Classes (B, L), -1 for none -> counts of each (B, 1, classes); None if the model has no classes."""
         c = self.config
         if not c.classes:
-            if labels is not None:
-                raise ValueError(f"labels {tuple(labels.shape)} are given, the model knows no classes")
             return None
         if labels is None:
             labels = torch.full((batch, 1), -1, device=self.begin.device)
-        if labels.shape[1] > c.labels or labels.max() >= c.classes or labels.min() < -1:
-            raise ValueError(f"labels are {labels.tolist()}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
         return F.one_hot(labels + 1, c.classes + 1)[..., 1:].sum(dim=1, keepdim=True).to(self.begin.dtype)
 
     def remember(self, context: Video) -> Memory | None:
-        """Frames (B, T >= 0, C, H, W) -> what a sequence after them is conditioned on."""
+        """Frames (B, T >= 0, C, H, W) -> the memory of a sequence after them."""
         c, batch = self.config, len(context)
         if not c.frame_conditioning:
             return None
@@ -238,7 +172,7 @@ class VideoGPT(Predictor):
         return Memory(before.expand(batch, -1, -1), layers)
 
     def _before(self, latents: Tensor) -> Tensor:
-        """A slice (B, h, w, D) as its successor sees it, (B, cells, dim)."""
+        """A slice (B, h, w, D) as its successor takes it, (B, cells, dim)."""
         return rearrange(self.before(rearrange(latents, "b h w d -> b d h w")), "b d h w -> b (h w) d")
 
     def logits(
@@ -254,26 +188,30 @@ class VideoGPT(Predictor):
         first = (self.nothing[None] if memory is None else memory.before).expand(b, -1, -1)
         later = rearrange(self._before(latents[:, :-1].flatten(0, 1)), "(b s) n d -> b (s n) d", b=b)
         x = x + torch.cat([first, later], dim=1)
-        kept = []
+        cache = []
         for i, block in enumerate(self.blocks):
             x, k, v = block(x, memory.layers[i] if memory else None, block.shifts(label))
-            kept.append(torch.stack([k, v]))
-        return self.head(self.norm(x, self.norm.shift(label))).float(), torch.stack(kept)
+            cache.append(torch.stack([k, v]))
+        return self.head(self.norm(x, self.norm.shift(label))).float(), torch.stack(cache)
 
     # ---- training ------------------------------------------------------------------------------------
 
-    def loss(self, video: Video, labels: Tensor | None = None) -> Loss:
-        """Cross-entropy of the codes of a clip's last frames given those before, in nats a code.
+    def begin_step(self, step: int) -> None:
+        c, rng = self.config, random.Random(step)
+        dropped, short = rng.random() < c.drop_context, rng.random() < c.short_context
+        self.num_context = 0 if dropped else rng.randint(1, c.context_frames) if short else c.context_frames
+        self.reconstruct_context = rng.random() < c.reconstruct_context and not dropped
+        self.num_skip = rng.randint(1, c.chunk_frames) if short else 0
 
-        labels: (B, L) classes that the clips show, -1 for none.
-        """
-        c = self.config
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the codes of a clip's last frames given those before, in nats a code."""
+        c, video = self.config, batch.video
+        labels = batch.labels if c.classes else None
         needed = c.chunk_frames + c.frame_conditioning
         if video.shape[1] < needed:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least {needed}")
-        context, future = self._conditioned(video) if c.frame_conditioning else self._begun(video)
-        with torch.no_grad():
-            codes = self.tokenizer.encode(future)
+        context, future = self._split(video) if c.frame_conditioning else self._unconditioned(video)
+        codes = frozen_codes(self.tokenizer, future)
         if labels is not None:
             labels = labels.masked_fill(torch.rand(labels.shape, device=labels.device) < c.drop_labels, -1)
         logits, _ = self.logits(codes.latents, self.remember(context), self.label(labels, len(video)))
@@ -281,41 +219,37 @@ class VideoGPT(Predictor):
         ce = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
         accuracy = (logits.detach().argmax(-1) == ids).float().mean()
         total = ce
-        if (
-            c.frame_conditioning and not context.shape[1]
-        ):  # processes that train together want a gradient of all weights
-            total = ce + 0 * sum(p.sum() for m in (self.context, self.last) for p in m.parameters())
-            total = total + 0 * self.context_times.sum()
+        if c.frame_conditioning and not context.shape[1]:  # data-parallel training needs a gradient of all weights
+            unused = [*self.context.parameters(), *self.last.parameters(), self.context_times]
+            total = ce + 0 * sum(p.sum() for p in unused)
         return Loss(total, {"ce": ce.detach(), "accuracy": accuracy, "bits_per_dim": ce.detach() * self._bits_per_dim})
 
-    def _conditioned(self, video: Video) -> tuple[Video, Video]:
-        """Clips (B, T, ...) -> as much of their past as this step may see, and the frames of a sequence."""
+    def _split(self, video: Video) -> tuple[Video, Video]:
+        """Clips (B, T, ...) -> the context and the frames of a sequence."""
         c = self.config
         count = min(c.slices, (video.shape[1] - 1) // c.chunk_frames) * c.chunk_frames
-        context, future = video[:, :-count][:, -c.context_frames :], video[:, -count:]
-        if torch.rand(()) < c.drop_frames:
-            return context[:, :0], future
-        if torch.rand(()) < c.short_context:
-            context = context[:, -int(torch.randint(1, context.shape[1] + 1, ())) :]
-        return self.as_predicted(context) if torch.rand(()) < c.own_past else context, future
+        first = max(0, video.shape[1] - count - self.num_context)
+        context, future = video[:, first:-count], video[:, -count:]
+        return self.reconstructed(context) if self.reconstruct_context else context, future
 
-    def _begun(self, video: Video) -> tuple[Video, Video]:
-        """No past, and the frames of a sequence that begins as prompts do: the first may have to fill a slice."""
+    def _unconditioned(self, video: Video) -> tuple[Video, Video]:
+        """Clips (B, T, ...) -> no context, and a sequence that begins as a prompt does, with a slice to pad."""
         c = self.config
-        if video.shape[1] > c.chunk_frames and torch.rand(()) < c.short_context:
-            video = video[:, int(torch.randint(1, c.chunk_frames + 1, ())) :]
-        return video[:, :0], self._whole(video)[:, : c.slices * c.chunk_frames]
+        if video.shape[1] > c.chunk_frames:
+            video = video[:, self.num_skip :]
+        return video[:, :0], self._padded(video)[:, : c.slices * c.chunk_frames]
 
     @torch.no_grad()
-    def as_predicted(self, frames: Video) -> Video:
-        """Frames as the tokenizer gives them back."""
-        whole = self._whole(frames)
-        return self.tokenizer.decode(self.tokenizer.encode(whole).latents)[:, -frames.shape[1] :].clamp(-1, 1)
+    def reconstructed(self, frames: Video) -> Video:
+        """Frames through the tokenizer and back, as predictions are."""
+        with torch.autocast(frames.device.type, enabled=False):
+            decoded = self.tokenizer.reconstructed(self._padded(frames))
+        return decoded[:, -frames.shape[1] :].clamp(-1, 1)
 
-    def _whole(self, frames: Video) -> Video:
-        """Frames (B, T, ...) whose first is repeated until they fill slices."""
-        lacking = -frames.shape[1] % self.config.chunk_frames
-        return torch.cat([frames[:, :1].expand(-1, lacking, -1, -1, -1), frames], dim=1)
+    def _padded(self, frames: Video) -> Video:
+        """Repeats the first of frames (B, T, ...) until they fill slices."""
+        missing = -frames.shape[1] % self.config.chunk_frames
+        return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames], dim=1)
 
     # ---- likelihood ----------------------------------------------------------------------------------
 
@@ -329,15 +263,15 @@ class VideoGPT(Predictor):
     def surprise(self, video: Video) -> Surprise:
         """Bits of the codes of every frame given the frames before it: exact for codes, not for pixels.
 
-        A slice's bits are spread evenly over its frames; the last slice is filled up by repeating the last frame. Each
+        A slice's bits are spread evenly over its frames; the last frame is repeated to fill the last slice. Each
         sequence is conditioned on at most context_frames before it.
         """
         c = self.config
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
-        asked = video.shape[1] - 1
-        lacking = -asked % c.chunk_frames
-        video = torch.cat([video, video[:, -1:].expand(-1, lacking, -1, -1, -1)], dim=1)
+        scored = video.shape[1] - 1
+        missing = -scored % c.chunk_frames
+        video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         label, nats = self.label(None, len(video)), []
         ahead = c.slices if c.frame_conditioning else c.slices - c.prefix
         for start in range(1, video.shape[1], ahead * c.chunk_frames):
@@ -347,54 +281,56 @@ class VideoGPT(Predictor):
             if c.frame_conditioning:
                 logits, _ = self.logits(codes.latents, self.remember(context), label)
             else:
-                given = self.tokenizer.encode(self._whole(context)).latents
-                logits, _ = self.logits(torch.cat([given, codes.latents], dim=1), None, label)
+                prefix = self.tokenizer.encode(self._padded(context)).latents
+                logits, _ = self.logits(torch.cat([prefix, codes.latents], dim=1), None, label)
             logits = logits[:, -codes.ids[0].numel() :]
             ce = F.cross_entropy(logits.flatten(0, 1), codes.ids.flatten(), reduction="none")
             nats.append(ce.view(codes.ids.shape[:-1]))  # (B, S, h, w)
-        where = repeat(torch.cat(nats, dim=1) * self._bits_per_dim, "b s h w -> b (s f) h w", f=c.chunk_frames)
-        where = where[:, :asked]
-        return Surprise(where.mean(dim=(-2, -1)), where)
+        bits = repeat(torch.cat(nats, dim=1) * self._bits_per_dim, "b s h w -> b (s f) h w", f=c.chunk_frames)
+        bits = bits[:, :scored]
+        return Surprise(bits.mean(dim=(-2, -1)), bits)
 
     # ---- prediction ----------------------------------------------------------------------------------
 
-    def start(self, context: Video) -> VideoGPTState:
-        return self._sequence(context, self.label(None), drawn=False)
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> VideoGPTState:
+        """With labels a clip is generated from nothing: the context has no part in it."""
+        c, labels = self.config, condition.labels
+        if labels and (len(labels) > c.labels or max(labels) >= c.classes):
+            raise ValueError(f"labels are {labels}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
+        label = self.label(torch.tensor([labels], device=self.begin.device) if labels else None)
+        return self._sequence(context[:, : 0 if labels else None], label, label)
 
-    def _sequence(self, recent: Video, label: Tensor | None, drawn: bool) -> VideoGPTState:
-        """A new sequence after some frames, of which there may be none."""
+    def _sequence(self, recent: Video, label: Tensor | None, guided: Tensor | None = None) -> VideoGPTState:
+        """A new sequence after some frames, of which there may be none. guided: `label`, as `step` expands it."""
         c, b, side = self.config, len(recent), self.config.tokenizer.grid
         recent = recent[:, -c.context_frames :]
-        batch = b if label is None else max(b, len(label))
+        batch = b if guided is None else max(b, len(guided))
         cache = self.begin.new_zeros(c.depth, 2, batch, c.heads, c.slices * c.cells, c.dim // c.heads)
         past = latents = self.begin.new_zeros(b, 0, side, side, c.tokenizer.latent_dim)
         if recent.shape[1]:
-            past = self.tokenizer.encode(self._whole(recent)).latents
+            past = self.tokenizer.encode(self._padded(recent)).latents
             if not c.frame_conditioning:
                 past, latents = latents, past
-                _, kept = self.logits(rows(latents, batch), None, label)
-                cache[..., : kept.shape[-2], :] = kept
-        return VideoGPTState(recent, past, latents, cache, self.remember(recent), drawn)
+                _, prefix = self.logits(repeat_rows(latents, batch), None, guided)
+                cache[..., : prefix.shape[-2], :] = prefix
+        return VideoGPTState(recent, past, latents, cache, self.remember(recent), label)
 
     def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
         c, futures = self.config, noise.futures
-        labels = torch.tensor([sampling.labels], device=self.begin.device) if sampling.labels else None
-        label, batch = self.label(labels) if c.classes else None, futures
+        label, batch = state.label, futures
         if c.guidance > 1 and label is not None and label.any():
             label, batch = torch.cat([label, 0 * label]).repeat_interleave(futures, dim=0), 2 * futures
-        if c.classes and sampling.labels and not state.drawn:
-            state = self._sequence(state.recent[:, :0], label, drawn=False)  # imagined from nothing
-        elif state.latents.shape[1] == c.slices:
-            state = self._sequence(state.recent, label, drawn=True)
-        done = rows(state.latents, futures)
-        cache = rows(state.cache.transpose(0, 2), batch).transpose(0, 2).clone()
+        if state.latents.shape[1] == c.slices:
+            state = self._sequence(state.recent, state.label, label)
+        done = repeat_rows(state.latents, futures)
+        cache = repeat_rows(state.cache.transpose(0, 2), batch).transpose(0, 2).clone()
         memory = state.memory.expand(batch) if state.memory else None
         gumbel = noise.gumbel(c.cells, c.tokenizer.codebook_size) if sampling.temperature else None
         latents = torch.cat([done, self._slice(done, cache, memory, label, sampling, gumbel)[:, None]], dim=1)
-        past = rows(state.past, futures)
+        past = repeat_rows(state.past, futures)
         frames = self.tokenizer.decode(torch.cat([past, latents], dim=1))[:, -c.chunk_frames :].clamp(-1, 1)
-        recent = torch.cat([rows(state.recent, futures), frames], dim=1)[:, -c.context_frames :]
-        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, drawn=True)
+        recent = torch.cat([repeat_rows(state.recent, futures), frames], dim=1)[:, -c.context_frames :]
+        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, state.label)
 
     def _slice(
         self,
@@ -407,7 +343,7 @@ class VideoGPT(Predictor):
     ) -> Tensor:
         """Draws the next slice of (F, s, h, w, D), code by code; its keys and values are added to the cache.
 
-        With 2 F rows in cache, memory and label the second half lacks the labels: the first is led away from it.
+        With guidance, cache, memory and label have 2 F rows; the second half is without labels.
         """
         c, done, batch = self.config, sequence.shape[1] * self.config.cells, cache.shape[2]
         if done:
@@ -415,27 +351,28 @@ class VideoGPT(Predictor):
         else:
             before, latent = self.nothing[None] if memory is None else memory.before, None
         before = before + self.places[done : done + c.cells]
-        seen = cache[..., : done + c.cells, :]
+        cache = cache[..., : done + c.cells, :]
         shifts = [block.shifts(label) for block in self.blocks], self.norm.shift(label)
-        positions, drawn = torch.arange(done, done + c.cells, device=cache.device), []
+        positions, slice_ = torch.arange(done, done + c.cells, device=cache.device), []
+        one = self.compiled_one or VideoGPT.one
         for j in range(c.cells):
             token = self.begin if latent is None else self.embed(latent)
-            x = rows(token + before[: len(sequence), j], batch)[:, None]
-            logits = self.one(x, positions[j : j + 1], seen, memory, *shifts)
+            x = repeat_rows(token + before[: len(sequence), j], batch)[:, None]
+            logits = one(self, x, positions[j : j + 1], cache, memory, *shifts)
             if batch > len(sequence):
                 labelled, free = logits.chunk(2)
                 logits = free + c.guidance * (labelled - free)
             ids = sample_logits(logits, sampling, gumbel[:, j] if gumbel is not None else logits)
             latent = self.tokenizer.quantizer.embed(ids[:, None])
-            drawn.append(latent)
-        return rearrange(torch.stack(drawn, dim=1), "f (h w) d -> f h w d", h=c.tokenizer.grid)
+            slice_.append(latent)
+        return rearrange(torch.stack(slice_, dim=1), "f (h w) d -> f h w d", h=c.tokenizer.grid)
 
     def compile_step(self) -> None:
-        """Of `one`, whose shapes are the same throughout a slice: a program for every slice of a sequence.
+        """Compiles `one`, whose shapes are constant throughout a slice: one program per slice of a sequence.
 
-        Worth it on a GPU, where launching kernels takes longer than a step's work; on two CPU cores it is slower.
+        Pays on a GPU, where launching kernels takes longer than a step's work. On two CPU cores it is slower.
         """
-        self.one = torch.compile(self.one)
+        self.compiled_one = torch.compile(VideoGPT.one)  # takes the model, so that a copy runs its own weights
 
     def one(
         self, x: Tensor, at: Tensor, cache: Tensor, memory: Memory | None, shifts: list[list[Shift]], last: Shift

@@ -1,51 +1,54 @@
-"""The player: clip and futures in step on canvases, with a timeline, overlays, curves and this visit's results.
+"""The player: clip and futures in step on canvases, with a timeline, overlays, curves and the results of this visit.
 
-The page's side is player.js; what travels there is `shown_progress` or `shown_run`, one JSON value.
+The browser's side is player*.js. Its value is one JSON object, made by `prompt_value`, `progress_value` or
+`result_value`; a strip is a picture of frames, futures below each other and time to the right.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
-from stt.measures import spread
-from stt.ui.board import Frame
-from stt.ui.prediction import Progress, Prompt, acted, imagined, stochastic
-from stt.ui.request import Request, called, spoken
-from stt.ui.runs import Run
+from stt.encode import Pixels, png
+from stt.metrics import spread
+from stt.prediction import Progress
+from stt.prompt import Prompt
+from stt.report import is_imagined, named_action
+from stt.request import Request, describe_action, describe_labels, is_stochastic
+from stt.results import Result
 from stt.video import to_uint8
 
-SCRIPT = Path(__file__).with_name("player.js")
+SCRIPTS = ("player_drawing.js", "player_charts.js", "player_visit.js", "player.js")
+EMPTY = {"state": "empty"}
 
 
 def player() -> gr.HTML:
-    """Shows one result at a time; events: extend, restore, dropped."""
+    """Shows one result at a time; events: extend, restore, drop_clip."""
+    script = "\n".join(Path(__file__).with_name(name).read_text() for name in SCRIPTS)
     return gr.HTML(
-        {"state": "empty"}, html_template='<div class="player"></div>', apply_default_css=False,
-        js_on_load=SCRIPT.read_text(), elem_id="player",
-    )  # fmt: skip
+        EMPTY, html_template='<div class="player"></div>', apply_default_css=False, js_on_load=script, elem_id="player"
+    )
 
 
-def shown_prompt(prompt: Prompt, request: Request) -> dict[str, Any]:
-    """A chosen clip before anything is predicted."""
+def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
+    """A clip before the prediction."""
     return {
         "state": "ready",
         "key": _key(request.settings() | {"prompt_frames": prompt.start}, prompt.sha256),
         "fps": round(prompt.fps, 3),
         "size": prompt.pixels.shape[1],
-        "given": len(prompt.pixels),
         "frames": request.frames,
         "names": ["?"] * request.futures,
-        "prompt": strip(prompt.pixels[None]),
-        "truth": strip(to_uint8(prompt.after[: request.frames])[None]),
-        "truth_frames": min(len(prompt.after), request.frames),
+        "context": strip(prompt.pixels[None]),
+        "context_frames": len(prompt.pixels),
+        "truth": strip(to_uint8(prompt.continuation[: request.frames])[None]),
+        "truth_frames": min(len(prompt.continuation), request.frames),
         "between": request.between,
         "ending": strip(to_uint8(prompt.ending)[None]),
         "ending_frames": len(prompt.ending),
@@ -54,55 +57,55 @@ def shown_prompt(prompt: Prompt, request: Request) -> dict[str, Any]:
     }
 
 
-def shown_progress(before: dict[str, Any] | None, progress: Progress, name: str) -> dict[str, Any]:
-    """What has been predicted so far. before: what was shown last, whose strips need not travel again."""
+def progress_value(before: dict[str, Any] | None, progress: Progress, name: str) -> dict[str, Any]:
+    """The frames so far. before: the last value, whose strips are not encoded again. name: the result's id."""
     request, model = progress.request, progress.model
-    base = before or shown_prompt(progress.prompt, request) | {
+    imagined = is_imagined(request, model)
+    base = before or prompt_value(progress.prompt, request) | {
         "state": "running",
         "id": name,
         "names": progress.names,
-        "detail": _detail(request.settings(), stochastic(model), imagined(request, model)),
-        "action": spoken(acted(request, model)),
-        "imagined": imagined(request, model),
+        "detail": _detail(request.settings(), is_stochastic(model), imagined),
+        "action": describe_action(named_action(request, model)),
+        "imagined": imagined,
         "settings": request.settings(),
     }
-    shown = sum(part["frames"] for part in base["strips"])
-    new = progress.frames[shown:]
     strips = base["strips"]
+    new = progress.frames[sum(part["frames"] for part in strips) :]
     if new:
         futures = np.stack([to_uint8(frame) for frame in new], axis=1)  # (F, t, H, W, 3)
         strips = [*strips, {"frames": len(new), "src": strip(futures)}]
     return base | {"strips": strips, "status": progress.text()}
 
 
-def shown_run(run: Run, before: dict[str, Any] | None = None, precomputed: bool = False) -> dict[str, Any]:
-    """A whole result. before: its own progress, if the page saw it grow."""
-    report, frames = run.report, run.futures.shape[1]
+def result_value(result: Result, before: dict[str, Any] | None = None, precomputed: bool = False) -> dict[str, Any]:
+    """A whole result. before: the last value of its own progress."""
+    report, frames = result.report, result.futures.shape[1]
     return {
         "state": "done",
         "id": report["id"],
         "key": _key(report["settings"], report["clip"]["sha256"]),
-        "fps": run.fps,
-        "size": run.given.shape[1],
-        "given": len(run.given),
+        "fps": result.fps,
+        "size": result.context.shape[1],
         "frames": frames,
         "names": report["names"],
         "detail": _detail(report["settings"], report["stochastic"], report["imagined"]),
-        "action": spoken(report["action"]),
+        "action": describe_action(report["action"]),
         "imagined": report["imagined"],
         "settings": report["settings"],
-        "prompt": strip(run.given[None]),
-        "truth": strip(run.truth[None]),
-        "truth_frames": len(run.truth),
+        "context": strip(result.context[None]),
+        "context_frames": len(result.context),
+        "truth": strip(result.truth[None]),
+        "truth_frames": len(result.truth),
         "between": report["between"],
-        "ending": strip(run.ending[None]),
-        "ending_frames": len(run.ending),
-        "strips": before["strips"] if before else [{"frames": frames, "src": strip(run.futures)}],
-        "spread": strip(spread_map(run.futures)[None]) if len(run.futures) > 1 else "",
-        "surprise": strip(heat(run.surprise)[None]) if len(run.surprise) else "",
+        "ending": strip(result.ending[None]),
+        "ending_frames": len(result.ending),
+        "strips": before["strips"] if before else [{"frames": frames, "src": strip(result.futures)}],
+        "spread": strip(spread_map(result.futures)[None]) if len(result.futures) > 1 else "",
+        "surprise": strip(surprise_map(result.surprise)[None]) if len(result.surprise) else "",
         "report": {name: report[name] for name in ("spread", "scores", "surprise", "notes", "clip", "weights")},
         "facts": facts(report, precomputed),
-        "status": "Computed beforehand" if precomputed else "",
+        "status": "Computed in advance" if precomputed else "",
         "precomputed": precomputed,
     }
 
@@ -114,52 +117,58 @@ def _key(settings: dict[str, Any], sha256: str) -> str:
 
 
 def _detail(settings: dict[str, Any], stochastic: bool, imagined: bool) -> str:
-    """What tells futures of one name apart when they play beside each other."""
+    """Distinguishes futures of equal names that play beside each other."""
     detail = f"temp {settings['temperature']:g}" if stochastic else settings["model"]
-    return f"{called(settings['labels'])} · {detail}" if imagined else detail
+    return f"{describe_labels(settings['labels'])} · {detail}" if imagined else detail
 
 
 def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
-    settings, frames = report["settings"], report["predicted_frames"]
-    futures = f"{settings['futures']} future{'s' * (settings['futures'] > 1)}"
+    """The line below the player: model, frames, time."""
+    settings, frames, count = report["settings"], report["predicted_frames"], len(report["names"])
+    if report["imagined"]:
+        what = f"{frames} frames of {describe_labels(settings['labels'])}, imagined without the clip"
+    elif report["between"]:
+        what = f"{report['used_frames']} frames before, {report['ending_frames']} after, {frames} filled in"
+    else:
+        what = f"{report['used_frames']} frames of the clip, then {frames} predicted"
+        what += f" with {describe_action(report['action'])}" if report["action"] else ""
     first, total = report["first_frame_seconds"], report["total_seconds"]
+    time = f"first frame after {first:.1f} s, {count} future{'s' * (count > 1)} × {frames} frames in {total:.1f} s"
     return [
         settings["model"] + (f" at temperature {settings['temperature']:g}" if report["stochastic"] else ""),
-        f"{frames} frames of {called(settings['labels'])}, imagined from nothing" if report["imagined"]
-        else f"{report['used_frames']} frames before, {report['ending_frames']} after, {frames} filled in"
-        if report["between"]
-        else f"{report['used_frames']} frames of the clip, then {frames} predicted"
-        + (f" under {spoken(report['action'])}" if report["action"] else ""),
-        "computed beforehand" if precomputed
-        else f"first frame after {first:.1f} s, {futures} × {frames} frames in {total:.1f} s",
-    ]  # fmt: skip
+        what,
+        "computed in advance" if precomputed else time,
+    ]
 
 
-def spread_map(futures: Frame) -> Frame:
+# ---- pictures --------------------------------------------------------------------------------------------
+
+
+def spread_map(futures: Pixels) -> Pixels:
     """(F, T, H, W, 3) -> (T, H, W, 3): white where half of the futures are black and half are white."""
-    disagreement = 2 * spread(torch.from_numpy(futures).movedim(-1, 2) / 127.5 - 1).numpy()  # 0 ... 1
-    return np.repeat((255 * disagreement).round().astype(np.uint8)[..., None], 3, axis=-1)
+    deviation = 2 * spread(torch.from_numpy(futures).movedim(-1, 2) / 127.5 - 1).numpy()  # 0 ... 1
+    return _gray(deviation)
 
 
-def heat(surprise: np.ndarray) -> Frame:
-    """(S, h, w) bits -> (S + 1, h, w, 3): white where the clip surprises most, black in nine of ten places.
+def surprise_map(surprise: NDArray[np.float32]) -> Pixels:
+    """(S, h, w) bits -> (S + 1, h, w, 3): white at the greatest surprise, black in nine of ten places.
 
-    Of the first frame nothing is known. A clip without any shock stays faint: white is three times its black.
+    The first frame has no surprise. A clip without any stays dark: white is at least three times its black.
     """
     usual = float(np.quantile(surprise[1:] if len(surprise) > 1 else surprise, 0.9))
     scale = max(float(surprise.max()) - usual, 2 * usual, 1e-9)
-    pixels = (255 * ((surprise - usual) / scale).clip(0, 1)).round().astype(np.uint8)
-    pixels = np.concatenate([np.zeros_like(pixels[:1]), pixels])
-    return np.repeat(pixels[..., None], 3, axis=-1)
+    return _gray(np.concatenate([np.zeros_like(surprise[:1]), ((surprise - usual) / scale).clip(0, 1)]))
 
 
-def strip(frames: Frame) -> str:
-    """(F, T, H, W, 3) -> one picture as a data URI, futures below each other and time to the right; "" for none."""
+def _gray(values: NDArray[np.floating]) -> Pixels:
+    """(..., H, W) in 0 ... 1 -> (..., H, W, 3)."""
+    return np.repeat((255 * values).round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def strip(frames: Pixels) -> str:
+    """(F, T, H, W, 3) -> one picture as a data URI; "" for no frames."""
     if not frames.size:
         return ""
     rows, columns, height, width, _ = frames.shape
     sheet = frames.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    gray = np.array_equal(sheet[..., 0], sheet[..., 1]) and np.array_equal(sheet[..., 0], sheet[..., 2])
-    file = io.BytesIO()
-    Image.fromarray(sheet[..., 0] if gray else sheet).save(file, "PNG", compress_level=4)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png(sheet)).decode()

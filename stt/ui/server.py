@@ -19,35 +19,38 @@ from starlette.routing import Route
 
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
+from stt.request import RequestError
+from stt.results import Result, ResultStore
+from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
-from stt.ui.guard import Guard
-from stt.ui.janitor import Janitor, own_folder
-from stt.ui.layout import build
-from stt.ui.player import shown_run
-from stt.ui.request import Refused
-from stt.ui.runs import Run, Runs
+from stt.ui.cleanup import Cleanup, own_folder
+from stt.ui.limits import RequestLimits
+from stt.ui.player import result_value
 from stt.ui.theme import theme
-from stt.ui.zero import on_lent_gpu
+from stt.ui.wiring import build
+from stt.ui.zero_gpu import zero_gpu_compute
 from stt.video import LIMITS
 
-WAITING = 16  # requests in the queue, before visitors are told to come back
+QUEUE_SIZE = 16  # requests; beyond it visitors are asked to come back later
 
 
 def load_models(sources: Sequence[str], device: torch.device | str, *, compile: bool = False) -> dict[str, Predictor]:
-    """Models by name, from files, folders of them, runs' folders and Hub repositories.
+    """Models by name, from files, folders of files, runs' folders and Hub repositories.
 
-    A file that comes twice counts once. A source that holds no predictor is reported and left out. Raises ValueError
-    when none is left.
+    Repeated files load once. A source without a predictor is reported and left out. Raises ValueError when no model is
+    left.
     """
     models: dict[str, Predictor] = {}
-    seen: set[str] = set()
+    loaded: set[str] = set()
     for source in sources:
         folder = Path(source)
-        files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)  # "a" before "a-b": first is preset
+        files = sorted(
+            folder.glob("*.safetensors"), key=lambda path: path.stem
+        )  # "a" before "a-b": the first is the default
         for one in map(str, files) if folder.is_dir() else [source]:
-            if one in seen:
+            if one in loaded:
                 continue
-            seen.add(one)
+            loaded.add(one)
             try:
                 name = name_of(one)
                 models[one if name in models else name] = load(one, device, compile=compile)
@@ -58,16 +61,16 @@ def load_models(sources: Sequence[str], device: torch.device | str, *, compile: 
     return models
 
 
-def load_runs(files: Sequence[Path]) -> dict[str, Run]:
-    """Results that ship with the app, by the names of their files; one that cannot be read is left out."""
-    runs = {}
+def load_results(files: Sequence[Path]) -> dict[str, Result]:
+    """Results that ship with the app, by the names of their files; an unreadable one is reported and left out."""
+    results = {}
     for path in files:
         try:
-            run = Run.load(path)
-            runs[path.stem] = replace(run, report=run.report | {"id": path.stem})
+            result = Result.load(path)
+            results[path.stem] = replace(result, report=result.report | {"id": path.stem})
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             print(f"left out {path.name}: {error}", file=sys.stderr)
-    return runs
+    return results
 
 
 def serve(
@@ -82,7 +85,7 @@ def serve(
 ) -> gr.Blocks:
     """Serves until interrupted, or returns the running app if `block` is False (then call its `close`).
 
-    examples: clips. results: runs of them, computed beforehand.
+    examples: clips. results: files of their results, computed in advance.
     """
     home = own_folder()
     files = home / "files"
@@ -90,40 +93,39 @@ def serve(
     os.environ["GRADIO_TEMP_DIR"] = str(files)  # Gradio reads it while the page is built
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
-    folders = [files, *{path.parent for path in examples}]
-    runs = Runs(home / "runs", load_runs(results))
-    app = build(Callbacks(models, folders, runs, examples, files, on_lent_gpu(models)), examples)
-    app.queue(max_size=WAITING)
-    done = Janitor(home).start()
+    store = ResultStore(home / "results", load_results(results))
+    app = build(Callbacks(Backend(models, store, files, examples, zero_gpu_compute(models))))
+    app.queue(max_size=QUEUE_SIZE)
+    done = Cleanup(home).start()
     try:
-        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(runs))
+        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(store))
     finally:
         if block:
             done.set()
     return app
 
 
-def routes(runs: Runs) -> list[Route]:
-    """A run for the player, /runs/ID.json, and its videos, /runs/ID/NAME, made when they are asked for."""
+def routes(store: ResultStore) -> list[Route]:
+    """A result for the player, /results/ID.json, and its videos, /results/ID/NAME, written on demand."""
 
-    def whole(request: Request) -> Response:
+    def result(request: Request) -> Response:
         try:
-            name = request.path_params["run"]
-            return JSONResponse(shown_run(runs.get(name), precomputed=name in runs.shipped))
-        except Refused as refusal:
-            return PlainTextResponse(str(refusal), 404)
+            name = request.path_params["result"]
+            return JSONResponse(result_value(store.get(name), precomputed=name in store.shipped))
+        except RequestError as error:
+            return PlainTextResponse(str(error), 404)
 
     def video(request: Request) -> Response:
         try:
-            path, title = runs.file(request.path_params["run"], request.path_params["file"])
-        except Refused as refusal:
-            return PlainTextResponse(str(refusal), 404)
+            path, title = store.video(request.path_params["result"], request.path_params["file"])
+        except RequestError as error:
+            return PlainTextResponse(str(error), 404)
         return FileResponse(path, filename=title)
 
-    return [Route("/runs/{run}.json", whole), Route("/runs/{run}/{file}", video)]
+    return [Route("/results/{result}.json", result), Route("/results/{result}/{file}", video)]
 
 
-def _options(runs: Runs) -> dict[str, Any]:
+def _options(store: ResultStore) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [Path(__file__).with_name("style.css")],
@@ -134,5 +136,5 @@ def _options(runs: Runs) -> dict[str, Any]:
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
-        "app_kwargs": {"middleware": [Middleware(Guard)], "routes": routes(runs)},
+        "app_kwargs": {"middleware": [Middleware(RequestLimits)], "routes": routes(store)},
     }

@@ -1,1 +1,1 @@
-"""Simulated worlds in MuJoCo."""
+"""Simulated worlds."""

@@ -1,0 +1,149 @@
+"""The report of a prediction: settings, measures and notes, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from stt.api import Predictor
+from stt.metrics import blended, frame_mse, frame_ssim, spread, unit
+from stt.prompt import MAX_FPS, Prompt
+from stt.request import Request, action_axes, is_stochastic
+
+UNUSUAL = 1.5  # times the surprise of the 99th percentile of frames like the training data
+
+IMAGINED = "The model imagined these futures without the clip, so they are not compared with it."
+STEERED = "The futures follow the chosen action; the real clip followed other actions."
+ONE_FUTURE = "This model predicts the mean of what may follow: where the future is open, it blurs."
+
+
+def report(
+    request: Request, model: Predictor, prompt: Prompt, futures: Tensor, surprise: Tensor | None
+) -> dict[str, Any]:
+    """futures (F, T, C, H, W); surprise (S,) bits of the clip's frames from the second on, or None."""
+    truth = prompt.continuation[: futures.shape[1]]
+    imagined = is_imagined(request, model)
+    comparable = len(truth) and not imagined
+    measured = None if surprise is None else surprise_report(surprise.tolist(), model, prompt)
+    remarks = notes(request, model, prompt)
+    if measured and measured["unusual_frames"] and not imagined:
+        remarks.insert(0, unusual_note(measured["unusual_frames"], len(measured["bits"])))
+    return {
+        "settings": request.settings() | {"prompt_frames": prompt.start},
+        "family": model.family,
+        "weights": model.weights,
+        "clip": {"name": prompt.name, "sha256": prompt.sha256},
+        "clip_frames": len(prompt.clip.video),
+        "used_frames": len(prompt.context),
+        "predicted_frames": futures.shape[1],
+        "between": request.between,
+        "ending_frames": len(prompt.ending),
+        "seeds": request.seeds,
+        "names": future_names(request, model),
+        "stochastic": is_stochastic(model),
+        "imagined": imagined,
+        "action": named_action(request, model),
+        "fps": round(prompt.fps, 3),
+        "spread": _rounded(spread(futures).square().mean(dim=(-2, -1)).sqrt()),
+        "scores": scores(futures, truth, baselines(request, prompt)) if comparable else None,
+        "surprise": measured,
+        "notes": remarks,
+    }
+
+
+def future_names(request: Request, model: Predictor) -> list[str]:
+    """A name for each future."""
+    return [f"seed {seed}" for seed in request.seeds] if is_stochastic(model) else ["mean future"]
+
+
+def is_imagined(request: Request, model: Predictor) -> bool:
+    """Whether the futures are imagined from labels and do not continue the clip."""
+    return bool(request.condition(model).labels)
+
+
+def named_action(request: Request, model: Predictor) -> dict[str, float]:
+    """The action of every new frame by axis; {} if the model chooses."""
+    return dict(zip(action_axes(model), request.action, strict=False))
+
+
+# ---- measures --------------------------------------------------------------------------------------------
+
+
+def baselines(request: Request, prompt: Prompt) -> dict[str, Tensor]:
+    """Predictions without a model, (T, C, H, W) each: the last frame repeated, and a gap's two ends blended."""
+    last = prompt.context[-1]
+    copy = last.expand(request.frames, *last.shape)
+    return {"copy": copy} | ({"blend": blended(last, prompt.ending[0], request.frames)} if request.between else {})
+
+
+def scores(futures: Tensor, truth: Tensor, baselines: dict[str, Tensor]) -> dict[str, Any]:
+    """Error and SSIM per frame against what really followed, of every future (F, T, C, H, W) and every baseline.
+
+    truth (T', C, H, W), baselines (T, C, H, W). error: root-mean-square, in percent of the step from black to white.
+    """
+    truth, pixels = unit(truth), futures[0, 0].numel()
+    videos = {"futures": futures[:, : len(truth)]} | {name: video[: len(truth)] for name, video in baselines.items()}
+    return {
+        name: {
+            "error": _rounded(100 * (frame_mse(unit(video), truth) / pixels).sqrt(), 2),
+            "ssim": _rounded(frame_ssim(unit(video), truth.expand_as(video))),
+        }
+        for name, video in videos.items()
+    }
+
+
+def surprise_report(bits: list[float], model: Predictor, prompt: Prompt) -> dict[str, Any]:
+    """bits per dimension of every frame but the first, and which frames are unusual for the model's training data.
+
+    Frames count one by one: a single impossible motion hardly changes the clip's mean.
+    """
+    usual = model.card.get("scores", {}).get("surprise", {}).get("frame_p99")
+    first = prompt.start - len(prompt.context) + 2  # number in the clip, from 1, of the first frame with a score
+    unusual = [t for t, b in enumerate(bits, first) if usual and b > UNUSUAL * usual]
+    return {"bits": [round(b, 5) for b in bits], "usual": usual, "unusual_frames": unusual}
+
+
+def _rounded(values: Tensor, digits: int = 4) -> list[Any]:
+    return [_rounded(v, digits) if v.ndim else round(float(v), digits) for v in values]
+
+
+# ---- notes -----------------------------------------------------------------------------------------------
+
+
+def unusual_note(frames: list[int], length: int) -> str:
+    if len(frames) > max(2, length // 4):
+        return "This clip is unlike the model's training data, so expect little of its futures."
+    which = f"Frame {frames[0]} is" if len(frames) == 1 else f"Frames {', '.join(map(str, frames))} are"
+    return f"{which} unlike anything in the training data, so do not trust these futures."
+
+
+def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
+    """One sentence for everything that happened to the clip or that explains the futures."""
+    c, clip, used = model.config, prompt.clip, len(prompt.context)
+    imagined, gap = is_imagined(request, model), request.between
+    continued = not (imagined or gap)
+    limit = c.context_frames
+    conditions = {
+        IMAGINED: imagined,
+        STEERED: bool(named_action(request, model)) and len(prompt.continuation) > 0,
+        "The clip is too long; only its start was used.": clip.truncated,
+        f"For each frame the model saw the {limit} nearest on both sides, real or filled in.": gap
+        and used + request.frames + len(prompt.ending) > limit + 1,
+        f"The model saw the last {used} of the {prompt.start} frames before the future.": continued
+        and prompt.start > used,
+        "From a single frame the model can only guess what moves.": continued and prompt.start == used == 1,
+        "The clip was cropped to a square around its centre.": clip.cropped,
+        "Black bars make the clip a square.": clip.padded,
+        f"It was resized to the {c.image_size} x {c.image_size} pixels of the model.": tuple(clip.source_size)
+        != (c.image_size, c.image_size),
+        f"The model looks back {limit} frames; later frames no longer see the first ones.": continued
+        and used + request.frames > limit + 1,
+        ONE_FUTURE: not is_stochastic(model),
+        "At temperature 0 all futures are the same.": is_stochastic(model)
+        and request.temperature == 0
+        and request.futures > 1,
+        f"The clip has {clip.fps:g} frames per second; it plays at {MAX_FPS:g}.": clip.fps > MAX_FPS
+        and not request.fps,
+    }
+    return [note for note, holds in conditions.items() if holds]

@@ -1,0 +1,160 @@
+"""The result of a prediction, and a folder of results: its videos are written on demand."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stt.checkpoint import write_whole
+from stt.encode import Pixels, enlarge, write_gif, write_mp4
+from stt.request import RequestError
+from stt.side_by_side import SideBySide
+
+MIN_SIDE = 256  # pixels of a single future's video
+NO_RESULT = "This result is gone; predict it again."
+FILE = "result.npz"
+ARRAYS = ("context", "futures", "truth", "surprise", "ending")
+NEW_SETTINGS = {"between": False, "action": []}  # missing in older files
+NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One prediction: enough to show it again and to write all of its videos."""
+
+    report: dict[str, Any]  # JSON, see `stt.report`
+    context: Pixels  # (P, H, W, 3) frames of the clip that the model saw
+    futures: Pixels  # (F, T, H, W, 3)
+    truth: Pixels  # (T' <= T, H, W, 3) what really followed; may be empty
+    surprise: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 1, 1), np.float32))
+    # (P + T' + E - 1, h, w) bits per dimension and place of every frame but the first; empty without a likelihood
+    ending: Pixels = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    # (E, H, W, 3) frames of the clip after the gap; empty without a gap, or if it is not filled to its end
+
+    @property
+    def fps(self) -> float:
+        return self.report["fps"]
+
+    @property
+    def layout(self) -> SideBySide:
+        frames = len(self.context), self.futures.shape[1], len(self.ending)
+        return SideBySide(self.context.shape[1], tuple(self.report["names"]), *frames)
+
+    def save(self, path: Path) -> None:
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        report = np.asarray(json.dumps(self.report))
+        write_whole(path, lambda file: np.savez_compressed(file, report=report, **arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by default
+            arrays = {"context" if name == "given" else name: file[name] for name in file.files}  # "given" is older
+        report = NEW_REPORT | json.loads(str(arrays.pop("report")))
+        settings = NEW_SETTINGS | report["settings"]
+        settings.pop("steps", None)  # of older files
+        return cls(report | {"settings": settings}, **arrays)
+
+    # ---- videos --------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """Of the videos that `write` makes; futures count from 1."""
+        stems = ["side-by-side", *(f"future-{k}" for k in range(1, 1 + len(self.futures)))]
+        return [f"{stem}.{ending}" for stem in stems for ending in ("mp4", "gif")]
+
+    def write(self, name: str, path: Path) -> None:
+        """Writes the video called `name`, one of `names`."""
+        future, ending = _parse_name(name)
+        video = self.side_by_side() if future is None else self.single(future)
+        if ending == "gif":
+            write_gif(path, video, self.fps)
+        else:
+            write_mp4(path, video, self.fps, self.metadata(future))
+
+    def single(self, future: int) -> Pixels:
+        """The context, one future, and the clip after a gap (P + T + E, H', W', 3), enlarged by a whole factor."""
+        video = np.concatenate([self.context, self.futures[future], *self.ending[:, None]])
+        return enlarge(video, -(-MIN_SIDE // video.shape[1]))
+
+    def side_by_side(self) -> Pixels:
+        """The clip beside all futures, frame by frame. The truth, where known, takes the clip's place."""
+        frames = [(frame, [frame] * len(self.futures)) for frame in self.context]
+        for t, futures in enumerate(self.futures.swapaxes(0, 1)):
+            frames.append((self.truth[t] if t < len(self.truth) else frames[-1][0], list(futures)))
+        frames += [(frame, [frame] * len(self.futures)) for frame in self.ending]
+        layout = self.layout
+        return np.stack([layout.draw(clip, futures, t) for t, (clip, futures) in enumerate(frames)])
+
+    def metadata(self, future: int | None = None) -> dict[str, Any]:
+        """What a video stores about itself: its settings, and what made it. future: from 0; None: all of them."""
+        settings = self.report["settings"]
+        if future is not None:
+            settings = settings | {"seed": self.report["seeds"][future], "futures": 1}
+        source = {name: self.report[name] for name in ("family", "weights", "clip")}
+        return {"app": "stt", **settings, **source, "context": len(self.context), "alone": future is not None}
+
+    def title(self, name: str) -> str:
+        """The name of a downloaded video: its model and its seeds."""
+        names, seeds = self.report["names"], self.report["seeds"]
+        future, ending = _parse_name(name)
+        which = names[future or 0]
+        if future is None:
+            which = (f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else which) + " side-by-side"
+        return re.sub(r"[^\w.-]+", "-", f"{self.report['settings']['model']} {which}") + f".{ending}"
+
+
+def _parse_name(name: str) -> tuple[int | None, str]:
+    """ "future-2.mp4" -> (1, "mp4"), "side-by-side.gif" -> (None, "gif")."""
+    stem, _, ending = name.partition(".")
+    return None if stem == "side-by-side" else int(stem.removeprefix("future-")) - 1, ending
+
+
+def new_id() -> str:
+    """An id that nobody can guess; whoever has it may see the result."""
+    return secrets.token_urlsafe(12)
+
+
+class ResultStore:
+    """Results by id, in a folder."""
+
+    def __init__(self, folder: Path, shipped: Mapping[str, Result] | None = None) -> None:
+        self.folder = folder
+        self.shipped = dict(shipped or {})  # results that come with the app
+        self.writing = threading.Lock()
+
+    def put(self, result: Result, name: str | None = None) -> Result:
+        """Saves a result; returns it with its id in the report."""
+        result = replace(result, report=result.report | {"id": name or new_id()})
+        result.save(self.folder / result.report["id"] / FILE)
+        return result
+
+    def get(self, name: Any) -> Result:
+        """Raises RequestError for an unknown id."""
+        if isinstance(name, str) and re.fullmatch(r"[\w-]{4,64}", name):
+            if name in self.shipped:
+                return self.shipped[name]
+            path = self.folder / name / FILE
+            if path.is_file():
+                return Result.load(path)
+        raise RequestError(NO_RESULT)
+
+    def video(self, name: Any, video: str) -> tuple[Path, str]:
+        """(path, download title) of one of the result's videos; the first call writes it."""
+        result = self.get(name)
+        if video not in result.names:
+            raise RequestError("There is no such file.")
+        path = self.folder / name / video
+        with self.writing:  # one at a time: an encoder takes a whole core
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                result.write(video, path)
+        return path, result.title(video)

@@ -1,0 +1,93 @@
+"""What callbacks and endpoints share: models, folders, results and clips. Holds no visitor's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stt.api import Predictor
+from stt.prediction import Compute, Progress, compute, predict
+from stt.prompt import Prompt, file_hash
+from stt.request import Request
+from stt.results import Result, ResultStore
+from stt.ui.request import page_request
+
+MAX_CLIPS = 10_000  # paths that ClipIndex holds
+ARGUMENTS = (
+    "clip", "model", "frames", "temperature", "seed", "futures", "prompt_frames", "top_k", "top_p", "stride", "fit",
+    "fps", "labels", "between", "action",
+)  # fmt: skip  # in the order of the endpoint and of the page's controls
+
+
+class Backend:
+    def __init__(
+        self,
+        models: Mapping[str, Predictor],
+        results: ResultStore,
+        uploads: Path,
+        examples: Sequence[Path] = (),
+        compute: Compute = compute,
+    ) -> None:
+        self.models = models
+        self.results = results
+        self.uploads = uploads
+        self.examples = list(examples)
+        self.compute = compute
+        self.clips = ClipIndex(examples)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where clips may lie."""
+        return [self.uploads, *{path.parent for path in self.examples}]
+
+    def request(self, *values: Any) -> Request:
+        """values: one per name in ARGUMENTS. Raises RequestError."""
+        return page_request(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
+
+    def predict(self, request: Request) -> Iterator[Progress | Result]:
+        yield from predict(request, self.models[request.model], self.compute)
+
+    def shipped_result(self, request: Request, prompt: Prompt) -> Result | None:
+        """The result that came with the app for this prompt and these weights; none of them fills a gap."""
+        settings = {name: getattr(request, name) for name in ("stride", "fit", "between")}
+        settings |= {"prompt_frames": prompt.start}
+        source = prompt.sha256, self.models[request.model].weights
+        for result in self.results.shipped.values():
+            report = result.report
+            same_source = (report["clip"]["sha256"], report["weights"]) == source
+            if same_source and settings.items() <= report["settings"].items():
+                return result
+        return None
+
+
+class ClipIndex:
+    """Paths of clips: by visitor and content, by result, and of the examples by content."""
+
+    def __init__(self, examples: Sequence[Path]) -> None:
+        self._examples = {file_hash(path): path for path in examples}
+        self._by_content: dict[tuple[str | None, str], Path] = {}
+        self._by_result: dict[str, Path] = {}
+
+    def add(self, path: Path, session: str | None, sha256: str, result: str | None = None) -> None:
+        """result: the id of a result of this clip."""
+        self._by_content[session, sha256] = path
+        if result is not None:
+            self._by_result[result] = path
+        for index in (self._by_content, self._by_result):
+            while len(index) > MAX_CLIPS:
+                del index[next(iter(index))]
+
+    def of_result(self, result: str) -> Path | None:
+        return existing(self._by_result.get(result))
+
+    def of_content(self, session: str | None, sha256: str) -> Path | None:
+        """A clip that this visitor used before, or an example.
+
+        A result that travels must not bring somebody else's upload to whoever opens it.
+        """
+        return existing(self._by_content.get((session, sha256))) or existing(self._examples.get(sha256))
+
+
+def existing(path: Path | None) -> Path | None:
+    return path if path is not None and path.is_file() else None

@@ -1,0 +1,84 @@
+"""How the controls follow the model: which are visible, what they are called, which values survive a change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from stt.api import Interpolates, Predictor
+from stt.request import action_axes, is_stochastic, label_space
+
+PRESETS = {"Low": 0.5, "Medium": 1.0, "High": 1.5}  # temperatures
+CONTINUE = ("continue the clip", "")  # the first choice for labels
+ANY = ("any digit", -1)
+
+
+def preset_of(temperature: float) -> str | None:
+    return next((name for name, value in PRESETS.items() if abs(value - temperature) < 1e-6), None)
+
+
+def sampling_updates(model: Predictor) -> list[Any]:
+    """Of futures, temperature, presets, top-k, top-p and stride."""
+    random = gr.update(visible=is_stochastic(model))
+    filters = [gr.update(visible=name in model.knobs) for name in ("top_k", "top_p")]
+    return [random, random, random, *filters, gr.update(info=stride_info(model))]
+
+
+def stride_info(model: Predictor) -> str:
+    """Names the stride of the training clips."""
+    stride = model.card.get("world", {}).get("stride", 1)
+    return "Use every n-th frame" + (f"; this model was trained at {stride}" if stride > 1 else "")
+
+
+# ---- labels ----------------------------------------------------------------------------------------------
+
+
+def label_updates(model: Predictor, labels: list[int], places: int) -> list[Any]:
+    """Of the labels, without those that the model lacks, and of one dropdown per place."""
+    classes, most = label_space(model)
+    possible = [label for label in labels if label < classes][:most] if classes else labels
+    dropdowns = [gr.update(**label_dropdown(model, possible, place)) for place in range(places)]
+    return [gr.skip() if possible == labels else possible, *dropdowns]
+
+
+def label_dropdown(model: Predictor, labels: list[int], place: int) -> dict[str, Any]:
+    """The places after the first are visible once the first has a label."""
+    classes, most = label_space(model)
+    digits = [ANY, *((str(label), label) for label in range(classes))]
+    return {
+        "choices": digits if place else [CONTINUE, *digits],
+        "value": labels[place] if place < min(len(labels), most) else -1 if place else "",
+        "visible": place < most and (place == 0 or bool(labels)),
+    }
+
+
+# ---- actions ---------------------------------------------------------------------------------------------
+
+
+def action_updates(model: Predictor, action: list[float], places: int) -> list[Any]:
+    """Of the action, which is cleared if its length does not fit, its checkbox, and one slider per place."""
+    count = len(action_axes(model))
+    fits = not count or len(action) in (0, count)
+    sliders = [
+        action_slider(model, bool(action) and fits, place) | ({} if fits else {"value": 0}) for place in range(places)
+    ]
+    return [gr.skip() if fits else [], gr.update(visible=count > 0), *(gr.update(**slider) for slider in sliders)]
+
+
+def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]:
+    axes = action_axes(model)
+    name = axes[place] if place < len(axes) else ""
+    return {"label": name[:1].upper() + name[1:], "visible": steered and bool(name)}
+
+
+# ---- gaps ------------------------------------------------------------------------------------------------
+
+
+def gap_updates(model: Predictor, between: bool) -> list[Any]:
+    """Of the checkbox for gaps, prompt frames and frames."""
+    start, frames = ("Prompt frames", "Future starts here"), ("Frames", "To predict")
+    if between and isinstance(model, Interpolates):
+        start, frames = ("Gap after", "So many frames"), ("Gap length", "Frames missing")
+    named = [gr.update(label=label, info=info) for label, info in (start, frames)]
+    return [gr.update(visible=isinstance(model, Interpolates)), *named]

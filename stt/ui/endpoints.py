@@ -1,0 +1,98 @@
+"""The endpoints for programs: /predict and /models."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from stt.api import Interpolates
+from stt.request import action_axes, label_space
+from stt.results import Result
+from stt.ui.backend import Backend
+from stt.ui.errors import plain_errors
+
+PROGRESS_PAUSE = 0.5  # seconds between two progress messages
+
+
+class Endpoints:
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def predict(
+        self,
+        clip: Any,
+        model: Any,
+        frames: Any = 10,
+        temperature: Any = 1.0,
+        seed: Any = None,
+        futures: Any = 4,
+        prompt_frames: Any = 0,
+        top_k: Any = 0,
+        top_p: Any = 1.0,
+        stride: Any = 1,
+        fit: Any = "crop",
+        fps: Any = 0,
+        labels: Any = "",
+        between: Any = False,
+        action: Any = "",
+    ) -> Iterator[tuple[Any, ...]]:
+        """Continues a clip.
+
+        clip: a video file. model: a name from /models. frames: number of frames to predict, 1 to 40. temperature: 0 to
+        2; 0 is deterministic. seed: 0 to 2147483647, of the first future; future k has seed + k; null draws one.
+        futures: 1 to 8. prompt_frames: the future starts after this frame of the clip; 0: after the last one. top_k,
+        top_p: sample from the likeliest codes only; 0 and 1 keep all. stride: use every n-th frame of the file. fit:
+        "crop" to a square or "pad" with black. fps: of the returned videos; 0: the clip's own. labels: classes to
+        imagine without the clip, such as "3", "3, 7" or "any"; for models with classes. between: true fills a gap of
+        `frames` frames after prompt_frames; for models that interpolate. action: one number from -1 to 1 for each of
+        the model's actions in /models, such as "0.5, -1"; "free" or none: the model chooses.
+
+        Returns the clip beside all futures as one video, one video per future (the clip, then that future), the first
+        future's seed, and a report. An error is one sentence.
+        """
+        with plain_errors():
+            request = self.backend.request(
+                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, stride, fit, fps, labels,
+                between, action,
+            )  # fmt: skip
+            last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
+            for event in self.backend.predict(request):
+                if isinstance(event, Result):
+                    result = self.backend.results.put(event)
+                    together, *single = self._videos(result)
+                    yield together, list(zip(single, result.report["names"], strict=True)), request.seed, result.report
+                elif time.monotonic() - last > PROGRESS_PAUSE:
+                    last = time.monotonic()
+                    progress = {"predicted": len(event.frames), "frames": request.frames}
+                    yield gr.skip(), gr.skip(), gr.skip(), progress
+
+    def _videos(self, result: Result) -> list[str]:
+        """Paths of its mp4 files, the side-by-side video first."""
+        names = [name for name in result.names if name.endswith(".mp4")]
+        return [str(self.backend.results.video(result.report["id"], name)[0]) for name in names]
+
+    def list_models(self) -> list[dict[str, Any]]:
+        """The models, the default one first.
+
+        knobs: the settings that change its futures. classes and labels: how many classes a model can imagine, and how
+        many of them in one clip. interpolates: whether it can fill a gap. actions: a name for each number of an action.
+        """
+        return [
+            {
+                "name": name,
+                "family": model.family,
+                "knobs": sorted(model.knobs),
+                "image_size": model.config.image_size,
+                "channels": model.config.channels,
+                "context_frames": model.config.context_frames,
+                **dict(zip(("classes", "labels"), label_space(model), strict=True)),
+                "interpolates": isinstance(model, Interpolates),
+                "actions": list(action_axes(model)),
+                "weights": model.weights,
+            }
+            for name, model in self.backend.models.items()
+        ]

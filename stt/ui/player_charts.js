@@ -1,0 +1,69 @@
+// The player's report and curves; see player.js.
+
+function showReport() {
+  facts.replaceChildren();
+  curves.replaceChildren();
+  charts = [];
+  if (!current?.report) return;
+  const { report } = current;
+  facts.append(make("p", { class: "line" }, (current.facts || []).join(" · ")));
+  if (report.notes.length) {
+    const odd = !current.imagined && report.surprise?.unusual_frames.length;
+    facts.append(make("p", { class: odd ? "notes odd" : "notes" }, report.notes.join(" ")));
+  }
+  const start = current.context_frames;
+  const several = current.names.length > 1;
+  if (several) chart("Spread of the futures", "%", [["future", start, report.spread.map((v) => 100 * v), "spread"]]);
+  if (report.scores) {
+    for (const [name, title, unit] of [["error", "Error against the real clip", "%"], ["ssim", "Similarity to it (SSIM)", ""]]) {
+      const futures = report.scores.futures[name];
+      const [baseline, label] = report.scores.blend ? ["blend", "ends blended"] : ["copy", "last frame"];
+      const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
+      chart(title, unit, [
+        ...(several ? futures.map((line) => ["faint", start, line]) : []),
+        ["future", start, mean, several ? "mean" : "future"], ["copy", start, report.scores[baseline][name], label]],
+        null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores[baseline][name]) : 0);
+    }
+  }
+  if (report.surprise) chart("Surprise of the clip", "bits", [["surprise", 1, report.surprise.bits, "per pixel"]], report.surprise.usual);
+}
+
+// lines: [class, first frame, values, name or nothing]; dotted: a value to compare with
+function chart(title, unit, lines, dotted = null, low = 0) {
+  const width = 240, height = 74, pad = 3;
+  const total = current.context_frames + Math.max(current.frames, current.truth_frames) + current.ending_frames;
+  const values = lines.flatMap((line) => line[2]).concat(dotted ?? []);
+  const high = Math.max(...values, low + 1e-9);
+  const digits = high >= 10 ? 1 : high >= 1 ? 2 : 3;
+  const x = (frame) => pad + ((width - 2 * pad) * frame) / Math.max(total - 1, 1);
+  const y = (value) => height - pad - ((height - 2 * pad) * (value - low)) / (high - low);
+  const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": title });
+  for (const edge of [current.context_frames, ...(current.ending_frames ? [join(current)] : [])]) {
+    plot.append(svg("line", { class: "start", x1: x(edge - 0.5), x2: x(edge - 0.5), y1: 0, y2: height }));
+  }
+  if (dotted != null) plot.append(svg("line", { class: "usual", x1: 0, x2: width, y1: y(dotted), y2: y(dotted) }));
+  for (const [kind, first, line] of lines) {
+    plot.append(svg("polyline", { class: kind, points: line.map((v, i) => `${x(first + i)},${y(v)}`).join(" ") }));
+  }
+  const cursor = svg("line", { class: "cursor", y1: 0, y2: height });
+  plot.append(cursor);
+  const reading = make("span", { class: "reading" });
+  const figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, title), make("span", { class: "top" }, `${low ? low.toFixed(digits) : 0} – ${high.toFixed(digits)} ${unit}`)), plot, reading);
+  plot.addEventListener("click", (event) => {
+    const box = plot.getBoundingClientRect();
+    setPlaying(false);
+    t = Math.round(((event.clientX - box.left) / box.width) * (total - 1));
+    draw();
+  });
+  curves.append(figure);
+  charts.push((frame) => {
+    cursor.setAttribute("x1", x(frame));
+    cursor.setAttribute("x2", x(frame));
+    const named = lines.filter((line) => line[3]);
+    reading.replaceChildren(...named.map(([kind, first, line, name]) => {
+      const value = line[frame - first];
+      return make("span", { class: kind }, `${name} ${value == null ? "–" : value.toFixed(digits) + (unit && ` ${unit}`)}`);
+    }));
+    if (dotted != null) reading.append(make("span", { class: "usual" }, `usual ≤ ${dotted.toFixed(digits)}`));
+  });
+}

@@ -1,0 +1,131 @@
+"""From a folder of one's own videos to a model that plays in the app."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import app as front_door
+from stt.checkpoint import read_header
+from stt.ui import server
+from tests.own_videos import odd_videos
+from tests.simulator_fixtures import Desk
+from train import predictor, publish, tokenizer
+from train.cli import open_dataset, preset_of, training_parser
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--batch=2", "--set=dim=32", "--set=depth=2", "--set=heads=2", "--set=gaussian_grid=(1, 2)"]
+COMMANDS = ["train.pack_videos", "train.predictor", "train.plot", "train.evaluate", "train.publish", "app.py", "stt"]
+
+
+def arrays(folder: Path, **more) -> Path:
+    folder.mkdir(parents=True)
+    for k in range(2):
+        np.savez(folder / f"{k}.npz", video=np.full((10, 16, 16), 100 * k, np.uint8), **more)
+    return folder
+
+
+def dataset(name: str, *words):
+    words = ["--preset", name, "--out", "x", "--device", "cpu", "--frames", "8", *map(str, words)]
+    args = training_parser("train.predictor", "").parse_args(words)
+    return open_dataset(preset_of(args), args, "train", "cpu")
+
+
+def test_batches_hold_the_classes_and_actions_of_a_folder(tmp_path):
+    for name in ("ant", "bee"):
+        arrays(tmp_path / "classes" / name)
+    batch = dataset("moving_mnist_1/videogpt/cpu", "--data", tmp_path / "classes").batch(2, 0, 0)
+    assert batch.video.shape == (2, 8, 1, 64, 64) and batch.labels.shape == (2, 1) and batch.actions is None
+    car = arrays(tmp_path / "car", actions=np.zeros((10, 2)))
+    batch = dataset("tabletop/stt/cpu", "--data", car).batch(2, 0, 0)
+    assert batch.video.shape == (2, 8, 3, 64, 64) and batch.actions.shape == (2, 8, 2) and batch.labels is None
+
+
+def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
+    plain, stored, digits = arrays(tmp_path / "plain"), tmp_path / "stored", "moving_mnist/stt/cpu"
+    (stored / "train").mkdir(parents=True)
+    (stored / "train" / "index.json").write_text(json.dumps({"format": 2, "per_shard": 2, "crf": 20}))
+    for name, words, message in (
+        (
+            "moving_mnist_1/videogpt/cpu",
+            ["--data", plain],
+            "takes 10 classes, .* no class sub-folders: add --set classes=0",
+        ),
+        ("tabletop/stt/cpu", ["--data", plain], r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
+        ("moving_mnist_1/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),
+        (digits, ["--stride=2"], "--stride does not apply to the mixed clips"),
+        (digits, ["--digits=1", "--data", tmp_path], "--digits does not apply to the folder clips"),
+        (digits, ["--data", tmp_path / "nowhere"], "nowhere is not a folder"),
+        (digits, ["--data", stored], "holds tabletop clips, but the preset moving_mnist/stt/cpu learns digits"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            dataset(name, *words)
+
+
+def opened_in_the_app(monkeypatch, words: list[str]) -> dict:
+    """The models that `python app.py` shows, by their names there."""
+    models = {}
+    monkeypatch.setattr(server, "serve", lambda shown, *_, **__: models.update(shown))
+    front_door.main([*words, "--device", "cpu"])
+    return models
+
+
+def plays(desk: Desk, clip: Path, **settings) -> None:
+    """A prediction on the app's page, of what follows some frames of a clip."""
+    run = desk.predict(Path(shutil.copy(clip, desk.uploads)), **{"frames": 2, "stride": 1, **settings})
+    assert len(run.given) == 4 and run.futures.shape[:2] == (2, 2)
+
+
+def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monkeypatch):
+    odd, own = odd_videos(tmp_path / "clips"), tmp_path / "own"
+    words = [f"--data={odd}", "--frames=5", "--steps=1", "--device=cpu", "--stride=1"]
+    small = ["--preset=videos/frame_vq/cpu", "--batch=2", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
+    tokenizer.main([*words, *small])
+    card = read_header(tmp_path / "tok" / "model.safetensors")["card"]
+    assert card["world"] == {"kind": "folder", "frames": 5, "stride": 1, "fit": "crop", "flip": False}
+    preset = ["--preset=videos/stt/cpu", f"--tokenizer={tmp_path / 'tok'}", f"--out={own}"]
+    predictor.main([*words, *preset, *SMALL])
+    publish.main([f"--model={own}", f"--out={own}.safetensors"])
+    models = opened_in_the_app(monkeypatch, ["--models", f"{own}.safetensors"])
+    plays(Desk(tmp_path / "app", models), odd / "b.MP4", model="own")
+
+
+def documented_commands() -> list[list[str]]:
+    """Those of the chapter on own videos, as words, except what goes to the Hub."""
+    guide = ROOT / "train" / "README.md"
+    if guide.is_file() and "## Your own videos\n" in guide.read_text():
+        chapter = guide.read_text().split("## Your own videos\n")[1].split("\n## ")[0]
+    else:
+        chapter = (ROOT / "README.md").read_text().split("### Train on your own videos\n")[1].split("\n### ")[0]
+    lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
+    return [command for command in words if command and command[0] == "python"]
+
+
+def test_the_chapter_on_own_videos_goes_from_a_folder_to_the_app():
+    named = [words[1] if words[1] == "app.py" else words[2] for words in documented_commands()]
+    assert set(COMMANDS) <= set(named)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_path, monkeypatch):
+    odd_videos(tmp_path / "clips", longer=8)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    few = {"train.predictor": ["--steps=3", "--log-every=1", *SMALL], "train.evaluate": ["--clips=2", "--futures=2"]}
+    for _, *words in documented_commands():
+        if words[0] == "app.py":
+            models = opened_in_the_app(monkeypatch, words[1:])
+            plays(Desk(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
+        else:
+            subprocess.run([sys.executable, *words, *few.get(words[1], [])], check=True, timeout=600)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own", "own.png", "own.json", "own-sheet.png"}
+    assert (tmp_path / "future.mp4").stat().st_size > 1000

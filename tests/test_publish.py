@@ -1,0 +1,111 @@
+"""What a published file holds."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import stt
+from stt.checkpoint import load_any, read_header
+from tests.conftest import TINY_CONFIGS, built, clips
+from train import publish
+from train.publish import check_saved, portable_card, with_decoder
+
+ASSETS = Path(__file__).parent.parent / "assets" / "models"
+
+
+def test_a_published_model_is_loaded_again_and_is_the_trained_one_in_half_precision(tmp_path):
+    for name in ("stt", "stt, vector-quantized", "timesformer"):
+        model = built(TINY_CONFIGS[name]).eval()
+        run, out = tmp_path / name / "model.safetensors", tmp_path / f"{name}.safetensors"
+        stt.save(model, run, card={"command": "python -m x --out /home/me/runs/a", "preset": "of an older version"})
+        publish.main(["--model", str(run.parent), "--out", str(out), "--hardware", "one CPU core"])
+        loaded = stt.load(out)
+        for key, tensor in model.state_dict().items():
+            torch.testing.assert_close(loaded.state_dict()[key], tensor, rtol=1e-3, atol=1e-6, msg=f"{name} {key}")
+        assert out.stat().st_size < 0.7 * run.stat().st_size
+        assert loaded.card["command"] == "python -m x --out a" and loaded.card["hardware"] == "one CPU core"
+        shown = stt.predict(loaded, clips(model)[0], 2, stt.Sampling(temperature=0), seeds=[0])
+        assert shown.isfinite().all()
+
+
+def test_a_file_that_does_not_hold_the_model_is_never_published(tmp_path, tiny, monkeypatch):
+    run, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    stt.save(tiny, run)
+    out.write_bytes(b"the file before")
+    other = copy.deepcopy(tiny)
+    with torch.no_grad():
+        other.tokens.head.bias[0] += 0.01
+    monkeypatch.setattr(publish, "save", lambda model, path, **more: stt.save(other, path))
+    with pytest.raises(SystemExit, match="holds other values, first in 'tokens.head.bias'"):
+        publish.main(["--model", str(run), "--out", str(out)])
+    with torch.no_grad():
+        other.tokens.head.bias[0] = torch.inf
+    with pytest.raises(SystemExit, match=r"cannot be loaded: .*not finite, first in 'tokens.head.bias'"):
+        publish.main(["--model", str(run), "--out", str(out)])
+    assert out.read_bytes() == b"the file before"
+    check_saved(tiny, run)
+
+
+def test_a_shipped_file_can_be_published_again_with_its_card(tmp_path):
+    path = ASSETS / "tabletop-layered.safetensors"
+    publish.main(["--model", str(path), "--out", str(tmp_path / path.name)])
+    card, again = read_header(path)["card"], read_header(tmp_path / path.name)["card"]
+    assert (again["preset"], again["scores"]) == (card["preset"], card["scores"])
+
+
+def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_codes(tmp_path, tiny):
+    sharper, other = copy.deepcopy(tiny.tokenizer), copy.deepcopy(tiny.tokenizer)
+    with torch.no_grad():
+        sharper.decoder[-1].bias += 1
+        other.encoder[0].bias += 1
+    for name, made in (("sharper", sharper), ("other", other)):
+        stt.save(made, tmp_path / name / "model.safetensors")
+    changed = with_decoder(tiny, str(tmp_path / "sharper"))
+    assert torch.equal(changed.tokenizer.decoder[-1].bias, sharper.decoder[-1].bias)
+    assert torch.equal(changed.tokens.head.weight, tiny.tokens.head.weight)
+    with pytest.raises(SystemExit, match=r"its codes are not those .* 'encoder\.0\.bias'"):
+        with_decoder(tiny, str(tmp_path / "other"))
+    assert load_any(tmp_path / "other").config == tiny.tokenizer.config
+
+
+def test_a_published_card_names_no_folder_of_the_machine():
+    card = {
+        "command": "python -m x --sheet-every 9 --out /home/me/runs/a --save-every=3",
+        "tokenizer": {"command": "y ../data/b --mnist=/home/me/c", "steps": 3, "scores": {"truth": {}}},
+        "scores": {"truth": {"energy": 0.1}},
+    }
+    assert portable_card(card) == {
+        "command": "python -m x --out a",
+        "tokenizer": {"command": "y b --mnist=c", "steps": 3},
+        "scores": {"truth": {"energy": 0.1}},
+    }
+    assert "home" not in json.dumps(portable_card(card))
+
+
+def test_a_published_card_names_a_tokenizer_once_for_all_the_runs_with_it():
+    new, old = {"command": "t --out new"}, {"command": "t --out old"}
+    first = {"command": "p --out c", "tokenizer": old, "start_from": {"command": "p --out d", "tokenizer": old}}
+    card = {"tokenizer": new, "start_from": {"command": "p --out b", "tokenizer": new, "start_from": first}}
+    published = portable_card(card)
+    assert published == {
+        "tokenizer": new,
+        "start_from": {
+            "command": "p --out b",
+            "start_from": {"command": "p --out c", "tokenizer": old, "start_from": {"command": "p --out d"}},
+        },
+    }
+    assert portable_card(published) == published
+
+
+def test_a_published_card_names_its_own_decoder_and_none_before():
+    last, first = ({"command": f"t --out {name}"} for name in ("last", "first"))
+    begin = {"command": "p --out a", "decoder": first}
+    card = {"command": "p --out c", "start_from": {"command": "p --out b", "decoder": last, "start_from": begin}}
+    without = {"command": "p --out b", "decoder": last, "start_from": {"command": "p --out a"}}
+    assert portable_card(card) == {"command": "p --out c", "start_from": without}
+    assert portable_card(card | {"decoder": first})["start_from"].keys() == {"command", "start_from"}

@@ -1,0 +1,1 @@
+"""Scores of predictors on held-out clips."""

@@ -1,0 +1,167 @@
+"""Protocols of a folder of videos: whether futures follow actions, and which way they turn a camera."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from stt.api import NO_CONDITION, Batch, Predictor, Sampling, Video
+from stt.metrics import unit
+from stt.sampler import predict
+from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.evaluation.optical_flow import sideways_motion
+from train.evaluation.protocols import (
+    CONTEXT,
+    Evaluation,
+    Figures,
+    action_condition,
+    average,
+    mean_similarity,
+    rounded,
+    with_and_without_actions,
+)
+from train.sheets import contact_sheet
+
+LAGS = (0, 1, 2)  # frames from an action to the motion that it is correlated with
+
+
+class VideosEvaluation(Evaluation):
+    """Held-out clips of --data that share no frame, of CONTEXT + --horizon frames.
+
+    Without their actions where the model takes none or the folder has none. Raises ValueError where --data is missing
+    or cannot be read, for videos that are too short and for actions that the model does not take, FileNotFoundError
+    where there is no folder.
+    """
+
+    def __init__(self, model: Predictor, args: argparse.Namespace, world: Mapping[str, Any]) -> None:
+        super().__init__(model, args)
+        if not args.data:
+            raise ValueError("a folder of videos is needed: give it by --data")
+        if args.horizon < 1:
+            raise ValueError(f"horizon is {args.horizon}, must be at least 1")
+        config = VideoFolderConfig(**world) if world.get("kind") == "folder" else VideoFolderConfig()
+        self.horizon, self.source = args.horizon, f"{args.data.name}, held out, stride {config.stride}"
+        self.batch = held_out(model, config, args)
+
+    def clips(self, count: int, frames: int) -> Video:
+        return self.batch.video[:count, :frames]
+
+    def sheet(self) -> np.ndarray:
+        """Up to 4 clips, also under both ways of steering where the model takes actions; twice as large."""
+        clips, ways = self.batch.video[:4], ()
+        if self.batch.actions is not None:
+            ways = [
+                [action_condition(a) for a in both_ways(row[CONTEXT - 1 : -1]).values()] for row in self.batch.actions
+            ]
+        return contact_sheet(self.model, clips, self.sampling, ways, every=2).repeat(2, axis=0).repeat(2, axis=1)
+
+    def protocols(self) -> dict[str, Callable[[], Figures]]:
+        table = super().protocols()
+        if self.batch.actions is not None:
+            table |= {"action_following": self.action_following, "steering": self.steering}
+        return table
+
+    def action_following(self) -> Figures:
+        batch = self._prompts()
+        title = (
+            f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; `conditioned`: on the clip's own actions"
+        )
+        return self.measured(title, action_following(self.model, batch, self.sampling))
+
+    def steering(self) -> Figures:
+        batch = self._prompts()
+        title = (
+            f"{CONTEXT} -> {self.horizon}, {len(batch)} prompts, seeds 0 to 3; pixels that the upper half goes to the "
+        )
+        title += f"right from frame to frame; `+1`, `-1`: {self.model.config.actions[0]}, other actions as recorded"
+        return self.measured(title, steering(self.model, batch, self.sampling))
+
+    def _prompts(self) -> Batch:
+        count = self.args.prompts
+        return Batch(self.batch.video[:count], self.batch.actions[:count])
+
+
+def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespace) -> Batch:
+    """Up to --clips held-out clips, with actions where the model takes them; prints where there are fewer."""
+    c, options = model.config, {"stride": config.stride, "fit": config.fit, "device": args.device}
+    videos = VideoFolder(args.data, "test", CONTEXT + args.horizon, c.image_size, c.channels, **options)
+    count = min(args.clips, len(videos))
+    if count < args.clips:
+        clips = f"{len(videos)} clips of {videos.frames} frames at stride {videos.stride}"
+        print(f"{videos.folder} holds out {clips}, not {args.clips}: all of them are used", file=sys.stderr)
+    batch = videos.held_out(count)
+    if batch.actions is None or "actions" not in model.knobs:
+        return Batch(batch.video)
+    if videos.actions != len(c.actions):
+        raise ValueError(f"the model takes {len(c.actions)} actions, {videos.folder} has {videos.actions}")
+    if not batch.actions.abs().max() <= 1:
+        low, high = batch.actions.aminmax()
+        raise ValueError(f"actions of {videos.folder} go from {low:g} to {high:g}, the model takes -1 to 1")
+    return batch
+
+
+def action_following(
+    model: Predictor, batch: Batch, sampling: Sampling, seeds: Sequence[int] = range(4), context: int = CONTEXT
+) -> Figures:
+    """Similarity of futures with the clip's own, `conditioned` on the clip's actions and `unconditional`.
+
+    Means over the seeds' futures; `copy`: the last frame stays. Raises ValueError for a model that takes no actions.
+    """
+    rows = defaultdict(list)
+    for video, actions in zip(tqdm(batch.video, desc="action following"), batch.actions, strict=True):
+        futures = with_and_without_actions(model, video[:context], actions[context - 1 : -1], sampling, seeds)
+        for name, values in mean_similarity(futures, video[context:]).items():
+            rows[name].append(values)
+    return average(rows)
+
+
+def both_ways(actions: Tensor) -> dict[str, Tensor]:
+    """Actions (T, A) with the first number, which steers, at +1 and at -1, and the others as they are."""
+    return {f"{way:+d}": torch.cat([torch.full_like(actions[:, :1], way), actions[:, 1:]], dim=1) for way in (1, -1)}
+
+
+def steering(
+    model: Predictor, batch: Batch, sampling: Sampling, seeds: Sequence[int] = range(4), context: int = CONTEXT
+) -> Figures:
+    """Which way futures turn the camera, as pixels that the picture moves to the right between frames.
+
+    `motion`: the mean over prompts and futures, `unconditional`, or conditioned on the first action at `+1` or `-1` and
+    the others as recorded, or of the clips themselves (`truth`). `motion spread unconditional`: standard deviation over
+    the futures of a prompt, root mean square over prompts; `motion spread truth`: over all clips, whose prompts differ
+    too. `correlation ...`: of the clips' motion with the first action recorded as many frames earlier, and of their
+    means over a clip, which says what the measure is worth. Raises ValueError for a model that takes no actions.
+    """
+    horizon, rows, true = batch.video.shape[1] - context, defaultdict(list), []
+    for video, actions in zip(tqdm(batch.video, desc="steering"), batch.actions, strict=True):
+        ways = {way: action_condition(a) for way, a in both_ways(actions[context - 1 : -1]).items()}
+        for name, condition in ({"unconditional": NO_CONDITION} | ways).items():
+            futures = predict(model, video[:context], horizon, sampling, seeds, condition)
+            clips = [torch.cat([video[context - 1 : context], future]) for future in futures]
+            motion = torch.stack([sideways_motion(unit(clip)) for clip in clips])
+            rows[f"motion {name}"].append(motion.mean(dim=0))
+            if name == "unconditional":
+                rows["variance"].append(motion.var(dim=0))
+        true.append(sideways_motion(unit(video)))
+        rows["motion truth"].append(true[-1][context - 1 :])
+    variance, motion = torch.stack(rows.pop("variance")), torch.stack(true)  # (N, horizon), (N, T-1)
+    figures = average(rows)
+    spread = {"unconditional": variance.mean(dim=0).sqrt(), "truth": motion[:, context - 1 :].std(dim=0)}
+    figures["per_horizon"] |= {f"motion spread {name}": rounded(values) for name, values in spread.items()}
+    figures["mean"] |= {f"motion spread {name}": rounded(values.mean()[None])[0] for name, values in spread.items()}
+    steer, last = batch.actions[:, :-1, 0], motion.shape[1]
+    correlations = {f"{lag} later": correlation(motion[:, lag:], steer[:, : last - lag]) for lag in LAGS}
+    correlations |= {"over a clip": correlation(motion.mean(dim=1), steer.mean(dim=1))}
+    return figures | {f"correlation of true motion with {model.config.actions[0]}": correlations}
+
+
+def correlation(a: Tensor, b: Tensor) -> float | None:
+    """Pearson's, of two tensors of one shape; None where one of them is constant."""
+    return rounded(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1:])[0]

@@ -1,0 +1,118 @@
+"""Makes the app's example clips and predictions of them: python -m train.make_examples --out assets/prompts
+
+With `--results assets/results --model assets/models/digits-stt.safetensors` every clip also gets the run that the app
+shows at once, which is what the app would compute with its default settings. `--tabletop` makes the clips of the
+tabletop instead, which needs MuJoCo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stt.api import Predictor, Video
+from stt.checkpoint import load, name_of
+from stt.encode import write_mp4
+from stt.prediction import predict
+from stt.request import Request
+from stt.results import Result
+from stt.video import to_uint8
+from train.data.bouncing import DigitState, render, simulate_deterministic, simulate_stochastic
+from train.data.strokes import draw_digits
+from train.seeding import generator_for
+from train.sim.tabletop.world import Tabletop, TabletopConfig
+
+FPS = 10
+LONG = 40  # frames of clips that last as long as the predictions, which can be compared with them
+MovingDigit = tuple[int, tuple[int, int], tuple[int, int]]  # digit, position (y, x), velocity (y, x) in pixels a frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Digits with initial positions and velocities, of Stochastic Moving MNIST or of the deterministic one."""
+
+    name: str
+    digits: tuple[MovingDigit, ...]
+    frames: int
+    deterministic: bool = False
+
+
+EXAMPLES = (  # positions go from 0 to 31, deterministic ones to 36; digits meet a wall beyond that
+    Example(name="pair-crossing", digits=((3, (3, 5), (2, 3)), (8, (31, 28), (-3, -2))), frames=30, deterministic=True),
+    Example(name="pair-five-and-two", digits=((5, (20, 4), (-2, 1)), (2, (6, 26), (1, -2))), frames=LONG),
+    Example(name="pair-four-and-zero", digits=((4, (2, 16), (2, 0)), (0, (20, 2), (0, 2))), frames=LONG),
+    Example(name="pair-nine-and-six", digits=((9, (26, 6), (-1, 2)), (6, (2, 28), (2, -1))), frames=12),
+    Example(name="pair-seven-and-one", digits=((7, (4, 6), (1, 1)), (1, (28, 22), (-2, 0))), frames=12),
+    Example(name="eight-into-the-corner", digits=((8, (4, 4), (2, 2)),), frames=14),
+    Example(name="five-after-a-bounce", digits=((5, (22, 10), (-1, -3)),), frames=LONG),
+    Example(name="four-falling", digits=((4, (2, 16), (2, 0)),), frames=LONG),
+    Example(name="nine-rushing-left", digits=((9, (2, 28), (3, -4)),), frames=LONG),
+    Example(name="three-just-before-the-right-wall", digits=((3, (14, 8), (1, 2)),), frames=12),
+)
+
+TABLETOP_SEED = 7  # the scores use another one
+TABLETOP_EXAMPLES = {  # by name: index of a clip of the tabletop's test split
+    "tray-disc-onto-sphere": 0, "tray-cylinder-about-to-fall": 2, "tray-angle-into-the-corner": 4,
+    "tray-block-to-the-wall": 6, "tray-turning-a-brick": 12, "tray-green-block-uphill": 17,
+}  # fmt: skip
+
+
+def clip_of(example: Example) -> Video:
+    """The example's clip (1, T, 1, 64, 64), always the same."""
+    size, generator = 28 if example.deterministic else 32, generator_for("prompt", example.name)
+    labels, positions, velocities = (torch.tensor([part]) for part in zip(*example.digits, strict=True))  # (1, D, ...)
+    glyphs = torch.stack([draw_digits(label, generator, size=size) for label in labels.T], dim=1)  # (1, D, h, w)
+    if example.deterministic:
+        trajectory = simulate_deterministic(DigitState(positions / 36, velocities / 36), example.frames)
+    else:
+        trajectory = simulate_stochastic(DigitState(positions, velocities), example.frames, generator)
+    return render(glyphs, trajectory.positions, overlap="max" if example.deterministic else "add")
+
+
+def tabletop_clip(index: int) -> Video:
+    """A clip (1, 30, 3, 64, 64) of the tabletop."""
+    return Tabletop(TabletopConfig(), "test").clip(TABLETOP_SEED, index).video[None]
+
+
+def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
+    """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
+    start = min(model.config.context_frames, frames)  # the app's default
+    request = Request(clip=clip, model=name, frames=20, futures=4, seed=0, prompt_frames=start)
+    *_, run = predict(request, model)
+    return run
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
+    parser.add_argument("--tabletop", action="store_true", help="clips of the tabletop, not of digits")
+    parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
+    parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    if bool(args.results) != bool(args.model):
+        raise SystemExit("make_examples: --results and --model need each other")
+    model = load(args.model) if args.model else None
+    args.out.mkdir(parents=True, exist_ok=True)
+    clips = {example.name: partial(clip_of, example) for example in EXAMPLES}
+    if args.tabletop:
+        clips = {name: partial(tabletop_clip, index) for name, index in TABLETOP_EXAMPLES.items()}
+    for name, clip in clips.items():
+        file, begun, video = args.out / f"{name}.mp4", time.perf_counter(), clip()[0]
+        write_mp4(file, to_uint8(video), FPS)
+        if model is not None:
+            path = args.results / f"{name}.npz"
+            result(file, len(video), model, name_of(args.model)).save(path)
+            print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - begun:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

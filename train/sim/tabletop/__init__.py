@@ -1,0 +1,1 @@
+"""A MuJoCo tabletop on which a pusher moves coloured objects."""
