@@ -22,7 +22,7 @@ from train.evaluation.protocols import CONTEXT, HORIZON, PROTOCOLS, Evaluation
 from train.evaluation.report import markdown
 from train.evaluation.tabletop import TabletopEvaluation
 from train.evaluation.videos import VideosEvaluation
-from train.sim.tabletop.environment import load_mujoco
+from train.sim.environment import load_mujoco
 
 CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
 EVALUATIONS = {"moving_mnist": MovingMNISTEvaluation, "tabletop": TabletopEvaluation, "videos": VideosEvaluation}

@@ -31,10 +31,11 @@ from train.data.shards import (
     read_shard,
 )
 from train.seeding import generator_for
-from train.sim.tabletop.environment import load_mujoco
+from train.sim.environment import load_mujoco
 from train.sim.tabletop.image_motion import AXES, PUSHER_HEIGHT, floor_mask, image_poses
 from train.sim.tabletop.scene import PALETTE, SHAPES
-from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
+from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig
+from train.sim.world import to_pictures, to_video
 
 FORMAT = 3
 BODIES = 1 + len(PALETTE)  # the pusher and at most one object of each colour

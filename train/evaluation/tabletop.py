@@ -34,7 +34,8 @@ from train.evaluation.simulated_futures import Prompt, simulated_futures, simula
 from train.evaluation.tracking import Track, object_permanence, track_pusher
 from train.seeding import generator_for
 from train.sheets import contact_sheet
-from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
+from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig
+from train.sim.world import to_pictures, to_video
 
 GOLDEN_ANGLE, SPEED = 2.4, 0.8  # radians between the straight lines of successive clips; length of their actions
 

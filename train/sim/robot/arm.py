@@ -27,10 +27,10 @@ _STL = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute",
 
 def arm_folder() -> Path:
     """The folder of metaworld's models. Finding it does not import metaworld."""
-    found = importlib.util.find_spec("metaworld")
-    if found is None or found.origin is None:
-        raise RuntimeError("the robot needs the package metaworld: pip install -r train/requirements.txt")
-    return Path(found.origin).parent / "assets"
+    spec = importlib.util.find_spec("metaworld")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the robot needs the package metaworld: pip install metaworld==3.0.0")
+    return Path(spec.origin).parent / "assets"
 
 
 @cache
@@ -43,7 +43,7 @@ def arm_meshes() -> dict[str, bytes]:
 def _simplified(stl: bytes) -> bytes:
     """A mesh whose vertices in each cell of a grid became one, their mean (Rossignac and Borrel, 1993).
 
-    At 128x128 it looks the same and is drawn in two thirds of the time.
+    At 128x128 it looks the same and is rendered in two thirds of the time.
     """
     count = int.from_bytes(stl[80:84], "little")
     points = np.frombuffer(stl, _STL, count=count, offset=84)["corners"].reshape(-1, 3)
@@ -51,10 +51,10 @@ def _simplified(stl: bytes) -> bytes:
     cells = cells.ravel()
     means = np.stack([np.bincount(cells, axis) for axis in points.T], axis=1) / np.bincount(cells)[:, None]
     triangles = np.sort(cells.reshape(-1, 3), axis=1)
-    kept = (np.diff(triangles, axis=1) > 0).all(axis=1)  # those whose corners are still three
-    _, first = np.unique(triangles[kept], axis=0, return_index=True)
+    proper = (np.diff(triangles, axis=1) > 0).all(axis=1)  # its corners are three cells
+    _, first = np.unique(triangles[proper], axis=0, return_index=True)
     records = np.zeros(len(first), _STL)
-    records["corners"] = means[cells.reshape(-1, 3)[kept][np.sort(first)]]
+    records["corners"] = means[cells.reshape(-1, 3)[proper][np.sort(first)]]
     return bytes(80) + len(records).to_bytes(4, "little") + records.tobytes()
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from train.scenes import PALETTE
+from train.sim.environment import load_mujoco
 from train.sim.robot.arm import LINKS, arm_folder, arm_meshes, prepare_arm
 from train.sim.robot.textures import cloth, pattern, surface, tint, wood
-from train.table import load_mujoco
+from train.sim.tabletop.scene import PALETTE
 
 TRAY = (0.33, 0.25)  # half sides, inside
 RIM = 0.012  # half the thickness of the tray's rim
@@ -59,7 +59,7 @@ class Scene(NamedTuple):
     yaw: float  # of the gripper, constant over a clip
 
 
-def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: int, shadow_size: int) -> Scene:
+def random_scene(rng: Generator, min_objects: int, max_objects: int, image_size: int, shadow_size: int) -> Scene:
     """A random scene for pictures of `image_size` pixels a side.
 
     shadow_size: side of the shadow map in texels; 0 draws no shadows.
@@ -72,7 +72,7 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
     objects = [_scaled(_parts(SHAPES[shape], rng), rng.uniform(1.05, 1.35)) for shape in shapes]
     hand = rng.uniform((-0.24, -0.16), (0.24, 0.16))
     yaw = rng.uniform(-0.5, 0.5)
-    places = _places([max(part.radius for part in parts) for parts in objects], hand, rng)
+    positions = _positions([max(part.radius for part in parts) for parts in objects], hand, rng)
     textures = {
         "tray": surface(rng, 128),
         "table": surface(rng, 128),
@@ -80,7 +80,7 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
         "floor": cloth(rng, 64),
     }
     assets, bodies = [], []
-    for k, (parts, colour, place) in enumerate(zip(objects, colours, places, strict=True)):
+    for k, (parts, colour, position) in enumerate(zip(objects, colours, positions, strict=True)):
         textures[f"object{k}"] = pattern(rng)
         red, green, blue = tint(list(PALETTE.values())[colour], rng)
         assets.append(
@@ -88,7 +88,7 @@ def draw_scene(rng: Generator, min_objects: int, max_objects: int, image_size: i
             f'<material name="object{k}" texture="object{k}" rgba="{red:.3f} {green:.3f} {blue:.3f} 1" '
             f'specular="{rng.uniform(0.05, 0.4):.2f}" shininess="{rng.uniform(0.2, 0.8):.2f}"/>'
         )
-        bodies.append(_body(k, parts, place, rng))
+        bodies.append(_body(k, parts, position, rng))
     xml = _XML.format(
         size=image_size, shadows=shadow_size, light=_light(rng, shadow_size > 0), assets="".join(assets),
         textures=_texture_assets(textures, rng), tray=_tray(rng), camera=_camera(rng), bodies="".join(bodies),
@@ -143,21 +143,21 @@ def _scaled(parts: list[Geom], factor: float) -> list[Geom]:
     return [Geom(kind, tuple(factor * s for s in size), (factor * x, factor * y)) for kind, size, (x, y) in parts]
 
 
-def _places(radii: list[float], hand: np.ndarray, rng: Generator, tries: int = 400) -> list[np.ndarray]:
-    """Places (x, y) of objects of these radii, apart from each other, the hand and the rim where there is room."""
-    places: dict[int, np.ndarray] = {}
+def _positions(radii: list[float], hand: np.ndarray, rng: Generator, tries: int = 400) -> list[np.ndarray]:
+    """Positions (x, y) of objects of these radii, apart from each other, the hand and the rim where there is room."""
+    positions: dict[int, np.ndarray] = {}
     for k in np.argsort(radii)[::-1]:  # the largest first
         room = np.array(TRAY) - radii[k] - 0.01
-        drawn = rng.uniform(-room, room, size=(tries, 2))
-        gaps = np.hypot(*(drawn - hand).T) - radii[k] - HAND
-        for other, place in places.items():
-            gaps = np.minimum(gaps, np.hypot(*(drawn - place).T) - radii[k] - radii[other])
+        candidates = rng.uniform(-room, room, size=(tries, 2))
+        gaps = np.hypot(*(candidates - hand).T) - radii[k] - HAND
+        for other, position in positions.items():
+            gaps = np.minimum(gaps, np.hypot(*(candidates - position).T) - radii[k] - radii[other])
         free = gaps > 0.005
-        places[k] = drawn[free.argmax() if free.any() else gaps.argmax()]
-    return [places[k] for k in range(len(radii))]
+        positions[k] = candidates[free.argmax() if free.any() else gaps.argmax()]
+    return [positions[k] for k in range(len(radii))]
 
 
-def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
+def _body(k: int, parts: list[Geom], position: np.ndarray, rng: Generator) -> str:
     """An object as XML, with random density, friction and heading."""
     density, slide, yaw = 150 * 5 ** rng.uniform(), rng.uniform(0.25, 0.7), rng.uniform(-math.pi, math.pi)
     high = max(part.half_height for part in parts)
@@ -171,7 +171,7 @@ def _body(k: int, parts: list[Geom], place: np.ndarray, rng: Generator) -> str:
             f'friction="{slide:.3f} 0.004 0.0012"/>'
         )
     return (
-        f'<body name="object{k}" pos="{place[0]:.4f} {place[1]:.4f} {high:.4f}" euler="0 0 {yaw:.4f}">'
+        f'<body name="object{k}" pos="{position[0]:.4f} {position[1]:.4f} {high:.4f}" euler="0 0 {yaw:.4f}">'
         f"<freejoint/>{geoms}</body>"
     )
 
@@ -213,7 +213,7 @@ def _texture_assets(textures: dict[str, np.ndarray], rng: Generator) -> str:
 
 
 def _tray(rng: Generator) -> str:
-    """A tray with a low rim on a table. Walls that are not seen keep objects in; the arm passes through them."""
+    """A tray with a low rim on a table. Invisible walls keep objects in; the arm passes through them."""
     x, y = TRAY
     high = rng.uniform(0.012, 0.022)
     geoms = (

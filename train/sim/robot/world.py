@@ -1,4 +1,4 @@
-"""Clips of a robot arm that pushes objects, and the true futures of any of them.
+"""Clips of a robot arm that pushes objects, and simulated futures of any of them.
 
 In the spirit of BAIR robot pushing (Ebert et al., arXiv 1710.05268). A clip depends on (split, seed, index) alone where
 MuJoCo and metaworld are of the same version; another OpenGL may change the last bits of pixels.
@@ -15,13 +15,13 @@ from numpy.random import Generator
 from torch import Tensor
 
 from stt.api import Video
-from train.data import generator_for
-from train.sim.robot.environment import LEAD, STEPS_PER_SECOND, TOP_SPEED, RobotEnv
-from train.sim.robot.scene import COLOURS, REACH, draw_scene
-from train.tabletop import to_video
+from train.sim.environment import STEPS_PER_SECOND
+from train.sim.robot.environment import LEAD, TOP_SPEED, RobotEnvironment
+from train.sim.robot.scene import COLOURS, REACH, random_scene
+from train.sim.world import World, to_video
 
 RobotSplit = Literal["train", "test"]
-WARM_UP = 8  # frames before a clip begins, in which the hand gets on its way
+WARM_UP = 8  # frames before a clip begins, in which the hand sets off
 CLEARANCE = 0.08  # metres around an object in which the hand is not lowered
 
 
@@ -51,14 +51,14 @@ class RobotConfig:
 
 
 class RobotClip(NamedTuple):
-    """A clip and its ground truth. Poses are places (3) in metres and quaternions (4), w first."""
+    """A clip and its ground truth. Poses are positions (3) in metres and quaternions (4), w first."""
 
     video: Video  # (T, 3, H, W)
     actions: Tensor  # (T, 3) velocity of the hand (right, forward, up) over TOP_SPEED, from frame t to t + 1
     hand_poses: Tensor  # (T, 7)
     object_poses: Tensor  # (T, objects, 7)
     segmentation: Tensor  # (T, H, W) int8: objects from 0, -1 the arm, -2 the background
-    camera: Tensor  # (13,) rotation (9), place (3), focal length in pixels
+    camera: Tensor  # (13,) rotation (9), position (3), focal length in pixels
     shapes: Tensor  # (objects,) int64, indices into SHAPES
     colours: Tensor  # (objects,) int64, indices into PALETTE
     states: Tensor  # (T, S) float64, the simulator's state at every frame
@@ -66,17 +66,20 @@ class RobotClip(NamedTuple):
     index: int
 
 
-class Robot:
-    """Endless clips of one split; splits share none."""
+class Robot(World):
+    """The robot's clips."""
+
+    name = "robot"
 
     def __init__(self, config: RobotConfig, split: RobotSplit) -> None:
-        if split not in get_args(RobotSplit):
-            raise ValueError(f"split is {split!r}, must be one of {', '.join(get_args(RobotSplit))}")
-        self.config, self.split = config, split
+        super().__init__(config, split, get_args(RobotSplit))
+
+    def next_action(self, env: RobotEnvironment, rng: Generator) -> np.ndarray:
+        return next_action(env, rng)
 
     def clip(self, seed: int, index: int) -> RobotClip:
         """One clip, its actions drawn by `next_action`."""
-        rng, moments = self._rng("actions", seed, index), []
+        rng, moments = self.rng("actions", seed, index), []
         with self.environment(seed, index) as env:
             for _ in range(WARM_UP):
                 env.act(next_action(env, rng))
@@ -94,59 +97,34 @@ class Robot:
             camera=camera, shapes=shapes, colours=colours, states=states, seed=seed, index=index,
         )  # fmt: skip
 
-    def batch(self, size: int, seed: int, index: int) -> Video:
-        """Clips (size, T, 3, H, W), simulated when they are needed; training reads a stored set instead."""
-        return torch.stack([self.clip(seed, index * size + k).video for k in range(size)])
+    def with_actions(self, clip: RobotClip, at_frame: int, actions: Tensor) -> Video:
+        """As `World.with_actions`, with actions rounded to 0.0001: the float32 actions of a stored set are exact."""
+        return super().with_actions(clip, at_frame, actions.double().round(decimals=4))
 
-    def futures(self, clip: RobotClip, at_frame: int, frames: int, count: int, seed: int) -> Video:
-        """True futures (count, frames, 3, H, W) of the clip's first `at_frame` frames.
-
-        Each starts from the simulator's state at the prompt's last frame, with new random actions.
-        """
-        futures = []
-        with self.environment(clip.seed, clip.index) as env:
-            for k in range(count):
-                env.state = _state(clip, at_frame)
-                rng = self._rng("futures", clip.seed, clip.index, at_frame, seed, k)
-                futures.append(torch.stack([_next_frame(env, next_action(env, rng)) for _ in range(frames)]))
-        return to_video(torch.stack(futures))
-
-    def obeyed(self, clip: RobotClip, at_frame: int, actions: Tensor) -> Video:
-        """What follows the clip's first `at_frame` frames under given actions (frames, 3) -> (frames, 3, H, W).
-
-        Actions are rounded to 0.0001, so that those of a stored set, which are float32, replay its clips to the bit.
-        """
-        with self.environment(clip.seed, clip.index) as env:
-            env.state = _state(clip, at_frame)
-            return to_video(torch.stack([_next_frame(env, action) for action in actions.double().numpy().round(4)]))
-
-    def environment(self, seed: int, index: int) -> RobotEnv:
+    def environment(self, seed: int, index: int) -> RobotEnvironment:
         """The clip's scene before anything has moved, for a `with`."""
         c = self.config
-        scene = draw_scene(self._rng("scene", seed, index), c.min_objects, c.max_objects, c.render_size, c.shadow_size)
-        return RobotEnv(scene, c.image_size, c.render_size // c.image_size, c.fps)
-
-    def _rng(self, *words: str | int) -> Generator:
-        return np.random.default_rng(generator_for("robot", self.split, *words).initial_seed())
+        scene = random_scene(self.rng("scene", seed, index), c.min_objects, c.max_objects, c.render_size, c.shadow_size)
+        return RobotEnvironment(scene, c.image_size, c.render_size // c.image_size, c.fps)
 
 
 def hand_pixels(hand_poses: Tensor, camera: Tensor, image_size: int) -> Tensor:
-    """Where pictures show the middle between the fingers, hidden or not.
+    """Where pictures show the point between the fingers, hidden or not.
 
     Poses (..., T, 7) and cameras (..., 13), whose focal length is in these pictures' pixels -> (..., T, 2) as (x, y) in
     pixels; (0, 0) is the centre of the first.
     """
     rotation, eye, focal = camera[..., :9].unflatten(-1, (3, 3)), camera[..., 9:12], camera[..., 12:]
-    seen = (hand_poses[..., :3].float() - eye[..., None, :]) @ rotation  # (..., T, 3) in the camera's axes
-    x, y, z = seen.unbind(dim=-1)
+    local = (hand_poses[..., :3].float() - eye[..., None, :]) @ rotation  # (..., T, 3) in the camera's axes
+    x, y, z = local.unbind(dim=-1)
     return torch.stack([x, -y], dim=-1) / -z[..., None] * focal[..., None] + (image_size - 1) / 2
 
 
-def next_action(env: RobotEnv, rng: Generator) -> np.ndarray:
+def next_action(env: RobotEnvironment, rng: Generator) -> np.ndarray:
     """A random action (3,) that goes on as the last did, and now and then turns to an object, rises or comes down.
 
     It depends on what a clip shows: where things are and how the hand moves. The hand turns more often where it rests,
-    is held or comes to the edge. It comes down only where nothing is below. Every call draws the same count of random
+    is stopped or comes to the edge. It comes down only where nothing is below. Every call takes the same count of random
     numbers. Actions are multiples of 0.01.
     """
     turn, aim, speed, which, rise, sink = rng.uniform(size=6)
@@ -156,8 +134,8 @@ def next_action(env: RobotEnv, rng: Generator) -> np.ndarray:
     level = last[:2]
     beyond = hand[:2] + 0.2 * TOP_SPEED * level
     outside = (beyond < REACH[0][:2]).any() or (beyond > REACH[1][:2]).any()
-    held = np.hypot(*env.hand_lag[:2]) > 0.9 * LEAD
-    if turn < (0.7 if outside or held or np.hypot(*level) < 0.15 else 0.06):
+    stopped = np.hypot(*env.hand_lag[:2]) > 0.9 * LEAD
+    if turn < (0.7 if outside or stopped or np.hypot(*level) < 0.15 else 0.06):
         target = (
             objects[int(which * len(objects))] + 0.02 * jitter if aim < (0.9 if low else 0.3) else (0.12, 0.08) * jitter
         )
@@ -175,16 +153,3 @@ def next_action(env: RobotEnv, rng: Generator) -> np.ndarray:
     else:
         up = -0.8 if free and (sink < 0.5 or last[2] < 0) else 0.0
     return np.round([*level, up], 2)
-
-
-def _state(clip: RobotClip, at_frame: int) -> np.ndarray:
-    """The simulator's state at the last of the first `at_frame` frames."""
-    if not 1 <= at_frame <= len(clip.states):
-        raise ValueError(f"at_frame is {at_frame}, must be 1 to {len(clip.states)}")
-    return clip.states[at_frame - 1].numpy()
-
-
-def _next_frame(env: RobotEnv, action: np.ndarray) -> Tensor:
-    """The picture (H, W, 3) uint8 one frame later."""
-    env.act(action)
-    return torch.from_numpy(env.render())
