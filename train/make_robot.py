@@ -11,7 +11,10 @@ import argparse
 import os
 from pathlib import Path
 
-from train.sim.robot.dataset import stored_psnr, write_set
+import numpy as np
+
+from train.data.robot import write_set
+from train.data.shards import read_shard
 from train.sim.robot.world import RobotConfig
 
 
@@ -34,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Writes the clips and prints how large they are and what compression lost."""
     args = parser().parse_args(arguments)
     if min(args.clips, args.test_clips, args.per_shard, args.workers) < 1:
         raise SystemExit("--clips, --test-clips, --per-shard and --workers must be at least 1")
@@ -44,17 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
             write_set(out, config, split, args.seed, clips, args.crf, args.per_shard, args.workers)
         except (RuntimeError, ValueError) as error:
             raise SystemExit(str(error)) from error
-        print(summary(out, clips))
-
-
-def summary(folder: Path, clips: int) -> str:
-    """One line on a set: its size and what its video lost."""
-    size = sum(path.stat().st_size for path in folder.glob("shard-*")) / 2**20
-    psnr = stored_psnr(folder)
-    return (
-        f"{folder.name}: {clips} clips, {size:.1f} MiB; PSNR of the stored video {psnr.mean():.1f} dB on average, "
-        f"{psnr.min():.1f} at least"
-    )
+        size = sum(path.stat().st_size for path in out.glob("shard-*")) / 2**20
+        psnr = np.concatenate([read_shard(path)["psnr"] for path in out.glob("shard-*.npz")]).astype(float)
+        print(f"{split}: {clips} clips, {size:.1f} MiB; PSNR of a clip {psnr.mean():.1f} dB on average, "
+              f"{psnr.min():.1f} at least")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -124,8 +124,8 @@ def next_action(env: RobotEnvironment, rng: Generator) -> np.ndarray:
     """A random action (3,) that goes on as the last did, and now and then turns to an object, rises or comes down.
 
     It depends on what a clip shows: where things are and how the hand moves. The hand turns more often where it rests,
-    is stopped or comes to the edge. It comes down only where nothing is below. Every call takes the same count of random
-    numbers. Actions are multiples of 0.01.
+    is stopped or comes to the edge. It comes down only where nothing is below. Every call takes the same count of
+    random numbers. Actions are multiples of 0.01.
     """
     turn, aim, speed, which, rise, sink = rng.uniform(size=6)
     jitter, change = rng.normal(size=(2, 2))
