@@ -25,13 +25,10 @@ from train.data import shards
 from train.data.arrays import write_frames
 from train.data.shards import H264, Shard, clip_psnr, compress_segmentation, decode, encode, read_shard
 from train.seeding import generator_for
-from train.sim.environment import load_mujoco
-from train.sim.robot.arm import arm_folder
 from train.sim.robot.world import Robot, RobotConfig, RobotSplit
 from train.sim.world import to_pictures, to_video
 
 FORMAT = 1
-ACTIONS = 3  # numbers of an action
 
 
 # ---- writing -----------------------------------------------------------------------------------------
@@ -74,8 +71,7 @@ def write_set(
     out: Path, config: RobotConfig, split: RobotSplit, seed: int, clips: int, crf: int, per_shard: int, workers: int
 ) -> None:
     """Writes what is missing of a set; ValueError if the folder holds one of other clips."""
-    load_mujoco()  # here, so that one message says what is missing
-    arm_folder()
+    Robot(config, split).require()  # here, so that one message says what is missing
     index = {
         "format": FORMAT, "world": "robot", "split": split, "seed": seed, "clips": clips, "per_shard": per_shard,
         "crf": crf, "versions": {name: version(name) for name in ("mujoco", "metaworld")},

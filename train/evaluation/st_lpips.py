@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stt.api import Video
+
 PACKAGE = "stlpips-pytorch"  # its wheel holds the weights, under the BSD-2 licence; none of its code is run
 WEIGHTS = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
+BATCH = 128  # pairs of frames at once
 STAGES = ((0, 3, 64, 11, 2), (5, 64, 192, 5, 2), (9, 192, 384, 3, 1), (11, 384, 256, 3, 1), (13, 256, 256, 3, 1))
 
 
@@ -48,7 +51,7 @@ class STLPIPS(nn.Module):
             if name.startswith("lin"):
                 ours[f"linear.{name[3]}"] = value
             else:
-                ours[f"{names[module]}.{leaf}".removeprefix(".")] = value
+                ours[f"{names.get(module, module)}.{leaf}".removeprefix(".")] = value
         self.load_state_dict(ours)
         self.requires_grad_(False).eval()
 
@@ -65,6 +68,26 @@ class STLPIPS(nn.Module):
             x = F.relu(self.convs[k](x))
             stages.append(x)
         return [x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for x in stages]
+
+    def frame_distance(self, predicted: Tensor, true: Tensor) -> Tensor:
+        """Distances of frames (..., C, H, W) on [0, 1] -> (...)."""
+        flat = [
+            frames.reshape(-1, *true.shape[-3:]).split(BATCH) for frames in torch.broadcast_tensors(predicted, true)
+        ]
+        distances = [self(2 * a - 1, 2 * b - 1) for a, b in zip(*flat, strict=True)]
+        return torch.cat(distances).reshape(predicted.shape[:-3])
+
+    def clip_statistics(self, clips: Video) -> Tensor:
+        """Clips (N, T >= 2, C, H, W) on [0, 1] -> (N, 2, D): features, and absolute differences of successive frames'.
+
+        Both are means over places and time, of all stages side by side.
+        """
+        return torch.stack([self._statistics(2 * clip - 1) for clip in clips])
+
+    def _statistics(self, frames: Tensor) -> Tensor:
+        stages = self.features(frames)
+        still = torch.cat([x.mean(dim=(0, 2, 3)) for x in stages])
+        return torch.stack([still, torch.cat([x.diff(dim=0).abs().mean(dim=(0, 2, 3)) for x in stages])])
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances (N,) of frames (N, C, H, W) in [-1, 1]; 0 for equal ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from stt.api import Video
 from train.seeding import generator_for
+from train.sim.environment import load_mujoco
 
 
 class World(ABC):
@@ -21,6 +23,8 @@ class World(ABC):
     """
 
     name: str  # that seeds its clips
+    clip_type: type  # of its clips
+    object_colours: Sequence[int]  # of PALETTE
 
     def __init__(self, config: Any, split: str, splits: tuple[str, ...]) -> None:
         if split not in splits:
@@ -38,6 +42,14 @@ class World(ABC):
     @abstractmethod
     def next_action(self, env: Any, rng: Generator) -> np.ndarray:
         """The random policy of simulated futures, (A,)."""
+
+    @abstractmethod
+    def agent_pixels(self, clip: Any) -> Tensor:
+        """Where each frame shows what actions move, (T, 2) as (x, y) in pixels; (0, 0) is the first pixel's centre."""
+
+    def require(self) -> None:
+        """RuntimeError says what the simulator lacks here."""
+        load_mujoco()
 
     def futures(self, clip: Any, at_frame: int, frames: int, count: int, seed: int) -> Video:
         """Simulated futures (count, frames, 3, H, W) of the clip's first `at_frame` frames.

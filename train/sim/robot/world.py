@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stt.api import Video
 from train.sim.environment import STEPS_PER_SECOND
+from train.sim.robot.arm import arm_folder
 from train.sim.robot.environment import LEAD, TOP_SPEED, RobotEnvironment
 from train.sim.robot.scene import COLOURS, REACH, random_scene
 from train.sim.world import World, to_video
@@ -69,7 +70,7 @@ class RobotClip(NamedTuple):
 class Robot(World):
     """The robot's clips."""
 
-    name = "robot"
+    name, clip_type, object_colours = "robot", RobotClip, COLOURS
 
     def __init__(self, config: RobotConfig, split: RobotSplit) -> None:
         super().__init__(config, split, get_args(RobotSplit))
@@ -100,6 +101,13 @@ class Robot(World):
     def with_actions(self, clip: RobotClip, at_frame: int, actions: Tensor) -> Video:
         """As `World.with_actions`, with actions rounded to 0.0001: the float32 actions of a stored set are exact."""
         return super().with_actions(clip, at_frame, actions.double().round(decimals=4))
+
+    def agent_pixels(self, clip: RobotClip) -> Tensor:
+        return hand_pixels(clip.hand_poses, clip.camera, self.config.image_size)
+
+    def require(self) -> None:
+        super().require()
+        arm_folder()
 
     def environment(self, seed: int, index: int) -> RobotEnvironment:
         """The clip's scene before anything has moved, for a `with`."""

@@ -19,7 +19,7 @@ from stt.api import Video
 from train.seeding import generator_for
 from train.sim.environment import STEPS_PER_SECOND
 from train.sim.tabletop.environment import TOP_SPEED, Environment
-from train.sim.tabletop.scene import HALF, PUSHER, random_scene
+from train.sim.tabletop.scene import HALF, PALETTE, PUSHER, random_scene
 from train.sim.world import World, to_video
 
 TabletopSplit = Literal["train", "test", "straight_line"]
@@ -69,7 +69,7 @@ class Tabletop(World):
     `next_action` never does. They teach what then happens, but no policy is to imitate them.
     """
 
-    name = "tabletop"
+    name, clip_type, object_colours = "tabletop", TabletopClip, range(len(PALETTE))
 
     def __init__(self, config: TabletopConfig, split: TabletopSplit) -> None:
         super().__init__(config, split, get_args(TabletopSplit))
@@ -93,8 +93,7 @@ class Tabletop(World):
         frames, actions, poses, pusher, states = stacked
         return TabletopClip(to_video(frames), actions, poses, pusher, shapes, colours, states, seed, index)
 
-    def pusher_pixels(self, clip: TabletopClip) -> Tensor:
-        """Where each frame shows the pusher, (T, 2) as (x, y) in pixels; (0, 0) is the first pixel's centre."""
+    def agent_pixels(self, clip: TabletopClip) -> Tensor:
         return self._at_every_frame(clip, lambda env: env.pusher_pixel).float()
 
     def segmentation(self, clip: TabletopClip) -> Tensor:
