@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -44,7 +45,7 @@ METAVARS = {"fit": "FIT", "labels": "LABELS", "action": "NUMBERS"}  # flags whos
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message} ({self.prog} --help)")
 
 

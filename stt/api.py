@@ -48,7 +48,7 @@ class Config:
         if unknown:
             raise ValueError(f"{cls.__name__} does not know {unknown}; it knows {sorted(fields)}")
         nested = cls.nested()
-        kwargs = {}
+        kwargs: dict[str, Any] = {}
         for name, value in values.items():
             if name in nested and isinstance(value, dict):
                 value = nested[name].from_dict(value)
@@ -92,7 +92,8 @@ class Batch:
         return len(self.video)
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(None if part is None else part.to(device) for part in vars(self).values()))
+        parts: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
+        return Batch(**parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,8 @@ class Surprise(NamedTuple):
 class Noise(Protocol):
     """Source of randomness with one independent stream per future."""
 
-    futures: int
+    @property
+    def futures(self) -> int: ...
 
     def normal(self, *shape: int) -> Tensor:
         """(futures, *shape) standard normal."""
@@ -167,6 +169,8 @@ class Model(nn.Module, ABC):
     """A network that the trainer can train."""
 
     config: Config
+    card: Mapping[str, Any] = MappingProxyType({})  # how it was made and scored; stt.checkpoint.load sets it
+    weights: str = ""  # which file it came from; stt.checkpoint.load sets it
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
@@ -205,8 +209,6 @@ class Predictor(Model):
     family: ClassVar[str]
     knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
-    card: Mapping[str, Any] = MappingProxyType({})  # how it was made and scored; stt.checkpoint.load sets it
-    weights: str = ""  # which file it came from; stt.checkpoint.load sets it
 
     @abstractmethod
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> Any:

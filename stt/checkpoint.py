@@ -17,7 +17,7 @@ from safetensors.torch import save as serialize
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from stt.api import CompilesStep, Config, Predictor
+from stt.api import CompilesStep, Config, Model, Predictor
 from stt.hub import FILE_NAME, NO_REPO, CheckpointError, download, hub_source, upload
 from stt.migrations import migrated, migrated_weights
 from stt.model_card import model_card
@@ -26,7 +26,7 @@ from stt.registry import CONFIGS, FAMILIES, TOKENIZERS
 FORMAT = "1"
 
 
-def build(family: str, config: Config) -> nn.Module:
+def build(family: str, config: Config) -> Model:
     return (FAMILIES | TOKENIZERS)[family](config)
 
 
@@ -38,7 +38,7 @@ def family_of(model: nn.Module) -> str:
 
 
 def save(
-    model: nn.Module,
+    model: Model,
     path: str | Path,
     *,
     half: bool = False,
@@ -160,13 +160,13 @@ def expected_shapes(family: str, config: Config, limit: int) -> dict[str, tuple[
         hook.remove()
 
 
-def load_any(source: str | Path, device: torch.device | str = "cpu") -> nn.Module:
+def load_any(source: str | Path, device: torch.device | str = "cpu") -> Model:
     """`load` for tokenizers too."""
     path = find(source)
     header = read_header(path)
     try:
-        family, config = header["family"], migrated(header["family"], header["config"])
-        config = CONFIGS[family].from_dict(config)
+        family = header["family"]
+        config = CONFIGS[family].from_dict(migrated(family, header["config"]))
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = migrated_weights(family, file.keys())
             shapes = {new: tuple(file.get_slice(old).get_shape()) for old, new in names.items()}

@@ -22,8 +22,8 @@ def enlarge(frames: Pixels, factor: int) -> Pixels:
     """(T, H, W, 3) -> (T, H * factor, W * factor, 3); every pixel becomes a square."""
     if factor < 1:
         raise ValueError(f"factor is {factor}, must be at least 1")
-    nearest = {"fx": factor, "fy": factor, "interpolation": cv2.INTER_NEAREST_EXACT}
-    return np.stack([cv2.resize(frame, None, **nearest) for frame in frames])
+    size = frames.shape[2] * factor, frames.shape[1] * factor
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST_EXACT) for frame in frames])
 
 
 def png(image: Pixels) -> bytes:

@@ -57,7 +57,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm = Norm(dim, classes)
         self.attention = Attention(dim, heads)
-        self.cross_norm, self.cross = (Norm(dim, classes), CrossAttention(dim, heads)) if cross else (None, None)
+        self.cross_norm = Norm(dim, classes) if cross else None
+        self.cross = CrossAttention(dim, heads) if cross else None
         self.mlp_norm = Norm(dim, classes)
         self.up, self.down = nn.Linear(dim, dim * mlp_ratio), nn.Linear(dim * mlp_ratio, dim)
 
@@ -81,10 +82,10 @@ class Block(nn.Module):
         for past, new in zip(cache, (k, v), strict=True):
             past.index_copy_(2, at, new)
         mask = torch.arange(cache.shape[-2], device=x.device)[None] <= at
-        x = x + self.attention.attend(q, *cache, mask=mask)
+        x = x + self.attention.attend(q, cache[0], cache[1], mask=mask)
         return self._cross_and_mlp(x, memory, shifts)
 
     def _cross_and_mlp(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]) -> Tensor:
-        if memory is not None:
+        if memory is not None and self.cross is not None and self.cross_norm is not None:
             x = x + self.cross(self.cross_norm(x, shifts[2]), memory)
         return x + self.down(F.gelu(self.up(self.mlp_norm(x, shifts[1])), approximate="tanh"))

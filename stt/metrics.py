@@ -1,6 +1,6 @@
-"""How near a prediction comes to the truth, and how far its futures lie apart.
+"""Error of a prediction against the truth, and spread of its futures.
 
-The measures of a frame take frames on [0, 1] (`unit` makes them) and leave the averaging over clips to the caller.
+Frame metrics take frames in [0, 1], from `unit`; the caller averages over clips.
 """
 
 from __future__ import annotations
@@ -33,20 +33,18 @@ def frame_ssim(predicted: Tensor, true: Tensor) -> Tensor:
     The average goes over the whole frame, mirrored at its border; scikit-image leaves out 5 pixels on every side.
     Sides are 6 pixels or more. A frame of 64x64 takes about 1 ms on two CPU cores.
     """
-    # imported here, for `import stt` should not wait for it
+    # imported here, so that `import stt` does not wait for it
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     lead = true.shape[:-3]
-    flat = (x.reshape(-1, *true.shape[-3:]) for x in torch.broadcast_tensors(predicted, true))
-    values = structural_similarity_index_measure(*flat, data_range=1.0, reduction="none")
+    first, second = (x.reshape(-1, *true.shape[-3:]) for x in torch.broadcast_tensors(predicted, true))
+    values = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
+    assert isinstance(values, Tensor)  # a pair only with the full image
     return values.reshape(lead)
 
 
 def blended(first: Tensor, last: Tensor, frames: int) -> Tensor:
-    """Two frames (C, H, W) -> `frames` between them (frames, C, H, W), each their average by its time.
-
-    What a gap filled by a model is held against.
-    """
+    """Two frames (C, H, W) -> `frames` between them (frames, C, H, W), blended linearly: the baseline for gaps."""
     return first.lerp(last, torch.linspace(0, 1, frames + 2, device=first.device)[1:-1, None, None, None])
 
 

@@ -94,11 +94,12 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
     of_energy = of_energy * spectrum(torch.ones_like(frame[0, 0]))  # (B, K, ...): only what stays in the frame counts
     window = torch.arange(-reach, reach + 1, device=frame.device)
     rows, columns = window % size[0], window % size[1]
-    best, errors = [None] * count, [None] * count
+    best: dict[int, Tensor] = {}
+    errors: dict[int, Tensor] = {}
     placed: list[tuple[Tensor, Tensor] | None] = [None] * count
     for _ in range(ROUNDS):
         for k in range(count):
-            others = [placed[j] for j in range(count) if j != k and placed[j] is not None]
+            others = [pair for j, pair in enumerate(placed) if j != k and pair is not None]
             behind = layers.background
             for other_colour, other_alpha in others:
                 behind = other_colour + (1 - other_alpha) * behind
@@ -113,7 +114,7 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
             best[k] = torch.stack([index // side, index % side], dim=-1) - reach
             errors[k] = error
             placed[k] = shift(colour[:, k], best[k]), shift(alpha[:, k], best[k])
-    return Match(torch.stack(best, dim=1), torch.stack(errors, dim=1))
+    return Match(*(torch.stack(list(part.values()), dim=1) for part in (best, errors)))
 
 
 class Shape(NamedTuple):

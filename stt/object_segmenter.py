@@ -70,7 +70,8 @@ def cluster(embeddings: Tensor, classes: Tensor, smallest: float) -> Tensor:
     of_objects = classes > AGENT
     segmentation = torch.where(of_objects, BACKGROUND, classes)
     points = embeddings[:, of_objects].T  # (P, E)
-    similar, free, means = torch.cdist(points, points) < PUSH_MARGIN / 2, points.new_ones(len(points)).bool(), []
+    similar, free = torch.cdist(points, points) < PUSH_MARGIN / 2, points.new_ones(len(points)).bool()
+    means: list[Tensor] = []
     while len(means) < MAX_SPRITES - 1:
         votes = (similar & free).sum(dim=1) * free
         if not len(votes) or votes.max() < smallest:

@@ -168,14 +168,13 @@ def between(
         fit_context(model, clip.to(device, torch.float32)[None]).expand(noise.futures, -1, -1, -1, -1)
         for clip in (before, after[:count])
     )
-    return _between(model, before, after, frames, sampling or Sampling(), noise)
+    return _between(model, before, after, frames, sampling or Sampling(), noise, count)
 
 
 @torch.inference_mode()
 def _between(
-    model: Predictor, before: Tensor, after: Tensor, frames: int, sampling: Sampling, noise: SeededNoise
+    model: Interpolates, before: Tensor, after: Tensor, frames: int, sampling: Sampling, noise: SeededNoise, count: int
 ) -> Iterator[Tensor]:
-    count = model.config.context_frames
     done = {t - before.shape[1]: frame for t, frame in enumerate(before.unbind(dim=1))}  # (F, C, H, W) by time
     done |= {t + frames: frame for t, frame in enumerate(after.unbind(dim=1))}
     yielded = 0

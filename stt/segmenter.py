@@ -94,7 +94,9 @@ def up(coarse: int, fine: int) -> nn.Sequential:
 
 def track(layers: Layers, video: Tensor, reach: int) -> Tracked:
     """Moves layers of one frame to match each of the frames after it, (B, T, C, H, W) on [0, 1]."""
-    matches, residuals, offset = [], [], 0
+    matches: list[Match] = []
+    residuals: list[Tensor] = []
+    offset: Tensor | int = 0
     for frame in video.unbind(dim=1):
         current = layers if not matches else layers.moved(offset)
         matches.append(match(current, frame, reach))

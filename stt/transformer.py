@@ -77,8 +77,8 @@ class Cache(NamedTuple):
 
     def expand(self, batch: int) -> Cache:
         """Lets one prompt's cache serve `batch` futures without a copy."""
-        grow = [tuple(t.expand(batch, *t.shape[1:]) for t in group) for group in self[:2]]
-        return Cache(*grow, self.time)
+        keys, values = (tuple(t.expand(batch, *t.shape[1:]) for t in group) for group in (self.keys, self.values))
+        return Cache(keys, values, self.time)
 
 
 class Gaussian(NamedTuple):
@@ -151,13 +151,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Gaussian | None, tuple[Tensor, Tensor]]:
         """x, target (B, T, h, w, D) -> x, its Gaussian layer, and keys and values for the frames to come."""
         b, gaussian = len(x), None
-        x, kept = self.attend_time(self.attend_space(x, space), time, past)
+        x, recent = self.attend_time(self.attend_space(x, space), time, past)
         h = rearrange(x, "b t h w d -> (b t) h w d")
         h = h + self.mlp(self.mlp_norm(h))
         if self.gaussian is not None:
             flat = None if target is None else rearrange(target, "b t h w d -> (b t) h w d")
             h, gaussian = self.gaussian(h, flat, draw)
-        return rearrange(h, "(b t) h w d -> b t h w d", b=b), gaussian, kept
+        return rearrange(h, "(b t) h w d -> b t h w d", b=b), gaussian, recent
 
     def attend_space(self, x: Tensor, angles: Angles) -> Tensor:
         """(B, T, h, w, D): all positions of one frame attend to each other."""
@@ -182,8 +182,8 @@ class Block(nn.Module):
         mask = None if t == 1 and k.shape[2] <= self.window else (offset >= 0) & (offset < self.window)
         h = self.time.attend(q, k, v, mask)
         first = max(0, k.shape[2] - (self.window - 1))  # the next frame attends to itself and window - 1 before
-        kept = tuple(rearrange(s[:, :, first:], "(b n) h t d -> b n h t d", b=b) for s in (k, v))
-        return x + rearrange(h, "(b h w) t d -> b t h w d", b=b, h=height, w=width), kept
+        k, v = (rearrange(s[:, :, first:], "(b n) h t d -> b n h t d", b=b) for s in (k, v))
+        return x + rearrange(h, "(b h w) t d -> b t h w d", b=b, h=height, w=width), (k, v)
 
 
 class SpaceTimeTransformer(nn.Module):

@@ -174,7 +174,7 @@ def _filters(source: Probe, size: int, fit: str, pixels: str) -> str:
     """ffmpeg's filters: make each frame square, resize it. They adapt when the size changes within a clip."""
     exact = "accurate_rnd+full_chroma_int+full_chroma_inp"
     if fit == "crop":
-        side = min(source.width, source.height)
+        side: float = min(source.width, source.height)
         square = "crop=min(iw\\,ih/sar):min(ih\\,iw*sar):exact=1,"  # sar: pixels that are not square
         width = height = str(size)
         bars = ""

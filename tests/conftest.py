@@ -130,7 +130,7 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
     return torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1
 
 
-def lesson(model, video: torch.Tensor) -> Batch:
+def batch_of(model, video: torch.Tensor) -> Batch:
     """What `loss` takes: videos, and for the family layered an agent and an object that go down together."""
     if not isinstance(model.config, LayeredConfig):
         return Batch(video)

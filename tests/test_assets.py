@@ -17,15 +17,16 @@ from stt.results import Result
 from stt.video import read_clip
 from tests.tabletop_fixtures import why_not
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.evaluation.protocols import held_out
-from train.evaluation.simulated_futures import against_truth, controls_of, digit_prompts
-from train.make_examples import PROMPTS, TRAYS, draw, draw_tray, result
+from train.evaluation.moving_mnist import held_out, prompts_of
+from train.evaluation.protocols import controls_of
+from train.evaluation.simulated_futures import simulated_futures
+from train.make_examples import EXAMPLES, TABLETOP_EXAMPLES, clip_of, result, tabletop_clip
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MODELS = {weights_hash(path): path for path in (ASSETS / "models").glob("*.safetensors")}
 
 
-NAMES = sorted([*(prompt.name for prompt in PROMPTS), *TRAYS])
+NAMES = sorted([*(prompt.name for prompt in EXAMPLES), *TABLETOP_EXAMPLES])
 
 
 def files(name: str) -> tuple[Path, Result]:
@@ -44,25 +45,25 @@ def test_the_weights_that_ship_are_small_enough_to_travel():
     assert max(sizes) <= 16 * 2**20 and sum(sizes) <= 36 * 2**20
 
 
-@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.name)
+@pytest.mark.parametrize("prompt", EXAMPLES, ids=lambda prompt: prompt.name)
 def test_a_clip_is_the_one_that_is_drawn(prompt):
     shown = read_clip(files(prompt.name)[0], size=64, channels=1).video
     assert shown.shape == (prompt.frames, 1, 64, 64)
-    assert (shown - draw(prompt)[0]).abs().mean() < 0.01
+    assert (shown - clip_of(prompt)[0]).abs().mean() < 0.01
 
 
-@pytest.mark.parametrize("name", TRAYS)
+@pytest.mark.parametrize("name", TABLETOP_EXAMPLES)
 def test_a_clip_of_the_tabletop_is_the_one_that_is_simulated(name):
     if reason := why_not():
         pytest.skip(reason)
     shown = read_clip(files(name)[0], size=64, channels=3).video
     assert shown.shape == (30, 3, 64, 64)
-    assert (shown - draw_tray(TRAYS[name])[0]).abs().mean() < 0.03
+    assert (shown - tabletop_clip(TABLETOP_EXAMPLES[name])[0]).abs().mean() < 0.03
 
 
 def test_a_future_of_the_tabletop_alone_equals_the_same_one_in_a_batch():
     model = stt.load(ASSETS / "models/tabletop-layered.safetensors")
-    prompt = read_clip(files(next(iter(TRAYS)))[0], size=64, channels=3).video[:5]
+    prompt = read_clip(files(next(iter(TABLETOP_EXAMPLES)))[0], size=64, channels=3).video[:5]
     together, alone = (stt.predict(model, prompt, 10, seeds=seeds) for seeds in ([0, 1, 2, 3], [2]))
     torch.testing.assert_close(together[2], alone[0], atol=1e-4, rtol=1e-4)
 
@@ -79,7 +80,7 @@ def test_a_result_belongs_to_its_clip_and_to_weights_that_ship(name):
     assert len(run.truth) == min(frames - len(run.context), 20)
 
 
-@pytest.mark.parametrize("name", [min(PROMPTS, key=lambda prompt: prompt.frames).name, min(TRAYS)])
+@pytest.mark.parametrize("name", [min(EXAMPLES, key=lambda prompt: prompt.frames).name, min(TABLETOP_EXAMPLES)])
 def test_a_result_is_what_the_app_would_compute(name):
     clip, run = files(name)
     path = MODELS[run.report["weights"]]
@@ -95,9 +96,9 @@ def test_without_its_transformers_features_the_shipped_stt_predicts_clearly_wors
     """Energy distance to the true futures of drawn digits, over frames 6 to 10: several times as large."""
     model = stt.load(ASSETS / "models/digits-stt.safetensors")
     videos = MovingMNIST(MovingMNISTConfig(frames=5, strokes=1.0), None, "test", count_strokes=100)
-    prompts = digit_prompts(videos, held_out(videos, 8), None)
+    prompts = prompts_of(videos, held_out(videos, 8), None)
     controls = {"zero features": controls_of(model)["zero features"]}
-    rows = against_truth(model, prompts, Sampling(), 8, 10, controls)["per_horizon"]
+    rows = simulated_futures(model, prompts, Sampling(), 8, 10, controls)["per_horizon"]
     own, without = (sum(rows[f"energy {name}"][5:]) for name in ("model", "zero features"))
     assert without > 3 * own
 
@@ -123,7 +124,7 @@ def test_features_of_zero_cost_the_shipped_stt_nats_where_its_layers_go():
 
 def test_features_of_zero_draw_the_shipped_car_the_same_codes_everywhere():
     model = controls_of(stt.load(ASSETS / "models/car-stt.safetensors"))["zero features"]
-    prompt = read_clip(ASSETS / f"prompts/{next(iter(TRAYS))}.mp4", size=64, channels=3).video[:5]
+    prompt = read_clip(ASSETS / f"prompts/{next(iter(TABLETOP_EXAMPLES))}.mp4", size=64, channels=3).video[:5]
     inner = stt.predict(model, prompt, 2, seeds=[0, 1])[..., 16:48, 16:48]  # the decoder sees the frame's edge
     places = inner.unflatten(-1, (4, 8)).unflatten(-3, (4, 8))
     assert (places - places[..., :1, :, :1, :]).abs().mean() < 0.2

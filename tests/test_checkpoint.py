@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 
 import pytest
 import torch
@@ -8,8 +10,8 @@ from safetensors.torch import save_file
 
 import stt
 from stt.checkpoint import CheckpointError, load_any, read_header
-from stt.tokenizer import FrameVQ
-from tests.conftest import TINY_TOKENIZER, clips
+from stt.tokenizer import FrameVQ, VideoVQ
+from tests.conftest import TINY_TOKENIZER, TINY_VIDEO_TOKENIZER, clips
 
 
 @pytest.fixture
@@ -44,6 +46,28 @@ def test_half_precision_halves_the_file_and_hardly_moves_the_frames(tiny, saved,
     assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * saved.stat().st_size
     loaded = stt.load(tmp_path / "half.safetensors")
     assert all(t.dtype != torch.float16 for t in loaded.state_dict().values())
+
+
+def test_half_precision_keeps_the_counts_of_a_codebook_and_old_files_of_half_counts_still_load(tmp_path):
+    model = VideoVQ(TINY_VIDEO_TOKENIZER)
+    model.quantizer.count.fill_(1e6)  # beyond float16's 65,504
+    stt.save(model, tmp_path / "half.safetensors", half=True)
+    loaded = load_any(tmp_path / "half.safetensors")
+    assert loaded.quantizer.count.eq(1e6).all() and loaded.quantizer.codebook.equal(model.quantizer.codebook)
+    rewrite(tmp_path / "half.safetensors", change_tensors=lambda t: t | {"quantizer.count": torch.ones(32).half()})
+    assert load_any(tmp_path / "half.safetensors").quantizer.count.dtype == torch.float32
+
+
+def test_a_header_of_an_enormous_network_is_refused_before_that_is_built(saved):
+    """2**20 channels would take terabytes, a million blocks minutes."""
+    config = read_header(saved)["config"]
+    for change in ({"dim": 2**20}, {"depth": 10**6, "gaussian_grid": [0] * 10**6}):
+        rewrite(saved, {"config": json.dumps(config | change)})
+        begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(CheckpointError, match="does not fit its own config"):
+            stt.load(saved)
+        assert time.monotonic() - begun < 10
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
 def test_a_tokenizer_is_saved_the_same_way_but_is_no_predictor(tmp_path):

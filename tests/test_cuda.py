@@ -7,12 +7,13 @@ import torch
 
 import stt
 from stt.api import Sampling
-from tests.conftest import TINY_CONFIGS, built, clips, lesson, lively
-from tests.test_tabletop_evaluation import Drawn, colour_model
+from tests.conftest import TINY_CONFIGS, batch_of, built, clips, lively
+from tests.tabletop_fixtures import FakeTabletop, colour_model
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.evaluation.moving_mnist import held_out, moving_mnist
-from train.evaluation.simulated_futures import against_truth, digit_prompts
-from train.evaluation.tabletop import Remembered, held_out_clips, moves, obedience, tabletop_prompts
+from train.evaluation import moving_mnist, tabletop
+from train.evaluation.moving_mnist import held_out
+from train.evaluation.simulated_futures import simulated_futures
+from train.evaluation.tabletop import SimulatedFuturesCache
 from train.processes import make_accelerator
 from train.schedule import TrainerConfig
 from train.trainer import Trainer, fit
@@ -58,7 +59,7 @@ def run_of(model, out, **settings):
 
 
 def batches(model):
-    return lambda size, number: lesson(model, clips(model, size, seed=number))
+    return lambda size, number: batch_of(model, clips(model, size, seed=number))
 
 
 @pytest.mark.parametrize("name", ["layered", "stt", "timesformer", "transframer", "videogpt"])
@@ -66,8 +67,8 @@ def test_a_training_step_runs_in_bf16(name, tmp_path):
     model = lively(built(TINY_CONFIGS[name]))
     run = run_of(model, tmp_path, precision="bf16", muon=True)
     run.model.train()
-    with run.prefetcher(batches(model)) as batch_of:
-        run.train_step(batch_of)
+    with run.prefetcher(batches(model)) as batches_ahead:
+        run.train_step(batches_ahead)
     assert run.mean_losses()["loss"] > float("-inf")
     assert torch.get_float32_matmul_precision() == "high"
 
@@ -76,12 +77,12 @@ def test_training_steps_do_not_wait_for_the_device(tmp_path):
     model = lively(built(TINY_CONFIGS["timesformer"]))
     run = run_of(model, tmp_path, muon=True)
     run.model.train()
-    with run.prefetcher(batches(model)) as batch_of:
-        run.train_step(batch_of)  # creates the optimizer's state
+    with run.prefetcher(batches(model)) as batches_ahead:
+        run.train_step(batches_ahead)  # creates the optimizer's state
         torch.cuda.set_sync_debug_mode("error")
         try:
             for _ in range(3):
-                run.train_step(batch_of)
+                run.train_step(batches_ahead)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert run.step == 4 and run.mean_losses()["loss"] > 0
@@ -105,26 +106,30 @@ def test_a_compiled_run_learns_and_is_saved(tmp_path):
     assert stt.load(tmp_path).config == model.config
 
 
-def test_the_yardstick_gives_the_same_figures_on_both_devices(tiny):
-    world = MovingMNISTConfig(image_size=16, digits=1, frames=5, strokes=1.0)
-    rows = []
+def test_the_protocols_of_moving_mnist_give_the_same_figures_on_both_devices(tiny):
+    config, rows = MovingMNISTConfig(image_size=16, digits=1, frames=5, strokes=1.0), []
     for device in ("cpu", "cuda"):
-        videos = MovingMNIST(world, None, "test", device, count_strokes=40)
+        videos = MovingMNIST(config, None, "test", device, count_strokes=40)
         clips = held_out(videos, 2)
-        prompts = digit_prompts(videos, clips, None)
-        scores = against_truth(tiny.to(device), prompts, Sampling(), count=4, horizon=4)["per_horizon"]
-        moving = moving_mnist(tiny, torch.cat([clip.video for clip in clips]), context=2)["mean"]
-        rows.append([scores["energy model"][-1], scores["sharpness model"][-1], moving["mse"] / 100])
+        prompts = moving_mnist.prompts_of(videos, clips, None)
+        scores = simulated_futures(tiny.to(device), prompts, Sampling(), count=4, horizon=4)["per_horizon"]
+        mean = moving_mnist.moving_mnist(tiny, torch.cat([clip.video for clip in clips]), context=2)["mean"]
+        rows.append([scores["energy model"][-1], scores["sharpness model"][-1], mean["mse"] / 100])
     assert rows[0] == pytest.approx(rows[1], rel=0.02)
 
 
-def test_the_tabletops_yardstick_gives_the_same_figures_on_both_devices(tmp_path):
-    world, model, rows = Remembered(Drawn(), tmp_path), colour_model(actions=("push right", "push up")), []
+def test_the_protocols_of_the_tabletop_give_the_same_figures_on_both_devices(tmp_path):
+    world, model = SimulatedFuturesCache(FakeTabletop(), tmp_path), colour_model(actions=("push right", "push up"))
+    rows = []
     for device in ("cpu", "cuda"):
-        held = held_out_clips(world, 2, device)
-        prompts, on_it = tabletop_prompts(world, held), model.to(device)
-        figures = against_truth(on_it, prompts, Sampling(), 4, 4), moves(on_it, prompts, Sampling(), 4, 4)
-        figures += (obedience(on_it, world, held, Sampling(), horizon=4),)
-        found = {name: values[0] for part in figures for name, values in part["per_horizon"].items()}
-        rows.append({name: v for name, v in found.items() if name.split()[-1] in ("truth", "copy", "tracker")})
+        clips, on_device = tabletop.held_out(world, 2, device), model.to(device)
+        prompts = tabletop.prompts_of(world, clips)
+        scored = [
+            simulated_futures(on_device, prompts, Sampling(), 4, 4),
+            tabletop.pusher_distribution(on_device, prompts, Sampling(), 4, 4),
+            tabletop.action_following(on_device, world, clips, Sampling(), horizon=4),
+        ]
+        first = {name: values[0] for figures in scored for name, values in figures["per_horizon"].items()}
+        floors = {name: v for name, v in first.items() if name.split()[-1] in ("truth", "copy", "tracker")}
+        rows.append({name: v for name, v in floors.items() if v is not None})
     assert rows[0] == pytest.approx(rows[1], rel=0.02, abs=0.02)

@@ -15,7 +15,7 @@ from stt.models.layered import Layered, LayeredConfig, motion_weighted_l1, pose_
 from stt.object_segmenter import cluster
 from stt.sampler import SeededNoise
 from stt.sprites import AGENT, BACKGROUND, MAX_SPRITES, OUTSIDE, POSE_SCALE, extract_sprites
-from tests.conftest import TINY_LAYERED, lesson, lively
+from tests.conftest import TINY_LAYERED, batch_of, lively
 from tests.test_sprites import at, noise, picture
 
 LARGE = LayeredConfig(channels=1)  # of the size that ships
@@ -275,18 +275,18 @@ def test_only_the_parts_that_are_trained_are_computed(model, clips):
         "segmenter": "segmentation", "agent_dynamics": "agent_motion", "policy": "policy", "dynamics": "object_motion",
         "compositor": "frames",
     }  # fmt: skip
-    assert set(model.loss(lesson(model, clips)).parts) == set(parts.values())
+    assert set(model.loss(batch_of(model, clips)).parts) == set(parts.values())
     for part, name in parts.items():
         model.requires_grad_(False)
         getattr(model, part).requires_grad_(True)
-        loss = model.loss(lesson(model, clips))
+        loss = model.loss(batch_of(model, clips))
         assert set(loss.parts) == {name}
         loss.total.backward()
         assert all(p.grad is not None for p in getattr(model, part).parameters())
 
 
 def test_the_reference_is_a_frame_that_poses_begin_in(model, clips):
-    batch = lesson(model, clips)
+    batch = batch_of(model, clips)
     first = replace(batch, poses=batch.poses[:, :1], segmentation=batch.segmentation[:, :1])
     for seed in range(8):
         torch.manual_seed(seed)

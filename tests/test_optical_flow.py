@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stt.metrics import frame_mse
-from train.evaluation.optical_flow import extrapolated, sideways
+from train.evaluation.optical_flow import extrapolated, sideways_motion
 
 
 def panned(speed: float, frames: int, side: int = 64, seed: int = 0) -> torch.Tensor:
@@ -36,4 +36,4 @@ def test_what_rests_stays():
 
 @pytest.mark.parametrize("speed", [-3.0, -1.0, 0.0, 2.0])
 def test_a_picture_goes_right_with_a_plus_and_as_far_as_it_is_panned(speed):
-    assert sideways(panned(speed, 5)).tolist() == pytest.approx([speed] * 4, abs=0.3)
+    assert sideways_motion(panned(speed, 5)).tolist() == pytest.approx([speed] * 4, abs=0.3)

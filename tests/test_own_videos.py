@@ -17,7 +17,7 @@ import app as front_door
 from stt.checkpoint import read_header
 from stt.ui import server
 from tests.own_videos import odd_videos
-from tests.simulator_fixtures import Desk
+from tests.page_fixtures import FakePage
 from train import predictor, publish, tokenizer
 from train.cli import open_dataset, preset_of, training_parser
 
@@ -78,10 +78,10 @@ def opened_in_the_app(monkeypatch, words: list[str]) -> dict:
     return models
 
 
-def plays(desk: Desk, clip: Path, **settings) -> None:
+def plays(page: FakePage, clip: Path, **settings) -> None:
     """A prediction on the app's page, of what follows some frames of a clip."""
-    run = desk.predict(Path(shutil.copy(clip, desk.uploads)), **{"frames": 2, "stride": 1, **settings})
-    assert len(run.given) == 4 and run.futures.shape[:2] == (2, 2)
+    result = page.predict(Path(shutil.copy(clip, page.uploads)), **{"frames": 2, "stride": 1, **settings})
+    assert len(result.context) == 4 and result.futures.shape[:2] == (2, 2)
 
 
 def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monkeypatch):
@@ -95,19 +95,15 @@ def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monke
     predictor.main([*words, *preset, *SMALL])
     publish.main([f"--model={own}", f"--out={own}.safetensors"])
     models = opened_in_the_app(monkeypatch, ["--models", f"{own}.safetensors"])
-    plays(Desk(tmp_path / "app", models), odd / "b.MP4", model="own")
+    plays(FakePage(tmp_path / "app", models), odd / "b.MP4", model="own")
 
 
 def documented_commands() -> list[list[str]]:
     """Those of the chapter on own videos, as words, except what goes to the Hub."""
-    guide = ROOT / "train" / "README.md"
-    if guide.is_file() and "## Your own videos\n" in guide.read_text():
-        chapter = guide.read_text().split("## Your own videos\n")[1].split("\n## ")[0]
-    else:
-        chapter = (ROOT / "README.md").read_text().split("### Train on your own videos\n")[1].split("\n### ")[0]
+    chapter = (ROOT / "train" / "README.md").read_text().split("## Your own videos\n")[1].split("\n## ")[0]
     lines = "".join(re.findall(r"```bash\n(.*?)```", chapter, flags=re.S)).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines if "--repo" not in line]
-    return [command for command in words if command and command[0] == "python"]
+    return [command for command in words if command and Path(command[0]).name == "python"]
 
 
 def test_the_chapter_on_own_videos_goes_from_a_folder_to_the_app():
@@ -124,7 +120,7 @@ def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_p
     for _, *words in documented_commands():
         if words[0] == "app.py":
             models = opened_in_the_app(monkeypatch, words[1:])
-            plays(Desk(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
+            plays(FakePage(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
         else:
             subprocess.run([sys.executable, *words, *few.get(words[1], [])], check=True, timeout=600)
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own", "own.png", "own.json", "own-sheet.png"}

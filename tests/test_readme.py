@@ -65,6 +65,8 @@ def test_every_path_and_link_exists():
             r"(?:`|-r |predict |--model |--cards )((?:stt|train|tests|assets|\.github)/[\w./-]+)", text
         ):
             assert (ROOT / path).exists(), f"{name}: {path}"
+        for file in re.findall(r"(?<![/\w-])([a-z_]+\.py)\b", "\n".join(re.findall(r"^    .*$", text, flags=re.M))):
+            assert any(ROOT.glob(f"*/**/{file}")) or (ROOT / file).exists(), f"{name}: {file}"
         for link in re.findall(r"\]\((?!http)([^)\s]*)\)", text):
             path, _, anchor = link.partition("#")
             target = (ROOT / name).parent / path if path else ROOT / name

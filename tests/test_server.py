@@ -280,7 +280,7 @@ def report(client, running):
 
 
 def test_a_result_is_served_whole_for_the_player(running, report):
-    answer = httpx.get(f"{running.url}results/{report['id']}.json")
+    answer = httpx.get(f"{running.url}runs/{report['id']}.json")
     assert answer.status_code == 200
     value = answer.json()
     assert (value["id"], value["state"], value["names"]) == (report["id"], "done", ["seed 7", "seed 8"])
@@ -294,7 +294,7 @@ def test_a_result_s_videos_are_saved_under_a_name_that_says_what_they_are(runnin
         ("future-2.mp4", "video/mp4", "tiny-seed-8.mp4"),
         ("future-1.gif", "image/gif", "tiny-seed-7.gif"),
     ):
-        answer = httpx.get(f"{running.url}results/{report['id']}/{name}", timeout=30)
+        answer = httpx.get(f"{running.url}runs/{report['id']}/{name}", timeout=30)
         assert answer.status_code == 200 and answer.headers["content-type"] == kind
         assert answer.headers["content-disposition"] == f'attachment; filename="{title}"'
         (tmp_path / title).write_bytes(answer.content)
@@ -306,7 +306,7 @@ def test_an_unknown_path_is_answered_with_a_sentence_or_not_at_all(running, repo
         "nobody-knows-it.json", "nobody-knows-it/future-1.mp4", "%2e%2e%2f%2e%2e.json", "..%2f..%2fetc%2fpasswd.json",
         "%00.json", "a.json", "ID/result.npz", "ID/future-3.mp4", "ID/future-9.mp4", "ID/..%2fresult.npz", "ID/%2e%2e",
     ):  # fmt: skip
-        answer = httpx.get(f"{running.url}results/{path.replace('ID', report['id'])}")
+        answer = httpx.get(f"{running.url}runs/{path.replace('ID', report['id'])}")
         assert answer.status_code == 404, path
         if "%2f" not in path:
             assert answer.text == ("There is no such file." if path.startswith("ID/") else NO_RESULT), path

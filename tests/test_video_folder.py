@@ -159,11 +159,11 @@ def test_the_colours_of_a_pack_and_of_an_array_stay(car, tmp_path):
     data = cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
     (car / "frames.mjpegpack").write_bytes(data * 90)
     np.savez(car / "index.npz", **dict(np.load(car / "index.npz")) | {"offsets": np.arange(91) * len(data)})
-    folder = tmp_path / "arrays"
-    folder.mkdir()
+    plain = tmp_path / "plain"
+    plain.mkdir()
     for name in ("a", "b"):
-        np.save(folder / f"{name}.npy", image[None].repeat(5, axis=0))
-    for folder in (car, folder):
+        np.save(plain / f"{name}.npy", image[None].repeat(5, axis=0))
+    for folder in (car, plain):
         video = VideoFolder(folder, "train", 4, 16, 3).batch(1, 0, 0).video
         red, green, blue = video[0].mean(dim=(0, 2, 3)).tolist()
         assert red > 0.5 and green < -0.9 and blue < -0.9

@@ -17,7 +17,7 @@ from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
 from train.sheets import future_sheet
-from train.trainer import Batches, Score, Trainer, fit
+from train.trainer import Score, Trainer, fit
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +48,8 @@ def main(words: list[str] | None = None) -> None:
         cli.save_flags(args, resumed=True)
     clips = test.batch(4, seed=1, index=0).video
     context = min(context_frames(test), clips.shape[1] - 1)
-    fit(run, batches_of(train, preset), future_sheet(clips, context), held_out_score(test))
+    sheet, score = future_sheet(clips, context), held_out_score(test)
+    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet, score)
 
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
@@ -90,11 +91,6 @@ def train_only(model: nn.Module, *names: str) -> None:
     model.requires_grad_(False)
     for name in names:
         parts[name].requires_grad_(True)
-
-
-def batches_of(dataset: Dataset, preset: Preset) -> Batches:
-    """Batches of the run's seed."""
-    return lambda size, number: dataset.batch(size, preset.training.seed, number)
 
 
 def context_frames(dataset: Dataset) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from stt.api import Batch
 from stt.checkpoint import build
 from train import cli
 from train.evaluation.st_lpips import STLPIPS
@@ -65,11 +64,8 @@ def main(words: list[str] | None = None) -> None:
     if args.resume:
         run.resume()
         cli.save_flags(args, resumed=True)
-
-    def batches(size: int, number: int) -> Batch:
-        return train.batch(size, preset.training.seed, number)
-
-    fit(run, batches, reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10]))
+    sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
+    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ class Layered(Predictor):
             target = poses[:, first + k].squeeze(1) + offset
             distances += [pose_distance((pose + each)[:, 1:], target[:, 1:], sprites.radii[:, 1:]) for each in rounds]
             pose, velocity = pose + rounds[-1], rounds[-1]
-        return sum(distances) / len(distances) / sprites.scale
+        return torch.stack(distances).mean(dim=0) / sprites.scale
 
     def _perturb(self, poses: Tensor, velocities: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Poses and velocities (N, K, 4) with noise of a random strength per item, as predictions have it."""

@@ -97,7 +97,9 @@ class STT(Predictor):
             {"temperature", *(["actions"] if c.actions else []), *(["top_k", "top_p"] if c.layers else [])}
         )
         if c.layers:
-            self.tokens = MotionTokens(c.layers, c.channels, c.reach, c.segmenter_width, c.dim)
+            self.tokens: MotionTokens | CodeTokens = MotionTokens(
+                c.layers, c.channels, c.reach, c.segmenter_width, c.dim
+            )
         else:
             training = CodeTraining(
                 kl_weight=c.kl_weight, free_nats=c.free_nats, jitter=c.jitter, scheduled_sampling=c.scheduled_sampling

@@ -343,6 +343,7 @@ class TransframerState(NamedTuple):
 class Transframer(Predictor):
     family: ClassVar[str] = "transframer"
     knobs: frozenset[str] = frozenset({"temperature", "top_k", "top_p"})
+    exists: Tensor  # (K, cells) bool
 
     def __init__(self, config: TransframerConfig) -> None:
         super().__init__()
@@ -563,7 +564,7 @@ class Transframer(Predictor):
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if maps is not None and (known != len(c.maps) or maps.shape[2:] != video.shape[1:]):
             raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(c.maps)} a frame of {tuple(video.shape)}")
-        asked, held, wanted = self.task(*video.shape[:2], known, video.device)
+        asked, held, wanted = self.task(len(video), video.shape[1], known, video.device)
         offsets = torch.arange(video.shape[1], device=video.device) - asked[:, None]
         each = torch.arange(len(video), device=video.device)
         if actions is not None:

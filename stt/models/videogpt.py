@@ -161,7 +161,8 @@ class VideoGPT(Predictor):
         c, batch = self.config, len(context)
         if not c.frame_conditioning:
             return None
-        before, memory = self.nothing[None], self.no_context
+        before: Tensor = self.nothing[None]
+        memory: Tensor = self.no_context
         if context.shape[1]:
             h = rearrange(self.context(patchify(context, c.tokenizer.patch)), "b t d h w -> b t h w d")
             last = self.last(rearrange(h[:, -1], "b h w d -> b (h w) d"))

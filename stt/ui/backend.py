@@ -74,9 +74,8 @@ class ClipIndex:
         self._by_content[session, sha256] = path
         if result is not None:
             self._by_result[result] = path
-        for index in (self._by_content, self._by_result):
-            while len(index) > MAX_CLIPS:
-                del index[next(iter(index))]
+        drop_oldest(self._by_content)
+        drop_oldest(self._by_result)
 
     def of_result(self, result: str) -> Path | None:
         return existing(self._by_result.get(result))
@@ -87,6 +86,11 @@ class ClipIndex:
         A result that travels must not bring somebody else's upload to whoever opens it.
         """
         return existing(self._by_content.get((session, sha256))) or existing(self._examples.get(sha256))
+
+
+def drop_oldest(index: dict[Any, Path]) -> None:
+    while len(index) > MAX_CLIPS:
+        del index[next(iter(index))]
 
 
 def existing(path: Path | None) -> Path | None:

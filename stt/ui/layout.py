@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from stt.api import MAX_SEED, Interpolates, Predictor
 from stt.request import action_axes, is_stochastic, label_space
@@ -22,7 +22,7 @@ WELCOME = f"""
 <header><h1>{TITLE}</h1>
 <p>Pick a short clip. A model watches it and continues it several times: one future per seed.</p></header>
 """
-Controls = dict[str, Component]
+Controls = dict[str, Any]  # components, whose events gradio adds at run time
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Page:
     memory: gr.BrowserState
 
     @property
-    def settings(self) -> list[Component]:
+    def settings(self) -> list[Any]:
         """In the order of the endpoint's arguments."""
         return [self.controls[name] for name in ARGUMENTS]
 
@@ -92,13 +92,13 @@ def _clip() -> gr.Video:
     )  # fmt: skip
     move = clip.async_move_resource_to_block_cache
 
-    async def move_files_only(path: str | Path | None) -> str | None:
+    async def move_files_only(path: Any) -> Any:
         """Refuses web addresses, which a client may send instead of a file: Gradio would download them."""
         if "://" in str(path):
             raise user_error("The clip must be an uploaded file, not a link.")
         return await move(path)
 
-    clip.async_move_resource_to_block_cache = move_files_only
+    clip.async_move_resource_to_block_cache = move_files_only  # type: ignore[assignment, method-assign]
     return clip
 
 

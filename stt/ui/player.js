@@ -12,7 +12,7 @@ const VISIT = "stt-visit"; // ids of this visit's results, in the tab's own memo
 const MAX_RESULTS = 12;
 const NARROW = 160; // pixels; below, there is no room for words on a caption's buttons
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
-const file = (result, name) => `${root()}/results/${result.id}/${name}`;
+const file = (result, name) => `${root()}/runs/${result.id}/${name}`;
 
 const make = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);

@@ -31,7 +31,7 @@ async function loadVisit() { // after a reload of the page
     names = JSON.parse(sessionStorage.getItem(VISIT) || "[]");
   } catch {}
   for (const name of names.slice(-MAX_RESULTS)) {
-    const answer = await fetch(`${root()}/results/${encodeURIComponent(name)}.json`).catch(() => null);
+    const answer = await fetch(`${root()}/runs/${encodeURIComponent(name)}.json`).catch(() => null);
     const value = answer?.ok ? await answer.json() : null;
     if (value && !results.has(name)) results.set(name, prepared(value));
   }

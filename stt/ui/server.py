@@ -106,7 +106,7 @@ def serve(
 
 
 def routes(store: ResultStore) -> list[Route]:
-    """A result for the player, /results/ID.json, and its videos, /results/ID/NAME, written on demand."""
+    """A result for the player, /runs/ID.json, and its videos, /runs/ID/NAME, written on demand."""
 
     def result(request: Request) -> Response:
         try:
@@ -122,7 +122,7 @@ def routes(store: ResultStore) -> list[Route]:
             return PlainTextResponse(str(error), 404)
         return FileResponse(path, filename=title)
 
-    return [Route("/results/{result}.json", result), Route("/results/{result}/{file}", video)]
+    return [Route("/runs/{result}.json", result), Route("/runs/{result}/{file}", video)]
 
 
 def _options(store: ResultStore) -> dict[str, Any]:

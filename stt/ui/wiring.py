@@ -22,10 +22,10 @@ from stt.ui.controls import (
 from stt.ui.endpoints import Endpoints
 from stt.ui.layout import TITLE, Page, lay_out
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK = PRIVATE | {"queue": False}
-PREVIEW = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
-GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+QUICK: dict[str, Any] = PRIVATE | {"queue": False}
+PREVIEW: dict[str, Any] = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
+GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
 
 # settings into the address and the browser's memory
 SAVE = """(...values) => {
@@ -63,24 +63,24 @@ def build(callbacks: Callbacks) -> gr.Blocks:
 def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     """Returns the events that preview a clip, which a prediction cancels."""
     control, models = page.controls, callbacks.backend.models
-    shown = [control["clip"], control["model"]]
+    outputs = [control["clip"], control["model"]]
     page.examples.click(
-        lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], shown, **QUICK
+        lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], outputs, **QUICK
     )
-    page.random_example.click(callbacks.example, control["model"], shown, **QUICK)
+    page.random_example.click(callbacks.example, control["model"], outputs, **QUICK)
     page.player.drop_clip(callbacks.drop_clip, None, control["clip"], **QUICK)
     changed = control["clip"].change(
         callbacks.change_clip, [page.pending, *page.settings],
         [page.player, page.pending, *page.settings, page.new_seed], **PREVIEW,
     )  # fmt: skip
-    outputs = [page.player, control["prompt_frames"], control["frames"]]
+    preview_outputs = [page.player, control["prompt_frames"], control["frames"]]
     inputs = [control[name].input for name in ("prompt_frames", "stride", "fit", "between")]
     preview = gr.on(
-        [*inputs, control["model"].change], callbacks.preview, page.settings, outputs, trigger_mode="always_last",
-        **PREVIEW,
+        [*inputs, control["model"].change], callbacks.preview, page.settings, preview_outputs,
+        trigger_mode="always_last", **PREVIEW,
     )  # fmt: skip
     preview_gap = control["frames"].input(
-        callbacks.preview_gap, page.settings, outputs, trigger_mode="always_last", **PREVIEW
+        callbacks.preview_gap, page.settings, preview_outputs, trigger_mode="always_last", **PREVIEW
     )
     gr.on(
         [control["model"].change, control["between"].change],
@@ -119,7 +119,7 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     )  # fmt: skip
     counts = {name: len(action_axes(one)) for name, one in models.items()}
     gr.on(
-        [component.input for component in (page.steer, *page.axes)], None, [model, page.steer, *page.axes],
+        [page.steer.input, *(slider.input for slider in page.axes)], None, [model, page.steer, *page.axes],
         control["action"], js=ACTION.replace("AXES", json.dumps(counts)), **PRIVATE,
     )  # fmt: skip
     control["action"].change(None, [control["action"], *page.axes], [page.steer, *page.axes], js=SLIDERS, **PRIVATE)
@@ -145,8 +145,8 @@ def _wire_prediction(page: Page, callbacks: Callbacks, previews: list[Any]) -> N
         lambda: _buttons(running=True), None, buttons, js=STARTED, cancels=previews, **QUICK
     )  # fmt: skip
     run = started.then(
-        callbacks.run_prediction, [page.new_seed, *page.settings], [page.player, page.controls["seed"]], preprocess=False,
-        api_visibility="private", show_progress="minimal", show_progress_on=page.player, **GPU,
+        callbacks.run_prediction, [page.new_seed, *page.settings], [page.player, page.controls["seed"]],
+        preprocess=False, api_visibility="private", show_progress="minimal", show_progress_on=page.player, **GPU,
     )  # fmt: skip
     run.success(lambda: _buttons(running=False), None, buttons, **QUICK)
     run.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
