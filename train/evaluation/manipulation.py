@@ -66,10 +66,8 @@ class ManipulationEvaluation(Evaluation):
         super().__init__(model, args)
         if not any(args.simulated.glob("*.pt")):
             world.require()  # here, so that one message says what is missing
-        self.simulator, self.source = (
-            SimulatedFuturesCache(world, args.simulated),
-            f"{world.name}, held-out seed {SEED}",
-        )
+        self.simulator = SimulatedFuturesCache(world, args.simulated)
+        self.source = f"{world.name}, held-out seed {SEED}"
 
     def held_out(self, count: int) -> list[Any]:
         return held_out(self.simulator, count, self.args.device)
