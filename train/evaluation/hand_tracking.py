@@ -32,8 +32,9 @@ def track_hand(frames: Video) -> Track:
     The response at a pixel is red where the wrist would be, black where the gripper and white where the fingers would
     be, less the two other colours there. A parabola refines the largest.
 
-    On 600 frames of 60 held-out clips it is 0.66 pixels of 64x64 off on average (1.27 of 128x128), 2.3 at most
-    (4.5), and none is lost. Blur of sigma 0.8 makes that 0.77 and loses 0.3 %; noise of sigma 0.1 makes it 0.72.
+    On 3,840 frames of 128 held-out clips it is 0.69 pixels of 64x64 off on average, 1.9 in the worst hundredth, 12 at
+    most, and all count as visible. On 600 frames, 0.66 became 0.77 by a blur of sigma 0.8, which loses 0.3 %, and 0.72
+    by noise of sigma 0.1.
     """
     lead, size = frames.shape[:-3], frames.shape[-1]
     flat = ((frames.float() + 1) / 2).clamp(0, 1).flatten(0, -4) if lead else ((frames.float() + 1) / 2)[None]
