@@ -171,7 +171,7 @@ def best_and_mean(futures: Video, true: Video, metrics: Metrics = FRAME_METRICS)
     """
     scores = {}
     for name, metric in metrics.items():
-        values = metric(futures, true.expand_as(futures))  # (N, T)
+        values = metric(futures, true)  # (N, T)
         means = values.mean(dim=1)
         best = means.argmax() if HIGHER_IS_BETTER.get(name) else means.argmin()
         scores[f"{name} best"], scores[f"{name} mean"] = values[best], values.mean(dim=0)

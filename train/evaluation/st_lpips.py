@@ -13,7 +13,6 @@ from stt.api import Video
 
 PACKAGE = "stlpips-pytorch"  # its wheel holds the weights, under the BSD-2 licence; none of its code is run
 WEIGHTS = "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth"
-BATCH = 128  # pairs of frames at once
 STAGES = ((0, 3, 64, 11, 2), (5, 64, 192, 5, 2), (9, 192, 384, 3, 1), (11, 384, 256, 3, 1), (13, 256, 256, 3, 1))
 
 
@@ -70,12 +69,15 @@ class STLPIPS(nn.Module):
         return [x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for x in stages]
 
     def frame_distance(self, predicted: Tensor, true: Tensor) -> Tensor:
-        """Distances of frames (..., C, H, W) on [0, 1] -> (...)."""
-        flat = [
-            frames.reshape(-1, *true.shape[-3:]).split(BATCH) for frames in torch.broadcast_tensors(predicted, true)
-        ]
-        distances = [self(2 * a - 1, 2 * b - 1) for a, b in zip(*flat, strict=True)]
-        return torch.cat(distances).reshape(predicted.shape[:-3])
+        """Distances of frames (..., T, C, H, W) and (..., T, C, H, W) or (T, C, H, W), on [0, 1] -> (..., T)."""
+        clips = predicted.reshape(-1, *predicted.shape[-4:])
+        if true.ndim == 4:  # one for all
+            features = self.features(2 * true - 1)
+            distances = [self.distance(self.features(2 * clip - 1), features) for clip in clips]
+        else:
+            pairs = zip(clips, true.reshape(clips.shape), strict=True)
+            distances = [self(2 * a - 1, 2 * b - 1) for a, b in pairs]
+        return torch.stack(distances).reshape(predicted.shape[:-3])
 
     def clip_statistics(self, clips: Video) -> Tensor:
         """Clips (N, T >= 2, C, H, W) on [0, 1] -> (N, 2, D): features, and absolute differences of successive frames'.
@@ -91,8 +93,12 @@ class STLPIPS(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances (N,) of frames (N, C, H, W) in [-1, 1]; 0 for equal ones."""
-        pairs = zip(self.features(a), self.features(b), self.linear, strict=True)
-        return sum(((p - q).square() * weight).sum(dim=1).mean(dim=(1, 2)) for p, q, weight in pairs)
+        return self.distance(self.features(a), self.features(b))
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Of features of N frames -> (N,)."""
+        stages = zip(a, b, self.linear, strict=True)
+        return sum(((p - q).square() * weight).sum(dim=1).mean(dim=(1, 2)) for p, q, weight in stages)
 
 
 def installed_weights() -> Path:
