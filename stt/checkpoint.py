@@ -1,4 +1,4 @@
-"""One safetensors file is one runnable model: its header holds the family, the config and how it was made."""
+"""A model as one safetensors file: weights, and a header with its family, config and card."""
 
 from __future__ import annotations
 

@@ -4,17 +4,15 @@
     dense    (..., dct_channels, h, w)      int64, a "DCT image": one cell per block of luma, one channel per frequency
     triples  (channel, position, value)     (..., N) int64 each: the values of a dense image that are not 0, in order
 
-Channels run from low frequencies to high ones (JPEG's zigzag), and colour's components take turns at each frequency:
-Y0, Cb0, Cr0, Y1, Cb1, ... So a sequence that is cut short is the whole frame in its colours with less detail, and what
-comes next is always detail of what is already there. Positions are cells in raster order, the same for all channels.
-Chroma has fewer pixels: one of its blocks covers `subsampling` x `subsampling` cells, and its values lie in the upper
-left one of these, so that a position is the same place of the frame in luma and in chroma.
+Channels run from low frequencies to high ones (JPEG's zigzag); components of colour alternate at each frequency: Y0,
+Cb0, Cr0, Y1, Cb1, ... So the beginning of a sequence is the whole frame with less detail. Positions are cells in raster
+order, the same for all channels. A block of chroma covers `subsampling` x `subsampling` cells; its values lie in the
+upper left one, so that a position is the same place in luma and in chroma.
 
-Where we differ from JPEG: colours are not rounded between the steps, ties of the quantisation go away from zero
-whatever the device, the shade that costs nothing may be black, and blocks of 4 or 16 pixels have tables of their own.
-Libraries that read coefficients from JPEG files (jpeglib, pyjpegio, torchjpeg) offer none of that, nor batches on a
-GPU; simplejpeg and PyTurboJPEG give pixels. Hence this is written out. jpeglib served to check it: equal steps in files
-of Pillow's encoder, and at quality 50 99.9 % (gray) and 99.7 % (4:2:0) of the coefficients, the others one step off.
+Where we differ from JPEG: colours are not rounded between the steps, ties of the quantisation go away from zero on
+every device, the shade that costs nothing may be black, and blocks of 4 or 16 pixels have tables of their own.
+Libraries that read coefficients from JPEG files (jpeglib, torchjpeg) have none of that, nor batches on a GPU. Checked
+against jpeglib at quality 50: 99.9 % (gray) and 99.7 % (4:2:0) of the coefficients are equal, the others one step off.
 """
 
 from __future__ import annotations
@@ -63,7 +61,6 @@ class DCTConfig(Config):
     block: int = 8  # pixels a side: 4, 8 (JPEG's) or 16
     subsampling: int = 2  # of chroma, per axis; 2 is 4:2:0. Gray frames have no chroma
     background: int = 128  # shade, of 0 ... 255, whose blocks cost no triple; JPEG's is 128, digits on black want 0
-    clip: int = 0  # largest size of a quantised value; 0 keeps every value that a frame can have
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,8 +72,6 @@ class DCTConfig(Config):
             raise ValueError(f"subsampling is {self.subsampling}, must be 1, 2 or 4")
         if not 0 <= self.background <= 255:
             raise ValueError(f"background is {self.background}, must be 0 to 255")
-        if self.clip < 0:
-            raise ValueError(f"clip is {self.clip}, must be 0 (keep all) or more")
         if self.image_size % (self.block * self.spacing):
             of = f"block {self.block}" + (f" x subsampling {self.spacing}" if self.channels == 3 else "")
             raise ValueError(f"image_size {self.image_size} is not a multiple of {of}")
@@ -88,7 +83,7 @@ class DCTConfig(Config):
 
     @property
     def dct_channels(self) -> int:
-        """Frequencies of all components; also the channel that ends a sequence."""
+        """Number of channels: frequencies of all components. As a channel in a sequence, it is the end."""
         return self.channels * self.block**2
 
     @property
@@ -102,20 +97,19 @@ class DCTConfig(Config):
 
     @property
     def longest(self) -> int:
-        """Triples of a frame all of whose coefficients count, without the end."""
+        """Triples of a frame without zeros, the end not counted."""
         return self.block**2 * (self.positions + (self.channels - 1) * (self.grid // self.spacing) ** 2)
 
     @property
     def limit(self) -> int:
-        """Largest size of a quantised value: no frame in [-1, 1] has a larger one, or `clip`."""
+        """Largest size of a quantised value: no frame in [-1, 1] has a larger one."""
         peaks = []
         for component in range(self.channels):
             mean, *detail = steps(self.quality, self.block, component > 0)
             away = max(self.background, 255 - self.background) if component == 0 else 127.5
             # a block of n x n pixels that are at most x away from a shade has no coefficient beyond n * x
             peaks += [self.block * away / mean, self.block * 127.5 / min(detail)]
-        largest = math.ceil(max(peaks))
-        return min(largest, self.clip) if self.clip else largest
+        return math.ceil(max(peaks))
 
 
 class Triples(NamedTuple):
@@ -134,8 +128,7 @@ class Triples(NamedTuple):
 
 
 class FrameDCT(nn.Module):
-    """The codec. Nothing is learned; tables are buffers that are not saved, in float64, which autocast and TF32 leave
-    alone: whole steps hang on the rounding.
+    """The codec. Its tables are buffers that are not saved, in float64: autocast and TF32 would change the rounding.
 
     A sequence is valid if its cells (channel, position) exist and strictly ascend and its values are in -limit ...
     limit without 0, up to the first end or to the last triple; only ends may follow an end. Every valid sequence
@@ -155,6 +148,8 @@ class FrameDCT(nn.Module):
         self.register_buffer("steps", tables.double(), persistent=False)  # (C, frequencies)
         self.register_buffer("to_ycbcr", to_ycbcr, persistent=False)
         self.register_buffer("to_rgb", torch.linalg.inv(to_ycbcr), persistent=False)
+        brightness = self.steps.T.flatten() / (127.5 * c.block)  # of a step, in [-1, 1]
+        self.register_buffer("brightness", brightness.float()[:, None, None], persistent=False)
         self.register_buffer("exists", exists.flatten(), persistent=False)  # (cells), by channel, then position
 
     # ---- frames <-> dense ----------------------------------------------------------------------------
@@ -196,22 +191,10 @@ class FrameDCT(nn.Module):
         blocks = torch.einsum("kp,...khw->...phw", self.basis, levels * table[:, :, None, None])
         return rearrange(blocks, "... (p q) h w -> ... (h p) (w q)", p=self.config.block, q=self.config.block)
 
-    # ---- a frame as what it differs from another -----------------------------------------------------
-
-    def residual(self, dense: Tensor, reference: Tensor) -> Tensor:
-        """What leads from one dense image (usually the frame before, or a prediction) to another, as a dense image.
-
-        A difference may reach twice the limit; it wraps round, so that residuals have the same range as images and
-        every residual on every reference is an image.
-        """
-        return self._wrapped(dense - reference)
-
-    def restored(self, residual: Tensor, reference: Tensor) -> Tensor:
-        """Inverse of `residual`, exactly."""
-        return self._wrapped(reference + residual)
-
-    def _wrapped(self, levels: Tensor) -> Tensor:
-        return (levels + self.limit) % (2 * self.limit + 1) - self.limit
+    def features(self, dense: Tensor) -> Tensor:
+        """Dense images (..., K, h, w) as inputs of networks, (..., 2 K, h, w): brightness, and logarithms of steps."""
+        logs = dense.sign() * dense.abs().float().log1p() / math.log1p(self.limit)
+        return torch.cat([dense * self.brightness, logs], dim=-3)
 
     # ---- dense <-> triples ---------------------------------------------------------------------------
 

@@ -52,13 +52,13 @@ FRAME_METRICS = {"mse": frame_mse, "psnr": frame_psnr, "ssim": frame_ssim}
 HIGHER_IS_BETTER = {"mse": False, "psnr": True, "ssim": True}
 
 
-def spread(futures: Video) -> Tensor:
-    """Where futures disagree: each pixel's standard deviation over them, root-mean-square over channels.
+def spread(futures: Video, correction: int = 0) -> Tensor:
+    """Standard deviation of each pixel over the futures, root mean square over channels.
 
-    futures (F, T, C, H, W) in [-1, 1] -> (T, H, W). The unit is the step from black to white: 0 where all futures
-    agree (or are one), 0.5, the most there is, where half of them are black and half white. The deviation is that of
-    these futures (divided by F), no estimate for more of them. Raises `ValueError` for another number of axes.
+    futures (F, T, C, H, W) on [0, 1] -> (T, H, W); at most 0.5, where half of them are black and half are white.
+    correction: 0 for the deviation of these futures, 1 for an estimate of all possible ones, from two or more.
+    Raises ValueError for another number of axes.
     """
     if futures.ndim != 5:
         raise ValueError(f"futures have shape {tuple(futures.shape)}, must be (F, T, C, H, W)")
-    return futures.var(dim=0, correction=0).mean(dim=1).sqrt() / 2
+    return futures.var(dim=0, correction=correction).mean(dim=1).sqrt()

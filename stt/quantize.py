@@ -2,7 +2,7 @@
 
 Both quantizers offer `forward(z) -> Codes`, `embed(ids) -> latents` and `sizes`, the number of codes in
 each of the G groups. A vector quantizer has one group of K codes; FSQ has one group per latent channel,
-so that a predictor can name each channel's level instead of choosing among their product.
+so that a predictor classifies each channel's level, not their product.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The families by name; adding one is adding a line here."""
+"""Families and their configs, by name. A new family needs a line in each table."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def report(
         "imagined": imagined,
         "action": named_action(request, model),
         "fps": round(prompt.fps, 3),
-        "spread": _rounded(spread(futures).square().mean(dim=(-2, -1)).sqrt()),
+        "spread": _rounded(spread(unit(futures)).square().mean(dim=(-2, -1)).sqrt()),
         "scores": scores(futures, truth, baselines(request, prompt)) if comparable else None,
         "surprise": measured,
         "notes": remarks,

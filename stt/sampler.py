@@ -1,4 +1,4 @@
-"""Drawing futures: free functions over any predictor, with one noise stream per future."""
+"""Sampling of futures: functions over any predictor, with one stream of noise per future."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sprites: a frame as rigid layers over a background, and the geometry of moving, composing and cropping them.
+"""Sprites: a frame as rigid layers over a background; their extraction, motion, compositing and matching.
 
 Layered motion after Wang and Adelson, "Representing moving images with layers" (1994).
 
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_SPRITES = 9  # the agent and at most eight objects
-OUTSIDE, BACKGROUND, AGENT = -1, 0, 1  # where nothing can be, where objects can stand, and what moves by itself
-POSE_SCALE = (2.0, 2.0, 0.2, 0.05)  # a typical velocity, in frames of 64x64; networks see velocities in these units
+OUTSIDE, BACKGROUND, AGENT = -1, 0, 1  # beyond the floor, where objects can stand, and what acts
+POSE_SCALE = (2.0, 2.0, 0.2, 0.05)  # a typical velocity, in frames of 64x64; the unit of networks' velocities
 CROP = 32  # places per side of the crop around a sprite; a place is one pixel of 64x64
-OCCLUSION = 3  # pixels of 64x64 that a sprite is extended behind what covers it, and that colours are averaged over
+OCCLUSION = 3  # pixels of 64x64 by which a sprite is extended behind what covers it
 MAX_SPEED = 8  # pixels of 64x64 a frame that block matching searches
-SHIFT_COST = 0.02  # of the range -1 to 1: what block matching adds for each pixel of a shift
+SHIFT_COST = 0.02  # of the range -1 to 1: cost of each pixel of a shift in block matching
 
 
 class Sprites(NamedTuple):
@@ -104,15 +104,15 @@ def moments(masks: Tensor) -> tuple[Tensor, Tensor]:
     return centroids, radii
 
 
-def inpaint(frames: Tensor, known: Tensor) -> Tensor:
-    """Fills frames (N, C, H, W) where `known` (N, 1, H, W) is 0 with the mean of known pixels nearby."""
-    filled, weight = frames * known, known
+def inpaint(frames: Tensor, mask: Tensor) -> Tensor:
+    """Fills frames (N, C, H, W) where `mask` (N, 1, H, W) is 0, with the mean of pixels nearby where it is 1."""
+    filled, weight = frames * mask, mask
     radius = 1
     while radius < frames.shape[-1]:
         around, count = (box_mean(maps, radius) for maps in (filled * weight, weight))
-        reached = (count > 0) & (weight == 0)
-        filled = torch.where(reached, around / count.clamp_min(1e-6), filled)
-        weight, radius = torch.maximum(weight, reached.to(weight.dtype)), 2 * radius
+        new = (count > 0) & (weight == 0)
+        filled = torch.where(new, around / count.clamp_min(1e-6), filled)
+        weight, radius = torch.maximum(weight, new.to(weight.dtype)), 2 * radius
     return filled
 
 
@@ -132,14 +132,14 @@ def box_max(maps: Tensor, radius: int) -> Tensor:
 
 
 def sampling_grid(centroids: Tensor, poses: Tensor, height: int, width: int) -> Tensor:
-    """Where in the reference the pixels of sprites at poses (N, K, 4) come from.
+    """Positions in the reference of the pixels of sprites at poses (N, K, 4).
 
     -> (N, K, H, W, 2) as (x, y) in [-1, 1], for `F.grid_sample`.
     """
     shift, turn, growth = poses.split([2, 1, 1], dim=-1)
-    now = centroids + shift
-    y = torch.arange(height, device=poses.device)[:, None] - now[..., :1, None]  # (N, K, H, 1)
-    x = torch.arange(width, device=poses.device) - now[..., 1:, None]
+    current = centroids + shift
+    y = torch.arange(height, device=poses.device)[:, None] - current[..., :1, None]  # (N, K, H, 1)
+    x = torch.arange(width, device=poses.device) - current[..., 1:, None]
     cos, sin = (wave[..., None] * (-growth[..., None]).exp() for wave in (turn.cos(), turn.sin()))
     down = cos * y + sin * x + centroids[..., :1, None]
     right = cos * x - sin * y + centroids[..., 1:, None]
@@ -153,16 +153,16 @@ def warp_masks(masks: Tensor, centroids: Tensor, poses: Tensor) -> Tensor:
 
 
 class Composite(NamedTuple):
-    """Sprites over their background, and what its pixels show."""
+    """Sprites over their background, and what each pixel shows."""
 
     frames: Tensor  # (N, C, H, W)
     agent: Tensor  # (N, 1, H, W) in [0, 1]: visible pixels of the agent
     objects: Tensor  # (N, 1, H, W) in [0, 1]: visible pixels of objects
-    inpainted: Tensor  # (N, 1, H, W) in [0, 1]: background that the reference hides
+    inpainted: Tensor  # (N, 1, H, W) in [0, 1]: visible background that the reference hides
 
 
 def composite(sprites: Sprites, poses: Tensor) -> Composite:
-    """Draws sprites at poses (N, K, 4), back to front. What reaches further down in the frame is nearer."""
+    """Composites sprites at poses (N, K, 4), back to front. A sprite that reaches further down is nearer."""
     masks = sprites.masks
     layers = torch.cat([sprites.textures, masks[:, :, None]], dim=2)  # (N, K, C + 1, H, W)
     grid = sampling_grid(sprites.centroids, poses, *masks.shape[-2:])
@@ -175,8 +175,8 @@ def composite(sprites: Sprites, poses: Tensor) -> Composite:
     behind = bottom[:, :, None] < bottom[:, None]  # (N, K, J): J is in front of K
     transmittance = (1 - alpha[:, None] * behind[..., None, None, None]).prod(dim=2)  # (N, K, 1, H, W)
     rim = round(max(1, masks.shape[-1] / 64))  # pixels around a sprite that show a little of it
-    before, now = (box_max(maps, rim) for maps in (masks, alpha[:, :, 0]))
-    uncovered = torch.maximum(masks, before * (1 - now)).amax(dim=1, keepdim=True)
+    before, after = (box_max(maps, rim) for maps in (masks, alpha[:, :, 0]))
+    uncovered = torch.maximum(masks, before * (1 - after)).amax(dim=1, keepdim=True)
     background = torch.lerp(sprites.reference, sprites.background, uncovered)
     free = (1 - alpha).prod(dim=1)
     visible = alpha * transmittance
@@ -184,7 +184,7 @@ def composite(sprites: Sprites, poses: Tensor) -> Composite:
     return Composite(frames, visible[:, 0], visible[:, 1:].sum(dim=1), free * uncovered)
 
 
-# ---- what surrounds a sprite -------------------------------------------------------------------------
+# ---- crops around a sprite --------------------------------------------------------------------------
 
 
 def crop_around(maps: Tensor, centroids: Tensor, side: int = CROP, stride: float | None = None) -> Tensor:
@@ -218,7 +218,8 @@ def crop_each(maps: Tensor, centroids: Tensor) -> Tensor:
 def match_velocities(before: Tensor, sprites: Sprites) -> Tensor:
     """Velocities (N, K, 4) of sprites in the reference, by block matching in the frames before it (N, C, H, W).
 
-    The shift whose difference of visible pixels is least, to a fraction of a pixel; turn and growth are 0.
+    The shift of least absolute difference over a sprite's visible pixels, refined to fractions of a pixel. Turn and
+    growth are 0.
     """
     stride = max(1, before.shape[-1] // 64)
     visible = sprites.masks * (sprites.textures == sprites.reference[:, None]).all(dim=2)  # not extended behind others
@@ -238,13 +239,13 @@ def match_velocities(before: Tensor, sprites: Sprites) -> Tensor:
     down, right = best // side, best % side
     rows = cost.gather(3, right[..., None, None].expand(-1, -1, side, 1))[..., 0]
     columns = cost.gather(2, down[..., None, None].expand(-1, -1, 1, side))[:, :, 0]
-    found = torch.stack([parabola_minimum(rows, down), parabola_minimum(columns, right)], dim=-1) - reach
+    shift = torch.stack([parabola_minimum(rows, down), parabola_minimum(columns, right)], dim=-1) - reach
     at_rest = (cost[..., reach, reach] < SHIFT_COST)[..., None]
-    return F.pad(torch.where(at_rest, 0.0, -found * stride), [0, 2])
+    return F.pad(torch.where(at_rest, 0.0, -shift * stride), [0, 2])
 
 
 def parabola_minimum(cost: Tensor, best: Tensor) -> Tensor:
-    """The minimum between samples of costs (..., D), whose least is at index `best` (...), by a parabola; (...)."""
+    """The minimum of costs (..., D) between samples, by a parabola around the least, at index `best` (...); (...)."""
     padded = F.pad(cost, [1, 1], mode="replicate")
     before, at, after = (padded.gather(-1, best[..., None] + k)[..., 0] for k in range(3))
     curvature = (before + after - 2 * at).clamp_min(1e-6)

@@ -1,4 +1,4 @@
-"""FrameVQ and VideoVQ: every frame on its own, or a few together, become a grid of codes, and back."""
+"""FrameVQ and VideoVQ: each frame, or a few frames together, as a grid of codes, and back."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ class FrameVQConfig(Config):
     patch: int = 4  # pixels per side of the stem's patches
     widths: tuple[int, ...] = (64, 128)  # channels per resolution; each step after the first halves it
     blocks: int = 1  # residual blocks per resolution
-    levels: tuple[int, ...] = (8,) * 8  # FSQ; empty means a vector-quantized codebook instead
-    codebook_size: int = 512
-    code_dim: int = 32  # channels of a vector-quantized code
-    commitment: float = 0.25
-    local: bool = False  # codes are each of its own pixels alone: what stands still keeps its codes
+    levels: tuple[int, ...] = (8,) * 8  # of each latent channel
+    local: bool = False  # each code depends on its own pixels alone, so that what stands still keeps its codes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,24 +47,22 @@ class FrameVQConfig(Config):
 
     @property
     def latent_dim(self) -> int:
-        return len(self.levels) or self.code_dim
+        return len(self.levels)
 
 
 class FrameVQ(Tokenizer):
-    """Convolutional VQ autoencoder of single frames (VQ-VAE, arXiv 1711.00937).
+    """Convolutional autoencoder of single frames with discrete latents (VQ-VAE, arXiv 1711.00937).
 
-    Where we differ: the stem and the head work on patches, which spares the convolutions at full resolution that would
-    cost most, and the codes may be FSQ's.
+    Where we differ: the quantizer is FSQ (arXiv 2309.15505), and the stem and the head work on patches, which spares
+    the convolutions at full resolution.
     """
 
     def __init__(self, config: FrameVQConfig) -> None:
         super().__init__()
         self.config = c = config
-        seen = c.channels * c.patch**2
-        self.encoder = (cell_encoder if c.local else frame_encoder)(seen, c.widths, c.blocks, c.latent_dim)
-        self.quantizer = (
-            FSQ(c.levels) if c.levels else VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
-        )
+        pixels = c.channels * c.patch**2
+        self.encoder = (cell_encoder if c.local else frame_encoder)(pixels, c.widths, c.blocks, c.latent_dim)
+        self.quantizer = FSQ(c.levels)
         self.decoder = frame_decoder(c)
 
     def encode(self, video: Video) -> Codes:
@@ -116,7 +111,7 @@ def frame_decoder(c: FrameVQConfig) -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVQConfig(Config):
-    frames: int = 2  # that share a slice of codes: the stride in time
+    frames: int = 2  # of a slice of codes: the stride in time
     patch: int = 4  # pixels per side of the stem's patches
     widths: tuple[int, ...] = (64, 128)  # channels per resolution; each step after the first halves it
     blocks: int = 1  # residual blocks per resolution
@@ -148,10 +143,9 @@ class VideoVQConfig(Config):
 class VideoVQ(Tokenizer):
     """3D VQ autoencoder with axial attention (VideoGPT, arXiv 2104.10157): S slices of codes for S * frames frames.
 
-    Where we differ: frames do not depend on later codes, so that a video can be decoded slice by slice as it is drawn.
-    And codes are local, each of its own pixels alone, only the decoder looks around: an encoder that does, by
-    attention, overlapping kernels or norms over whole frames, hides what it cannot say of a digit in the codes of the
-    black around it, where no predictor can guess it.
+    Where we differ: the decoder is causal, so that a video can be decoded slice by slice. And each code depends on its
+    own pixels alone; only the decoder mixes positions. An encoder with overlapping kernels, attention or norms over
+    whole frames stores details of an object in the codes of the background, where a predictor cannot guess them.
     """
 
     def __init__(self, config: VideoVQConfig) -> None:
@@ -201,7 +195,7 @@ class CellBlock(nn.Module):
 
 
 def video_encoder(channels: int, widths: tuple[int, ...], blocks: int, out: int) -> nn.Sequential:
-    """A causal 3D resnet: (B, T, channels, H, W) -> (B, T, out, h, w), halved in space between the widths."""
+    """Causal 3D resnet: (B, T, channels, H, W) -> (B, T, out, h, w), halved in space between the widths."""
     layers: list[nn.Module] = [CausalConv3d(channels, widths[0])]
     for i, width in enumerate(widths):
         if i:

@@ -36,17 +36,14 @@ TINY_VIDEOGPT = VideoGPTConfig(
 TINY_DCT = DCTConfig(image_size=16, channels=1, block=4, background=128, quality=10)
 TINY_TRANSFRAMER = TransframerConfig(
     image_size=16, dct=TINY_DCT, context_frames=3, dim=32, depth=2, heads=2, mlp_ratio=2, widths=(16, 32), blocks=1,
-    draft=16, most_triples=96,
+    draft=16, max_triples=96,
 )  # fmt: skip
 TINY_LAYERED = LayeredConfig(
     image_size=16, context_frames=6, segmenter_width=8, agent_width=4, dynamics_width=4, compositor_width=8,
-    agent_starts=4, drawn_frames=2,
+    agent_starts=4, composited_frames=2,
 )  # fmt: skip
 TINY_CONFIGS = {
     "stt": TINY,
-    "stt, vector-quantized": STTConfig.from_dict(
-        TINY.to_dict() | {"tokenizer": TINY_TOKENIZER.to_dict() | {"levels": (), "codebook_size": 16, "code_dim": 8}}
-    ),
     "stt, layers": TINY_LAYERS,
     "stt, layers in colour": STTConfig.from_dict(TINY_LAYERS.to_dict() | {"channels": 3, "reach": 3}),
     "stt, colour": STTConfig.from_dict(
@@ -63,7 +60,6 @@ TINY_CONFIGS = {
     "transframer, colour": TransframerConfig.from_dict(
         TINY_TRANSFRAMER.to_dict() | {"channels": 3, "dct": TINY_DCT.to_dict() | {"channels": 3}}
     ),
-    "transframer, residual": TransframerConfig.from_dict(TINY_TRANSFRAMER.to_dict() | {"residual": True}),
     "transframer, maps": TransframerConfig.from_dict(TINY_TRANSFRAMER.to_dict() | {"maps": ["digits"]}),
     "timesformer, colour": TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"channels": 3}),
 }

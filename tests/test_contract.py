@@ -36,7 +36,8 @@ def close(a: torch.Tensor, b: torch.Tensor, name: str, tolerance: float = 1e-4) 
 def test_every_trainable_parameter_gets_a_gradient_and_the_frozen_tokenizer_none():
     for name, model in families():
         before = {key: t.clone() for key, t in model.state_dict().items()}
-        model.train().loss(batch_of(model, clips(model))).total.backward()
+        for _ in range(3):  # tasks that are drawn may leave out a part
+            model.train().loss(batch_of(model, clips(model))).total.backward()
         for key, p in model.named_parameters():
             assert p.grad is None if not p.requires_grad else p.grad is not None and p.grad.any(), (name, key)
         assert all(torch.equal(before[key], t) for key, t in model.state_dict().items() if "tokenizer" in key), name

@@ -19,7 +19,6 @@ from train.evaluation.metrics import (
     perplexity,
     pooled,
     projected,
-    spread,
 )
 
 
@@ -29,11 +28,6 @@ def normalised_energy(true, predicted) -> float:
 
 
 # ---- sets of futures ---------------------------------------------------------------------------------
-
-
-def test_spread_is_zero_for_one_future_repeated():
-    one = torch.rand(1, 3, 1, 8, 8)
-    assert spread(one.expand(4, -1, -1, -1, -1)).eq(0).all() and (spread(torch.rand(4, 3, 1, 8, 8)) > 0.1).all()
 
 
 def test_the_energy_distance_is_zero_for_one_distribution_04_for_its_mean_and_1_for_one_draw():

@@ -63,7 +63,7 @@ def test_a_segmentation_is_perfect_if_it_is_the_truth_and_has_no_digits_if_it_is
     truths = [videos.segmentation(clip)[:, 3 + ahead] for ahead in scoring.AHEAD for clip in clips]
     for score in (1.0, 0.0):
         answers = iter([true if score else torch.full_like(true, -1) for true in truths])
-        monkeypatch.setattr(model, "frame", lambda *_, ask, answers=answers: next(answers)[None])
+        monkeypatch.setattr(model, "frame", lambda *_, map_name, answers=answers: next(answers)[None])
         figures = segmentation(model, videos, clips, Sampling())
         for ahead in ("of the last frame shown", "1 ahead", "3 ahead"):
             scores = figures[f"{ahead}, model"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,9 @@ import torch.nn.functional as F
 from stt.api import Batch
 from stt.layers import Attention, AttentionBlock, ConvMLP, attend, patchify, rotary, rotate, unpatchify
 from stt.object_segmenter import light_unet
-from stt.tokenizer import FrameVQ, FrameVQConfig
-from tests.conftest import TINY_TOKENIZER
+from stt.registry import TOKENIZERS
+from stt.tokenizer import FrameVQ, FrameVQConfig, frozen_codes
+from tests.conftest import TINY_TOKENIZER, TINY_VIDEO_TOKENIZER, lively
 
 
 def test_unpatchify_is_the_inverse_of_patchify():
@@ -76,22 +79,21 @@ def test_heads_that_do_not_divide_the_width_are_refused_with_the_numbers():
         Attention(20, 2)
 
 
-@pytest.mark.parametrize("levels", [(5, 5, 4), ()])
-def test_a_tokenizer_gives_a_grid_of_codes_and_frames_back(levels):
-    config = FrameVQConfig.from_dict(TINY_TOKENIZER.to_dict() | {"levels": levels, "codebook_size": 16})
+def test_a_tokenizer_gives_a_grid_of_codes_and_frames_back():
+    config = TINY_TOKENIZER
     model = FrameVQ(config).eval()
     video = torch.rand(2, 3, 1, 16, 16) * 2 - 1
     codes = model.encode(video)
-    assert codes.ids.shape == (2, 3, 4, 4, len(levels) or 1)
+    assert codes.ids.shape == (2, 3, 4, 4, 3)
     assert model.decode(codes.latents).shape == video.shape
     torch.testing.assert_close(model.quantizer.embed(codes.ids), codes.latents, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("levels", [(8, 8, 8), ()])
-def test_a_tokenizer_learns_to_reconstruct(levels):
-    config = FrameVQConfig.from_dict(TINY_TOKENIZER.to_dict() | {"levels": levels, "codebook_size": 32, "code_dim": 8})
-    model = FrameVQ(config).train()
-    frames = torch.zeros(16, 1, 1, 16, 16) - 1
+@pytest.mark.parametrize("name", ["frame_vq", "video_vq"])
+def test_a_tokenizer_learns_to_reconstruct(name):
+    config = {"frame_vq": replace(TINY_TOKENIZER, levels=(8, 8, 8)), "video_vq": TINY_VIDEO_TOKENIZER}[name]
+    model = TOKENIZERS[name](config).train()
+    frames = torch.zeros(16, 2, 1, 16, 16) - 1
     for i in range(16):
         frames[i, :, :, i // 4 * 4 : i // 4 * 4 + 4, i % 4 * 4 : i % 4 * 4 + 4] = 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -103,6 +105,14 @@ def test_a_tokenizer_learns_to_reconstruct(levels):
         optimizer.step()
         losses.append(float(loss.parts["mse"]))
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_frozen_tokenizer_gives_the_same_codes_under_autocast():
+    model, video = lively(FrameVQ(TINY_TOKENIZER)).eval(), torch.rand(8, 3, 1, 16, 16) * 2 - 1
+    codes = model.encode(video)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(model.encode(video).ids, codes.ids)
+        assert torch.equal(frozen_codes(model, video).ids, codes.ids)
 
 
 def test_tokenizer_frames_do_not_see_each_other():

@@ -63,7 +63,7 @@ def test_spread_is_zero_for_one_future_and_for_equal_ones():
 
 
 def test_spread_is_a_half_where_half_of_the_futures_are_black_and_half_white():
-    futures = torch.full((4, 2, 3, 4, 4), -1.0)
+    futures = torch.zeros(4, 2, 3, 4, 4)
     futures[:2, 1, :, 0, 0] = 1
     expected = torch.zeros(2, 4, 4)
     expected[1, 0, 0] = 0.5
@@ -71,10 +71,12 @@ def test_spread_is_a_half_where_half_of_the_futures_are_black_and_half_white():
 
 
 def test_spread_is_the_root_mean_square_over_channels_and_changes_nothing():
-    futures = torch.rand(5, 2, 3, 4, 4) * 2 - 1
+    futures = torch.rand(5, 2, 3, 4, 4)
     before = futures.clone()
-    deviation = unit(futures).numpy().std(axis=0)  # (T, C, H, W)
-    np.testing.assert_allclose(spread(futures).numpy(), np.sqrt((deviation**2).mean(axis=1)), atol=1e-6)
+    for correction in (0, 1):
+        deviation = futures.numpy().std(axis=0, ddof=correction)  # (T, C, H, W)
+        expected = np.sqrt((deviation**2).mean(axis=1))
+        np.testing.assert_allclose(spread(futures, correction).numpy(), expected, atol=1e-6)
     assert torch.equal(futures, before)
     with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\)"):
         spread(futures[0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import MAX_SEED, Sampling
+from stt.api import MAX_SEED, Condition, Sampling
 from stt.sampler import SeededNoise, filter_logits, sample_logits
 from tests.conftest import clips
 
@@ -83,29 +83,27 @@ def test_impossible_settings_are_refused_with_the_number(fields, message):
         Sampling(**fields)
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((5, 1, 8, 16), r"context frames are \(1, 8, 16\), the model takes \(1, 16, 16\)"),
-        ((5, 3, 16, 16), r"context frames are \(3, 16, 16\)"),
-        ((0, 1, 16, 16), "context has 0 frames"),
-        ((1, 5, 1, 16, 16), "context has 5 axes"),
-    ],
-)
-def test_a_prompt_of_the_wrong_shape_is_refused_with_the_numbers(tiny, shape, message):
-    with pytest.raises(ValueError, match=message):
-        stt.predict(tiny, torch.zeros(shape), 1)
+def test_a_rollout_checks_its_arguments_at_the_call_and_names_the_numbers(tiny):
+    good, black = clips(tiny)[0], torch.zeros
+    for arguments, message in (
+        ({"context": black(5, 1, 8, 16)}, r"context frames are \(1, 8, 16\), the model takes \(1, 16, 16\)"),
+        ({"context": black(5, 3, 16, 16)}, r"context frames are \(3, 16, 16\)"),
+        ({"context": black(0, 1, 16, 16)}, "context has 0 frames"),
+        ({"context": black(1, 5, 1, 16, 16)}, "context has 5 axes"),
+        ({"context": black(2, 1, 16, 16) + 255}, r"finite and lie in \[-1, 1\]"),
+        ({"context": black(2, 1, 16, 16) + torch.nan}, r"finite and lie in \[-1, 1\]"),
+        ({"frames": 0}, "frames is 0, must be at least 1"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"condition": Condition(labels=(3,))}, "labels are given, a model of family stt like this one takes none"),
+        ({"condition": Condition(actions=((1.0,),))}, "actions are given"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stt.rollout(tiny, **{"context": good, "frames": 1} | arguments)  # no frame is asked of it
 
 
-@pytest.mark.parametrize("value", [255.0, float("nan")])
-def test_a_prompt_out_of_range_is_refused(tiny, value):
-    with pytest.raises(ValueError, match=r"finite and lie in \[-1, 1\]"):
-        stt.predict(tiny, torch.full((2, 1, 16, 16), value), 1)
-
-
-def test_zero_frames_are_refused(tiny):
-    with pytest.raises(ValueError, match="frames is 0, must be at least 1"):
-        stt.predict(tiny, clips(tiny)[0], 0)
+def test_a_gap_checks_its_arguments_at_the_call(tiny):
+    with pytest.raises(ValueError, match="models of family stt only continue clips, they fill no gaps"):
+        stt.between(tiny, clips(tiny)[0], clips(tiny)[0], 1)
 
 
 def test_a_rollout_yields_frame_by_frame(tiny, monkeypatch):

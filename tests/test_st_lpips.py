@@ -11,7 +11,6 @@ from tests.tabletop_fixtures import FakeTabletop, colour_model
 from train.evaluate import evaluation_of, parser
 from train.evaluation import st_lpips
 from train.evaluation.metrics import clip_distance
-from train.evaluation.report import markdown
 from train.evaluation.st_lpips import STLPIPS, installed_weights
 
 
@@ -103,7 +102,6 @@ def test_the_flag_adds_the_measure_and_the_frechet_distance_beside_a_floor(weigh
     assert rows["st_lpips copy"][0] < rows["st_lpips copy"][-1] and scores["tokenizer"]["st_lpips"] > 0
     distances = scores["frechet"]["Frechet (ST-LPIPS features)"]
     assert set(distances) == {"model", "truth", "copy"} and distances["truth"] < distances["model"]
-    assert "Frechet (ST-LPIPS features)" in markdown({"model": "m"} | scores)
     monkeypatch.setattr(st_lpips, "PACKAGE", "no-such-package")
     with pytest.raises(SystemExit, match="evaluate on tabletop: the weights of ST-LPIPS are missing: pip install"):
         evaluation_of(model, parser().parse_args([*words, "--st-lpips"]))

@@ -98,7 +98,7 @@ def test_a_step_draws_the_same_noise_whatever_the_device_or_batch(tiny):
 # ---- surprise ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["stt", "stt, vector-quantized", "stt, colour"])
+@pytest.mark.parametrize("name", ["stt", "stt, colour"])
 def test_the_surprise_is_the_loss_in_bits_per_pixel_and_channel(name, monkeypatch):
     monkeypatch.setattr("stt.code_tokens.draw_posterior", draw_mean)
     config = TINY_CONFIGS[name].to_dict() | {"jitter": 0.0, "scheduled_sampling": 0.0, "free_nats": 0.0}

@@ -61,7 +61,7 @@ timesformer_gpu = TimeSformerConfig(dim=256, depth=5, heads=8)
 
 transframer_cpu = TransframerConfig(maps=("digits",))
 transframer_gpu = replace(
-    transframer_cpu, dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, most_triples=416
+    transframer_cpu, dim=256, depth=6, heads=8, widths=(96, 192), blocks=2, draft=64, max_triples=416
 )
 
 tabletop_vq_cpu = FrameVQConfig(channels=3, levels=(8,) * 12, local=True)

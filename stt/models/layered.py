@@ -40,7 +40,7 @@ class LayeredConfig(PredictorConfig):
     rollout_steps: int = 4  # frames that the dynamics are unrolled for in training
     agent_starts: int = 12  # frames of a clip from which the agent is learned in a step
     agent_steps: int = 2  # frames that the agent is unrolled for from each
-    drawn_frames: int = 4  # frames of a clip that are composited in a training step
+    composited_frames: int = 4  # frames of a clip that are composited in a training step
     hide_action: float = 0.3  # share of the starts that hide the last action, as after a prompt
     pose_noise: float = 0.2  # largest std on poses in training, in POSE_SCALE; a quarter of it on velocities
     agent_noise: float = 0.15  # the same on the agent's velocity where its last action is hidden
@@ -102,8 +102,8 @@ class Layered(Predictor):
         n = noise.futures
         sprites = state.sprites.expand(n)
         poses, velocities, last = (part.expand(n, *part.shape[1:]) for part in state[1:4])
-        if (given := state.condition.action(state.num_frames)) is not None:
-            action = torch.tensor(given, device=poses.device).expand(n, -1)
+        if (fixed := state.condition.action(state.num_frames)) is not None:
+            action = torch.tensor(fixed, device=poses.device).expand(n, -1)
         else:
             action = self.action_distribution(last, sprites, poses, velocities).sample(sampling.temperature, noise)
             action = action.clamp(-1, 1) if self.config.actions else action
@@ -155,7 +155,7 @@ class Layered(Predictor):
         if is_trained(self.dynamics):
             parts["object_motion"] = self._dynamics_loss(sprites, start, poses)
         if is_trained(self.compositor):
-            count = self.config.drawn_frames
+            count = self.config.composited_frames
             times = start + 1 + torch.randint(0, video.shape[1] - start - 1, (count,), device=video.device)
             frames = self.compositor(sprites.repeat(count), poses[:, times].flatten(0, 1))
             parts["frames"] = motion_weighted_l1(

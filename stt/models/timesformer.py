@@ -1,10 +1,10 @@
-"""Generative TimeSformer: learned tokens stand in for the frames to come and attend to the frames that were.
+"""Generative TimeSformer: learned target tokens attend to the context and are regressed to the frames to come.
 
-Divided space-time attention over patches (TimeSformer, arXiv 2102.05095) with target tokens that are regressed
-straight to pixels, after halixness/generative_timesformer_pytorch. Where we differ: an MLP follows every attention, as
-in PredFormer (arXiv 2410.04733), and mixes neighbouring patches; target tokens begin as the last frame's; times
-count from the first frame to come, so that a shorter context is simply shorter. All blocks train and patches come
-back where they were, which the fork's do not.
+Divided space-time attention over patches (TimeSformer, arXiv 2102.05095), after
+halixness/generative_timesformer_pytorch. Where we differ: an MLP follows every attention, as in PredFormer
+(arXiv 2410.04733), with a convolution over neighbouring patches; target tokens are initialised with the last frame's;
+times count from the first target frame, so that a context may be shorter. All blocks train, and patches return to
+their own positions, which is not so in the fork.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stt.api import NO_CONDITION, Batch, Condition, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
-from stt.layers import Attention, ConvMLP, patchify, rotary, rotary_grid, unpatchify
+from stt.layers import Angles, Attention, ConvMLP, patchify, rotary, rotary_grid, unpatchify
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSformerConfig(PredictorConfig):
-    context_frames: int = 10  # most frames that are seen; any fewer will do
-    chunk_frames: int = 10  # target frames: what one pass predicts; longer horizons feed predictions back
+    context_frames: int = 10  # most frames of a context
+    chunk_frames: int = 10  # target frames of one pass; longer horizons feed predictions back
     patch: int = 8
     dim: int = 128
     depth: int = 4  # blocks, each of attention over time, then over space
     heads: int = 4
     mlp_ratio: int = 4
-    gated: bool = True  # MLPs
+    gated: bool = True  # SwiGLU in the MLPs
     short_context: float = 0.2  # share of training steps whose context has a random length
 
     def __post_init__(self) -> None:
@@ -45,9 +45,6 @@ class TimeSformerConfig(PredictorConfig):
     def grid(self) -> int:
         """Patches per side of a frame."""
         return self.image_size // self.patch
-
-
-Angles = tuple[Tensor, Tensor]  # rotary positions, (N, d/2) each
 
 
 class Unit(nn.Module):
@@ -77,10 +74,10 @@ class TimeSformerState(NamedTuple):
 
 
 class TimeSformer(Predictor):
-    """Frames in and frames out have the same channels, since predictions are fed back."""
+    """Predicts `chunk_frames` frames in one pass."""
 
     family: ClassVar[str] = "timesformer"
-    knobs: frozenset[str] = frozenset()  # deterministic: the same future for every seed and temperature
+    knobs: frozenset[str] = frozenset()  # deterministic: one future for all seeds and temperatures
 
     def __init__(self, config: TimeSformerConfig) -> None:
         super().__init__()
@@ -100,20 +97,19 @@ class TimeSformer(Predictor):
     def predict(self, context: Video) -> Video:
         """Clips (B, T <= context_frames, C, H, W) -> the `chunk_frames` frames after them, not yet clamped."""
         c = self.config
-        seen = rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d")
-        seen = self.embed(seen)  # (B, T, N, D)
-        x = torch.cat([seen + self.times[-context.shape[1] :], seen[:, -1:] + self.targets], dim=1) + self.places
+        tokens = self.embed(rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d"))  # (B, T, N, D)
+        x = torch.cat([tokens + self.times[-context.shape[1] :], tokens[:, -1:] + self.targets], dim=1) + self.places
         x = rearrange(x, "b t (h w) d -> b t h w d", h=c.grid)
         angles = self._angles(context.shape[1], x.device)
         for unit in self.units[:-1]:
             x = unit(x, angles[unit.axis])
-        x = self.units[-1](x[:, -c.chunk_frames :], angles["s"])  # the past has told all that it will
+        x = self.units[-1](x[:, -c.chunk_frames :], angles["s"])  # space attention, of the target frames alone
         return unpatchify(rearrange(self.head(self.norm(x)), "b t h w d -> b t d h w"), c.patch)
 
-    def _angles(self, seen: int, device: torch.device) -> dict[str, Angles]:
-        """Rotary positions by axis; frame 0 is the first to come."""
+    def _angles(self, num_context: int, device: torch.device) -> dict[str, Angles]:
+        """Rotary positions by axis; frame 0 is the first target."""
         c = self.config
-        times = torch.arange(-seen, c.chunk_frames, device=device)
+        times = torch.arange(-num_context, c.chunk_frames, device=device)
         dim = c.dim // c.heads
         return {"t": rotary(times, dim, longest=8.0), "s": rotary_grid(c.grid, c.grid, dim, device)}
 
@@ -127,9 +123,9 @@ class TimeSformer(Predictor):
         c, video = self.config, batch.video
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        asked = min(c.chunk_frames, video.shape[1] - 1)
-        context, truth = video[:, :-asked][:, -self.num_context :], video[:, -asked:]
-        mse = F.mse_loss(self.predict(context)[:, :asked].float(), truth)
+        count = min(c.chunk_frames, video.shape[1] - 1)
+        context, truth = video[:, :-count][:, -self.num_context :], video[:, -count:]
+        mse = F.mse_loss(self.predict(context)[:, :count].float(), truth)
         return Loss(mse, {"mse": mse.detach() * truth[0, 0].numel() / 4})
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> TimeSformerState:

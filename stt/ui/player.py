@@ -146,7 +146,7 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
 
 def spread_map(futures: Pixels) -> Pixels:
     """(F, T, H, W, 3) -> (T, H, W, 3): white where half of the futures are black and half are white."""
-    deviation = 2 * spread(torch.from_numpy(futures).movedim(-1, 2) / 127.5 - 1).numpy()  # 0 ... 1
+    deviation = 2 * spread(torch.from_numpy(futures).movedim(-1, 2) / 255).numpy()  # 0 ... 1
     return _gray(deviation)
 
 

@@ -76,7 +76,7 @@ def segmentation(
             true = videos.segmentation(clip)[0, at]
             offsets = torch.arange(context, device=true.device) - at
             noise = SeededNoise([index], true.device)
-            predicted = model.frame(clip.video[:, :context], offsets, sampling, noise, ask="digits")[0, 0]
+            predicted = model.frame(clip.video[:, :context], offsets, sampling, noise, map_name="digits")[0, 0]
             for name, image in (("model", predicted), ("codec", model.codec.decode(model.codec.encode(true)))):
                 pairs = CLASSES * _classes(true) + _classes(image)
                 counts = torch.bincount(pairs.flatten().cpu(), minlength=CLASSES**2)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stt.api import Video
-
 TOLERANCE = 0.018
 """Root-mean-square difference of pooled frames below which two futures count as the same.
 
@@ -17,11 +15,6 @@ It is that of a frame of one MNIST digit and the same frame shifted by half a pi
 and 6 directions (0.0090 for a quarter of a pixel, 0.0358 for one). Clips show digits at whole pixels, so half a pixel
 is the rounding error of a position.
 """
-
-
-def spread(futures: Video) -> Tensor:
-    """Standard deviation over futures (N, T, C, H, W) on [0, 1], root mean square over pixels -> (T,)."""
-    return futures.var(dim=0).mean(dim=(-3, -2, -1)).sqrt()
 
 
 def perplexity(ids: Tensor, size: int) -> tuple[float, float]:

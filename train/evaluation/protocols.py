@@ -19,10 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Condition, HasLikelihood, Predictor, Sampling, Tokenizer, Video
-from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, unit
+from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim, spread, unit
 from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
-from train.evaluation.metrics import gradient_energy, perplexity, spread
+from train.evaluation.metrics import gradient_energy, perplexity
 from train.evaluation.optical_flow import extrapolated
 from train.evaluation.st_lpips import STLPIPS
 
@@ -164,31 +164,21 @@ def predict_batch(model: Predictor, prompts: Video, frames: int, sampling: Sampl
 # ---- best of N ---------------------------------------------------------------------------------------
 
 
-def best_and_mean(futures: Video, true: Video, metrics: Metrics = FRAME_METRICS) -> dict[str, Tensor]:
-    """Futures (N, T, C, H, W) and the true one (T, C, H, W) on [0, 1] -> best and mean of N per frame, (T,) each.
-
-    The best future is the one whose mean over the horizon is best, by each metric on its own.
-    """
-    scores = {}
-    for name, metric in metrics.items():
-        values = metric(futures, true)  # (N, T)
-        means = values.mean(dim=1)
-        best = means.argmax() if HIGHER_IS_BETTER.get(name) else means.argmin()
-        scores[f"{name} best"], scores[f"{name} mean"] = values[best], values.mean(dim=0)
-    return scores
-
-
 def compare(predictions: Mapping[str, Video], true: Video, metrics: Metrics = FRAME_METRICS) -> dict[str, Tensor]:
     """Futures (N, T, C, H, W) by name and the true one (T, C, H, W) on [0, 1] -> figures per frame, (T,) each.
 
-    Best and mean of the futures named `model`, the best of others.
+    `best` and `mean` of the futures named `model`, the best of others. The best future is the one whose mean over the
+    horizon is best, by each metric on its own.
     """
     scores = {}
     for name, futures in predictions.items():
-        for figure, values in best_and_mean(futures, true, metrics).items():
-            metric, which = figure.split()
-            if name == "model" or which == "best":
-                scores[figure if name == "model" else f"{metric} {name}"] = values
+        for metric, measure in metrics.items():
+            values = measure(futures, true)  # (N, T)
+            means = values.mean(dim=1)
+            best = means.argmax() if HIGHER_IS_BETTER.get(metric) else means.argmin()
+            scores[f"{metric} {'best' if name == 'model' else name}"] = values[best]
+            if name == "model":
+                scores[f"{metric} mean"] = values.mean(dim=0)
     return scores
 
 
@@ -234,7 +224,8 @@ def spread_by_temperature(model: Predictor, clips: Video, context: int = CONTEXT
     for clip in tqdm(clips, desc="spread"):
         for t in TEMPERATURES:
             futures = predict(model, clip[:context], len(clip) - context, Sampling(temperature=t), range(count))
-            spreads[str(t)].append(spread(unit(futures)).mean())
+            variance = spread(unit(futures), correction=1).square().mean(dim=(-2, -1))  # (T,)
+            spreads[str(t)].append(variance.sqrt().mean())
     return {t: round(float(torch.stack(values).mean()), 4) for t, values in spreads.items()}
 
 

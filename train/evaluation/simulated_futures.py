@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Predictor, Sampling, Video
-from stt.metrics import unit
+from stt.metrics import spread, unit
 from stt.sampler import predict
 from train.evaluation.metrics import (
     TOLERANCE,
@@ -23,7 +23,6 @@ from train.evaluation.metrics import (
     gradient_energy,
     mean_of_pairs,
     pooled,
-    spread,
 )
 from train.evaluation.protocols import CONTEXT, HORIZON, Figures, rounded
 
@@ -120,7 +119,7 @@ class _Tally:
             "within": within * is_open, "apart": mean_of_pairs(d.predicted),
             "coverage": coverage, "precision": precision, "gradient": gradient_energy(frames).mean(dim=0),
             "open": is_open, "certain": 1 - is_open, "certain error": error * (1 - is_open),
-            "certain variance": spread(frames).square() * (1 - is_open),
+            "certain variance": spread(frames, correction=1).square().mean(dim=(-2, -1)) * (1 - is_open),
         }  # fmt: skip
         for figure, values in figures.items():
             self._add(name, figure, values)
