@@ -114,8 +114,10 @@ class Request:
 
 def label_space(model: Predictor) -> tuple[int, int]:
     """(number of classes that the model can imagine, most labels of one clip); (0, 0) for other models."""
-    config: Any = model.config  # with these fields in families that take labels
-    return (config.classes, config.labels) if "labels" in model.knobs else (0, 0)
+    if "labels" not in model.knobs:
+        return 0, 0
+    config: Any = model.config  # of a family with these fields
+    return config.classes, config.labels
 
 
 def action_axes(model: Predictor) -> tuple[str, ...]:

@@ -247,8 +247,8 @@ def test_an_uploaded_clip_is_compared_with_what_really_followed(page, tmp_path):
     predict(page)
     assert "cropped to a square" in page.locator(".player .facts").inner_text()
     titles = page.locator(".player .chart figcaption span:first-child").all_inner_texts()
-    assert {"Error against the real clip", "Similarity to it (SSIM)"} <= set(titles)
-    error = page.locator(".player .chart").nth(titles.index("Error against the real clip"))
+    assert {"Error", "Similarity (SSIM)"} <= set(titles)
+    error = page.locator(".player .chart").nth(titles.index("Error"))
     assert error.locator("polyline.faint").count() == 4 and error.locator("polyline.copy").count() == 1
     at_frame(page, 6)
     assert page.locator(".player .clip .name").inner_text() == "what really happened"
@@ -329,7 +329,7 @@ def test_digits_are_imagined_and_their_settings_travel(page):
     assert "imagined these futures without the clip" in page.locator(".player .facts").inner_text()
     assert result(page)["settings"]["labels"] == [3, 7]
     titles = page.locator(".player .chart figcaption span:first-child").all_inner_texts()
-    assert titles == ["Spread of the futures", "Surprise of the clip"]
+    assert titles == ["Spread", "Surprise"]
     at_frame(page, 4)
     assert page.locator(".player .clip .name").inner_text() == "the clip goes on"
     address = page.url

@@ -44,14 +44,13 @@ from train.evaluation.moving_mnist import (
     official_clips,
 )
 from train.evaluation.protocols import (
-    best_and_mean,
     best_of,
+    compare,
     predict_batch,
     reconstruction,
     spread_by_temperature,
     surprise,
 )
-from train.evaluation.report import markdown
 
 
 def at_real_size(cls, config, tokenizer, **changes):
@@ -106,7 +105,7 @@ def test_best_of_n_is_the_same_twice_and_at_least_as_good_as_the_mean(tiny, smal
     assert rows == second["per_horizon"] and {len(values) for values in rows.values()} == {3}
     assert {name.partition(" ")[2] for name in rows} == {"best", "mean", "guess", "copy", "flow", "model"}
     assert first["mean"]["psnr copy"] == pytest.approx(sum(rows["psnr copy"]) / 3, abs=1e-3)
-    scores = best_and_mean(torch.rand(4, 3, 1, 16, 16), torch.rand(3, 1, 16, 16))
+    scores = compare({"model": torch.rand(4, 3, 1, 16, 16)}, torch.rand(3, 1, 16, 16))
     assert scores["psnr best"].mean() >= scores["psnr mean"].mean()
     assert scores["mse best"].mean() <= scores["mse mean"].mean()
 
@@ -322,10 +321,6 @@ def test_a_model_gets_the_protocols_that_suit_it_and_fvd_on_demand(labelled, pac
     assert len(scores["class_conditional"]["per_horizon"]["digits model"]) == 10
     assert scores["frechet"]["fvd"] == {"model": 12.35, "truth": 12.35, "copy": 12.35} and len(package) == 3
     assert "fvd: package cd-fvd" in scores["frechet"]["protocol"]
-    distances = scores["frechet"]["frechet distance (classifier features)"]
-    text = markdown({"model": "m"} | scores)
-    assert "| figure | model | truth | copy |" in text and "| classifier score model | " in text
-    assert f"| frechet distance (classifier features) | {' | '.join(map(str, distances.values()))} |" in text
     stt = at_real_size(STT, TINY, TINY_TOKENIZER)
     timesformer = type(TINY_TIMESFORMER).from_dict(TINY_TIMESFORMER.to_dict() | {"image_size": 64})
     some = ["--only", "class_conditional", "surprise", "interpolation", "segmentation", "action_following"]
@@ -342,13 +337,3 @@ def test_what_is_missing_is_said_at_once(tmp_path):
     ):
         with pytest.raises(SystemExit, match=f"evaluate on moving_mnist: .*{message}"):
             evaluated(STT(TINY), *words)
-
-
-def test_tables_state_the_manifest_the_figures_and_what_is_missing():
-    figures = {"protocol": "how", "per_horizon": {"energy model": [None, 0.5]}, "seconds_per_frame": 0.1}
-    figures |= {"1 ahead, model": {"mean IoU": 0.5, "ink_accuracy": 0.25}}
-    surprise = {"protocol": "how", "bits_per_dim": 0.25}
-    text = markdown({"model": "m", "simulated_futures": figures, "surprise": surprise})
-    assert "| energy model |  | 0.500 |" in text and "how" in text and "- seconds_per_frame: 0.1" in text
-    assert "| figure | mean IoU | ink accuracy |" in text and "| 1 ahead, model | 0.5 | 0.25 |" in text
-    assert "| surprise, bits per dimension | 0.25 |" in text

@@ -10,16 +10,15 @@ import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import imageio.v3 as iio
 import torch
 
 import stt
 from stt.api import Predictor
+from stt.model_card import provenance
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
 from train.evaluation.protocols import CONTEXT, HORIZON, PROTOCOLS, Evaluation
-from train.evaluation.report import markdown
 from train.evaluation.tabletop import TabletopEvaluation
 from train.evaluation.videos import VideosEvaluation
 from train.sim.tabletop.environment import load_mujoco
@@ -83,13 +82,13 @@ def main(arguments: list[str] | None = None) -> None:
     with TemporaryDirectory() as folder:
         args.simulated = args.simulated or Path(folder)
         evaluation = evaluation_of(model, args)
-        scores: dict[str, Any] = {"model": args.model, "settings": settings, "card": dict(model.card)}
-        scores |= evaluation.run(args.only)
+        scores = evaluation.run(args.only)
         picture = evaluation.sheet() if args.sheet else None
-    text = markdown(scores)
+    card = dict(model.card)
+    text = "\n".join([f"# {args.model}", "", *provenance(card | {"scores": scores})])
     print(text)
     if args.json:
-        args.json.write_text(json.dumps(scores, indent=1))
+        args.json.write_text(json.dumps({"model": args.model, "settings": settings, "card": card} | scores, indent=1))
     if args.markdown:
         args.markdown.write_text(text + "\n")
     if picture is not None:

@@ -13,9 +13,9 @@ function showReport() {
   }
   const start = current.context_frames;
   const several = current.names.length > 1;
-  if (several) chart("Spread of the futures", "%", [["future", start, report.spread.map((v) => 100 * v), "spread"]]);
+  if (several) chart("Spread", "%", [["future", start, report.spread.map((v) => 100 * v), "spread"]]);
   if (report.scores) {
-    for (const [name, title, unit] of [["error", "Error against the real clip", "%"], ["ssim", "Similarity to it (SSIM)", ""]]) {
+    for (const [name, title, unit] of [["error", "Error", "%"], ["ssim", "Similarity (SSIM)", ""]]) {
       const futures = report.scores.futures[name];
       const [baseline, label] = report.scores.blend ? ["blend", "ends blended"] : ["copy", "last frame"];
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
@@ -25,7 +25,7 @@ function showReport() {
         null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores[baseline][name]) : 0);
     }
   }
-  if (report.surprise) chart("Surprise of the clip", "bits", [["surprise", 1, report.surprise.bits, "per pixel"]], report.surprise.usual);
+  if (report.surprise) chart("Surprise", "bits", [["surprise", 1, report.surprise.bits, "per pixel"]], report.surprise.usual);
 }
 
 // lines: [class, first frame, values, name or nothing]; dotted: a value to compare with

@@ -149,31 +149,21 @@ def predict_batch(model: Predictor, prompts: Video, frames: int, sampling: Sampl
 # ---- best of N ---------------------------------------------------------------------------------------
 
 
-def best_and_mean(futures: Video, true: Video) -> dict[str, Tensor]:
-    """Futures (N, T, C, H, W) and the true one (T, C, H, W) on [0, 1] -> best and mean of N per frame, (T,) each.
-
-    The best future is the one whose mean over the horizon is best, by each metric on its own.
-    """
-    scores = {}
-    for name, metric in FRAME_METRICS.items():
-        values = metric(futures, true.expand_as(futures))  # (N, T)
-        means = values.mean(dim=1)
-        best = means.argmax() if HIGHER_IS_BETTER[name] else means.argmin()
-        scores[f"{name} best"], scores[f"{name} mean"] = values[best], values.mean(dim=0)
-    return scores
-
-
 def compare(predictions: Mapping[str, Video], true: Video) -> dict[str, Tensor]:
     """Futures (N, T, C, H, W) by name and the true one (T, C, H, W) on [0, 1] -> figures per frame, (T,) each.
 
-    Best and mean of the futures named `model`, the best of others.
+    `best` and `mean` of the futures named `model`, the best of others. The best future is the one whose mean over the
+    horizon is best, by each metric on its own.
     """
     scores = {}
     for name, futures in predictions.items():
-        for figure, values in best_and_mean(futures, true).items():
-            metric, which = figure.split()
-            if name == "model" or which == "best":
-                scores[figure if name == "model" else f"{metric} {name}"] = values
+        for metric, measure in FRAME_METRICS.items():
+            values = measure(futures, true.expand_as(futures))  # (N, T)
+            means = values.mean(dim=1)
+            best = means.argmax() if HIGHER_IS_BETTER[metric] else means.argmin()
+            scores[f"{metric} {'best' if name == 'model' else name}"] = values[best]
+            if name == "model":
+                scores[f"{metric} mean"] = values.mean(dim=0)
     return scores
 
 
