@@ -187,6 +187,11 @@ class Model(nn.Module, ABC):
 class Tokenizer(Model):
     """Frames <-> codes. `encode` and `decode` are inverse up to the reconstruction error."""
 
+    @property
+    def slice_frames(self) -> int:
+        """Frames that are coded together; clips have a multiple of it."""
+        return 1
+
     @abstractmethod
     def encode(self, video: Video) -> Codes: ...
 
@@ -209,6 +214,11 @@ class Predictor(Model):
     family: ClassVar[str]
     knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
+
+    @property
+    def frozen_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer whose codes the network predicts, if there is one."""
+        return next((part for part in self.modules() if isinstance(part, Tokenizer)), None)
 
     @abstractmethod
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> Any:

@@ -103,7 +103,7 @@ def _parameters(model: Predictor) -> str:
     def count(module: nn.Module) -> str:
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f}M"
 
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer = model.frozen_tokenizer
     return count(model) + (f", of which tokenizer {count(tokenizer)}" if tokenizer is not None else "")
 
 

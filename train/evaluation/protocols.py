@@ -283,7 +283,7 @@ def reconstruction(tokenizer: Any, clips: Video, metrics: Metrics = FRAME_METRIC
 
     Frames at the end that fill no slice of a tokenizer's codes are left out.
     """
-    clips = clips[:, : clips.shape[1] - clips.shape[1] % getattr(tokenizer.config, "frames", 1)]
+    clips = clips[:, : clips.shape[1] - clips.shape[1] % tokenizer.slice_frames]
     ids, sizes = tokenizer.encode(clips).ids, tokenizer.quantizer.sizes
     decoded, true = unit(tokenizer.reconstructed(clips)), unit(clips)
     again = unit(tokenizer.reconstructed(decoded * 2 - 1))
