@@ -115,6 +115,31 @@ class STT(Predictor):
             self.tokens = FlowTokens(
                 c.image_size, c.channels, c.flows, c.flow_width, c.dim, c.heads, len(c.actions), any(c.gaussian_grid)
             )
+        else:
+            training = CodeTraining(
+                kl_weight=c.kl_weight, free_nats=c.free_nats, jitter=c.jitter, scheduled_sampling=c.scheduled_sampling
+            )
+            self.tokens = CodeTokens(c.tokenizer, c.dim, training)
+        self.network = SpaceTimeTransformer(
+            SpaceTimeConfig(
+                rows=self.tokens.rows, columns=self.tokens.columns, dim=c.dim, depth=c.depth, heads=c.heads,
+                mlp_ratio=c.mlp_ratio, window=c.window or c.context_frames, gaussian_grid=c.gaussian_grid,
+                gaussian_dim=c.gaussian_dim, action_dim=len(c.actions),
+            )
+        )  # fmt: skip
+
+    @property
+    def tokenizer(self) -> FrameVQ | None:
+        return self.tokens.tokenizer if isinstance(self.tokens, CodeTokens) else None
+
+    @property
+    def segmenter(self) -> Segmenter | None:
+        return self.tokens.segmenter if isinstance(self.tokens, MotionTokens) else None
+
+    # ---- training ------------------------------------------------------------------------------------
+
+    def begin_step(self, step: int) -> None:
+        self.tokens.begin_step(random.Random(step))
 
     def loss(self, batch: Batch) -> Loss:
         """Of the clips, and of their actions where the config names some."""
