@@ -13,11 +13,12 @@ from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.schedule import TrainerConfig
 
-Dataset = MovingMNIST | TabletopDataset | VideoFolder
+Dataset = MovingMNIST | TabletopDataset | RobotDataset | VideoFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Preset:
 
     summary: str
     model: Config
-    data: MovingMNISTConfig | TabletopDataConfig | VideoFolderConfig
+    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig
     training: TrainerConfig
     tokenizer: str = ""  # preset of the tokenizer that is trained first where none is given
 
