@@ -151,6 +151,8 @@ class STT(Predictor):
             if actions.shape != expected:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {expected}")
         visible = None
+        if actions is None and self.config.flows and self.config.actions:
+            raise ValueError(f"the model takes {len(self.config.actions)} action(s), the clips have none")
         if actions is not None:
             actions, visible = actions[:, :-1], self.hide_actions(actions)[:, :-1]
         if isinstance(self.tokens, FlowTokens):
