@@ -90,7 +90,7 @@ def facts(model: Predictor) -> dict[str, str]:
         "parameters": _parameters(model),
         "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
         "context": f"up to {c.context_frames} frames",
-        "weights": model.weights,
+        "weights": model.weights_hash,
     }
 
 

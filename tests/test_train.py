@@ -339,7 +339,7 @@ def test_the_commands_train_a_tokenizer_and_a_predictor_and_score_them(tmp_path)
         subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, check=True, timeout=300)
 
     small = ["--strokes", 1, "--frames", 6, "--batch", 2, "--steps", 3, "--device", "cpu"]
-    run("train.predictor", "--preset", "moving_mnist_1/videogpt/cpu", *small, "--out", tmp_path / "both")
+    run("train.predictor", "--preset", "moving_mnist_one_digit/videogpt/cpu", *small, "--out", tmp_path / "both")
     assert load_any(tmp_path / "both").config.tokenizer == load_any(tmp_path / "both" / "tokenizer").config
     run("train.predictor", "--preset", "moving_mnist/stt/cpu", *small, "--out", tmp_path / "stt")
     run("train.predictor", "--preset", "moving_mnist/stt/cpu", *small, "--out", tmp_path / "stt", "--resume")

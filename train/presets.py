@@ -130,17 +130,17 @@ PRESETS: dict[str, Preset] = {
         "segmentation. One GPU, 20 minutes. Not measured.",
         model=transframer_gpu, data=replace(two_digits, frames=10), training=replace(gpu, batch=128, muon=True),
     ),
-    "moving_mnist_1/video_vq/cpu": Preset(
+    "moving_mnist_one_digit/video_vq/cpu": Preset(
         summary="VideoVQ tokenizer on Stochastic Moving MNIST, one digit. One CPU core, 9 minutes: PSNR 25.8 dB.",
         model=video_vq_cpu, data=replace(one_digit, frames=16), training=replace(cpu_tokenizer, batch=3),
     ),
-    "moving_mnist_1/videogpt/cpu": Preset(
+    "moving_mnist_one_digit/videogpt/cpu": Preset(
         summary="VideoGPT on Stochastic Moving MNIST, one digit, given frames or a class. Two CPU cores, "
         "104 minutes in two runs: best of 20: MSE 62.3 (5 -> 10).",
         model=videogpt_cpu, data=replace(one_digit, frames=15), training=replace(cpu_predictor, batch=2),
-        tokenizer="moving_mnist_1/video_vq/cpu",
+        tokenizer="moving_mnist_one_digit/video_vq/cpu",
     ),
-    "moving_mnist_1/transframer/cpu": Preset(
+    "moving_mnist_one_digit/transframer/cpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, one digit: any frame given four others, and its "
         "segmentation. Two CPU cores, 84 minutes: best of 20: MSE 65.5 (5 -> 10).",
         model=transframer_cpu, data=replace(one_digit, frames=10), training=replace(cpu_predictor, batch=2),
