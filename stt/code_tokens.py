@@ -160,7 +160,7 @@ class CodeTokens(nn.Module):
     # ---- likelihood ----------------------------------------------------------------------------------
 
     def nats(self, video: Video, network: SpaceTimeTransformer) -> tuple[Tensor, int]:
-        """Nats of all frames' codes but the first's, per cell (B, T - 1, h, w), and a cell's number of pixels times channels.
+        """Nats of each frame's codes but the first's, per cell (B, T - 1, h, w), and a cell's pixels times channels.
 
         An estimate: the negative ELBO at the posterior's mean. At samples of the posterior its mean would be an upper
         bound of the codes' negative log-likelihood.
@@ -176,7 +176,7 @@ class CodeTokens(nn.Module):
         return torch.cat(nats, dim=1), c.downsampling**2 * c.channels
 
     def elbo_nats(self, out: SpaceTimeOutput, ids: Tensor) -> Tensor:
-        """Negative ELBO of codes (B, T, h, w, G), per token (B, T, h, w); a cell's KL is spread evenly over its tokens."""
+        """Negative ELBO of codes (B, T, h, w, G), per token (B, T, h, w); a KL is spread evenly over its tokens."""
         logits = self.logits(out.hidden)
         nats = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none").view_as(ids).sum(dim=-1)
         for gaussian in out.gaussians:

@@ -189,7 +189,7 @@ class MotionTokens(nn.Module):
 
 
 def split_penalty(layers: Layers) -> Tensor:
-    """How evenly K layers share the ink: about 0 if one layer has all of it or none has any, sqrt(K) - 1 if all are equal.
+    """How evenly K layers share the ink: about 0 if one has all of it or none has any, sqrt(K) - 1 if all are equal.
 
     The penalty is concave in each share, so of equally good splits the least even one costs least. It keeps an object
     in one layer: two layers whose displacements are sampled independently would tear the object apart.

@@ -158,9 +158,9 @@ def test_actions_of_another_length_or_out_of_range_are_refused_and_any_by_a_mode
     prompt = clips(acting)[0]
     with pytest.raises(ValueError, match="an action has 1 numbers, the model takes 2"):
         stt.rollout(acting, prompt, 1, condition=Condition(actions=((1.0,),)))
-    with pytest.raises(ValueError, match="must be rows of as many numbers between -1 and 1"):
+    with pytest.raises(ValueError, match="must be rows of equal length, of numbers between -1 and 1"):
         Condition(actions=((1.5, 0.0),))
-    with pytest.raises(ValueError, match="must be rows of as many numbers"):
+    with pytest.raises(ValueError, match="must be rows of equal length"):
         Condition(actions=((1.0, 0.0), (1.0,)))
     with pytest.raises(ValueError, match="actions are given, a model of family stt like this one takes none"):
         stt.rollout(tiny, prompt, 2, condition=Condition(actions=((1.0,),)))

@@ -29,7 +29,7 @@ class Preset:
     model: Config
     data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig
     training: TrainerConfig
-    tokenizer: str = ""  # preset of the tokenizer that is trained first where none is given
+    tokenizer_preset: str = ""  # trained first where no tokenizer is given
 
     @property
     def family(self) -> str:
@@ -123,7 +123,7 @@ PRESETS: dict[str, Preset] = {
         summary="VideoGPT on Stochastic Moving MNIST, two digits, given frames or classes. One GPU, 20 minutes. "
         "Not measured.",
         model=videogpt_gpu, data=replace(two_digits, frames=15), training=replace(gpu, batch=128, muon=True),
-        tokenizer="moving_mnist/video_vq/gpu",
+        tokenizer_preset="moving_mnist/video_vq/gpu",
     ),
     "moving_mnist/transframer/gpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, two digits: any frame given four others, and its "
@@ -138,7 +138,7 @@ PRESETS: dict[str, Preset] = {
         summary="VideoGPT on Stochastic Moving MNIST, one digit, given frames or a class. Two CPU cores, "
         "104 minutes in two runs: best of 20: MSE 62.3 (5 -> 10).",
         model=videogpt_cpu, data=replace(one_digit, frames=15), training=replace(cpu_predictor, batch=2),
-        tokenizer="moving_mnist_one_digit/video_vq/cpu",
+        tokenizer_preset="moving_mnist_one_digit/video_vq/cpu",
     ),
     "moving_mnist_one_digit/transframer/cpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, one digit: any frame given four others, and its "
@@ -157,12 +157,12 @@ PRESETS: dict[str, Preset] = {
         summary="STT on the tabletop, with actions or without. One CPU core, 388 minutes, then 54 minutes of two: "
         "all objects are left after 20 frames in 86 % of the futures; energy distance 0.18.",
         model=tabletop_stt_cpu, data=tabletop, training=replace(cpu_predictor, minutes=80),
-        tokenizer="tabletop/frame_vq/cpu",
+        tokenizer_preset="tabletop/frame_vq/cpu",
     ),
     "tabletop/stt/gpu": Preset(
         summary="STT on the tabletop, with actions or without. One GPU, 20 minutes. Not measured.",
         model=tabletop_stt_gpu, data=tabletop, training=replace(gpu, batch=192, muon=True),
-        tokenizer="tabletop/frame_vq/gpu",
+        tokenizer_preset="tabletop/frame_vq/gpu",
     ),
     "tabletop/layered/cpu": Preset(
         summary="Layered on the tabletop, with actions or without, 0.4M parameters. Two CPU cores, 161 minutes in ten "
@@ -181,7 +181,7 @@ PRESETS: dict[str, Preset] = {
     "videos/stt/cpu": Preset(
         summary="STT on your own videos, colour, 64x64. Two CPU cores, 30 minutes. Not measured.",
         model=videos_stt, data=videos, training=replace(cpu_predictor, minutes=30),
-        tokenizer="videos/frame_vq/cpu",
+        tokenizer_preset="videos/frame_vq/cpu",
     ),
     "car/frame_vq/cpu": Preset(
         summary="FrameVQ tokenizer on the camera of a toy car, 64x64 at 10 Hz. One CPU core, 12 minutes: "
@@ -196,11 +196,11 @@ PRESETS: dict[str, Preset] = {
         summary="STT on the camera of a toy car, with actions or without, 64x64. One CPU core, 52 minutes in two runs: "
         "best of 20: PSNR 28.0 dB (5 -> 20).",
         model=car_stt_cpu, data=car, training=replace(cpu_predictor, minutes=50),
-        tokenizer="car/frame_vq/cpu",
+        tokenizer_preset="car/frame_vq/cpu",
     ),
     "car/stt/gpu": Preset(
         summary="STT on the camera of a toy car, with actions or without, 128x128. One GPU, 20 minutes. Not measured.",
         model=car_stt_gpu, data=car, training=replace(gpu, batch=128, muon=True),
-        tokenizer="car/frame_vq/gpu",
+        tokenizer_preset="car/frame_vq/gpu",
     ),
 }  # fmt: skip
