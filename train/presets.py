@@ -101,8 +101,8 @@ gpu = TrainerConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 
 PRESETS: dict[str, Preset] = {
     "moving_mnist/stt/cpu": Preset(
-        summary="STT with motion layers on Moving MNIST, one and two digits, deterministic and stochastic. One CPU core, "
-        "60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM 0.928 (10 -> 10).",
+        summary="STT with motion layers on Moving MNIST, one and two digits, deterministic and stochastic. One CPU "
+        "core, 60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM 0.928 (10 -> 10).",
         model=digits_stt_cpu, data=mixed_digits,
         training=replace(cpu_predictor, batch=8, lr=1.5e-3, muon=False),
     ),
@@ -140,8 +140,8 @@ PRESETS: dict[str, Preset] = {
         model=video_vq_cpu, data=replace(one_digit, frames=16), training=replace(cpu_tokenizer, batch=3),
     ),
     "moving_mnist_one_digit/videogpt/cpu": Preset(
-        summary="VideoGPT on Stochastic Moving MNIST, one digit, given frames or a class. Two CPU cores, 60 minutes; not "
-        "measured. Measured: digits-videogpt, 104 minutes in two runs: MSE 62.3, best of 20 (5 -> 10, 64 prompts).",
+        summary="VideoGPT on Stochastic Moving MNIST, one digit, given frames or a class. Two CPU cores, 60 minutes; "
+        "not measured. Measured: digits-videogpt, 104 minutes in two runs: MSE 62.3, best of 20 (5 -> 10, 64 prompts).",
         model=videogpt_cpu, data=replace(one_digit, frames=15), training=replace(cpu_predictor, batch=2),
         tokenizer_preset="moving_mnist_one_digit/video_vq/cpu",
     ),
@@ -174,8 +174,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "tabletop/layered/cpu": Preset(
         summary="Layered on the tabletop, with actions or without, 0.4M parameters, all parts at once. Two CPU cores, "
-        "80 minutes; not measured. Measured: tabletop-layered, 161 minutes in ten runs of single parts: all objects are "
-        "visible at frame 20 in 99 % of the futures, normalised energy distance 0.15.",
+        "80 minutes; not measured. Measured: tabletop-layered, 161 minutes in ten runs of single parts: all objects "
+        "are visible at frame 20 in 99 % of the futures, normalised energy distance 0.15.",
         model=layered_cpu, data=tabletop, training=replace(cpu_predictor, minutes=80, batch=8, lr=3e-3, muon=False),
     ),
     "tabletop/layered/gpu": Preset(
@@ -201,13 +201,14 @@ PRESETS: dict[str, Preset] = {
         model=car_vq_gpu, data=replace(car, frames=2), training=replace(gpu, minutes=4, batch=128),
     ),
     "car/stt/cpu": Preset(
-        summary="STT with codes on the camera of a toy car, with actions or without, 64x64. One CPU core, 50 minutes; not "
-        "measured. Measured: car-stt, 52 minutes in two runs: PSNR 28.0 dB, best of 20 (5 -> 20).",
+        summary="STT with codes on the camera of a toy car, with actions or without, 64x64. One CPU core, 50 minutes; "
+        "not measured. Measured: car-stt, 52 minutes in two runs: PSNR 28.0 dB, best of 20 (5 -> 20).",
         model=car_stt_cpu, data=car, training=replace(cpu_predictor, minutes=50),
         tokenizer_preset="car/frame_vq/cpu",
     ),
     "car/stt/gpu": Preset(
-        summary="STT with codes on the camera of a toy car, with actions or without, 128x128. One GPU, 20 minutes; not measured.",
+        summary="STT with codes on the camera of a toy car, with actions or without, 128x128. One GPU, 20 minutes; "
+        "not measured.",
         model=car_stt_gpu, data=car, training=replace(gpu, batch=128, muon=True),
         tokenizer_preset="car/frame_vq/gpu",
     ),
