@@ -30,7 +30,9 @@ CELL = 8  # pixels a side of a token
 COMPONENTS = 5  # normals of the policy's mixture
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
-RECONSTRUCTION_WEIGHT = 100.0  # of the mean absolute error on [0, 1] beside a nat
+SCALES = (1, 2, 4)  # pixels a side that errors are averaged over: coarse ones lead flows to things some pixels away
+SQUARE_WEIGHT = 5.0  # of the squared error beside the absolute one
+RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
 POLICY_WEIGHT = 0.1
 PIXEL_STD = 0.1  # of what is not predicted, for the likelihood
 
@@ -76,6 +78,7 @@ class FlowTokens(nn.Module):
         heads: int,
         num_actions: int,
         has_posterior: bool,
+        scheduled_sampling: float,
     ) -> None:
         super().__init__()
         self.flows, self.channels, self.num_actions = flows, channels, num_actions
@@ -101,7 +104,8 @@ class FlowTokens(nn.Module):
         self.leave = nn.Conv2d(width, PATCH**2 * sum(self.sizes), 3, padding=1)
         nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still
         nn.init.zeros_(self.leave.bias)
-        self.num_context = MAX_CONTEXT
+        self.scheduled_sampling = scheduled_sampling  # share of steps that predict from predictions
+        self.num_context: int | None = None  # true frames before them, None for all
 
     # ---- one step --------------------------------------------------------------------------------------
 
@@ -159,15 +163,16 @@ class FlowTokens(nn.Module):
     # ---- training --------------------------------------------------------------------------------------
 
     def begin_step(self, rng: random.Random) -> None:
-        self.num_context = rng.randint(1, MAX_CONTEXT)
+        own = rng.random() < self.scheduled_sampling
+        self.num_context = rng.randint(1, MAX_CONTEXT) if own else None
 
     def loss(self, video: Video, network: SpaceTimeTransformer, actions: Tensor | None, visible: Tensor | None) -> Loss:
-        """The absolute error of frames predicted from true ones and then from predicted ones, and the policy's nats.
+        """The error of frames predicted from true ones, at times then from predicted ones, and the policy's nats.
 
         actions (B, T, A): what leads from each frame to the next; visible: the same, nan where a prompt hides them.
         """
         b, t = video.shape[:2]
-        num_context = min(self.num_context, t - 1)
+        num_context = min(self.num_context or t - 1, t - 1)
         past = None
         if actions is not None:
             past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
@@ -190,7 +195,7 @@ class FlowTokens(nn.Module):
                 lambda policy, given=given: given, draw,
                 None if target is None else target[:, k : k + n], cache,
             )  # fmt: skip
-            errors.append((out.video - video[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)) / 2)
+            errors.append(error_of_scales(out.video, video[:, k + 1 : k + n + 1]))
             if given is not None:
                 nats.append(out.policy.nll(given).unflatten(0, (b, n)).mean(dim=0))
             kls += out.kls
@@ -282,6 +287,17 @@ class ActionBlock(nn.Module):
         h = self.space(rearrange(self.space_norm(x), "n h w d -> n (h w) d"), angles)
         x = x + rearrange(h, "n (h w) d -> n h w d", h=height)
         return x + self.mlp(self.mlp_norm(x))
+
+
+def error_of_scales(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean absolute and squared error of each frame of (B, T, C, H, W) at several scales, on [0, 1], (T,)."""
+    difference = (predicted - true) / 2
+    total = SQUARE_WEIGHT * difference.square().mean(dim=(0, 2, 3, 4))
+    for scale in SCALES:
+        total = total + F.avg_pool2d(difference.flatten(0, 1), scale).abs().mean(dim=(1, 2, 3)).unflatten(
+            0, difference.shape[:2]
+        ).mean(dim=0)
+    return total
 
 
 def warp(frames: Tensor, flow: Tensor) -> Tensor:

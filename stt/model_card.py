@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from stt.api import Predictor, Sampling
+from stt.migrations import migrated_scores
 
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
 PREDICTORS = (  # last words of a figure's name: what was scored
     r"model|best|mean|guess|copy|truth|flow|blend|tracker|untrained|zero features|unconditional|conditioned|[+-]1|"
-    r"free|told(?: [+-]1)?|straight \w+"
+    r"straight \w+"
 )
 
 TEMPLATE = """---
@@ -90,7 +91,7 @@ def facts(model: Predictor) -> dict[str, str]:
         "parameters": _parameters(model),
         "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
         "context": f"up to {c.context_frames} frames",
-        "weights": model.weights,
+        "weights": model.weights_hash,
     }
 
 
@@ -130,7 +131,7 @@ def _training(card: Mapping[str, Any]) -> list[str]:
 def _scores(scores: dict[str, Any]) -> list[str]:
     """For each protocol a table of its figures per frame ahead, then its other figures as a list."""
     lines = ["", "## Scores"] if scores else []
-    for name, figures in scores.items():
+    for name, figures in migrated_scores(scores).items():
         lines += ["", f"**{name}**: {figures.get('protocol', '')}", ""]
         rows = figures.get("per_horizon", {})
         lines += _table(rows) if rows else []

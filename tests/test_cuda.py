@@ -17,7 +17,7 @@ from train.evaluation.simulated_futures import simulated_futures
 from train.evaluation.tabletop import PUSHER, straight_line
 from train.processes import make_accelerator
 from train.schedule import TrainerConfig
-from train.trainer import Trainer, fit
+from train.trainer import Trainer
 
 pytestmark = [
     pytest.mark.cuda,
@@ -96,14 +96,14 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_and_stops_at_the_log(tmp_p
     model.loss = lambda batch: loss_of(batch)._replace(total=loss_of(batch).total + float("inf"))
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(SystemExit, match="loss is inf .* at step 0: stopped before the update"):
-        fit(run, batches(model))
+        run.fit(batches(model))
     assert run.step == 4
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 def test_a_compiled_run_learns_and_is_saved(tmp_path):
     model = built(TINY_CONFIGS["timesformer"])
-    fit(run_of(model, tmp_path, compile=True), batches(model))
+    run_of(model, tmp_path, compile=True).fit(batches(model))
     assert stt.load(tmp_path).config == model.config
 
 

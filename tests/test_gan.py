@@ -16,7 +16,7 @@ from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator
 from train.schedule import TrainerConfig
 from train.tokenizer import main, parser, perceptual_distance
-from train.trainer import Trainer, fit
+from train.trainer import Trainer
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
     stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True)
     config = TrainerConfig(steps=2, batch=2, precision="no")
     run = Trainer(stage, config, tmp_path, make_accelerator("cpu"), {}, runnable=lambda model: model.tokenizer)
-    fit(run, lambda size, number: Batch(clips(tiny, size, seed=number)))
+    run.fit(lambda size, number: Batch(clips(tiny, size, seed=number)))
     assert load_any(tmp_path).config == tiny.tokenizer.config
 
 
@@ -108,7 +108,7 @@ def test_the_perceptual_distance_joins_the_reconstruction_loss_and_is_not_traine
     assert not any(p.requires_grad for p in perceptual.parameters())
     config = TrainerConfig(steps=1, batch=1, precision="no")
     run = Trainer(stage, config, tmp_path, make_accelerator("cpu"), {}, runnable=lambda model: model.tokenizer)
-    fit(run, lambda size, number: Batch(video))
+    run.fit(lambda size, number: Batch(video))
     assert load_any(tmp_path).config == tokenizer.config
 
 

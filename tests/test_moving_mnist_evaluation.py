@@ -286,13 +286,13 @@ def test_a_model_of_other_classes_or_of_none_is_refused():
 # ---- motion ------------------------------------------------------------------------------------------
 
 
-def test_motion_likelihood_states_floor_and_ignorance_beside_the_model():
+def test_motion_likelihood_states_the_simulators_floor_and_the_uniform_distribution_beside_the_model():
     model = STT(STTConfig(layers=2, segmenter_width=16, dim=32, depth=1, heads=2, gaussian_grid=(0,))).eval()
     videos = MovingMNIST(MovingMNISTConfig(frames=8, strokes=1), None, "test", count_strokes=20)
     figures = motion_likelihood({"model": model}, held_out(videos, 6))["nats a layer and frame"]
-    assert figures["ignorance"]["turns"] == pytest.approx(math.log(81), abs=1e-3)
-    assert figures["world"]["on"] == 0 < figures["world"]["turns"] < math.log(81)
-    assert figures["model"]["all"] > figures["world"]["all"]
+    assert figures["uniform"]["turns"] == pytest.approx(math.log(81), abs=1e-3)
+    assert figures["oracle"]["on"] == 0 < figures["oracle"]["turns"] < math.log(81)
+    assert figures["model"]["all"] > figures["oracle"]["all"]
 
 
 # ---- the command -------------------------------------------------------------------------------------

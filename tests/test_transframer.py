@@ -229,7 +229,7 @@ def test_the_surprise_is_the_likelihood_of_triples_in_bits_a_pixel_each_in_its_c
     bits = scores.nats[0] / math.log(2)
     assert float(surprise.bits[0, 0]) * 256 == pytest.approx(float(bits.sum()), rel=1e-4)
     third = bits[scores.cell[0] == 3].sum() + bits[scores.cell[0] == 16].sum() / 16
-    assert float(surprise.where[0, 0].flatten()[3]) * 16 == pytest.approx(float(third), rel=1e-4)
+    assert float(surprise.per_cell[0, 0].flatten()[3]) * 16 == pytest.approx(float(third), rel=1e-4)
 
 
 # ---- context ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from train.evaluation.st_lpips import STLPIPS
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator, run_as_process
 from train.sheets import reconstruction_sheet
-from train.trainer import Trainer, fit
+from train.trainer import Trainer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def main(words: list[str] | None = None) -> None:
         run.resume()
         cli.save_flags(args, resumed=True)
     sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
-    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet)
+    run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Backend:
         """The result that came with the app for this prompt and these weights; none of them fills a gap."""
         settings = {name: getattr(request, name) for name in ("stride", "fit", "between")}
         settings |= {"prompt_frames": prompt.start}
-        source = prompt.sha256, self.models[request.model].weights
+        source = prompt.sha256, self.models[request.model].weights_hash
         for result in self.results.shipped.values():
             report = result.report
             same_source = (report["clip"]["sha256"], report["weights"]) == source

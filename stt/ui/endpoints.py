@@ -92,7 +92,7 @@ class Endpoints:
                 **dict(zip(("classes", "labels"), label_space(model), strict=True)),
                 "interpolates": isinstance(model, Interpolates),
                 "actions": list(action_axes(model)),
-                "weights": model.weights,
+                "weights": model.weights_hash,
             }
             for name, model in self.backend.models.items()
         ]

@@ -63,10 +63,11 @@ def mean_of_pairs(square: Tensor) -> Tensor:
 
 
 def energy_distance(d: SetDistances) -> tuple[Tensor, Tensor]:
-    """2 E|x-y| - E|x-x'| - E|y-y'| and E|x-x'|, (T,) each: the energy distance (Szekely and Rizzo 2013), unbiased.
+    """The energy distance 2 E|x-y| - E|x-x'| - E|y-y'| and its scale E|x-x'|, (T,) each, unbiased.
 
-    Their ratio, each summed over prompts first, is 0 when both sets come from one distribution, about 0.41 when all
-    y are the mean of x, and about 1 when all y are the same draw of x.
+    After Szekely and Rizzo (2013). Scores state the normalised energy distance: the first over the second, each summed
+    over prompts. It is 0 when both sets come from one distribution, about 0.41 when all y are the mean of x, and about
+    1 when all y are one draw of x.
     """
     within = mean_of_pairs(d.true)
     return 2 * d.cross.mean(dim=(-2, -1)) - within - mean_of_pairs(d.predicted), within
