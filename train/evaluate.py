@@ -17,6 +17,7 @@ import torch
 import stt
 from stt.api import Predictor
 from stt.model_card import provenance
+from train.data.arrays import add_array_flags
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
 from train.evaluation.protocols import CONTEXT, HORIZON, PROTOCOLS, Evaluation
 from train.evaluation.tabletop import TabletopEvaluation
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--controls", action="store_true", help="score ablations of an STT beside it")
     own = parser.add_argument_group("your own videos")
     own.add_argument("--data", type=Path, help="folder of videos, which is then the data set")
+    add_array_flags(own)
     own.add_argument("--horizon", type=int, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
     tabletop = parser.add_argument_group("tabletop")
     tabletop.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")

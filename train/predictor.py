@@ -42,7 +42,7 @@ def main(words: list[str] | None = None) -> None:
     if args.only:
         train_only(model, *args.only)
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
-    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset))
+    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset, train))
     if args.resume:
         run.resume()
         cli.save_flags(args, resumed=True)
@@ -58,9 +58,11 @@ def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
     if args.resume and (out / cli.FLAGS_FILE).is_file():
         words = ["--resume"]
     else:
-        names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
+        names = ("mnist", "data", "strokes", "digits", "fps", "stride", "fit", "layout", "device", "steps")
         values = {name: getattr(args, name) for name in names}
-        words = [f"--{name}={value}" for name, value in values.items() if value is not None]
+        words = [f"--{name}={value}" for name, value in values.items() if value not in (None, "")]
+        for name in ("float_range", "int_range"):
+            words += [f"--{name.replace('_', '-')}", *map(str, getattr(args, name))] if getattr(args, name) else []
         words = ["--preset", preset.tokenizer, *words, *(["--flip"] if args.flip else [])]
     tokenizer.main(["--out", str(out), *words])
     args.tokenizer = str(out)
