@@ -7,7 +7,6 @@ decoder of stt.video opens videos.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -17,12 +16,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from stt.video import Limits, decode_whole
+from stt.video import OWN_FILES, decode_whole
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 ARRAYS = (".npy", ".npz")
 PACK, PACK_INDEX = "frames.mjpegpack", "index.npz"
-LIMITS = Limits(file_bytes=2**36, wall_seconds=7200, cpu_seconds=7200, memory_bytes=4 * 10**9, written_bytes=2**38)
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
 READ_ERRORS = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # VideoError is a ValueError
 
@@ -48,10 +46,9 @@ def read(path: Path, size: int, channels: int, fit: str, scratch: Path) -> Decod
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, size, channels, fit)
     with tempfile.TemporaryFile(dir=scratch) as file:
-        source = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=LIMITS)
-        count = os.fstat(file.fileno()).st_size // (size * size * channels)
+        count, fps, source, *_ = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=OWN_FILES)
         frames = np.memmap(file, np.uint8, "r", shape=(count, size, size, channels))
-    return DecodedVideo(frames, count, (source.width, source.height), source.fps, [0])
+    return DecodedVideo(frames, count, (source.width, source.height), fps, [0])
 
 
 def resize_square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
