@@ -7,7 +7,6 @@ opens videos.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -18,11 +17,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from stt.video import Limits, decode_whole
+from stt.video import OWN_FILES, decode_whole
 from train.data.arrays import ArrayOptions, as_clips, in_words, to_bytes, value_range, without_alpha
 from train.data.sources import ARRAYS, PACK, PACK_INDEX, Source
 
-LIMITS = Limits(file_bytes=2**36, wall_seconds=7200, cpu_seconds=7200, memory_bytes=4 * 10**9, written_bytes=2**38)
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
 READ_ERRORS = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # VideoError is a ValueError
 
@@ -72,12 +70,16 @@ def read(source: Source, options: ReadOptions, scratch: Path) -> DecodedVideo:
 
 
 def _read_video(path: Path, options: ReadOptions, scratch: Path) -> DecodedVideo:
-    size, channels = options.size, options.channels
+    """Frames at the file's own rate. Where that varies, those nearest in time at its average."""
+    size, channels, fit = options.size, options.channels, options.fit
     with tempfile.TemporaryFile(dir=scratch) as file:
-        video = decode_whole(path, file, size=size, channels=channels, fit=options.fit, limits=LIMITS)
-        count = os.fstat(file.fileno()).st_size // (size * size * channels)
+        count, fps, source, _, notes = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=OWN_FILES)
+        if any("frame rate varies" in note for note in notes):
+            file.seek(0)
+            file.truncate()
+            count = decode_whole(path, file, size=size, channels=channels, fit=fit, fps=fps, limits=OWN_FILES).frames
         frames = np.memmap(file, np.uint8, "r", shape=(count, size, size, channels))
-    return DecodedVideo(frames, count, (video.width, video.height), video.fps, [0])
+    return DecodedVideo(frames, count, (source.width, source.height), fps, [0], None, notes)
 
 
 def resize_square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-VIDEOS = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv", ".asf",
-    ".mpg", ".mpeg", ".vob", ".flv", ".ogv", ".h264", ".264",
-)  # fmt: skip
+from stt.ffmpeg import VIDEO_ENDINGS
+
 ARRAYS = (".npy", ".npz")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 LISTS = (".txt", ".lst")
@@ -52,7 +50,7 @@ def list_sources(folder: Path) -> tuple[dict[str, Source], dict[str, str]]:
             skipped[name] = "no regular file"
         elif path.name == PACK_INDEX and path.with_name(PACK).exists():
             continue
-        elif path.name == PACK or suffix in VIDEOS + ARRAYS:
+        elif path.name == PACK or suffix in (*VIDEO_ENDINGS, *ARRAYS):
             sources[name] = Source(path)
             videos.add(path.parent)
         elif suffix in PICTURES:
@@ -126,7 +124,7 @@ def listed_sources(path: Path) -> tuple[dict[str, Source], dict[str, str]]:
             skipped[name] = "is not there"
         elif source is None:
             skipped[name] = "a folder without frames"
-        elif target.is_dir() or target.name == PACK or target.suffix.lower() in VIDEOS + ARRAYS:
+        elif target.is_dir() or target.name == PACK or target.suffix.lower() in (*VIDEO_ENDINGS, *ARRAYS):
             sources[name] = source
         else:
             skipped[name] = UNKNOWN
