@@ -90,7 +90,7 @@ def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monke
     small = ["--preset=videos/frame_vq/cpu", "--batch=2", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
     tokenizer.main([*words, *small])
     card = read_header(tmp_path / "tok" / "model.safetensors")["card"]
-    assert card["world"] == {"kind": "folder", "frames": 5, "stride": 1, "fit": "crop", "flip": False}
+    assert card["world"] == {"kind": "folder", "frames": 5, "fps": 10, "stride": 1, "fit": "crop", "flip": False}
     preset = ["--preset=videos/stt/cpu", f"--tokenizer={tmp_path / 'tok'}", f"--out={own}"]
     predictor.main([*words, *preset, *SMALL])
     publish.main([f"--model={own}", f"--out={own}.safetensors"])

@@ -1,4 +1,4 @@
-"""What is read of a folder and how: arrays of any axes and values, folders of frames, lists, links; what is passed over."""
+"""What is read of a folder and how: arrays, folders of frames, lists, links; and what is passed over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def moving(clips: int, frames: int, side: int = 16, channels: int = 1) -> np.nda
     textures = np.random.default_rng(0).integers(0, 120, (clips, 1, side, side, channels), dtype=np.uint8)
     video = np.broadcast_to(textures, (clips, frames, side, side, channels)).copy()
     for t in range(frames):
-        video[:, t, :, t % side] = 250
+        video[:, t, :, t % side : t % side + 4] = 250
     return video
 
 
@@ -147,7 +147,7 @@ def test_a_folder_of_pictures_is_one_clip_in_natural_order(tmp_path):
 
     for name, pattern, convert, tolerance in (
         ("png", "frame%d.png", lambda frame: frame, 0), ("bmp", "%d.BMP", lambda frame: frame, 0),
-        ("webp", "%03d.webp", lambda frame: frame, 60), ("jpg", "f_%d.jpeg", lambda frame: frame, 60),
+        ("webp", "%03d.webp", lambda frame: frame, 1), ("jpg", "f_%d.jpeg", lambda frame: frame, 30),
         ("deep", "%d.png", lambda frame: frame.astype(np.uint16) * 257, 0), ("alpha", "%d.png", transparent, 0),
         ("tiff", "%d.tif", lambda frame: frame, 0),
     ):  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_folder_of_pictures_is_one_clip_in_natural_order(tmp_path):
             write_pictures(tmp_path / name / clip, video, pattern, convert)
         pixels = read_pixels(tmp_path / name, channels=3)
         assert len(pixels) == 24, name
-        assert np.abs(pixels[:12].astype(int) - video).mean() <= tolerance / 4, name
+        assert np.abs(pixels[:12].astype(int) - video).mean() <= tolerance, name
         assert np.abs(pixels[:12].astype(int) - video).max() <= 1 or tolerance, name
     write_pictures(tmp_path / "veiled" / "one", video, convert=veiled)
     write_pictures(tmp_path / "veiled" / "two", video[..., :1])
@@ -243,4 +243,4 @@ def test_a_damaged_index_is_made_again_and_said(tmp_path):
         videos = opened(tmp_path)
         assert torch.equal(videos.batch(4, 0, 0).video, before)
         assert ".stt-index.json: was damaged: all files were decoded again" in videos.account.text()
-    assert "damaged" not in opened(tmp_path).account.text()
+    assert "was damaged" not in opened(tmp_path).account.text()

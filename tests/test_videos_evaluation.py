@@ -114,7 +114,11 @@ def test_what_cannot_be_scored_is_said_at_once(run, folder, tmp_path):
         ({}, ["--data", folder, "--horizon", "0"], "horizon is 0"),
         ({}, ["--data", folder, "--clips", "0"], "count is 0"),
         ({"actions": ("steering",)}, ["--data", folder], "the model takes 1 actions, .* has 2"),
-        ({"actions": ACTIONS}, ["--data", tmp_path / "far"], "go from 1.5 to 1.5, the model takes -1 to 1"),
+        (
+            {"actions": ACTIONS},
+            ["--data", tmp_path / "far"],
+            "takes actions from -1 to 1:\n  train/0.npz: actions go from 1.5 to 1.5",
+        ),
     ):
         with pytest.raises(SystemExit, match=message):
             run(model(**fields), *words)

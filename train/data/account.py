@@ -27,8 +27,8 @@ class Account:
     sizes: dict[str, int]
     fps: dict[str, float]
     split: str  # how it was made
-    split_files: dict[str, int]  # by split
     classes: list[str]
+    split_files: dict[str, int] = field(default_factory=dict)  # by split
     no_classes: str = ""  # why there are none
     actions: str = "none"
     passed_over: dict[str, str] = field(default_factory=dict)  # reasons by name

@@ -19,14 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from stt.checkpoint import write_whole
-from train.data.account import Account, count_sizes
+from stt.ffmpeg import VIDEO_ENDINGS
+from train.data.account import Account, count_sizes, some
 from train.data.arrays import ArrayOptions, extremes, write_frames
 from train.data.readers import READ_ERRORS, ReadOptions, detect_cuts, read
-from train.data.sources import ARRAYS, PACK, PICTURES, VIDEOS, Source, list_sources
+from train.data.sources import ARRAYS, PACK, PICTURES, Source, list_sources
 from train.data.splits import (
     RECORD,
-    SPLITS,
-    by_file,
     file_of,
     read_record,
     split_by_folders,
@@ -75,7 +74,7 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
     by_folder = split_by_folders(sources)
     sources = {name: sources[name] for name in by_folder.inner}
     if not sources:
-        suffixes = ", ".join(suffix[1:] for suffix in VIDEOS + ARRAYS)
+        suffixes = ", ".join(suffix[1:] for suffix in (*VIDEO_ENDINGS, *ARRAYS))
         pictures = ", ".join(suffix[1:] for suffix in PICTURES)
         raise ValueError(
             f"{folder} holds no file that can be read: {suffixes}, {PACK}, or folders of frames ({pictures})"
@@ -90,12 +89,11 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
     how = by_folder.how
     if not how:
         videos, how = split_and_record(folder, videos)
-    names = by_file({v.name: v.split for v in videos})
     account = Account(
         folder=str(folder), files=len(entries), frames=sum(entry["frames"] for entry in entries.values()),
         sizes=count_sizes([tuple(entry["size"]) for entry in entries.values()]),
         fps={name: entry["fps"] for name, entry in entries.items()}, split=how,
-        split_files={side: len(names[side]) for side in SPLITS}, classes=list(classes), no_classes=no_classes,
+        classes=list(classes), no_classes=no_classes,
         actions=action_summary(videos), passed_over=skipped | by_folder.skipped | errors,
         notes=notes | {name: entry["notes"] for name, entry in entries.items() if entry["notes"]},
     )  # fmt: skip
@@ -110,7 +108,7 @@ def classes_of(inner: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, ...], s
         return tuple(folders), ""
     if folders:
         beside = f"{loose[0]} lies" if len(loose) == 1 else f"{loose[0]} and {len(loose) - 1} more lie"
-        return (), f"{beside} beside the folder{'s' * (len(folders) > 1)} {', '.join(folders[:6])}"
+        return (), f"{beside} beside {some([f'{name}/' for name in folders])}"
     return (), ""
 
 

@@ -114,7 +114,7 @@ def listed_sources(path: Path) -> tuple[dict[str, Source], dict[str, str]]:
     targets = []
     for line in list_lines(path):
         choices = [path.parent / name for name in (line, re.sub(r"[\s,]+\d+$", "", line))]
-        targets.append(next((target for target in choices if target.exists()), choices[0]))
+        targets.append(next((target for target in choices if target.exists()), choices[1]))
     base = os.path.commonpath([target.absolute().parent for target in targets]) if targets else path.parent
     sources, skipped = {}, {}
     for target in targets:

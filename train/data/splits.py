@@ -70,8 +70,8 @@ def split_by_name(
         frames += lengths[name] * held_out
     if record and set(split.values()) == {"train"} and len(split) > 1:
         raise ValueError(
-            f"all {len(split)} of its files were trained on before, none is held out: add others, or delete {record_file} "
-            "to split anew"
+            f"all {len(split)} of its files were trained on before, none is held out: add others, or delete "
+            f"{record_file} to split anew"
         )
     return split
 

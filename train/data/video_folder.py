@@ -94,8 +94,8 @@ class VideoFolder:
         self.actions = self._action_size(indexed.videos)  # numbers of an action; 0 where some video has none
         if flip and self.actions:
             raise ValueError(f"{folder} has actions, which flip would not mirror with the pictures: leave it out")
-        self.names = by_file({v.name: v.split for v in indexed.videos})  # of files, by split
         self._videos, short = self._usable(indexed)
+        self.names = by_file({v.name: side for side, of_side in self._videos.items() for v in of_side})  # by split
         self.account = self._account(indexed.account, short)
         self._starts = np.cumsum([v.last - v.first - self.span(v) + 1 for v in self._videos[split]])
         self._clips = sum((v.last - v.first) // self.span(v) for v in self._videos[split])
@@ -192,8 +192,8 @@ class VideoFolder:
             if not videos[side]:
                 raise ValueError(self._one_sided(indexed, side))
             if not usable[side]:
-                names = dict.fromkeys(map(file_of, self.names[side]))
-                reasons = "".join(f"\n  {name}: {short[name]}" for name in names if name in short)
+                names = sorted({file_of(v.name) for v in videos[side]} & short.keys())
+                reasons = "".join(f"\n  {name}: {short[name]}" for name in names)
                 raise ValueError(
                     f"{self.folder}: everything in the {side} split is too short for {self._clip()}:{reasons}"
                 )
@@ -225,6 +225,7 @@ class VideoFolder:
         return replace(
             account, clips=clips, resampled=sorted(name for name, step in steps.items() if step != 1),
             passed_over=account.passed_over | too_short, notes=notes, files=account.files - len(too_short),
+            split_files={side: len(names) for side, names in self.names.items()},
         )  # fmt: skip
 
     def _action_size(self, videos: list[IndexedVideo]) -> int:
@@ -321,11 +322,11 @@ def open_packed(folder: Path, options: ReadOptions) -> IndexedFolder | None:
 
 def packed_account(folder: Path, videos: list[IndexedVideo], index: dict[str, Any]) -> Account:
     """The account of the folder that was packed, with the rates and frames of the packed set."""
-    path, names = folder / PACKED_ACCOUNT, by_file({v.name: v.split for v in videos})
+    path = folder / PACKED_ACCOUNT
     rates = {file_of(v.name): v.fps for v in videos}
     mine = {
         "folder": str(folder), "files": len(rates), "frames": sum(v.last - v.first for v in videos), "fps": rates,
-        "split_files": {side: len(names[side]) for side in SPLITS}, "classes": index["classes"],
+        "classes": index["classes"],
     }  # fmt: skip
     size = f"{index['image_size']}x{index['image_size']}"
     stored = json.loads(path.read_text()) if path.is_file() else {"split": "as packed", "sizes": {size: len(rates)}}
