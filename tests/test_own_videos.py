@@ -51,6 +51,7 @@ def test_batches_hold_the_classes_and_actions_of_a_folder(tmp_path):
 
 def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
     plain, stored, digits = arrays(tmp_path / "plain"), tmp_path / "stored", "moving_mnist/stt/cpu"
+    np.save(tmp_path / "loose.npy", np.zeros((10, 16, 16), np.uint8))
     (stored / "train").mkdir(parents=True)
     (stored / "train" / "index.json").write_text(json.dumps({"format": 2, "per_shard": 2, "crf": 20}))
     for name, words, message in (
@@ -58,6 +59,11 @@ def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
             "moving_mnist_1/videogpt/cpu",
             ["--data", plain],
             "takes 10 classes, .* no class sub-folders: add --set classes=0",
+        ),
+        (
+            "moving_mnist_1/videogpt/cpu",
+            ["--data", tmp_path],
+            r"takes 10 classes, .* no class sub-folders \(loose.npy lies beside plain/\): add --set classes=0",
         ),
         ("tabletop/stt/cpu", ["--data", plain], r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
         ("moving_mnist_1/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),

@@ -54,6 +54,8 @@ def main(words: list[str] | None = None) -> None:
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or for --steps, into the folder `tokenizer` of the run."""
+    if args.data:
+        cli.open_dataset(preset, args, "train", torch.device("cpu"))  # what does not fit the predictor is said first
     out = args.out / "tokenizer"
     if args.resume and (out / cli.FLAGS_FILE).is_file():
         words = ["--resume"]

@@ -7,13 +7,13 @@ import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from stt.checkpoint import write_whole
 
+REPORTED: set[str] = set()  # folders whose account was printed
 MAX_NAMES, MAX_LINES = 6, 24  # of a list in the text; the JSON has all
 
 
@@ -46,8 +46,9 @@ class Account:
         return dataclasses.asdict(self) | {"rates": summary | {"unknown": len(self.fps) - len(rates)}}
 
     def publish(self, path: Path) -> None:
-        """Prints it, once a process, and writes it as JSON."""
-        print_once(self.text())
+        """Writes it as JSON, and prints it unless this process has printed one of the same folder."""
+        if first_time(self.folder):
+            print(self.text(), file=sys.stderr)  # so that a command's figures stay alone on stdout
         text = json.dumps(self.to_json(), indent=1)
         write_whole(path, lambda file: file.write(text.encode()))
 
@@ -107,10 +108,10 @@ def count_sizes(sizes: list[tuple[int, int]]) -> dict[str, int]:
     return {f"{width}x{height}": count for (width, height), count in sorted(Counter(sizes).items())}
 
 
-@cache
-def print_once(text: str) -> None:
-    """On stderr, so that a command's figures stay alone on stdout."""
-    print(text, file=sys.stderr)
+def first_time(folder: str) -> bool:
+    new = folder not in REPORTED
+    REPORTED.add(folder)
+    return new
 
 
 def from_json(values: dict[str, Any]) -> Account:

@@ -147,7 +147,12 @@ def action_summary(videos: list[IndexedVideo]) -> str:
     having = {file_of(v.name): v.actions for v in videos if v.actions}
     lacking = sorted({file_of(v.name) for v in videos} - having.keys())
     if not having or lacking:
-        return f"none: {lacking[0]} and {len(lacking) - 1} more lack them" if having else "none"
+        lack = (
+            f"{len(lacking)} file{'s lack' if len(lacking) > 1 else ' lacks'} them, such as {lacking[0]}"
+            if lacking
+            else ""
+        )
+        return f"none: {lack}" if having else "none"
     ranges = [extremes(np.load(path, mmap_mode="r")) for path in having.values()]
     low, high = np.min([low for low, _ in ranges]), np.max([high for _, high in ranges])
     number = np.load(next(iter(having.values())), mmap_mode="r").shape[-1]
