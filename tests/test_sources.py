@@ -224,13 +224,14 @@ def test_the_account_names_everything_that_is_passed_over_as_text_and_as_json(tm
     text = capsys.readouterr().err
     assert text.count(f"{tmp_path}\n") == 1
     for line in (
-        "files    3 read, 3 passed over", "frames   30 of 16x16", "rates    4 files without a rate",
+        "files    4 read, 1 of them too short; 2 passed over",
+        "frames   30 of 16x16", "rates    4 files without a rate",
         "clips    2 to train on and 1 held out, of 5 frames", "classes  none", "actions  none",
-        "a.srt, notes.md: of a kind that is not read", "short.npy: too short: 3 frames without a cut, a clip takes 5",
+        "a.srt, notes.md: of a kind that is not read", "short.npy: 3 frames without a cut, a clip takes 5",
     ):  # fmt: skip
         assert line in text, line
     account = json.loads((tmp_path / ".stt-account.json").read_text())
-    assert account["rates"] == {"unknown": 4} and account["passed_over"].keys() == {"a.srt", "notes.md", "short.npy"}
+    assert account["rates"] == {"unknown": 4} and account["passed_over"].keys() == {"a.srt", "notes.md"}
     assert account["clips"] == {"frames": 5, "fps": 0.0, "stride": 1, "train": 2, "test": 1}
 
 

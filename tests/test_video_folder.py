@@ -75,8 +75,8 @@ def test_twelve_odd_videos_become_clips_and_unusable_ones_are_named(tmp_path, ca
     videos = VideoFolder(odd, "test", 5, 32, 3, cache=tmp_path)
     videos.report()
     printed = capsys.readouterr().err
-    assert "files    10 read, 3 passed over" in printed and "corrupt.mp4: The file is" in printed
-    assert "short.mp4: too short: 3 frames without a cut" in printed and "notes.txt: of a kind" in printed
+    assert "files    11 read, 1 of them too short; 2 passed over" in printed and "corrupt.mp4: The file is" in printed
+    assert "short.mp4: 3 frames without a cut" in printed and "notes.txt: of a kind" in printed
     assert {v.name for v in index_videos(odd, 32, 3, "crop", tmp_path)[0]} == set(ODD)
     index = json.loads(next(tmp_path.glob("*/.stt-index.json")).read_text())["32x32x3-crop"]
     assert (index["i.m4v"]["size"], index["i.m4v"]["fps"], index["i.m4v"]["frames"]) == ([160, 90], 5, 20)

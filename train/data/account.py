@@ -19,7 +19,7 @@ MAX_NAMES, MAX_LINES = 6, 24  # of a list in the text; the JSON has all
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """files: how many are used. sizes: how many files have each "WIDTHxHEIGHT". fps: rates by file, 0 for none."""
+    """files: how many can be read. sizes: how many have each "WIDTHxHEIGHT". fps: rates by file, 0 for none."""
 
     folder: str
     files: int
@@ -32,6 +32,7 @@ class Account:
     no_classes: str = ""  # why there are none
     actions: str = "none"
     passed_over: dict[str, str] = field(default_factory=dict)  # reasons by name
+    too_short: dict[str, str] = field(default_factory=dict)  # for a clip, by name
     notes: dict[str, list[str]] = field(default_factory=dict)  # by name
     clips: dict[str, Any] = field(default_factory=dict)  # frames, fps, stride, and how many by split
     resampled: list[str] = field(default_factory=list)  # files whose rate is another than the clips'
@@ -55,7 +56,9 @@ class Account:
     def text(self) -> str:
         """A line for each thing, then a line for each reason and note."""
         rows = {
-            "files": f"{self.files} read, {len(self.passed_over)} passed over",
+            "files": f"{self.files} read"
+            + f", {len(self.too_short)} of them too short" * bool(self.too_short)
+            + f"; {len(self.passed_over)} passed over" * bool(self.passed_over),
             "frames": f"{self.frames:,} of {self._sizes()}",
             "rates": self._rates(),
             "clips": self._clips(),
@@ -64,7 +67,8 @@ class Account:
             "actions": self.actions,
         }
         lines = [f"{self.folder}", *(f"  {name:8} {value}" for name, value in rows.items() if value)]
-        lines += self._grouped("passed over", {name: [reason] for name, reason in self.passed_over.items()})
+        for title, reasons in (("passed over", self.passed_over), ("too short", self.too_short)):
+            lines += self._grouped(title, {name: [reason] for name, reason in reasons.items()})
         return "\n".join(lines + self._grouped("notes", self.notes))
 
     def _sizes(self) -> str:
@@ -83,7 +87,7 @@ class Account:
         text = f"{c['train']:,} to train on and {c['test']:,} held out, of {c['frames']} frames"
         text += f" at {c['fps']:g} frames a second" if c["fps"] else ""
         if self.resampled:
-            text += f"; {len(self.resampled)} of {self.files} files are resampled to that rate"
+            text += f"; {len(self.resampled)} files have other rates and are resampled"
         if c["stride"] > 1 and len(self.rates) < len(self.fps):
             text += f"; one of {c['stride']} frames of files without a rate"
         return text

@@ -14,7 +14,6 @@ from stt.checkpoint import write_whole
 AXES = "n clips, t frames, h rows, w columns, c channels"
 LAYOUTS = ("thw", "thwc", "tchw", "cthw", "nthw", "tnhw", "nthwc", "ntchw", "ncthw", "tnhwc", "tnchw")
 MIN_SIDE = 8  # pixels: a shorter axis is no height or width
-TIME_RATIO, CLIP_RATIO = 0.75, 0.9  # see `axis_order`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +76,8 @@ def as_clips(array: np.ndarray, options: ArrayOptions) -> tuple[np.ndarray, str]
 def axis_order(array: np.ndarray) -> str:
     """The layout of an array. Raises ValueError where it is not clear, and names the possible ones.
 
-    An axis of 1 or 3 before or behind the picture is the channels. Time and clips are told apart by content: along
-    time, frames differ less from the next than from one half the axis away; along clips, they differ as much.
+    An axis of 1 or 3 before or behind the picture is the channels. Time and clips are told apart by content: a frame
+    resembles the next one more than later ones, and more than the same frame of another clip.
     """
     shape = array.shape
     possible = [layout for layout in LAYOUTS if len(layout) == array.ndim and fits(layout, shape)]
@@ -90,10 +89,10 @@ def axis_order(array: np.ndarray) -> str:
     if array.ndim == 4 and shape[0] == 1 and "cthw" in possible:  # the same as one gray clip
         return "cthw"
     if len(possible) == 2 and sorted(possible[0][:2]) == sorted(possible[1][:2]) == ["n", "t"]:
-        first, second = lag_ratio(array, 0), lag_ratio(array, 1)
-        if first < TIME_RATIO and second > CLIP_RATIO:
+        (near0, ratio0), (near1, ratio1) = smoothness(array, 0), smoothness(array, 1)
+        if near0 < near1 and 2 * ratio0 <= ratio1:
             return next(layout for layout in possible if layout.startswith("tn"))
-        if second < TIME_RATIO and first > CLIP_RATIO:
+        if near1 < near0 and 2 * ratio1 <= ratio0:
             return next(layout for layout in possible if layout.startswith("nt"))
     if len(possible) == 1:
         return possible[0]
@@ -120,15 +119,18 @@ def in_words(layout: str, shape: tuple[int, ...]) -> str:
     return clips + (f", {'gray' if lengths['c'] < 3 else 'colour'}" if "c" in layout else "")
 
 
-def lag_ratio(array: np.ndarray, axis: int) -> float:
-    """Mean absolute difference of neighbours along an axis, divided by that of entries half the axis apart.
+def smoothness(array: np.ndarray, axis: int) -> tuple[float, float]:
+    """Mean absolute difference of neighbours along one of the first two axes: as it is, and relative to other pairs.
 
-    Of up to 64 entries along the axis and 16 along the other of the first two, which is enough to tell time.
+    Of 64 entries along the axis, 16 along the other one, and 16,384 numbers of these, which is enough to tell time.
     """
-    lines = np.moveaxis(array, axis, 0)[:64, :: max(1, array.shape[1 - axis] // 16)]
-    lines, half = lines.astype(np.float32), min(64, array.shape[axis]) // 2
-    far = float(np.abs(lines[half:] - lines[:-half]).mean()) if half > 1 else 0.0
-    return float(np.abs(np.diff(lines, axis=0)).mean()) / far if far > 0 else 1.0
+    entries = np.moveaxis(array, axis, 0)[:64, :: max(1, array.shape[1 - axis] // 16)]
+    entries = entries.reshape(len(entries), -1)
+    entries = entries[:, :: max(1, entries.shape[1] // 2**14)].astype(np.float32)
+    differences = np.stack([np.abs(entries - entry).mean(axis=1) for entry in entries])
+    lags = np.abs(np.subtract.outer(np.arange(len(entries)), np.arange(len(entries))))
+    near, far = (float(differences[pairs].mean()) if pairs.any() else 0.0 for pairs in (lags == 1, lags > 1))
+    return near, near / far if far > 0 else 1.0
 
 
 # ---- values ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,9 +127,10 @@ def shots_of(name: str, entry: Entry, split: str, label: int, pixels: Path) -> l
 
 def split_and_record(folder: Path, videos: list[IndexedVideo]) -> tuple[list[IndexedVideo], str]:
     """Splits by name, as recorded before, and records what is new. Returns the videos, and how it was done."""
-    lengths: dict[str, int] = {}
+    usual = median([v.fps for v in videos if v.fps] or [1.0])
+    lengths: dict[str, float] = {}  # seconds; frames where no file has a rate
     for v in videos:
-        lengths[v.name] = lengths.get(v.name, 0) + v.last - v.first
+        lengths[v.name] = lengths.get(v.name, 0) + (v.last - v.first) / (v.fps or usual)
     place = index_folder(folder, None)
     record = read_record(place)
     try:

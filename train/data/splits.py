@@ -16,7 +16,7 @@ FOLDERS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "validation", "valid": "validation", "validation": "validation",
 }  # fmt: skip
-TEST_SHARE = 0.08  # least share of the frames that a split by name holds out; whole files make it about a tenth
+TEST_SHARE = 0.08  # least share of the time that a split by name holds out; whole files make it about a tenth
 
 
 class FolderSplit(NamedTuple):
@@ -53,21 +53,21 @@ def split_by_folders(names: Iterable[str]) -> FolderSplit:
 
 
 def split_by_name(
-    lengths: Mapping[str, int], record: Mapping[str, str], record_file: Path = Path(RECORD)
+    lengths: Mapping[str, float], record: Mapping[str, str], record_file: Path = Path(RECORD)
 ) -> dict[str, str]:
     """A split for every name. What is recorded stays; of the others those are held out whose hash is lowest.
 
-    lengths: frames by name. Holds out until the test split has 8 % of all frames, but never all names. Raises
-    ValueError where all names are recorded for training.
+    lengths: by name, of any unit. Holds out until the test split has 8 % of all, but never all names. Raises ValueError
+    where all names are recorded for training.
     """
     split = {name: record[name] for name in lengths if record.get(name) in SPLITS}
     new = sorted(lengths.keys() - split, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
-    frames = sum(lengths[name] for name, side in split.items() if side == "test")
+    length = sum(lengths[name] for name, side in split.items() if side == "test")
     for k, name in enumerate(new):
         last = k == len(new) - 1 and "train" not in split.values()
-        held_out = frames < TEST_SHARE * sum(lengths.values()) and not last
+        held_out = length < TEST_SHARE * sum(lengths.values()) and not last
         split[name] = "test" if held_out else "train"
-        frames += lengths[name] * held_out
+        length += lengths[name] * held_out
     if record and set(split.values()) == {"train"} and len(split) > 1:
         raise ValueError(
             f"all {len(split)} of its files were trained on before, none is held out: add others, or delete "
