@@ -30,7 +30,10 @@ def odd_videos(folder: Path, longer: int = 1) -> Path:
 
 
 CAMERA = "-pix_fmt yuv420p -c:v libx264"
-HLG = "-pix_fmt yuv420p10le -c:v libx265 -color_primaries bt2020 -color_trc arib-std-b67 -colorspace bt2020nc"
+HLG = (
+    "-pix_fmt yuv420p10le -c:v libx265 -preset ultrafast -x265-params "
+    "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
+)
 MORE = {  # name: options, source
     "dashcam.ts": (CAMERA, "testsrc2=s=160x90:r=30:d=1"),
     "camcorder.MTS": (f"-vf interlace {CAMERA} -flags +ildct+ilme -f mpegts", "testsrc2=s=160x96:r=50:d=1"),

@@ -43,7 +43,10 @@ def test_split_folders_are_known_by_their_usual_names_in_any_case(tmp_path):
         folder = folders(tmp_path / str(k), train, test)
         assert numbers(gray(folder).batch(8, 0, 0).video).max() < 40, train
         assert numbers(gray(folder, "test").batch(8, 0, 0).video).min() >= 40, test
-        assert f"by sub-folders: {train}/ trained on, {test}/ held out; 1 train, 1 test" in gray(folder).account.text()
+        assert (
+            f"by sub-folders: {train}/ trained on, {test}/ held out; 1 to train on, 1 held out"
+            in gray(folder).account.text()
+        )
         assert gray(folder).classes == ()
 
 

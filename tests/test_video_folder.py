@@ -109,11 +109,12 @@ def test_more_unreadable_files_than_a_twentieth_stop_with_all_their_names(tmp_pa
     assert "00.npy" not in str(error.value)
 
 
-def ramp(shape: tuple[int, ...], time: int | None = None) -> np.ndarray:
-    """An array whose gray goes up by 10 a frame along its axis of time; by default the first that has 9 frames."""
-    time = shape.index(9) if time is None else time
-    steps = np.arange(shape[time], dtype=np.uint8) * 10
-    return np.broadcast_to(steps.reshape(-1, *[1] * (len(shape) - time - 1)), shape).copy()
+def ramp(shape: tuple[int, ...]) -> np.ndarray:
+    """An array whose gray goes up by 10 along its axis of 9 frames; the second of two clips is brighter."""
+    steps = np.arange(9, dtype=np.uint8) * 10
+    array = np.broadcast_to(steps.reshape(-1, *[1] * (len(shape) - shape.index(9) - 1)), shape).copy()
+    array[1:] += 100 * (shape[0] == 2)
+    return array
 
 
 def test_arrays_of_every_shape_are_read(tmp_path):

@@ -62,7 +62,7 @@ class Account:
             "frames": f"{self.frames:,} of {self._sizes()}",
             "rates": self._rates(),
             "clips": self._clips(),
-            "split": f"{self.split}; " + ", ".join(f"{n} {side}" for side, n in self.split_files.items()),
+            "split": f"{self.split}; {self.split_files.get('train', 0)} to train on, {self.split_files.get('test', 0)} held out",
             "classes": ", ".join(self.classes) if self.classes else f"none{self.no_classes and ': ' + self.no_classes}",
             "actions": self.actions,
         }
