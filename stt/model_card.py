@@ -11,12 +11,13 @@ from typing import Any
 from torch import nn
 
 from stt.api import Predictor, Sampling
+from stt.migrations import migrated_scores
 
 SHIPPED_RATES = {"tabletop": 10.0, "car": 10.0}  # Hz, of cards from before they held a rate
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
 PREDICTORS = (  # last words of a figure's name: what was scored
     r"model|best|mean|guess|copy|truth|flow|blend|tracker|untrained|zero features|unconditional|conditioned|[+-]1|"
-    r"free|told(?: [+-]1)?|straight \w+"
+    r"straight \w+"
 )
 
 TEMPLATE = """---
@@ -103,7 +104,7 @@ def facts(model: Predictor) -> dict[str, str]:
         "parameters": _parameters(model),
         "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
         "context": f"up to {c.context_frames} frames" + (f", {rate:g} per second" if rate else ""),
-        "weights": model.weights,
+        "weights": model.weights_hash,
     }
 
 
@@ -116,7 +117,7 @@ def _parameters(model: Predictor) -> str:
     def count(module: nn.Module) -> str:
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f}M"
 
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer = model.frozen_tokenizer
     return count(model) + (f", of which tokenizer {count(tokenizer)}" if tokenizer is not None else "")
 
 
@@ -143,7 +144,7 @@ def _training(card: Mapping[str, Any]) -> list[str]:
 def _scores(scores: dict[str, Any]) -> list[str]:
     """For each protocol a table of its figures per frame ahead, then its other figures as a list."""
     lines = ["", "## Scores"] if scores else []
-    for name, figures in scores.items():
+    for name, figures in migrated_scores(scores).items():
         lines += ["", f"**{name}**: {figures.get('protocol', '')}", ""]
         rows = figures.get("per_horizon", {})
         lines += _table(rows) if rows else []

@@ -77,7 +77,7 @@ def compute(model: Predictor, job: Job) -> Iterator[Tensor | Surprise]:
     clip = torch.cat([job.context, job.truth, job.ending])[None]
     if clip.shape[1] > 1 and isinstance(model, HasLikelihood):
         surprise = model.surprise(clip.to(next(model.parameters()).device))
-        yield Surprise(surprise.bits[0].float().cpu(), surprise.where[0].float().cpu())
+        yield Surprise(surprise.bits[0].float().cpu(), surprise.per_cell[0].float().cpu())
 
 
 def predict(
@@ -133,6 +133,6 @@ def conclude(progress: Progress) -> Result:
         context=prompt.pixels,
         futures=np.stack([to_uint8(future) for future in futures]),
         truth=to_uint8(truth),
-        surprise=np.zeros((0, 1, 1), np.float32) if surprise is None else surprise.where.numpy(),
+        surprise=np.zeros((0, 1, 1), np.float32) if surprise is None else surprise.per_cell.numpy(),
         ending=to_uint8(prompt.ending if complete else prompt.ending[:0]),  # a gap cut short does not reach it
     )

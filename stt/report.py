@@ -34,7 +34,7 @@ def report(
     return {
         "settings": request.settings() | {"prompt_frames": prompt.start},
         "family": model.family,
-        "weights": model.weights,
+        "weights": model.weights_hash,
         "clip": {"name": prompt.name, "sha256": prompt.sha256},
         "clip_frames": len(prompt.clip.video),
         "used_frames": len(prompt.context),

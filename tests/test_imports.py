@@ -21,9 +21,9 @@ RANKS = {
     "train.gan": 0, "train.prefetch": 0, "train.schedule": 0,
     "train.processes": 0, "train.sheets": 0, "train.logging": 1, "train.trainer": 2,
     "train.sim": 1, "train.data.arrays": 1, "train.data.strokes": 1, "train.data.bouncing": 1, "train.data.readers": 1,
-    "train.data.shards": 1,
-    "train.data.digits": 2, "train.data.index": 2, "train.data.tabletop": 2, "train.data.moving_mnist": 3,
-    "train.data.video_folder": 3, "train.evaluation": 4, "train.presets": 5, "train.cli": 6, "train": 7,
+    "train.data.shards": 1, "train.data.digits": 2, "train.data.index": 2, "train.data.robot": 2,
+    "train.data.tabletop": 2, "train.data.moving_mnist": 3, "train.data.video_folder": 3,
+    "train.evaluation": 4, "train.presets": 5, "train.cli": 6, "train": 7,
 }  # fmt: skip
 FILES = sorted(path for package in ("stt", "train") for path in (ROOT / package).rglob("*.py"))
 

@@ -33,7 +33,7 @@ def clip(tmp_path_factory):
 def result(clip):
     """A context of five frames, three futures of three frames, a truth of two."""
     model = lively(STT(TINY)).eval()
-    model.weights = "tiny@1"
+    model.weights_hash = "tiny@1"
     return result_of(model, clip, prompt_frames=5)
 
 

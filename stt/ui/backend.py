@@ -52,7 +52,7 @@ class Backend:
     def shipped_result(self, request: Request, prompt: Prompt) -> Result | None:
         """The result that came with the app for this prompt and these weights; none of them fills a gap."""
         settings = {"fit": request.fit, "between": request.between, "prompt_frames": prompt.start}
-        source = prompt.sha256, self.models[request.model].weights
+        source = prompt.sha256, self.models[request.model].weights_hash
         as_it_is = math.isclose(prompt.clip.fps, prompt.clip.source_fps, rel_tol=0.02)  # stride 0 does what 1 does
         strides = (0, 1) if as_it_is and request.stride <= 1 else (request.stride,)
         for result in self.results.shipped.values():

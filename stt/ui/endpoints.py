@@ -96,7 +96,7 @@ class Endpoints:
                 "interpolates": isinstance(model, Interpolates),
                 "actions": list(action_axes(model)),
                 "fps": frame_rate(model.card),
-                "weights": model.weights,
+                "weights": model.weights_hash,
             }
             for name, model in self.backend.models.items()
         ]
