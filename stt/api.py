@@ -1,4 +1,4 @@
-"""The words that every part of the project shares: pixels in, pixels out.
+"""The types that every part of the project shares: pixels in, pixels out.
 
     Video = (B, T, C, H, W) float32 in [-1, 1]     the only layout outside a model family
 
@@ -26,7 +26,7 @@ MAX_SEED = 2**31 - 1  # exact in a browser's number field
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a network is made of; travels as JSON inside its checkpoint."""
+    """The sizes and options of a network. Its checkpoint stores it as JSON."""
 
     image_size: int = 64
     channels: int = 1
@@ -63,11 +63,11 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig(Config):
-    """What the app and `rollout` need to know of every predictor."""
+    """The fields that the app and `rollout` read from every predictor."""
 
-    context_frames: int = 20  # most past frames that a prediction sees
+    context_frames: int = 20  # frames of a prompt that are used: its last ones
     chunk_frames: int = 1  # frames that one step returns
-    actions: tuple[str, ...] = ()  # what each number of an action, -1 to 1, does; in words, for controls
+    actions: tuple[str, ...] = ()  # a name for each number of an action, for controls; numbers are from -1 to 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,15 +78,19 @@ class PredictorConfig(Config):
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one length, and what else a data set knows of them; None where it does not."""
+    """B clips of T frames, and annotations; a field is None where the data set lacks it.
+
+    Poses are relative to a reference frame, which is one of the first R frames of the clip. `stt.sprites` defines poses
+    and segmentations.
+    """
 
     video: Video  # (B, T, C, H, W)
-    actions: Tensor | None = None  # (B, T, A) in [-1, 1], what leads from each frame to the next; the last is unused
+    actions: Tensor | None = None  # (B, T, A) in [-1, 1]; action t leads from frame t to frame t + 1, the last to none
     labels: Tensor | None = None  # (B, L) int64 classes that a clip shows, -1 for none
-    maps: Tensor | None = None  # (B, M, T, C, H, W) other images of the frames, such as segmentations
-    poses: Tensor | None = None  # (B, R, T, K, 4) of sprites at each frame since each of the first R; `stt.sprites`
-    segmentation: Tensor | None = None  # (B, R, H, W) int64 of the first R frames; `stt.sprites`
-    off_policy: Tensor | None = None  # (B,) bool, clips whose actions a policy is not to imitate
+    maps: Tensor | None = None  # (B, M, T, C, H, W) M images aligned with each frame, such as segmentations
+    poses: Tensor | None = None  # (B, R, T, K, 4) pose of sprite k at frame t relative to reference frame r
+    segmentation: Tensor | None = None  # (B, R, H, W) int64 sprite of each pixel of a reference frame
+    off_policy: Tensor | None = None  # (B,) bool, clips whose actions a policy must not imitate
 
     def __len__(self) -> int:
         return len(self.video)
@@ -98,16 +102,16 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What a prediction honours beside its prompt. A predictor's `knobs` names the fields that it takes."""
+    """What a prediction follows beside its prompt. A predictor's `knobs` names the fields that it takes."""
 
-    labels: tuple[int, ...] = ()  # classes to generate from nothing, -1 for any; empty continues the prompt
-    actions: tuple[tuple[float, ...], ...] = ()  # that lead to each new frame, the last goes on; empty leaves them free
+    labels: tuple[int, ...] = ()  # classes to generate from nothing, -1 for any; empty: the prompt is continued
+    actions: tuple[tuple[float, ...], ...] = ()  # one a new frame, the last is repeated; empty: the model chooses
 
     def __post_init__(self) -> None:
         if any(label < -1 for label in self.labels):
             raise ValueError(f"labels are {self.labels}, each must be a class or -1 (any)")
         if len({len(row) for row in self.actions}) > 1 or not all(-1 <= v <= 1 for row in self.actions for v in row):
-            raise ValueError(f"actions are {self.actions}, must be rows of as many numbers between -1 and 1")
+            raise ValueError(f"actions are {self.actions}, must be rows of equal length, of numbers between -1 and 1")
 
     def action(self, frame: int) -> tuple[float, ...] | None:
         """The action that leads to this frame of the future, counted from 0; None leaves it to the model."""
@@ -141,13 +145,15 @@ class Loss(NamedTuple):
 
 class Codes(NamedTuple):
     ids: Tensor  # (..., G) int64, one index per code group
-    latents: Tensor  # (..., D) what the ids stand for; straight-through gradient
+    latents: Tensor  # (..., D) the codebook's vectors of the ids; straight-through gradient
     loss: Tensor  # scalar commitment loss (zero where there is none)
 
 
 class Surprise(NamedTuple):
-    bits: Tensor  # (B, T-1) bits of each frame but the first given those before it, per pixel and channel
-    where: Tensor  # (B, T-1, h, w) the same by place, per pixel and channel of that place; its mean is `bits`
+    """Negative log-likelihood of each frame but the first, given the frames before it."""
+
+    bits: Tensor  # (B, T-1) bits per pixel and channel
+    per_cell: Tensor  # (B, T-1, h, w) bits per pixel and channel of each cell of a grid; their mean is `bits`
 
 
 class Noise(Protocol):
@@ -170,22 +176,31 @@ class Model(nn.Module, ABC):
 
     config: Config
     card: Mapping[str, Any] = MappingProxyType({})  # how it was made and scored; stt.checkpoint.load sets it
-    weights: str = ""  # which file it came from; stt.checkpoint.load sets it
+    weights_hash: str = ""  # of the file that it came from; stt.checkpoint.load sets it
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
-        """Training loss of clips; draws noise from torch's global generator. Only as many fields as it needs count."""
+        """Training loss of clips. It reads the fields that the family needs and ignores the others.
+
+        Noise comes from torch's global generator.
+        """
 
     def begin_step(self, step: int) -> None:
         """Chooses what all clips of a training step share, such as the length of the context.
 
-        The choice depends on `step` alone, so that all processes compute the same and none waits, and it is made
-        outside `loss`, so that `loss` compiles as a whole. Without a call, `loss` uses all of the context.
+        The choice depends on `step` alone, so that all processes make the same one and none waits. It is made outside
+        `loss`, so that `loss` compiles as a whole. It holds until the next call; before the first call, `loss` uses
+        the value that the constructor sets.
         """
 
 
 class Tokenizer(Model):
     """Frames <-> codes. `encode` and `decode` are inverse up to the reconstruction error."""
+
+    @property
+    def slice_frames(self) -> int:
+        """Frames that are coded together. The number of a clip's frames is a multiple of it."""
+        return 1
 
     @abstractmethod
     def encode(self, video: Video) -> Codes: ...
@@ -194,7 +209,7 @@ class Tokenizer(Model):
     def decode(self, latents: Tensor) -> Video: ...
 
     def reconstructed(self, video: Video) -> Video:
-        """Clips (B, T, C, H, W) through the codes and back, not clamped."""
+        """Encodes and decodes clips (B, T, C, H, W). The result is not clamped."""
         return self.decode(self.encode(video).latents)
 
     def loss(self, batch: Batch) -> Loss:
@@ -204,11 +219,16 @@ class Tokenizer(Model):
 
 
 class Predictor(Model):
-    """A system that continues a clip. Randomness enters only as `noise`, never from global state."""
+    """A model that continues a clip. In `start` and `step` randomness enters only as `noise`."""
 
     family: ClassVar[str]
     knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
+
+    @property
+    def frozen_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer whose codes the network predicts, if there is one."""
+        return next((part for part in self.modules() if isinstance(part, Tokenizer)), None)
 
     @abstractmethod
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> Any:
@@ -216,7 +236,7 @@ class Predictor(Model):
 
     @abstractmethod
     def step(self, state: Any, sampling: Sampling, noise: Noise) -> tuple[Video, Any]:
-        """Next chunk (B, chunk_frames, C, H, W) and the state after it; `state` is left as it was.
+        """Returns the next chunk (B, chunk_frames, C, H, W) and the state after it, and does not change `state`.
 
         B is `noise.futures`; a state of batch 1 serves any number of futures.
         """
@@ -238,11 +258,12 @@ class Interpolates(Protocol):
 @runtime_checkable
 class HasLikelihood(Protocol):
     def surprise(self, video: Video) -> Surprise:
-        """Negative log-likelihood of each frame of clips (B, T >= 2, C, H, W) but the first; the same on every call.
+        """How unlikely each frame of clips (B, T >= 2, C, H, W) but the first is; the same on every call.
 
-        Bits of what the family predicts (its codes, not pixels): exact, a bound or an estimate, as the family says.
-        Frames that are coded together share their bits evenly. T may exceed context_frames: the window slides. Raises
-        ValueError below 2 frames.
+        The family says what is scored (its codes, or displacements and residuals; never pixels as such) and whether
+        the bits are exact, a bound or an estimate. So bits of two families do not compare. Frames that are coded
+        together share their bits evenly. T may exceed context_frames: the window slides. Raises ValueError below 2
+        frames.
         """
         ...
 
@@ -250,5 +271,5 @@ class HasLikelihood(Protocol):
 @runtime_checkable
 class CompilesStep(Protocol):
     def compile_step(self) -> None:
-        """Compiles what `step` calls most often. The first calls then take longer, all later ones less."""
+        """Compiles the function that `step` calls most often. The first calls then take longer, all later ones less."""
         ...

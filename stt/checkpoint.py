@@ -184,14 +184,14 @@ def load_any(source: str | Path, device: torch.device | str = "cpu") -> Model:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path.name} holds values that are not finite, first in {name!r}")
     model.to(device).load_state_dict(tensors, strict=True)
-    model.card, model.weights = header["card"], weights_hash(path)
+    model.card, model.weights_hash = header["card"], weights_hash(path)
     return model.eval()
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", *, compile: bool = False) -> Predictor:
     """Loads a predictor in eval mode from a file, a run's folder or "owner/repo[@revision]" on the Hub.
 
-    Its `card` says how it was made, its `weights` is the file's `weights_hash`. compile: see `stt.api.CompilesStep`.
+    Its `card` says how it was made, its `weights_hash` which file it came from. compile: see `stt.api.CompilesStep`.
     Raises CheckpointError when the file is no predictor or the Hub does not give it, FileNotFoundError when
     there is none.
     """

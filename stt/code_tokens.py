@@ -1,7 +1,7 @@
 """Code tokens: a frame as a frozen tokenizer's codes, a token per position, and a distribution over the next codes.
 
-As intra blocks of a video codec: pixels are decoded anew in each frame. Chance enters by Gaussian layers, whose
-posterior saw the next frame in training (as in SVG, arXiv 1802.07687).
+Pixels are decoded anew in each frame, as in the intra blocks of a video codec. The futures of one prompt differ by the
+samples of Gaussian layers, whose posterior sees the next frame in training (SVG, arXiv 1802.07687).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from stt.layers import ConvMLP
 from stt.tokenizer import FrameVQ, FrameVQConfig, frozen_codes
 from stt.transformer import Cache, Normal, SpaceTimeOutput, SpaceTimeTransformer, draw_mean, draw_posterior
 
-STRIDE = 20  # frames that `nats` scores at a time
+FRAMES_PER_PASS = 20  # frames that one pass of the network scores in `nats`
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeTraining:
-    """How the loss is made."""
+    """The options of the loss; `stt.models.stt.STTConfig` says what each means."""
 
     kl_weight: float
     free_nats: float
     jitter: float
-    scheduled_sampling: float
+    scheduled_sampling: float  # rate
 
 
 class CodeState(NamedTuple):
     recent: Tensor  # (B, 2, h, w, D) latents of the last two frames
     cache: Cache | None  # of all frames before the last
     condition: Condition
-    num_frames: int = 0  # of the future so far
+    num_frames: int = 0  # predicted so far
 
 
 class CodeTokens(nn.Module):
@@ -54,7 +54,7 @@ class CodeTokens(nn.Module):
         self.head = nn.Linear(dim, len(sizes) * max(sizes))
         exists = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]  # (G, K)
         self.register_buffer("code_exists", exists, persistent=False)
-        self.scheduled_sampling = False  # whether the next loss predicts its own past
+        self.use_scheduled_sampling = False  # in the next loss
 
     def train(self, mode: bool = True) -> CodeTokens:
         super().train(mode)
@@ -87,15 +87,19 @@ class CodeTokens(nn.Module):
     # ---- training ------------------------------------------------------------------------------------
 
     def begin_step(self, rng: random.Random) -> None:
-        self.scheduled_sampling = rng.random() < self.settings.scheduled_sampling
+        self.use_scheduled_sampling = rng.random() < self.settings.scheduled_sampling
 
     def loss(self, video: Video, network: SpaceTimeTransformer, actions: Tensor | None) -> Loss:
-        """The negative ELBO of a clip's codes, in nats a code."""
+        """Cross-entropy of a clip's codes plus the weighted KL of the Gaussian layers, in nats a code.
+
+        With kl_weight 1 and no free nats it is the negative ELBO. Free nats (arXiv 1606.04934): a layer's KL, mean over
+        clips and frames, costs at least free_nats a frame, so that nothing pushes it below.
+        """
         c, codes = self.settings, frozen_codes(self.tokenizer, video)
         std = c.jitter * torch.rand(len(video), 1, 1, 1, 1, device=video.device)
-        past = codes.latents + std * torch.randn_like(codes.latents)  # in sampling it is imperfect as well
+        past = codes.latents + std * torch.randn_like(codes.latents)  # predicted frames are imperfect as well
         target = self.posterior_features(self.embed(codes.latents, codes.latents[:, :1])[:, 1:])
-        if self.scheduled_sampling:
+        if self.use_scheduled_sampling:
             past = self._scheduled(past, target, network, actions)
         tokens = self.embed(past[:, :-1], past[:, :1])
         out = network(tokens, draw_posterior, target=target, actions=actions)
@@ -131,7 +135,7 @@ class CodeTokens(nn.Module):
 
     def start(self, context: Video, network: SpaceTimeTransformer, condition: Condition) -> CodeState:
         latents, cache = self.tokenizer.encode(context).latents, None
-        if latents.shape[1] > 1:  # the frames after these are given, so the posterior's mean serves
+        if latents.shape[1] > 1:  # the next frame is known inside a prompt, so the posterior's mean serves
             tokens = self.embed(latents, latents[:, :1])
             cache = network(tokens[:, :-1], draw_mean, target=self.posterior_features(tokens[:, 1:])).cache
         recent = latents[:, -2:]
@@ -156,22 +160,23 @@ class CodeTokens(nn.Module):
     # ---- likelihood ----------------------------------------------------------------------------------
 
     def nats(self, video: Video, network: SpaceTimeTransformer) -> tuple[Tensor, int]:
-        """Nats of each frame but the first by place (B, T - 1, h, w), and the pixels of a place.
+        """Nats of each frame's codes but the first's, per cell (B, T - 1, h, w), and a cell's pixels times channels.
 
-        The negative ELBO at the posterior's mean. Samples of the posterior would make it an upper bound.
+        An estimate: the negative ELBO at the posterior's mean. At samples of the posterior its mean would be an upper
+        bound of the codes' negative log-likelihood.
         """
         codes, c = self.tokenizer.encode(video), self.tokenizer.config
         tokens = self.embed(codes.latents, codes.latents[:, :1])
         steps = tokens[:, :-1], self.posterior_features(tokens[:, 1:]), codes.ids[:, 1:]
         cache, nats = None, []
-        for past, target, ids in zip(*(part.split(STRIDE, dim=1) for part in steps), strict=True):
+        for past, target, ids in zip(*(part.split(FRAMES_PER_PASS, dim=1) for part in steps), strict=True):
             out = network(past, draw_mean, target=target, cache=cache)
             cache = out.cache
             nats.append(self.elbo_nats(out, ids))
         return torch.cat(nats, dim=1), c.downsampling**2 * c.channels
 
     def elbo_nats(self, out: SpaceTimeOutput, ids: Tensor) -> Tensor:
-        """Negative ELBO of codes (B, T, h, w, G) by place (B, T, h, w); a cell's KL is spread over its places."""
+        """Negative ELBO of codes (B, T, h, w, G), per token (B, T, h, w); a KL is spread evenly over its tokens."""
         logits = self.logits(out.hidden)
         nats = F.cross_entropy(logits.flatten(0, -2), ids.flatten(), reduction="none").view_as(ids).sum(dim=-1)
         for gaussian in out.gaussians:

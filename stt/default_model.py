@@ -1,4 +1,4 @@
-"""The model that the app and the command line use unless told otherwise."""
+"""The model that the app and the command line use by default."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def frame_ssim(predicted: Tensor, true: Tensor) -> Tensor:
     # imported here, so that `import stt` does not wait for it
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    lead = true.shape[:-3]
-    first, second = (x.reshape(-1, *true.shape[-3:]) for x in torch.broadcast_tensors(predicted, true))
+    lead = torch.broadcast_shapes(predicted.shape, true.shape)[:-3]
+    first, second = (x.reshape(-1, *x.shape[-3:]) for x in torch.broadcast_tensors(predicted, true))
     values = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
     assert isinstance(values, Tensor)  # a pair only with the full image
     return values.reshape(lead)

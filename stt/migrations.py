@@ -1,4 +1,4 @@
-"""Files of earlier versions in today's terms: config fields that are gone or renamed, and names of weights."""
+"""Files of earlier versions in today's terms: fields of configs, names of weights, names of scores."""
 
 from __future__ import annotations
 
@@ -75,6 +75,27 @@ WEIGHTS: dict[str, dict[str, str]] = {
     },
 }
 
+# Scores of earlier files: names of protocols; patterns in names of figures and in descriptions, the new names
+PROTOCOLS = {
+    "truth": "simulated_futures",
+    "motion": "motion_likelihood",
+    "classes": "class_conditional",
+    "moves": "pusher_distribution",
+    "obedience": "action_following",
+    "turns": "steering",
+}
+FIGURES = {
+    r"\bjudge\b": "classifier",
+    r"\bmotion told\b": "motion",
+    r"`told`: steering at \+1 or -1": "`+1`, `-1`: steering",
+    r"\btold\b": "conditioned",
+    r"\bfree\b": "unconditional",
+    r"\basked digits\b": "digits",
+    r"\bpusher seen\b": "pusher visible",
+    r"^ignorance$": "uniform",
+    r"^world$": "oracle",
+}
+
 
 def migrated(family: str, config: dict[str, Any]) -> dict[str, Any]:
     """A file's config as its family has it today; ValueError where a value needs what is gone."""
@@ -103,3 +124,17 @@ def migrated_weights(family: str, names: Iterable[str]) -> dict[str, str]:
         pattern = next((old for old in patterns if re.match(old, name)), None)
         renamed[name] = re.sub(f"^{pattern}", patterns[pattern], name) if pattern else name
     return renamed
+
+
+def migrated_scores(scores: dict[str, Any]) -> dict[str, Any]:
+    """A file's scores, by protocol, under today's names."""
+    return {PROTOCOLS.get(name, name): _migrated_figures(figures) for name, figures in scores.items()}
+
+
+def _migrated_figures(figures: Any) -> Any:
+    if isinstance(figures, dict):
+        return {_migrated_figures(name): _migrated_figures(value) for name, value in figures.items()}
+    if isinstance(figures, str):
+        for old, new in FIGURES.items():
+            figures = re.sub(old, new, figures)
+    return figures

@@ -1,6 +1,6 @@
 """Motion tokens: a frame as one token per motion layer, and a distribution over each layer's next displacement.
 
-As inter blocks of a video codec: pixels are moved, never redrawn, so shapes stay as they are.
+Pixels are moved and never redrawn, as in the inter blocks of a video codec, so shapes stay as they are.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ MAX_PROMPT = 8  # frames that layers are made of in training; the rest of a clip
 RECONSTRUCTION_WEIGHT = 100.0  # of the layers' mean squared error beside a nat of motion
 SPLIT_WEIGHT = 0.3  # of `split_penalty`
 TOLERANCE = 0.5  # squared error of a frame, summed over pixels, that makes a displacement e times less likely
-PIXEL_STD = 0.1  # of the residual that layers leave, for the likelihood
-CELL = 8  # pixels a side of a place of `nats`
-STRIDE = 20  # frames that `nats` scores at a time
+PIXEL_STD = 0.1  # of the normal density of residuals in `nats`
+CELL = 8  # pixels a side of a cell of `nats`
+FRAMES_PER_PASS = 20  # frames that one pass of the network scores in `nats`
 
 
 class MotionState(NamedTuple):
     layers: Layers  # of the prompt's last frame
-    offset: Tensor  # (B, K, 2) pixels that they have moved since
-    motion: Motion  # of the last frame
+    offset: Tensor  # (B, K, 2) pixels that the layers have moved since that frame
+    motion: Motion  # of the latest frame
     remainder: Tensor  # (B, K, 2) fractions of a pixel left over at temperature 0
-    cache: Cache | None  # of all frames before it
+    cache: Cache | None  # of all frames before the latest
     condition: Condition
-    num_frames: int = 0  # of the future so far
+    num_frames: int = 0  # predicted so far
 
 
 class MotionTokens(nn.Module):
@@ -53,14 +53,14 @@ class MotionTokens(nn.Module):
         self.embed_motion = nn.Linear(features_size(reach), dim)
         self.persistence = nn.Linear(dim, 1)
         self.head = nn.Linear(dim, (2 * reach + 1) ** 2)
-        for layer in (self.persistence, self.head):  # at first, everything moves on as it moved
+        for layer in (self.persistence, self.head):  # an untrained network predicts constant motion
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.head.bias)
         nn.init.constant_(self.persistence.bias, 3.0)
         self.num_prompt = MAX_PROMPT  # frames that the next loss makes layers of
 
     def embed(self, motion: Motion) -> Tensor:
-        """(B, T, 1, K, dim): a frame's tokens are one row, a column per layer."""
+        """Motion -> tokens (B, T, 1, K, dim): one row a frame, one column a layer."""
         return self.embed_motion(motion.features(self.reach))[:, :, None]
 
     def logits(self, hidden: Tensor, motion: Motion) -> Tensor:
@@ -75,7 +75,8 @@ class MotionTokens(nn.Module):
     def match_nats(self, logits: Tensor, matches: list[Match]) -> Tensor:
         """Negative log-likelihood (B, T, K) of T matches, given logits (B, T, K, S * S).
 
-        A sum over all displacements, weighted by how well each explains the frame: an empty layer costs nothing.
+        The likelihood is a sum over all displacements, each weighted by how well it explains the frame. So an empty
+        layer, which any displacement explains, costs nothing.
         """
         errors = torch.stack([m.errors for m in matches], dim=1).flatten(-2)  # (B, T, K, S * S)
         evidence = (errors.amin(dim=-1, keepdim=True) - errors) / TOLERANCE
@@ -149,7 +150,10 @@ class MotionTokens(nn.Module):
         return 2 * composite(layers).clamp(0, 1)[:, None] - 1, state
 
     def draw(self, logits: Tensor, remainder: Tensor, sampling: Sampling, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Logits (futures, 1, K, S * S) -> displacements (futures, 1, K, 2) int64, and what remains of whole pixels."""
+        """Logits (futures, 1, K, S * S) -> displacements (futures, 1, K, 2) int64, and the remainder (futures, K, 2).
+
+        At temperature 0 displacements are rounded, and the remainder carries the fractions to the next frame.
+        """
         if sampling.temperature:
             index = sample_logits(logits, sampling, noise.gumbel(*logits.shape[1:]))
             return grid_position(index, self.reach), remainder
@@ -160,22 +164,23 @@ class MotionTokens(nn.Module):
     # ---- likelihood ----------------------------------------------------------------------------------
 
     def nats(self, video: Video, network: SpaceTimeTransformer) -> tuple[Tensor, int]:
-        """Nats of each frame but the first by place (B, T - 1, h, w), and the pixels of a place.
+        """Nats of all frames but the first, per cell (B, T - 1, h, w), and a cell's number of pixels times channels.
 
-        The sum of the displacements' nats and those of the residual that layers leave, as normal noise of PIXEL_STD
-        beyond none.
+        A score, not a likelihood of pixels: the nats of the layers' displacements, plus the negative log-density of the
+        residual that the moved layers leave, under a normal of PIXEL_STD and relative to a residual of 0. The layers'
+        own pixels cost nothing.
         """
         filtered = self.segmenter.filter(unit(video), self.reach)
         motion = self.clip_nats(filtered, network).sum(dim=-1)[..., None, None]  # (B, T - 1, 1, 1)
         residual = torch.stack(filtered.residuals, dim=1).square().sum(dim=2) / (2 * PIXEL_STD**2)
-        places = reduce(residual, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL)
-        return places + motion / places[0, 0].numel(), CELL**2 * self.channels
+        cells = reduce(residual, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL)
+        return cells + motion / cells[0, 0].numel(), CELL**2 * self.channels
 
     def clip_nats(self, filtered: Filtered, network: SpaceTimeTransformer) -> Tensor:
         """Nats (B, T - 1, K) of the layers' displacements in a clip."""
         motion, cache, nats = Motion.of(filtered.shapes, filtered.matches), None, []
-        for k in range(0, len(filtered.matches), STRIDE):
-            matches = filtered.matches[k : k + STRIDE]
+        for k in range(0, len(filtered.matches), FRAMES_PER_PASS):
+            matches = filtered.matches[k : k + FRAMES_PER_PASS]
             past = motion.during(slice(k, k + len(matches)))
             out = network(self.embed(past), draw_mean, cache=cache)
             cache = out.cache
@@ -184,10 +189,10 @@ class MotionTokens(nn.Module):
 
 
 def split_penalty(layers: Layers) -> Tensor:
-    """How evenly layers share the ink: about 0 if one has all of it or none has any, sqrt(K) - 1 if all have as much.
+    """How evenly K layers share the ink: about 0 if one has all of it or none has any, sqrt(K) - 1 if all are equal.
 
-    Concave in each share, so the least even of equally good splits costs least. An object split between two layers
-    that always moved alike would be torn apart when their displacements are drawn one by one.
+    The penalty is concave in each share, so of equally good splits the least even one costs least. It keeps an object
+    in one layer: two layers whose displacements are sampled independently would tear the object apart.
     """
     ink = layers.colour.sum(dim=(2, 3, 4))  # (B, K)
     share = ink / ink.sum(dim=1, keepdim=True).clamp_min(1e-3)
@@ -195,7 +200,7 @@ def split_penalty(layers: Layers) -> Tensor:
 
 
 def turns(matches: list[Match]) -> Tensor:
-    """Whether displacements changed between T consecutive matches, (B, T - 1, K) bool."""
+    """Whether each displacement differs from the one before, in T consecutive matches: (B, T - 1, K) bool."""
     displacement = torch.stack([m.displacement for m in matches], dim=1)
     return (displacement[:, 1:] != displacement[:, :-1]).any(dim=-1)
 
@@ -206,9 +211,9 @@ def grid_position(index: Tensor, reach: int) -> Tensor:
 
 
 def local_mean(logits: Tensor, reach: int) -> Tensor:
-    """The likeliest displacement to a fraction of a pixel, (..., S * S) logits -> (..., 2).
+    """Logits (..., S * S) -> the likeliest displacement (..., 2), to a fraction of a pixel.
 
-    The mean over it and its eight neighbours: between whole pixels, a velocity shows in how likely each of them is.
+    It is the mean over the likeliest whole displacement and its eight neighbours, weighted by their probabilities.
     """
     best = logits.argmax(dim=-1)
     cells = grid_position(torch.arange(logits.shape[-1], device=logits.device), reach)  # (S * S, 2)

@@ -156,6 +156,10 @@ class VideoVQ(Tokenizer):
         self.quantizer = VectorQuantizer(c.codebook_size, c.code_dim, commitment=c.commitment)
         self.decoder = video_decoder(c.latent_dim, c.widths, c.blocks, pixels)
 
+    @property
+    def slice_frames(self) -> int:
+        return self.config.frames
+
     def encode(self, video: Video) -> Codes:
         """(B, S * frames, C, H, W) -> ids (B, S, h, w, 1) and latents (B, S, h, w, D)."""
         c = self.config

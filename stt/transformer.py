@@ -81,14 +81,16 @@ class Cache(NamedTuple):
         return Cache(keys, values, self.time)
 
 
-class Gaussian(NamedTuple):
+class PriorPosterior(NamedTuple):
+    """The two distributions of a Gaussian layer; no posterior without a target."""
+
     prior: Normal
     posterior: Normal | None
 
 
 class SpaceTimeOutput(NamedTuple):
     hidden: Tensor  # (B, T, h, w, D): features for predicting each frame's successor
-    gaussians: list[Gaussian]  # one per Gaussian layer
+    gaussians: list[PriorPosterior]  # one per Gaussian layer
     cache: Cache
 
 
@@ -111,7 +113,7 @@ class GaussianLayer(nn.Module):
         self.posterior = nn.Conv2d(dim, 2 * channels, 3, padding=1)
         nn.init.zeros_(self.posterior.bias)
 
-    def forward(self, x: Tensor, target: Tensor | None, draw: Draw) -> tuple[Tensor, Gaussian]:
+    def forward(self, x: Tensor, target: Tensor | None, draw: Draw) -> tuple[Tensor, PriorPosterior]:
         """x, target (B*T, h, w, D) -> x with the sample added."""
         h = self.norm(x)
         prior = self._normal(self.prior, F.silu(self.read(h)))
@@ -121,16 +123,17 @@ class GaussianLayer(nn.Module):
             posterior = Normal(prior.mean + shift.mean, prior.logvar + shift.logvar)
         z = draw(prior, posterior)
         up = F.interpolate(self.write(z), scale_factor=x.shape[1] // self.cells)
-        return x + rearrange(up, "b d h w -> b h w d"), Gaussian(prior, posterior)
+        return x + rearrange(up, "b d h w -> b h w d"), PriorPosterior(prior, posterior)
 
     def _normal(self, conv: nn.Conv2d, h: Tensor) -> Normal:
         pooled = F.avg_pool2d(rearrange(h, "b h w d -> b d h w"), h.shape[1] // self.cells)
         mean, logvar = conv(pooled).float().chunk(2, dim=1)
-        return Normal(mean, 6 * torch.tanh(logvar / 6))  # keeps every std within e^-3 ... e^3
+        # Keeps the prior's std and the posterior's std relative to it within e^-3 ... e^3.
+        return Normal(mean, 6 * torch.tanh(logvar / 6))
 
 
 class Block(nn.Module):
-    """Spatial attention, causal temporal attention, MLP; each residual and pre-normed. Then a Gaussian layer."""
+    """Spatial attention, causal temporal attention and MLP, each residual and pre-normed; then a Gaussian layer."""
 
     def __init__(self, c: SpaceTimeConfig, cells: int) -> None:
         super().__init__()
@@ -148,8 +151,8 @@ class Block(nn.Module):
         space: Angles,
         time: Angles,
         past: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Gaussian | None, tuple[Tensor, Tensor]]:
-        """x, target (B, T, h, w, D) -> x, its Gaussian layer, and keys and values for the frames to come."""
+    ) -> tuple[Tensor, PriorPosterior | None, tuple[Tensor, Tensor]]:
+        """x, target (B, T, h, w, D) -> x, its Gaussian layer's distributions, and keys and values for later frames."""
         b, gaussian = len(x), None
         x, recent = self.attend_time(self.attend_space(x, space), time, past)
         h = rearrange(x, "b t h w d -> (b t) h w d")
@@ -177,9 +180,10 @@ class Block(nn.Module):
                 torch.cat([rearrange(old, "b n h t d -> (b n) h t d"), new], dim=2)
                 for old, new in zip(past, (k, v), strict=True)
             )
-        ahead = torch.arange(k.shape[2], device=x.device) - (k.shape[2] - t)  # key time minus first query time
-        offset = torch.arange(t, device=x.device)[:, None] - ahead  # (queries, keys): frames back
-        mask = None if t == 1 and k.shape[2] <= self.window else (offset >= 0) & (offset < self.window)
+        query_time = torch.arange(t, device=x.device)
+        key_time = torch.arange(t - k.shape[2], t, device=x.device)  # negative for frames of the cache
+        age = query_time[:, None] - key_time  # (queries, keys): frames from key to query
+        mask = None if t == 1 and k.shape[2] <= self.window else (age >= 0) & (age < self.window)
         h = self.time.attend(q, k, v, mask)
         first = max(0, k.shape[2] - (self.window - 1))  # the next frame attends to itself and window - 1 before
         k, v = (rearrange(s[:, :, first:], "(b n) h t d -> b n h t d", b=b) for s in (k, v))
@@ -189,7 +193,7 @@ class Block(nn.Module):
 class SpaceTimeTransformer(nn.Module):
     """Blocks over tokens (B, T, h, w, D); frame t's output depends on frames <= t only.
 
-    With a cache, the tokens continue the frames that made it. A frame costs no more than `window` of them.
+    With a cache, the tokens continue the frames that made it. Each frame attends to at most `window` frames.
     """
 
     def __init__(self, config: SpaceTimeConfig) -> None:

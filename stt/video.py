@@ -17,11 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stt.ffmpeg import LIMITS, OWN_FILES, Limits, VideoError, failure, open_video, run_ffmpeg
+from stt.ffmpeg import (
+    LIMITS,
+    OWN_FILES,
+    UPLOAD_ENDINGS,
+    VIDEO_ENDINGS,
+    Limits,
+    VideoError,
+    failure,
+    open_video,
+    run_ffmpeg,
+)
 from stt.probe import HDR, Colours, Probe, probe, probe_file
 
 __all__ = [
-    "LIMITS", "OWN_FILES", "Clip", "Decoded", "Limits", "Probe", "VideoError",
+    "LIMITS", "OWN_FILES", "UPLOAD_ENDINGS", "VIDEO_ENDINGS", "Clip", "Decoded", "Limits", "Probe", "VideoError",
     "decode_whole", "probe", "read_clip", "read_metadata", "to_uint8",
 ]  # fmt: skip
 
@@ -32,6 +42,9 @@ DECODE = (
 )
 WITH_DURATION = ("mp4", "matroska", "flv", "asf")  # containers that say how long they are, so that a cut shows
 UNTIMED = ("h264", "hevc", "mpegvideo", "m4v")  # streams without a container have no timestamps
+BROKEN = re.compile(
+    "partial file|ended prematurely|corrupt input packet|concealing|LZW decode failed|invalid as first byte of an EBML"
+)
 REFERENCE_WHITE = 203  # cd/m2, of HDR (ITU-R BT.2408)
 
 
@@ -297,7 +310,7 @@ def _damage(
     wrong = len(re.findall(r"corrupt decoded frame", log))
     if not whole:
         return ["The file is damaged; some frames may be missing or wrong."] if errors or wrong else []
-    broken = re.search(r"partial file|ended prematurely|corrupt input packet|LZW decode failed", log) is not None
+    broken = BROKEN.search(log) is not None
     missing = 0.0  # seconds
     if times and source.seconds and source.container in (*WITH_DURATION, "avi"):
         missing = source.seconds - (times[-1] - min(times[0], 0)) - 1 / source.fps

@@ -21,7 +21,7 @@ from tests.conftest import TINY, clips
 from train.checkpoint import list_checkpoints, read
 from train.processes import make_accelerator, run_as_process
 from train.schedule import TrainerConfig
-from train.trainer import Trainer, fit
+from train.trainer import Trainer
 
 MISHAPS = ("kill", "term", "inf")
 
@@ -68,7 +68,7 @@ def train(
         return Batch(torch.cat([clips(model, 1, seed=number * size + k) for k in range(size)]))
 
     model.loss = loss
-    fit(run, batches)
+    run.fit(batches)
     return run
 
 

@@ -37,6 +37,8 @@ def why_not() -> str | None:
 class FakeTabletop:
     """Three squares on gray, pushed by a pusher that looks like the true one."""
 
+    name, clip_type, object_colours = "tabletop", TabletopClip, range(len(HUES))
+
     def __init__(self, config: TabletopConfig | None = None, split: str = "test") -> None:
         self.config, self.split = config or TabletopConfig(), split
         self.simulated = 0
@@ -65,7 +67,7 @@ class FakeTabletop:
             frames.append(picture(state, clip.colours))
         return torch.stack(frames)
 
-    def pusher_pixels(self, clip):
+    def agent_pixels(self, clip):
         return clip.pusher.float()
 
     def _actions(self, rng, frames):

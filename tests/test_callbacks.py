@@ -143,7 +143,7 @@ def test_another_start_updates_the_preview(page):
 
 
 def test_a_shipped_result_shows_for_its_own_prompt_and_weights_only(tmp_path, models):
-    models["other"].weights = "other@2"
+    models["other"].weights_hash = "other@2"
     first = FakePage(tmp_path / "first", models)
     plain = {"stride": 1, "fit": "crop"}
     shipped = {
@@ -165,7 +165,7 @@ def test_a_shipped_result_shows_for_its_own_prompt_and_weights_only(tmp_path, mo
 
 def test_an_example_brings_the_model_of_its_result_if_the_channels_differ(page):
     colour = lively(built(TINY_CONFIGS["stt, colour"])).eval()
-    colour.weights, page.models["tiny"].weights, page.models["other"].weights = "c", "t", "o"
+    colour.weights_hash, page.models["tiny"].weights_hash, page.models["other"].weights_hash = "c", "t", "o"
     page.backend.models = page.models | {"colour": colour}
     for number, weights in ((0, "c"), (1, "t")):
         report = page.predict(page.examples[number], frames=1).report

@@ -200,11 +200,13 @@ def test_a_surprise_scores_every_frame_but_the_first_by_place_and_draws_nothing(
             before, state = video.clone(), torch.get_rng_state()
             surprise = model.surprise(video)
             assert torch.equal(video, before) and torch.equal(torch.get_rng_state(), state), name
-            assert surprise.bits.shape == (2, frames - 1) and surprise.where.shape[:2] == (2, frames - 1), name
-            assert surprise.where.ndim == 4 and surprise.where.isfinite().all() and (surprise.where >= 0).all(), name
-            close(surprise.where.mean(dim=(-2, -1)), surprise.bits, name)
+            assert surprise.bits.shape == (2, frames - 1) and surprise.per_cell.shape[:2] == (2, frames - 1), name
+            assert (
+                surprise.per_cell.ndim == 4 and surprise.per_cell.isfinite().all() and (surprise.per_cell >= 0).all()
+            ), name
+            close(surprise.per_cell.mean(dim=(-2, -1)), surprise.bits, name)
             again = model.surprise(video)
-            assert torch.equal(again.bits, surprise.bits) and torch.equal(again.where, surprise.where), name
+            assert torch.equal(again.bits, surprise.bits) and torch.equal(again.per_cell, surprise.per_cell), name
         with pytest.raises(ValueError, match="clips have 1 frames"):
             model.surprise(clips(model, frames=1))
 
@@ -212,7 +214,7 @@ def test_a_surprise_scores_every_frame_but_the_first_by_place_and_draws_nothing(
 def test_a_clips_surprise_is_the_same_in_any_batch():
     for name, model in scored():
         video = clips(model, batch=3, frames=4)
-        close(model.surprise(video).where[1:2], model.surprise(video[1:2]).where, name)
+        close(model.surprise(video).per_cell[1:2], model.surprise(video[1:2]).per_cell, name)
 
 
 def test_later_frames_never_change_the_surprise_of_earlier_ones():
@@ -224,6 +226,6 @@ def test_later_frames_never_change_the_surprise_of_earlier_ones():
             whole, changed = model.surprise(video), video.clone()
             changed[:, 1 + first :] = clips(model, 1, frames - 1 - first, seed=9)
             for other in (model.surprise(changed), model.surprise(video[:, : 1 + first])):
-                close(other.where[:, :first], whole.where[:, :first], name)
-            later = model.surprise(changed).where[:, first], whole.where[:, first]
+                close(other.per_cell[:, :first], whole.per_cell[:, :first], name)
+            later = model.surprise(changed).per_cell[:, first], whole.per_cell[:, first]
             assert not torch.allclose(*later, atol=1e-3), name

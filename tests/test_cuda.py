@@ -10,13 +10,14 @@ from stt.api import Sampling
 from tests.conftest import TINY_CONFIGS, batch_of, built, clips, lively
 from tests.tabletop_fixtures import FakeTabletop, colour_model
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.evaluation import moving_mnist, tabletop
+from train.evaluation import manipulation, moving_mnist
+from train.evaluation.manipulation import SimulatedFuturesCache
 from train.evaluation.moving_mnist import held_out
 from train.evaluation.simulated_futures import simulated_futures
-from train.evaluation.tabletop import SimulatedFuturesCache
+from train.evaluation.tabletop import PUSHER, straight_line
 from train.processes import make_accelerator
 from train.schedule import TrainerConfig
-from train.trainer import Trainer, fit
+from train.trainer import Trainer
 
 pytestmark = [
     pytest.mark.cuda,
@@ -95,14 +96,14 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_and_stops_at_the_log(tmp_p
     model.loss = lambda batch: loss_of(batch)._replace(total=loss_of(batch).total + float("inf"))
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(SystemExit, match="loss is inf .* at step 0: stopped before the update"):
-        fit(run, batches(model))
+        run.fit(batches(model))
     assert run.step == 4
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 def test_a_compiled_run_learns_and_is_saved(tmp_path):
     model = built(TINY_CONFIGS["timesformer"])
-    fit(run_of(model, tmp_path, compile=True), batches(model))
+    run_of(model, tmp_path, compile=True).fit(batches(model))
     assert stt.load(tmp_path).config == model.config
 
 
@@ -122,12 +123,12 @@ def test_the_protocols_of_the_tabletop_give_the_same_figures_on_both_devices(tmp
     world, model = SimulatedFuturesCache(FakeTabletop(), tmp_path), colour_model(actions=("push right", "push up"))
     rows = []
     for device in ("cpu", "cuda"):
-        clips, on_device = tabletop.held_out(world, 2, device), model.to(device)
-        prompts = tabletop.prompts_of(world, clips)
+        clips, on_device = manipulation.held_out(world, 2, device), model.to(device)
+        prompts, others = manipulation.prompts_of(world, clips), [straight_line(k, 4) for k in range(2)]
         scored = [
             simulated_futures(on_device, prompts, Sampling(), 4, 4),
-            tabletop.pusher_distribution(on_device, prompts, Sampling(), 4, 4),
-            tabletop.action_following(on_device, world, clips, Sampling(), horizon=4),
+            manipulation.position_distribution(on_device, prompts, Sampling(), PUSHER, 4, 4),
+            manipulation.action_following(on_device, world, clips, Sampling(), PUSHER, others, horizon=4),
         ]
         first = {name: values[0] for figures in scored for name, values in figures["per_horizon"].items()}
         floors = {name: v for name, v in first.items() if name.split()[-1] in ("truth", "copy", "tracker")}

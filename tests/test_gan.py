@@ -7,11 +7,16 @@ import torch
 
 from stt.api import Batch
 from stt.checkpoint import load_any
+from stt.tokenizer import FrameVQ, FrameVQConfig
 from tests.conftest import TINY_CONFIGS, built, clips
+from tests.st_lpips_fixtures import random_weights
+from train.evaluation import st_lpips
+from train.evaluation.st_lpips import STLPIPS
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator
 from train.schedule import TrainerConfig
-from train.trainer import Trainer, fit
+from train.tokenizer import main, parser, perceptual_distance
+from train.trainer import Trainer
 
 
 @pytest.fixture
@@ -84,5 +89,33 @@ def test_a_vqgan_run_saves_a_plain_tokenizer(tmp_path, tiny):
     stage = AdversarialTokenizer(tiny.tokenizer, weight=0.5, decoder_only=True)
     config = TrainerConfig(steps=2, batch=2, precision="no")
     run = Trainer(stage, config, tmp_path, make_accelerator("cpu"), {}, runnable=lambda model: model.tokenizer)
-    fit(run, lambda size, number: Batch(clips(tiny, size, seed=number)))
+    run.fit(lambda size, number: Batch(clips(tiny, size, seed=number)))
     assert load_any(tmp_path).config == tiny.tokenizer.config
+
+
+def test_the_perceptual_distance_joins_the_reconstruction_loss_and_is_not_trained(tmp_path):
+    tokenizer = FrameVQ(FrameVQConfig(image_size=32, patch=4, widths=(8, 16), levels=(5, 5)))
+    perceptual = STLPIPS(random_weights(tmp_path))
+    stage = AdversarialTokenizer(tokenizer, start_step=1, perceptual=perceptual, perceptual_weight=0.3).train()
+    video = torch.rand(1, 2, 1, 32, 32) * 2 - 1
+    total, parts = stage.loss(Batch(video))
+    decoded = tokenizer.decode(tokenizer.encode(video).latents)
+    distance = perceptual(decoded.flatten(0, 1), video.flatten(0, 1)).mean()
+    torch.testing.assert_close(parts["perceptual"], distance.detach())
+    torch.testing.assert_close(total.detach(), parts["mse"] + parts["commitment"] + 0.3 * parts["perceptual"])
+    last = [m for m in tokenizer.decoder.modules() if isinstance(m, torch.nn.Conv2d)][-1].weight
+    assert torch.autograd.grad(distance, last)[0].any()
+    assert not any(p.requires_grad for p in perceptual.parameters())
+    config = TrainerConfig(steps=1, batch=1, precision="no")
+    run = Trainer(stage, config, tmp_path, make_accelerator("cpu"), {}, runnable=lambda model: model.tokenizer)
+    run.fit(lambda size, number: Batch(video))
+    assert load_any(tmp_path).config == tokenizer.config
+
+
+def test_the_perceptual_distance_needs_the_vqgan_stage_and_its_weights(tmp_path, monkeypatch):
+    words = ["--preset", "car/frame_vq/cpu", "--out", str(tmp_path / "run"), "--perceptual-weight", "0.3"]
+    with pytest.raises(SystemExit, match="--perceptual-weight belongs to the VQGAN stage: add --gan-weight"):
+        main(words)
+    monkeypatch.setattr(st_lpips, "PACKAGE", "no-such-package")
+    with pytest.raises(SystemExit, match="--perceptual-weight: .* missing: pip install --no-deps"):
+        perceptual_distance(parser().parse_args(words))

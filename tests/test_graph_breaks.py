@@ -26,7 +26,7 @@ def graph_breaks(model: Model, frames: int) -> list[str]:
 def test_a_loss_of_codes_has_none_even_with_scheduled_sampling():
     model = built(replace(STT_CODES, scheduled_sampling=1.0, actions=("push",)))
     model.begin_step(0)
-    assert model.tokens.scheduled_sampling and graph_breaks(model, frames=3) == []
+    assert model.tokens.use_scheduled_sampling and graph_breaks(model, frames=3) == []
 
 
 def test_a_loss_of_motion_layers_has_none():

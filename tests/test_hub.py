@@ -219,8 +219,8 @@ def test_the_weights_keep_their_name_when_the_card_changes_but_not_when_a_tensor
 
 def test_a_loaded_model_knows_its_card_and_its_weights(run, tmp_path):
     model = stt.load(run)
-    assert model.card == CARD and model.weights == weights_hash(run / "model.safetensors")
-    assert dict(Predictor.card) == {} and Predictor.weights == ""
+    assert model.card == CARD and model.weights_hash == weights_hash(run / "model.safetensors")
+    assert dict(Predictor.card) == {} and Predictor.weights_hash == ""
     save(FrameVQ(TINY_TOKENIZER), tmp_path / "tok.safetensors", card=TOKENIZER)
     assert load_any(tmp_path / "tok.safetensors").card == TOKENIZER
 

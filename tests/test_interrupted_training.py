@@ -251,7 +251,16 @@ def settled(module, out, *words):
 def test_resuming_takes_all_flags_from_the_run_and_those_beside_it_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tok").mkdir()
-    words = ["--preset", "moving_mnist_1/videogpt/cpu", "--tokenizer", "tok", "--mnist", "digits", "--set", "depth=3"]
+    words = [
+        "--preset",
+        "moving_mnist_one_digit/videogpt/cpu",
+        "--tokenizer",
+        "tok",
+        "--mnist",
+        "digits",
+        "--set",
+        "depth=3",
+    ]
     first = settled(predictor, "run", *words, "--no-muon", "--minutes", 5, "--batch", 3)
     again = settled(predictor, "run", "--resume")
     assert Path(again.mnist) == tmp_path / "digits" and again.tokenizer == str(tmp_path / "tok")
@@ -269,18 +278,18 @@ def test_resuming_takes_all_flags_from_the_run_and_those_beside_it_first(tmp_pat
 
 
 def test_a_command_that_resumes_from_the_start_may_be_given_again(tmp_path):
-    words = ["--preset", "moving_mnist_1/video_vq/cpu", "--steps", "3", "--resume"]
+    words = ["--preset", "moving_mnist_one_digit/video_vq/cpu", "--steps", "3", "--resume"]
     first, second = (settled(tokenizer, tmp_path, *words) for _ in range(2))
     assert vars(first) == vars(second)
 
 
 def test_a_run_is_resumed_by_its_own_command_and_begun_in_a_folder_of_its_own(tmp_path, capsys):
-    settled(tokenizer, tmp_path, "--preset", "moving_mnist_1/video_vq/cpu")
+    settled(tokenizer, tmp_path, "--preset", "moving_mnist_one_digit/video_vq/cpu")
     with pytest.raises(SystemExit, match=r"is a run of train\.tokenizer, not of train\.predictor"):
         settled(predictor, tmp_path, "--resume")
     (tmp_path / "checkpoint-00000005.pt").touch()
     with pytest.raises(SystemExit, match=r"holds a run \(checkpoint-00000005.pt\): add --resume to continue it"):
-        settled(tokenizer, tmp_path, "--preset", "moving_mnist_1/video_vq/cpu")
+        settled(tokenizer, tmp_path, "--preset", "moving_mnist_one_digit/video_vq/cpu")
     for words in ([], ["--resume"]):
         with pytest.raises(SystemExit):
             settled(tokenizer, tmp_path / "new", *words)
@@ -291,7 +300,9 @@ def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatc
     monkeypatch.setattr("train.data.digits.SYNTHETIC", {"train": 20, "test": 20})
     out = tmp_path / "tok"
     tiny = ["--set", "widths=(8, 16)", "--set", "code_dim=8"]
-    tokenizer.main(["--preset", "moving_mnist_1/video_vq/cpu", *SMALL, *tiny, "--steps", "1", "--out", str(out)])
+    tokenizer.main(
+        ["--preset", "moving_mnist_one_digit/video_vq/cpu", *SMALL, *tiny, "--steps", "1", "--out", str(out)]
+    )
     tokenizer.main(["--resume", "--out", str(out), "--steps", "2"])
     tokenizer.main(["--resume", "--out", str(out)])
     card = read_header(out / "model.safetensors")["card"]
@@ -305,7 +316,7 @@ def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_run_left_while_its_tokenizer_trains_goes_on_with_it(tmp_path):
-    words = ["train.predictor", "--preset", "moving_mnist_1/videogpt/cpu", *SMALL, "--out"]
+    words = ["train.predictor", "--preset", "moving_mnist_one_digit/videogpt/cpu", *SMALL, "--out"]
     command = [sys.executable, "-m", *words, str(tmp_path / "both"), "--steps", "6"]
     with subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stderr=subprocess.PIPE) as begun:
         told = b""

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import stt
 from stt.checkpoint import CheckpointError
-from stt.migrations import migrated
+from stt.migrations import migrated, migrated_scores
 from tests.conftest import TINY
 
 OLD = {"objective": "stt", "worn_past": 0.1, "transport": False, "refine_depth": 0, "keep": False, "steps": 1}
@@ -57,3 +57,12 @@ def test_a_field_of_another_name_and_the_config_of_a_tokenizer_are_migrated_too(
     assert migrated("stt", old) == {"scheduled_sampling": 0.5, "tokenizer": {"patch": 4}}
     with pytest.raises(ValueError, match="reference is True, which this version of the family frame_vq no longer has"):
         migrated("stt", {"tokenizer": {"reference": True}})
+
+
+def test_scores_of_earlier_files_get_todays_names():
+    old = {"truth": {"protocol": "the judge names `told`", "per_horizon": {"psnr told": [1.0], "world": [2.0]}}}
+    new = {
+        "protocol": "the classifier names `conditioned`",
+        "per_horizon": {"psnr conditioned": [1.0], "oracle": [2.0]},
+    }
+    assert migrated_scores(old) == {"simulated_futures": new}

@@ -46,7 +46,8 @@ def test_muon_takes_hidden_matrices_and_no_embeddings_tables_heads_or_norms():
         assert all(n in undecayed for n in names.values() if n.endswith(("bias", "position", "times"))), name
     assert {"network.blocks.0.space.qkv.weight", "network.blocks.1.mlp.down.weight"} <= taken["stt"]
     assert {"units.0.attention.qkv.weight", "units.3.mlp.up.weight"} <= taken["timesformer"]
-    assert {"blocks.0.cross.kv.weight", "blocks.1.up.weight"} <= taken["videogpt, classes"] & taken["transframer"]
+    assert {"blocks.0.cross.kv.weight", "blocks.1.up.weight"} <= taken["videogpt, classes"]
+    assert {"decoder.blocks.0.cross.kv.weight", "decoder.blocks.1.up.weight"} <= taken["transframer"]
 
 
 def test_frozen_parameters_are_in_no_group():

@@ -42,7 +42,7 @@ def dataset(name: str, *words):
 def test_batches_hold_the_classes_and_actions_of_a_folder(tmp_path):
     for name in ("ant", "bee"):
         arrays(tmp_path / "classes" / name)
-    batch = dataset("moving_mnist_1/videogpt/cpu", "--data", tmp_path / "classes").batch(2, 0, 0)
+    batch = dataset("moving_mnist_one_digit/videogpt/cpu", "--data", tmp_path / "classes").batch(2, 0, 0)
     assert batch.video.shape == (2, 8, 1, 64, 64) and batch.labels.shape == (2, 1) and batch.actions is None
     car = arrays(tmp_path / "car", actions=np.zeros((10, 2)))
     batch = dataset("tabletop/stt/cpu", "--data", car).batch(2, 0, 0)
@@ -56,7 +56,7 @@ def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
     (stored / "train" / "index.json").write_text(json.dumps({"format": 2, "per_shard": 2, "crf": 20}))
     for name, words, message in (
         (
-            "moving_mnist_1/videogpt/cpu",
+            "moving_mnist_one_digit/videogpt/cpu",
             ["--data", plain],
             "takes 10 classes, .* no class sub-folders: add --set classes=0",
         ),
@@ -66,7 +66,7 @@ def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
             r"takes 10 classes, .* no class sub-folders \(loose.npy lies beside plain/\): add --set classes=0",
         ),
         ("tabletop/stt/cpu", ["--data", plain], r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
-        ("moving_mnist_1/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),
+        ("moving_mnist_one_digit/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),
         (digits, ["--stride=2"], "--stride does not apply to the mixed clips"),
         (digits, ["--digits=1", "--data", tmp_path], "--digits does not apply to the folder clips"),
         (digits, ["--data", tmp_path / "nowhere"], "nowhere is not a folder"),

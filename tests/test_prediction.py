@@ -133,7 +133,7 @@ def test_videos_have_the_frame_rate_of_the_clip_or_of_the_request(tiny, tmp_path
 
 
 def test_the_report_holds_what_makes_a_result_reproducible(tiny, clip):
-    tiny.weights = "tiny@1"
+    tiny.weights_hash = "tiny@1"
     report = result_of(tiny, clip).report
     assert report["settings"] == request_for(clip).settings() | {"prompt_frames": 5}
     assert (report["seeds"], report["family"], report["weights"]) == ([7, 8, 9], "stt", "tiny@1")
@@ -191,7 +191,7 @@ def test_the_surprise_covers_the_context_and_what_followed(tiny, long_clip):
     result = result_of(tiny, long_clip, prompt_frames=8)
     surprise = tiny.surprise(video_of(long_clip)[None, 2:11])  # six frames before the future, three after its start
     np.testing.assert_allclose(result.report["surprise"]["bits"], surprise.bits[0], atol=1e-4)
-    np.testing.assert_allclose(result.surprise, surprise.where[0], atol=1e-4)
+    np.testing.assert_allclose(result.surprise, surprise.per_cell[0], atol=1e-4)
     assert len(result.surprise) == len(result.context) + len(result.truth) - 1
 
 

@@ -14,6 +14,7 @@ from app import parse
 from stt.__main__ import parser
 from stt.api import Batch
 from stt.checkpoint import read_header
+from train.cli import preset_of
 from train.publish import with_tables
 
 ROOT = Path(__file__).parent.parent
@@ -40,9 +41,12 @@ def test_readme_is_short_and_its_first_command_starts_the_app_and_its_second_run
 
 
 def parses(module: str, words: list[str]) -> bool:
+    """Whether a command takes the flags, and its preset the fields that --set names."""
     take = {"app": parse, "stt": parser().parse_args}.get(module)
     try:
-        (take or importlib.import_module(module).parser().parse_args)(words)
+        args = (take or importlib.import_module(module).parser().parse_args)(words)
+        if getattr(args, "preset", None):
+            preset_of(args)
     except (SystemExit, ValueError):
         return words == ["--help"]
     return True
@@ -57,6 +61,8 @@ def test_every_command_parses():
             assert parses(module or app, shlex.split(words, comments=True)), f"{name}: {module or app}{words}"
             count += 1
     assert count > 30
+    stale = "--preset moving_mnist_one_digit/videogpt/cpu --set drop_frames=0.1 --out x"
+    assert not parses("train.predictor", shlex.split(stale))
 
 
 def test_every_path_and_link_exists():

@@ -15,7 +15,7 @@ from stt.models.stt import STT, STTConfig
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
 from stt.motion_tokens import MotionState, split_penalty
 from stt.sampler import SeededNoise
-from stt.transformer import Gaussian, Normal, SpaceTimeOutput, draw_mean
+from stt.transformer import Normal, PriorPosterior, SpaceTimeOutput, draw_mean
 from tests.conftest import TINY, TINY_CONFIGS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
 
 
@@ -115,7 +115,7 @@ def test_each_part_of_the_kl_lies_where_its_cell_lies(tiny):
     shifted = prior.mean.clone()
     shifted[0, :, 1, 0] = 2.0  # 4 channels of 2 nats each
     hidden = torch.zeros(1, 1, 4, 4, TINY.dim)
-    out = SpaceTimeOutput(hidden, [Gaussian(prior, Normal(shifted, prior.logvar))], None)
+    out = SpaceTimeOutput(hidden, [PriorPosterior(prior, Normal(shifted, prior.logvar))], None)
     nats = tiny.tokens.elbo_nats(out, torch.zeros(1, 1, 4, 4, 3, dtype=torch.int64))[0, 0]
     expected = torch.zeros(4, 4)
     expected[2:, :2] = 8 / 4
@@ -127,8 +127,8 @@ def test_a_surprise_scored_in_strides_equals_one_pass(tiny, monkeypatch):
     video = clips(tiny, 2, 11)
     whole = tiny.surprise(video)
     for stride in (1, 3):
-        monkeypatch.setattr("stt.code_tokens.STRIDE", stride)
-        torch.testing.assert_close(tiny.surprise(video).where, whole.where, atol=1e-5, rtol=1e-4)
+        monkeypatch.setattr("stt.code_tokens.FRAMES_PER_PASS", stride)
+        torch.testing.assert_close(tiny.surprise(video).per_cell, whole.per_cell, atol=1e-5, rtol=1e-4)
 
 
 # ---- actions -----------------------------------------------------------------------------------------
@@ -158,9 +158,9 @@ def test_actions_of_another_length_or_out_of_range_are_refused_and_any_by_a_mode
     prompt = clips(acting)[0]
     with pytest.raises(ValueError, match="an action has 1 numbers, the model takes 2"):
         stt.rollout(acting, prompt, 1, condition=Condition(actions=((1.0,),)))
-    with pytest.raises(ValueError, match="must be rows of as many numbers between -1 and 1"):
+    with pytest.raises(ValueError, match="must be rows of equal length, of numbers between -1 and 1"):
         Condition(actions=((1.5, 0.0),))
-    with pytest.raises(ValueError, match="must be rows of as many numbers"):
+    with pytest.raises(ValueError, match="must be rows of equal length"):
         Condition(actions=((1.0, 0.0), (1.0,)))
     with pytest.raises(ValueError, match="actions are given, a model of family stt like this one takes none"):
         stt.rollout(tiny, prompt, 2, condition=Condition(actions=((1.0,),)))

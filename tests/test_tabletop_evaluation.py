@@ -10,14 +10,15 @@ import torch
 from stt.api import NO_CONDITION, Sampling
 from tests.tabletop_fixtures import FakeTabletop, colour_model
 from train.evaluate import EVALUATIONS, evaluation_of, parser
-from train.evaluation.simulated_futures import simulated_futures
-from train.evaluation.tabletop import (
+from train.evaluation.manipulation import (
     SimulatedFuturesCache,
     action_following,
     held_out,
+    position_distribution,
     prompts_of,
-    pusher_distribution,
 )
+from train.evaluation.simulated_futures import simulated_futures
+from train.evaluation.tabletop import PUSHER, straight_line
 from train.sim.tabletop.world import TabletopConfig
 
 
@@ -43,7 +44,7 @@ def stand_in(monkeypatch, clips, futures) -> SimpleNamespace:
         clip = next(clip for clip in clips if torch.equal(clip.video[: len(prompt)], prompt))
         return futures(clip, frames, condition, list(seeds))
 
-    for module in ("simulated_futures", "tabletop", "protocols"):
+    for module in ("simulated_futures", "manipulation", "protocols"):
         monkeypatch.setattr(f"train.evaluation.{module}.predict", predict)
     return SimpleNamespace(knobs={"temperature", "actions"}, family="stand-in")
 
@@ -84,10 +85,10 @@ def test_the_cache_simulates_once_and_is_exact_to_the_bit(tmp_path):
         clip, true = cache.clip(2024, 0), tabletop.clip(2024, 0)
         assert all(torch.equal(a, b) for a, b in zip(clip[:-2], true[:-2], strict=True)) and clip[-2:] == true[-2:]
         assert torch.equal(cache.futures(clip, 5, 3, 2, seed=0), tabletop.futures(clip, 5, 3, 2, seed=0))
-        assert torch.equal(cache.pusher_pixels(clip), tabletop.pusher_pixels(clip))
+        assert torch.equal(cache.agent_pixels(clip), tabletop.agent_pixels(clip))
     again = SimulatedFuturesCache(FakeTabletop(TabletopConfig(frames=6)), tmp_path / "new")
     assert torch.equal(again.futures(again.clip(2024, 0), 5, 3, 2, seed=0), cache.futures(clip, 5, 3, 2, seed=0))
-    assert again.tabletop.simulated == 0
+    assert again.world.simulated == 0
     other = SimulatedFuturesCache(FakeTabletop(TabletopConfig(frames=7)), tmp_path / "new")
     assert len(other.clip(2024, 0).video) == 7
 
@@ -96,7 +97,7 @@ def test_the_cache_simulates_once_and_is_exact_to_the_bit(tmp_path):
 
 
 def test_a_perfect_model_moves_the_pusher_as_the_simulator_does_and_a_copy_does_not(prompts, perfect):
-    rows = pusher_distribution(perfect, prompts, Sampling(), count=8, horizon=6)["per_horizon"]
+    rows = position_distribution(perfect, prompts, Sampling(), PUSHER, count=8, horizon=6)["per_horizon"]
     assert abs(rows["pusher energy model"][-1]) < 0.25 and rows["pusher energy copy"][-1] > 0.4
     assert rows["pusher spread model"][-1] == pytest.approx(rows["pusher spread truth"][-1], rel=0.25)
     assert rows["pusher spread truth"][-1] > 5 and rows["pusher spread copy"] == [0.0] * 6
@@ -108,7 +109,7 @@ def test_a_model_that_loses_the_pusher_has_no_spread_rather_than_a_large_one(cli
         return 0.2 * torch.rand(len(seeds), frames, 3, 64, 64)
 
     model = stand_in(monkeypatch, clips, noise)
-    rows = pusher_distribution(model, prompts, Sampling(), count=4, horizon=3)["per_horizon"]
+    rows = position_distribution(model, prompts, Sampling(), PUSHER, count=4, horizon=3)["per_horizon"]
     assert rows["pusher visible model"] == [0.0] * 3 and rows["pusher spread model"] == [None] * 3
     assert rows["pusher energy model"][0] > 1
 
@@ -123,21 +124,26 @@ def test_a_model_that_follows_actions_is_as_near_as_the_tracker_and_one_that_ign
                 return tabletop.with_actions(clip, 5, condition.actions)[None].expand(len(seeds), -1, -1, -1, -1)
             return tabletop.futures(clip, 5, frames, len(seeds), 9)
 
-        return action_following(stand_in(monkeypatch, clips, futures), tabletop, clips[:2], Sampling(), horizon=6)
+        model, others = stand_in(monkeypatch, clips, futures), [straight_line(clip.index, 6) for clip in clips[:2]]
+        return action_following(model, tabletop, clips[:2], Sampling(), PUSHER, others, horizon=6)
 
     figures = scored(follows=True)
     rows, mean = figures["per_horizon"], figures["mean"]
     assert rows["psnr conditioned"] == [100.0] * 6 and rows["ssim conditioned"][-1] == pytest.approx(1, abs=1e-3)
     assert rows["pusher error conditioned"] == rows["pusher error tracker"] and mean["pusher error tracker"] < 0.5
-    assert mean["pusher error straight line"] < 0.5 and rows["pusher error straight line copy"][-1] > 5
+    assert mean["pusher error other actions"] < 0.5 and rows["pusher error other actions copy"][-1] > 5
     assert mean["pusher error unconditional"] > 5 and mean["psnr unconditional"] < 40
     assert rows["pusher error copy"][-1] > 5
+    assert mean["pusher direction conditioned"] == mean["pusher direction tracker"] > 0.95
+    assert mean["pusher direction other actions"] == 1 and mean["pusher direction unconditional"] < 0.8
     mean = scored(follows=False)["mean"]
-    assert mean["pusher error straight line"] > 5 and mean["psnr conditioned"] == mean["psnr unconditional"]
+    assert mean["pusher error other actions"] > 5 and mean["pusher direction other actions"] < 0.8
+    assert mean["psnr conditioned"] == mean["psnr unconditional"]
     assert mean["pusher error conditioned"] == mean["pusher error unconditional"]
     monkeypatch.undo()
+    others = [straight_line(clip.index, 8) for clip in clips]
     with pytest.raises(ValueError, match="takes none"):
-        action_following(colour_model(), tabletop, clips, Sampling(), horizon=8)
+        action_following(colour_model(), tabletop, clips, Sampling(), PUSHER, others, horizon=8)
 
 
 # ---- the command -------------------------------------------------------------------------------------
@@ -179,6 +185,7 @@ def test_the_data_set_is_the_models_own_unless_a_flag_says_otherwise(monkeypatch
     (tmp_path / "x.pt").touch()
     for kind, words, expected in (
         ("tabletop", [], "tabletop"),
+        ("robot", [], "robot"),
         ("tabletop", ["--world", "moving_mnist"], "moving_mnist"),
         ("mixed", [], "moving_mnist"),
         ("folder", [], "videos"),

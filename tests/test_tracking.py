@@ -46,7 +46,7 @@ def test_the_pusher_is_tracked_to_parts_of_a_pixel_and_not_visible_where_there_i
     for clip in (tabletop.clip(2024, index) for index in range(4)):
         track = track_pusher(clip.video)
         assert track.xy.shape == (15, 2) and track.visible.all()
-        assert (track.xy - tabletop.pusher_pixels(clip)).norm(dim=-1).mean() < 0.5
+        assert (track.xy - tabletop.agent_pixels(clip)).norm(dim=-1).mean() < 0.5
     assert not track_pusher(torch.full((2, 5, 3, 64, 64), 0.1)).visible.any()
 
 
@@ -56,7 +56,7 @@ def test_pusher_and_objects_of_the_true_tabletop_are_found():
     tabletop, errors, visible, agree = Tabletop(TabletopConfig(frames=12), "test"), [], [], []
     for clip in (tabletop.clip(seed=3, index=k) for k in range(4)):
         track = track_pusher(clip.video)
-        errors.append((track.xy - tabletop.pusher_pixels(clip)).norm(dim=-1))
+        errors.append((track.xy - tabletop.agent_pixels(clip)).norm(dim=-1))
         visible.append(track.visible)
         segmentation = tabletop.segmentation(clip)  # (T, H, W)
         true = torch.zeros(len(segmentation), len(PALETTE), dtype=torch.int64)

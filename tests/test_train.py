@@ -38,7 +38,7 @@ from train.presets import PRESETS
 from train.processes import make_accelerator, resolve_precision
 from train.schedule import TrainerConfig
 from train.sheets import future_sheet, reconstruction_sheet
-from train.trainer import LossModule, Trainer, fit
+from train.trainer import LossModule, Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -209,7 +209,7 @@ def test_an_error_in_the_data_stops_the_run_at_its_batch_and_the_thread_ends(tmp
 
     run = run_of(model, tmp_path, steps=9)
     with pytest.raises(ValueError, match="clip 2 cannot be read"):
-        fit(run, load)
+        run.fit(load)
     assert run.step == 2
     assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
@@ -220,7 +220,7 @@ def test_an_error_in_the_data_stops_the_run_at_its_batch_and_the_thread_ends(tmp
 def test_a_run_leaves_a_runnable_model_a_log_and_a_picture(tmp_path):
     model = STT(TINY)
     run = run_of(model, tmp_path, card={"preset": "x"})
-    fit(run, batches(model), lambda m: torch.zeros(4, 4, 3).byte().numpy())
+    run.fit(batches(model), lambda m: torch.zeros(4, 4, 3).byte().numpy())
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3] and rows[-1]["clips"] == 6 and rows[0]["loss"] > 0
     for row in rows:
@@ -234,7 +234,7 @@ def test_the_log_states_the_mean_loss_since_its_last_row(tmp_path):
     for every in (1, 2):
         torch.manual_seed(0)
         run = run_of(STT(TINY), tmp_path / str(every), steps=4, log_every=every)
-        fit(run, batches(run.model))
+        run.fit(batches(run.model))
         log = (tmp_path / str(every) / "log.jsonl").read_text().splitlines()
         losses[every] = [json.loads(line)["loss"] for line in log]
     assert losses[2] == pytest.approx([sum(losses[1][:2]) / 2, sum(losses[1][2:]) / 2], abs=2e-6)
@@ -242,7 +242,7 @@ def test_the_log_states_the_mean_loss_since_its_last_row(tmp_path):
 
 def test_a_run_is_scored_now_and_then_and_at_its_end(tmp_path):
     run = run_of(STT(TINY), tmp_path, batch=1, score_every=1e-9, log_every=10)
-    fit(run, batches(run.model), score=lambda model: {"held_out_mse": float(not model.training)})
+    run.fit(batches(run.model), score=lambda model: {"held_out_mse": float(not model.training)})
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 3] and all(row["held_out_mse"] == 1 for row in rows)
 
@@ -254,9 +254,10 @@ def test_every_preset_has_a_name_of_three_parts_a_promise_and_a_model_that_survi
     for name, preset in PRESETS.items():
         _, family, size = name.split("/")
         assert family == preset.family and size in ("cpu", "gpu"), name
-        assert "minutes" in preset.summary and ("Not measured." in preset.summary or ":" in preset.summary), name
+        assert "minutes" in preset.summary and ("not measured" in preset.summary or "Measured:" in preset.summary), name
         assert type(preset.model).from_dict(json.loads(json.dumps(preset.model.to_dict()))) == preset.model, name
-        assert not preset.tokenizer or preset.model.tokenizer == PRESETS[preset.tokenizer].model, name
+        first = preset.tokenizer_preset
+        assert not first or preset.model.tokenizer == PRESETS[first].model, name
 
 
 def test_help_lists_every_preset_with_its_promise_and_the_default_of_every_flag():
@@ -339,7 +340,7 @@ def test_the_commands_train_a_tokenizer_and_a_predictor_and_score_them(tmp_path)
         subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, check=True, timeout=300)
 
     small = ["--strokes", 1, "--frames", 6, "--batch", 2, "--steps", 3, "--device", "cpu"]
-    run("train.predictor", "--preset", "moving_mnist_1/videogpt/cpu", *small, "--out", tmp_path / "both")
+    run("train.predictor", "--preset", "moving_mnist_one_digit/videogpt/cpu", *small, "--out", tmp_path / "both")
     assert load_any(tmp_path / "both").config.tokenizer == load_any(tmp_path / "both" / "tokenizer").config
     run("train.predictor", "--preset", "moving_mnist/stt/cpu", *small, "--out", tmp_path / "stt")
     run("train.predictor", "--preset", "moving_mnist/stt/cpu", *small, "--out", tmp_path / "stt", "--resume")

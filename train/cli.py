@@ -23,6 +23,8 @@ from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags, array_options
 from train.data.digits import Split
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.robot import RobotDataConfig, RobotDataset
+from train.data.shards import world_of
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.presets import PRESETS, Dataset, Preset
@@ -30,7 +32,8 @@ from train.schedule import TrainerConfig
 
 FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
-DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip")
+DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial")
+NUM_ACTIONS = {"tabletop": 2, "robot": 3}  # numbers of an action in simulated sets
 
 
 def training_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -51,7 +54,7 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a field of the network")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, metavar="DIR", help="folder of your own videos, or of tabletop clips")
+    data.add_argument("--data", type=Path, metavar="DIR", help="folder of your own videos, or of simulated clips")
     data.add_argument(
         "--mnist", type=Path, metavar="DIR", help="folder of the MNIST .gz files; else they are downloaded"
     )
@@ -62,6 +65,7 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     data.add_argument("--stride", type=int, metavar="N", help="instead of --fps: every n-th frame at the median rate")
     data.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square: crop, or add black bars")
     data.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
+    data.add_argument("--partial", action="store_true", default=None, help="train on what there is of a robot set yet")
     add_array_flags(data)
     schedule = parser.add_argument_group("schedule", "Values in brackets hold where the preset does not set another.")
     for f in dataclasses.fields(TrainerConfig):
@@ -163,7 +167,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
     training = {name: value for name, value in training.items() if value is not None}
     if "steps" in training:
         training.setdefault("minutes", 0.0)
-    if args.data and not is_tabletop_set(args.data) and not isinstance(preset.data, VideoFolderConfig):
+    if args.data and not world_of(args.data) and not isinstance(preset.data, VideoFolderConfig):
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:
         raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")
@@ -189,22 +193,19 @@ def start_from(model: nn.Module, source: str | None) -> None:
         print(f"{name} begins untrained")
 
 
-def is_tabletop_set(folder: Path) -> bool:
-    """Whether train.make_tabletop wrote the folder; any other folder holds videos."""
-    path = folder / "train" / "index.json"
-    return path.is_file() and {"format", "per_shard", "crf"} <= set(json.loads(path.read_text()))
-
-
 def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device: torch.device) -> Dataset:
     """The preset's clips, or those of --data. SystemExit where the preset and --data do not fit."""
     data, model = preset.data, preset.model
     maps, layered = getattr(model, "maps", ()), isinstance(model, LayeredConfig)
     if layered and not isinstance(data, TabletopDataConfig):
         raise SystemExit("the family layered learns from poses, which only tabletop sets have")
+    world = args.data and world_of(args.data)
     try:
         if isinstance(data, VideoFolderConfig):
             if not args.data:
                 raise SystemExit(f"the preset {args.preset} needs --data, a folder of videos")
+            if world:
+                raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns videos")
             options = {name: getattr(data, name) for name in ("frames", "fps", "stride", "fit", "flip")}
             options |= {"image_size": model.image_size, "channels": model.channels, "arrays": array_options(args)}
             folder = VideoFolder(args.data, split, device=device, **options)
@@ -214,16 +215,28 @@ def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device:
             return folder
         if isinstance(data, MovingMNISTConfig):
             if args.data:
-                raise SystemExit(f"--data holds tabletop clips, but the preset {args.preset} learns digits")
+                raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns digits")
             return MovingMNIST(data, args.mnist, split, device, maps=maps)
         if not args.data:
-            raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.make_tabletop wrote")
-        if getattr(model, "classes", 0) or maps:
-            raise SystemExit("tabletop clips have no classes and no maps")
+            raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.make_{data.kind} wrote")
+        check_simulated(preset)
+        if isinstance(data, RobotDataConfig):
+            options = {"image_size": model.image_size, "frames": data.frames, "partial": data.partial}
+            return RobotDataset(args.data / split, device=device, **options)
         straight = [args.data / "straight_line"] if split == "train" and layered else []
         return TabletopDataset(args.data / split, *straight, frames=data.frames, sprites=layered, device=device)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
+
+
+def check_simulated(preset: Preset) -> None:
+    """SystemExit where a model learns from what simulated clips lack: classes, maps, other actions."""
+    model, kind = preset.model, preset.data.kind
+    if getattr(model, "classes", 0) or getattr(model, "maps", ()):
+        raise SystemExit(f"{kind} clips have no classes and no maps")
+    actions = len(getattr(model, "actions", ()))
+    if actions not in (0, NUM_ACTIONS[kind]):
+        raise SystemExit(f"the model takes {actions} actions, {kind} clips have {NUM_ACTIONS[kind]}")
 
 
 def check_folder(videos: VideoFolder, preset: Preset) -> None:

@@ -1,6 +1,6 @@
 """Scores a predictor on held-out clips: python -m train.evaluate --model runs/stt --mnist DIR --json scores.json
 
-On the tabletop: python -m train.evaluate --world tabletop --model runs/stt --json scores.json
+On the tabletop or the robot: python -m train.evaluate --world robot --model runs/stt --json scores.json
 On your own videos: python -m train.evaluate --model runs/my_stt --data FOLDER --json scores.json
 """
 
@@ -19,14 +19,19 @@ from stt.api import Predictor
 from stt.model_card import provenance
 from train.data.arrays import add_array_flags
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
-from train.evaluation.protocols import CONTEXT, HORIZON, PROTOCOLS, Evaluation
+from train.evaluation.protocols import CONTEXT, HORIZON, INSTALLED, PROTOCOLS, Evaluation
+from train.evaluation.robot import RobotEvaluation
 from train.evaluation.tabletop import TabletopEvaluation
 from train.evaluation.videos import VideosEvaluation
-from train.sim.tabletop.environment import load_mujoco
 
 CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
-EVALUATIONS = {"moving_mnist": MovingMNISTEvaluation, "tabletop": TabletopEvaluation, "videos": VideosEvaluation}
-KINDS = {"tabletop": "tabletop", "folder": "videos"}  # of a card's world; others are kinds of Moving MNIST
+EVALUATIONS = {
+    "moving_mnist": MovingMNISTEvaluation,
+    "tabletop": TabletopEvaluation,
+    "robot": RobotEvaluation,
+    "videos": VideosEvaluation,
+}
+KINDS = {"tabletop": "tabletop", "robot": "robot", "folder": "videos"}  # of a card's world; others are Moving MNIST's
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,12 +49,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, default=64, help="prompts of protocols that compare sets of futures")
     parser.add_argument("--sets", type=int, default=16, help="simulated and predicted futures per prompt")
     parser.add_argument("--controls", action="store_true", help="score ablations of an STT beside it")
+    parser.add_argument(
+        "--st-lpips",
+        nargs="?",
+        const=INSTALLED,
+        metavar="WEIGHTS",
+        help="add the perceptual distance ST-LPIPS to best_of and tokenizer, and a Frechet distance over its features, "
+        "which take 7 ms a frame; by the file alex_shift_tolerant.pth, or by that of the package stlpips-pytorch",
+    )
     own = parser.add_argument_group("your own videos")
     own.add_argument("--data", type=Path, help="folder of videos, which is then the data set")
     add_array_flags(own)
     own.add_argument("--horizon", type=int, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
-    tabletop = parser.add_argument_group("tabletop")
-    tabletop.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")
+    simulator = parser.add_argument_group("tabletop, robot")
+    simulator.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")
     digits = parser.add_argument_group("Moving MNIST")
     digits.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded by default")
     digits.add_argument("--digits", type=int, choices=(1, 2), help="digits per clip; default: as trained, or 2")
@@ -70,8 +83,6 @@ def evaluation_of(model: Predictor, args: argparse.Namespace) -> Evaluation:
     world = model.card.get("world", {})
     name = args.world or ("videos" if args.data else KINDS.get(world.get("kind"), "moving_mnist"))
     try:
-        if name == "tabletop" and not any(args.simulated.glob("*.pt")):
-            load_mujoco()  # here, so that one message says what is missing
         return EVALUATIONS[name](model, args, world)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         raise SystemExit(f"evaluate on {name}: {error}") from error

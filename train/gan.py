@@ -32,18 +32,25 @@ class AdversarialTokenizer(Model):
 
     Hinge losses. The adversarial loss joins at optimizer step `start_step`. Its weight is adaptive: the gradient at the
     decoder's last layer is `weight` times as long as that of the reconstruction loss. With `decoder_only` the encoder
-    and the codebook stay as they are, so that predictors trained on the codes stay valid. Differs from VQGAN, whose
-    reconstruction loss has a perceptual term.
+    and the codebook stay as they are, so that predictors trained on the codes stay valid. perceptual: distances
+    (N,) of frames (N, C, H, W) in [-1, 1], which join the reconstruction loss, `perceptual_weight` times.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, weight: float = 0.5, start_step: int = 0, decoder_only: bool = False
+        self,
+        tokenizer: Tokenizer,
+        weight: float = 0.5,
+        start_step: int = 0,
+        decoder_only: bool = False,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if weight <= 0:
             raise ValueError(f"weight is {weight}, must be above 0")
         self.config = tokenizer.config
         self.tokenizer, self.weight, self.start_step, self.decoder_only = tokenizer, weight, start_step, decoder_only
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.discriminator = PatchDiscriminator(tokenizer.config.channels)
         self.begin_step(0)
         if decoder_only:
@@ -64,19 +71,25 @@ class AdversarialTokenizer(Model):
         real, fake = (rearrange(v, "b t c h w -> (b t) c h w") for v in (video, self.tokenizer.decode(codes.latents)))
         mse = F.mse_loss(fake.float(), real)
         parts = {"mse": mse.detach(), "commitment": codes.loss.detach()}
+        reconstruction = mse
+        if self.perceptual is not None:
+            with torch.autocast(video.device.type, enabled=False):  # differences of nearly equal features
+                distance = self.perceptual(fake.float(), real).mean()
+            parts["perceptual"] = distance.detach()
+            reconstruction = mse + self.perceptual_weight * distance
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         generator = -functional_call(self.discriminator, frozen, (fake,)).float().mean()
         discriminator = self.hinge_loss(real, fake.detach())
         scale = float(self.adversarial)  # 0 and not left out: data-parallel training needs a gradient for every weight
-        weight = scale * self.adaptive_weight(mse, generator)
+        weight = scale * self.adaptive_weight(reconstruction, generator)
         parts |= {"adversarial": generator.detach(), "adaptive_weight": weight, "discriminator": discriminator.detach()}
-        return Loss(mse + codes.loss + weight * generator + scale * discriminator, parts)
+        return Loss(reconstruction + codes.loss + weight * generator + scale * discriminator, parts)
 
     def hinge_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return (F.relu(1 - self.discriminator(real)).mean() + F.relu(1 + self.discriminator(fake)).mean()).float() / 2
 
-    def adaptive_weight(self, mse: Tensor, generator: Tensor) -> Tensor:
+    def adaptive_weight(self, reconstruction: Tensor, generator: Tensor) -> Tensor:
         """`weight` times the ratio of the gradients of the two losses at the decoder's last convolution."""
         last = [m for m in self.tokenizer.decoder.modules() if isinstance(m, nn.Conv2d)][-1].weight
-        norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (mse, generator)]
+        norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (reconstruction, generator)]
         return self.weight * (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4).detach()

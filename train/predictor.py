@@ -13,11 +13,12 @@ from stt.api import Predictor
 from stt.checkpoint import build, load_any
 from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
+from train.data.video_folder import VideoFolderConfig
 from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
 from train.sheets import future_sheet
-from train.trainer import Score, Trainer, fit
+from train.trainer import Score, Trainer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def main(words: list[str] | None = None) -> None:
     args = cli.parse(parser(), words)
     preset = cli.preset_of(args)
     cli.save_flags(args)
-    if preset.tokenizer and not args.tokenizer and preset.model.tokenizer is not None:
+    if preset.tokenizer_preset and not args.tokenizer and preset.model.tokenizer is not None:
         train_tokenizer(args, preset)
     accelerator = make_accelerator(args.device)
     set_seed(preset.training.seed)
@@ -49,12 +50,12 @@ def main(words: list[str] | None = None) -> None:
     clips = test.batch(4, seed=1, index=0).video
     context = min(context_frames(test), clips.shape[1] - 1)
     sheet, score = future_sheet(clips, context), held_out_score(test)
-    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet, score)
+    run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet, score)
 
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or for --steps, into the folder `tokenizer` of the run."""
-    if args.data:
+    if isinstance(preset.data, VideoFolderConfig):
         cli.open_dataset(preset, args, "train", torch.device("cpu"))  # what does not fit the predictor is said first
     out = args.out / "tokenizer"
     if args.resume and (out / cli.FLAGS_FILE).is_file():
@@ -65,23 +66,28 @@ def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
         words = [f"--{name}={value}" for name, value in values.items() if value not in (None, "")]
         for name in ("float_range", "int_range"):
             words += [f"--{name.replace('_', '-')}", *map(str, getattr(args, name))] if getattr(args, name) else []
-        words = ["--preset", preset.tokenizer, *words, *(["--flip"] if args.flip else [])]
+        words = ["--preset", preset.tokenizer_preset, *words, *(["--flip"] if args.flip else [])]
     tokenizer.main(["--out", str(out), *words])
     args.tokenizer = str(out)
     cli.save_flags(args)
 
 
 def build_predictor(preset: Preset, source: str | None) -> Predictor:
-    """The preset's network with fresh weights, around the tokenizer of `source` if its family has one."""
-    if preset.model.actions and preset.family not in ("layered", "stt"):
+    """The preset's network with fresh weights, around the tokenizer of `source` if its family has one.
+
+    SystemExit if the preset names actions that the network does not take, or `source` is of no use.
+    """
+    config, frozen = preset.model, None
+    if getattr(config, "tokenizer", None) is not None:
+        frozen = load_any(source)
+        config = replace(config, tokenizer=frozen.config)
+    elif source:
+        raise SystemExit("this preset's network has no tokenizer: leave out --tokenizer")
+    model = build(preset.family, config)
+    if config.actions and "actions" not in model.knobs:
         raise SystemExit(f"the family {preset.family} does not learn from actions here: add --set 'actions=()'")
-    if getattr(preset.model, "tokenizer", None) is None:
-        if source:
-            raise SystemExit("this preset's network has no tokenizer: leave out --tokenizer")
-        return build(preset.family, preset.model)
-    frozen = load_any(source)
-    model = build(preset.family, replace(preset.model, tokenizer=frozen.config))
-    model.tokenizer.load_state_dict(frozen.state_dict())
+    if frozen is not None:
+        model.tokenizer.load_state_dict(frozen.state_dict())
     return model
 
 
@@ -97,15 +103,20 @@ def train_only(model: nn.Module, *names: str) -> None:
         parts[name].requires_grad_(True)
 
 
+def is_deterministic(dataset: Dataset) -> bool:
+    """Whether each prompt has one future only."""
+    return isinstance(dataset, MovingMNIST) and dataset.config.kind == "deterministic"
+
+
 def context_frames(dataset: Dataset) -> int:
     """Frames of the prompt in the benchmark on this data: 10 of Moving MNIST, 5 of stochastic data."""
-    return 10 if isinstance(dataset, MovingMNIST) and dataset.config.kind == "deterministic" else 5
+    return 10 if is_deterministic(dataset) else 5
 
 
 def held_out_score(dataset: Dataset, clips: int = 64) -> Score | None:
     """MSE and SSIM on clips of Moving MNIST's test split. None for stochastic data, which one future cannot score."""
     context = context_frames(dataset)
-    if context == 5 or dataset.config.frames <= context:
+    if not is_deterministic(dataset) or dataset.config.frames <= context:
         return None
     videos = torch.cat([clip.video for clip in held_out(dataset, clips)])
 

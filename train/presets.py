@@ -13,22 +13,26 @@ from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.schedule import TrainerConfig
 
-Dataset = MovingMNIST | TabletopDataset | VideoFolder
+Dataset = MovingMNIST | TabletopDataset | RobotDataset | VideoFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """summary: what it learns, the hardware and the minutes that it is made for, and the score as measured."""
+    """summary: what it learns, and its hardware and minutes; then, apart from that, a run that was measured, if any.
+
+    A run that names a shipped model is the one of that model's card, whose flags differ from the preset's.
+    """
 
     summary: str
     model: Config
-    data: MovingMNISTConfig | TabletopDataConfig | VideoFolderConfig
+    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig
     training: TrainerConfig
-    tokenizer: str = ""  # preset of the tokenizer that is trained first where none is given
+    tokenizer_preset: str = ""  # trained first where no tokenizer is given
 
     @property
     def family(self) -> str:
@@ -97,109 +101,115 @@ gpu = TrainerConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 
 PRESETS: dict[str, Preset] = {
     "moving_mnist/stt/cpu": Preset(
-        summary="STT with layers on Moving MNIST, one and two digits, deterministic and stochastic. One CPU core, "
-        "86 minutes in three runs: MSE 47.5, SSIM 0.928 (10 -> 10); best of 20: MSE 87.5 (5 -> 10).",
+        summary="STT with motion layers on Moving MNIST, one and two digits, deterministic and stochastic. One CPU "
+        "core, 60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM 0.928 (10 -> 10).",
         model=digits_stt_cpu, data=mixed_digits,
         training=replace(cpu_predictor, batch=8, lr=1.5e-3, muon=False),
     ),
     "moving_mnist/stt/gpu": Preset(
-        summary="STT with layers on Moving MNIST, as moving_mnist/stt/cpu. One GPU, 20 minutes. Not measured.",
+        summary="STT with motion layers on Moving MNIST, as moving_mnist/stt/cpu. One GPU, 20 minutes; not measured.",
         model=digits_stt_gpu, data=mixed_digits, training=replace(gpu, compile=False),
     ),
     "moving_mnist/timesformer/cpu": Preset(
-        summary="TimeSformer on Moving MNIST, 10 -> 10. Two CPU cores, 57 minutes: MSE 92.7, SSIM 0.717.",
+        summary="TimeSformer on Moving MNIST, 10 -> 10. Two CPU cores, 60 minutes; not measured. Measured: "
+        "digits-timesformer, with gated=False, 57 minutes: MSE 92.7, SSIM 0.717.",
         model=timesformer_cpu, data=deterministic_digits, training=replace(cpu_predictor, batch=2, lr=3e-3),
     ),
     "moving_mnist/timesformer/gpu": Preset(
-        summary="TimeSformer on Moving MNIST, 10 -> 10, 8M parameters. One GPU, 20 minutes. Not measured.",
+        summary="TimeSformer on Moving MNIST, 10 -> 10, 8M parameters. One GPU, 20 minutes; not measured.",
         model=timesformer_gpu, data=deterministic_digits, training=replace(gpu, batch=128, muon=True, lr=2e-3),
     ),
     "moving_mnist/video_vq/gpu": Preset(
-        summary="VideoVQ tokenizer on Stochastic Moving MNIST, two digits. One GPU, 4 minutes. Not measured.",
+        summary="VideoVQ tokenizer on Stochastic Moving MNIST, two digits. One GPU, 4 minutes; not measured.",
         model=video_vq_gpu, data=replace(two_digits, frames=16), training=replace(gpu, minutes=4, batch=64),
     ),
     "moving_mnist/videogpt/gpu": Preset(
-        summary="VideoGPT on Stochastic Moving MNIST, two digits, given frames or classes. One GPU, 20 minutes. "
-        "Not measured.",
+        summary="VideoGPT on Stochastic Moving MNIST, two digits, given frames or classes. One GPU, 20 minutes; "
+        "not measured.",
         model=videogpt_gpu, data=replace(two_digits, frames=15), training=replace(gpu, batch=128, muon=True),
-        tokenizer="moving_mnist/video_vq/gpu",
+        tokenizer_preset="moving_mnist/video_vq/gpu",
     ),
     "moving_mnist/transframer/gpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, two digits: any frame given four others, and its "
-        "segmentation. One GPU, 20 minutes. Not measured.",
+        "segmentation. One GPU, 20 minutes; not measured.",
         model=transframer_gpu, data=replace(two_digits, frames=10), training=replace(gpu, batch=128, muon=True),
     ),
-    "moving_mnist_1/video_vq/cpu": Preset(
-        summary="VideoVQ tokenizer on Stochastic Moving MNIST, one digit. One CPU core, 9 minutes: PSNR 25.8 dB.",
+    "moving_mnist_one_digit/video_vq/cpu": Preset(
+        summary="VideoVQ tokenizer on Stochastic Moving MNIST, one digit. One CPU core, 8 minutes; not "
+        "measured. Measured: with --batch 4, 9 minutes: PSNR 25.8 dB.",
         model=video_vq_cpu, data=replace(one_digit, frames=16), training=replace(cpu_tokenizer, batch=3),
     ),
-    "moving_mnist_1/videogpt/cpu": Preset(
-        summary="VideoGPT on Stochastic Moving MNIST, one digit, given frames or a class. Two CPU cores, "
-        "104 minutes in two runs: best of 20: MSE 62.3 (5 -> 10).",
+    "moving_mnist_one_digit/videogpt/cpu": Preset(
+        summary="VideoGPT on Stochastic Moving MNIST, one digit, given frames or a class. Two CPU cores, 60 minutes; "
+        "not measured. Measured: digits-videogpt, 104 minutes in two runs: MSE 62.3, best of 20 (5 -> 10, 64 prompts).",
         model=videogpt_cpu, data=replace(one_digit, frames=15), training=replace(cpu_predictor, batch=2),
-        tokenizer="moving_mnist_1/video_vq/cpu",
+        tokenizer_preset="moving_mnist_one_digit/video_vq/cpu",
     ),
-    "moving_mnist_1/transframer/cpu": Preset(
+    "moving_mnist_one_digit/transframer/cpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, one digit: any frame given four others, and its "
-        "segmentation. Two CPU cores, 84 minutes: best of 20: MSE 65.5 (5 -> 10).",
+        "segmentation. Two CPU cores, 60 minutes; not measured. Measured: digits-transframer, 84 minutes: MSE 65.5, "
+        "best of 20 (5 -> 10, 8 prompts).",
         model=transframer_cpu, data=replace(one_digit, frames=10), training=replace(cpu_predictor, batch=2),
     ),
     "tabletop/frame_vq/cpu": Preset(
-        summary="FrameVQ tokenizer on the tabletop in colour. One CPU core, 18 minutes: PSNR 30.7 dB.",
+        summary="FrameVQ tokenizer on the tabletop in colour. One CPU core, 20 minutes; not measured. "
+        "Measured: 18 minutes: PSNR 30.7 dB.",
         model=tabletop_vq_cpu, data=tabletop, training=replace(cpu_tokenizer, minutes=20, batch=8),
     ),
     "tabletop/frame_vq/gpu": Preset(
-        summary="FrameVQ tokenizer on the tabletop in colour. One GPU, 4 minutes. Not measured.",
+        summary="FrameVQ tokenizer on the tabletop in colour. One GPU, 4 minutes; not measured.",
         model=tabletop_vq_gpu, data=tabletop, training=replace(gpu, minutes=4),
     ),
     "tabletop/stt/cpu": Preset(
-        summary="STT on the tabletop, with actions or without. One CPU core, 388 minutes, then 54 minutes of two: "
-        "all objects are left after 20 frames in 86 % of the futures; energy distance 0.18.",
+        summary="STT with codes on the tabletop, with actions or without. Two CPU cores, 80 minutes; not measured. "
+        "Measured: 388 minutes on one core and 54 on two: all objects are visible at frame 20 in 86 % of the futures, "
+        "normalised energy distance 0.18.",
         model=tabletop_stt_cpu, data=tabletop, training=replace(cpu_predictor, minutes=80),
-        tokenizer="tabletop/frame_vq/cpu",
+        tokenizer_preset="tabletop/frame_vq/cpu",
     ),
     "tabletop/stt/gpu": Preset(
-        summary="STT on the tabletop, with actions or without. One GPU, 20 minutes. Not measured.",
+        summary="STT with codes on the tabletop, with actions or without. One GPU, 20 minutes; not measured.",
         model=tabletop_stt_gpu, data=tabletop, training=replace(gpu, batch=192, muon=True),
-        tokenizer="tabletop/frame_vq/gpu",
+        tokenizer_preset="tabletop/frame_vq/gpu",
     ),
     "tabletop/layered/cpu": Preset(
-        summary="Layered on the tabletop, with actions or without, 0.4M parameters. Two CPU cores, 161 minutes in ten "
-        "runs of single parts: all objects are left after 20 frames in 99 % of the futures; energy distance 0.15. "
-        "All parts at once: not measured.",
+        summary="Layered on the tabletop, with actions or without, 0.4M parameters, all parts at once. Two CPU cores, "
+        "80 minutes; not measured. Measured: tabletop-layered, 161 minutes in ten runs of single parts: all objects "
+        "are visible at frame 20 in 99 % of the futures, normalised energy distance 0.15.",
         model=layered_cpu, data=tabletop, training=replace(cpu_predictor, minutes=80, batch=8, lr=3e-3, muon=False),
     ),
     "tabletop/layered/gpu": Preset(
-        summary="Layered on the tabletop, with actions or without, 1.4M parameters. One GPU, 20 minutes. Not measured.",
+        summary="Layered on the tabletop, with actions or without, 1.4M parameters. One GPU, 20 minutes; not measured.",
         model=layered_gpu, data=tabletop, training=replace(gpu, batch=64, lr=3e-3, compile=False),
     ),
     "videos/frame_vq/cpu": Preset(
-        summary="FrameVQ tokenizer on your own videos, colour, 64x64. Two CPU cores, 8 minutes. Not measured.",
+        summary="FrameVQ tokenizer on your own videos, colour, 64x64. Two CPU cores, 8 minutes; not measured.",
         model=videos_vq, data=replace(videos, frames=2), training=cpu_tokenizer,
     ),
     "videos/stt/cpu": Preset(
-        summary="STT on your own videos, colour, 64x64. Two CPU cores, 30 minutes. Not measured.",
+        summary="STT with codes on your own videos, colour, 64x64. Two CPU cores, 30 minutes; not measured.",
         model=videos_stt, data=videos, training=replace(cpu_predictor, minutes=30),
-        tokenizer="videos/frame_vq/cpu",
+        tokenizer_preset="videos/frame_vq/cpu",
     ),
     "car/frame_vq/cpu": Preset(
-        summary="FrameVQ tokenizer on the camera of a toy car, 64x64 at 10 Hz. One CPU core, 12 minutes: "
-        "PSNR 36.2 dB.",
+        summary="FrameVQ tokenizer on the camera of a toy car, 64x64 at 10 Hz. One CPU core, 12 minutes. "
+        "Measured: that of car-stt, after 7 more minutes of the VQGAN stage: PSNR 36.2 dB.",
         model=videos_vq, data=replace(car, frames=2), training=replace(cpu_tokenizer, minutes=12),
     ),
     "car/frame_vq/gpu": Preset(
-        summary="FrameVQ tokenizer on the camera of a toy car, 128x128 at 10 Hz. One GPU, 4 minutes. Not measured.",
+        summary="FrameVQ tokenizer on the camera of a toy car, 128x128 at 10 Hz. One GPU, 4 minutes; not measured.",
         model=car_vq_gpu, data=replace(car, frames=2), training=replace(gpu, minutes=4, batch=128),
     ),
     "car/stt/cpu": Preset(
-        summary="STT on the camera of a toy car, with actions or without, 64x64. One CPU core, 52 minutes in two runs: "
-        "best of 20: PSNR 28.0 dB (5 -> 20).",
+        summary="STT with codes on the camera of a toy car, with actions or without, 64x64. One CPU core, 50 minutes; "
+        "not measured. Measured: car-stt, 52 minutes in two runs: PSNR 28.0 dB, best of 20 (5 -> 20).",
         model=car_stt_cpu, data=car, training=replace(cpu_predictor, minutes=50),
-        tokenizer="car/frame_vq/cpu",
+        tokenizer_preset="car/frame_vq/cpu",
     ),
     "car/stt/gpu": Preset(
-        summary="STT on the camera of a toy car, with actions or without, 128x128. One GPU, 20 minutes. Not measured.",
+        summary="STT with codes on the camera of a toy car, with actions or without, 128x128. One GPU, 20 minutes; "
+        "not measured.",
         model=car_stt_gpu, data=car, training=replace(gpu, batch=128, muon=True),
-        tokenizer="car/frame_vq/gpu",
+        tokenizer_preset="car/frame_vq/gpu",
     ),
 }  # fmt: skip

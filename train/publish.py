@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stt.api import Predictor
 from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save, write_whole
 from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
@@ -111,7 +112,7 @@ def check_saved(model: nn.Module, path: Path) -> None:
 def with_decoder(model: nn.Module, source: str) -> nn.Module:
     """The model with the decoder of another tokenizer, whose encoder and codebook must be the same."""
     other = load_any(source)
-    if getattr(model, "tokenizer", None) is None:
+    if not isinstance(model, Predictor) or model.frozen_tokenizer is None:
         raise SystemExit(f"--decoder {source}: the model has no tokenizer, so it has no decoder")
     if name := first_difference(other, model.tokenizer):
         raise SystemExit(f"--decoder {source}: its codes are not those of the model's tokenizer, first at {name!r}")

@@ -42,8 +42,8 @@ def future_sheet(clips: Video, context: int) -> Callable[[nn.Module], np.ndarray
         rows = []
         for clip in clips:
             rows.append(clip)
-            if (tokenizer := getattr(model, "tokenizer", None)) is not None:
-                first = len(clip) % getattr(tokenizer.config, "frames", 1)  # it takes whole slices
+            if (tokenizer := model.frozen_tokenizer) is not None:
+                first = len(clip) % tokenizer.slice_frames  # it takes whole slices
                 rows.append(tokenizer.reconstructed(clip[None, first:])[0])
             seeds = [0, 1, 2] if model.knobs else [0]
             futures = predict(model, clip[:context], len(clip) - context, seeds=seeds)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from accelerate.utils import set_seed
 
 from stt.checkpoint import build
 from train import cli
+from train.evaluation.st_lpips import STLPIPS
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator, run_as_process
 from train.sheets import reconstruction_sheet
-from train.trainer import Trainer, fit
+from train.trainer import Trainer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,12 +21,28 @@ def parser() -> argparse.ArgumentParser:
     vqgan = parser.add_argument_group("VQGAN stage")
     vqgan.add_argument("--gan-weight", type=float, default=0.0, help="weight of the adversarial loss; 0 leaves it out")
     vqgan.add_argument("--gan-start", type=int, default=0, metavar="STEP", help="optimizer step at which it begins")
+    vqgan.add_argument(
+        "--perceptual-weight", type=float, default=0.0, help="weight of the ST-LPIPS distance; 0 leaves it out"
+    )
+    vqgan.add_argument(
+        "--st-lpips", type=Path, metavar="WEIGHTS", help="its weights; default: those of the package stlpips-pytorch"
+    )
     vqgan.add_argument("--decoder-only", action="store_true", help="train the decoder alone: codes keep their meaning")
     return parser
 
 
+def perceptual_distance(args: argparse.Namespace) -> STLPIPS | None:
+    """ST-LPIPS where it has a weight. SystemExit where its weights are missing or of another network."""
+    try:
+        return STLPIPS(args.st_lpips) if args.perceptual_weight else None
+    except (FileNotFoundError, RuntimeError) as error:
+        raise SystemExit(f"--perceptual-weight: {error}") from error
+
+
 def main(words: list[str] | None = None) -> None:
     args = cli.parse(parser(), words)
+    if args.perceptual_weight and not args.gan_weight:
+        raise SystemExit("--perceptual-weight belongs to the VQGAN stage: add --gan-weight")
     preset = cli.preset_of(args)
     cli.save_flags(args)
     accelerator = make_accelerator(args.device)
@@ -34,7 +52,10 @@ def main(words: list[str] | None = None) -> None:
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     setup = preset.training, args.out, accelerator, cli.training_card(args, preset, train)
     if args.gan_weight:
-        model = AdversarialTokenizer(tokenizer, args.gan_weight, args.gan_start, args.decoder_only)
+        perceptual = perceptual_distance(args)
+        model = AdversarialTokenizer(
+            tokenizer, args.gan_weight, args.gan_start, args.decoder_only, perceptual, args.perceptual_weight
+        )
         run = Trainer(model, *setup, runnable=lambda m: m.tokenizer, clipped=[tokenizer, model.discriminator])
     else:
         if args.decoder_only:
@@ -44,7 +65,7 @@ def main(words: list[str] | None = None) -> None:
         run.resume()
         cli.save_flags(args, resumed=True)
     sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
-    fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet)
+    run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet)
 
 
 if __name__ == "__main__":

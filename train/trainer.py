@@ -61,8 +61,8 @@ class Trainer:
         runnable: Callable[[nn.Module], nn.Module] = lambda model: model,
         clipped: Sequence[nn.Module] = (),
     ) -> None:
-        """runnable: the part of `model` that is scored and saved. clipped: parts whose gradients are clipped each by
-        its own norm, by default all as one."""
+        """runnable: returns the part of `model` that is scored and saved. clipped: parts of the model; the gradients of
+        each are clipped by their own norm. By default the model is one part."""
         self.config, self.out, self.accelerator, self.card = config, out, accelerator, card
         self.runnable, self.clipped = runnable, clipped or (model,)
         device = accelerator.device
@@ -82,7 +82,8 @@ class Trainer:
         self.unchecked: list[Tensor] = []  # on the device, a step each: (processes, gradient norm + loss + its parts)
         self.unlogged: list[Tensor] = []  # the same, after the check, on the CPU
         self.loss_names: list[str] = []
-        self.flops_per_clip = self.peak_flops = 0.0  # the second: a second, of all processes
+        self.flops_per_clip = 0.0
+        self.peak_flops = 0.0  # a second, of all processes together
         self.run_log: RunLog | None = None  # of the first process
 
     @property
@@ -158,7 +159,9 @@ class Trainer:
         first = self.step - len(rows)
         self.unchecked = []
         self.unlogged += rows
-        for step, process in (~rows[..., :2].isfinite().all(dim=-1)).nonzero().tolist():
+        failures = (~rows[..., :2].isfinite().all(dim=-1)).nonzero().tolist()
+        if failures:
+            step, process = failures[0]
             norm, loss = rows[step, process, :2].tolist()
             raise FloatingPointError(
                 f"the loss is {loss} and the gradient's norm {norm} in process {process} at step {first + step}: "
@@ -230,10 +233,10 @@ class Trainer:
         row = torch.tensor([values], device=self.accelerator.device, dtype=torch.float64)
         return self.accelerator.gather(row).amax(dim=0).tolist()
 
-    # ---- watching ------------------------------------------------------------------------------------
+    # ---- log and sheets ------------------------------------------------------------------------------------
 
     def measure_flops(self, batches: Batches) -> None:
-        """Counts the operations of a clip and measures what the devices can do: the log states their quotient."""
+        """Counts the operations of a clip and measures the devices' peak; the log states the share of it in use."""
         self.flops_per_clip = flops_per_clip(self.model, to_device(batches(1, 0), self.accelerator.device))
         self.peak_flops = peak_flops(self.accelerator.device, self.precision) * self.accelerator.num_processes
 
@@ -263,71 +266,73 @@ class Trainer:
         if self.run_log:
             self.run_log.write_sheet(sheet(self.averaged_model), self.step)
 
+    # ---- the loop ------------------------------------------------------------------------------------
 
-def fit(run: Trainer, batches: Batches, sheet: Sheet | None = None, score: Score | None = None) -> None:
-    """Trains until the schedule ends; saves, draws sheets and scores on the way.
+    def fit(self, batches: Batches, sheet: Sheet | None = None, score: Score | None = None) -> None:
+        """Trains until the schedule ends; saves, draws sheets and scores on the way.
 
-    A SIGTERM or SIGINT to any process saves and raises SystemExit with code 143 or 130. A loss that is not finite or a
-    full disk raises one with a message, and the checkpoints stay.
-    """
-    run.out.mkdir(parents=True, exist_ok=True)
-    try:
-        if run.accelerator.is_main_process:
-            run.run_log = RunLog(run.out, run.step)
-        actions = [(run.config.save_every, run.save)]  # minutes between two calls
-        if sheet:
-            actions.append((run.config.sheet_every, lambda: run.write_sheet(sheet)))
-        if score:
-            actions.append((run.config.score_every, lambda: run.log_scores(score)))
-        with Signals() as signals, progress_bar(run) as bar, run.prefetcher(batches) as batch_of:
-            run.measure_flops(batches)
-            _fit(run, signals, bar, batch_of, actions)
-    except (FloatingPointError, checkpoint.DiskFull) as error:
-        raise SystemExit(f"{run.out}: {error}") from error
-    finally:
-        if run.run_log:
-            run.run_log.close()
+        A SIGTERM or SIGINT to any process saves and raises SystemExit with code 143 or 130. A loss that is not finite
+        or a full disk raises one with a message, and the checkpoints stay.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.accelerator.is_main_process:
+                self.run_log = RunLog(self.out, self.step)
+            periodic = [(self.config.save_every, self.save)]  # minutes between two calls
+            if sheet:
+                periodic.append((self.config.sheet_every, lambda: self.write_sheet(sheet)))
+            if score:
+                periodic.append((self.config.score_every, lambda: self.log_scores(score)))
+            with Signals() as signals, self._progress_bar() as bar, self.prefetcher(batches) as batch_of:
+                self.measure_flops(batches)
+                self._fit(signals, bar, batch_of, periodic)
+        except (FloatingPointError, checkpoint.DiskFull) as error:
+            raise SystemExit(f"{self.out}: {error}") from error
+        finally:
+            if self.run_log:
+                self.run_log.close()
 
+    def _progress_bar(self) -> tqdm:
+        progress, hidden = self.config.progress(self.step, self.elapsed), not self.accelerator.is_main_process
+        text = "{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        return tqdm(total=1.0, initial=min(1.0, progress), disable=hidden, bar_format=text)
 
-def progress_bar(run: Trainer) -> tqdm:
-    progress, hidden = run.config.progress(run.step, run.elapsed), not run.accelerator.is_main_process
-    text = "{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
-    return tqdm(total=1.0, initial=min(1.0, progress), disable=hidden, bar_format=text)
-
-
-def _fit(
-    run: Trainer,
-    signals: Signals,
-    bar: tqdm,
-    batch_of: Prefetcher,
-    actions: list[tuple[float, Callable[[], None]]],
-) -> None:
-    c = run.config
-    run.model.train()
-    begin = time.monotonic() - run.elapsed
-    last_call = [run.elapsed] * len(actions)
-    last_log = run.step, run.elapsed
-    # Processes compare their clocks and signals: every step where that is free, else when the log waits for the device.
-    compare_always = run.accelerator.num_processes == 1 or run.accelerator.device.type == "cpu"
-    signal = 0.0
-    while c.progress(run.step, run.elapsed) < 1 and not signal:
-        run.train_step(batch_of)
-        log_now = run.step % c.log_every == 0
-        losses = run.mean_losses() if log_now else {}
-        if log_now or compare_always:
-            run.elapsed, signal = run.maximum(time.monotonic() - begin, signals.number)
-        if log_now:
-            row = run.log(run.speed(*last_log) | {"lr": run.lr} | losses)
-            last_log = run.step, run.elapsed
-            speed = f"{row['clips_per_s']:.1f} clips/s, {row['of_peak']:.0%} of peak"
-            bar.set_postfix_str(f"step {run.step} loss {row['loss']:.4f} {speed}")
-        bar.update(min(1.0, c.progress(run.step, run.elapsed)) - bar.n)
-        for i, (minutes, action) in enumerate(actions):
-            if run.elapsed - last_call[i] > 60 * minutes and not signal:
-                last_call[i] = run.elapsed
-                action()
-    for _, action in actions[:1] if signal else actions:
-        action()
-    [signal] = run.maximum(max(signal, signals.number))
-    if signal:
-        raise SystemExit(128 + int(signal))
+    def _fit(
+        self,
+        signals: Signals,
+        bar: tqdm,
+        batch_of: Prefetcher,
+        periodic: list[tuple[float, Callable[[], None]]],
+    ) -> None:
+        """periodic: functions, and the minutes between two calls of each. All are called at the end of the schedule,
+        after a signal only the first."""
+        c = self.config
+        self.model.train()
+        begin = time.monotonic() - self.elapsed
+        last_call = [self.elapsed] * len(periodic)
+        last_log = self.step, self.elapsed
+        # Processes compare their clocks and signals: every step where that is free, else when the log waits for the
+        # device.
+        compare_always = self.accelerator.num_processes == 1 or self.accelerator.device.type == "cpu"
+        signal = 0.0
+        while c.progress(self.step, self.elapsed) < 1 and not signal:
+            self.train_step(batch_of)
+            log_now = self.step % c.log_every == 0
+            losses = self.mean_losses() if log_now else {}
+            if log_now or compare_always:
+                self.elapsed, signal = self.maximum(time.monotonic() - begin, signals.number)
+            if log_now:
+                row = self.log(self.speed(*last_log) | {"lr": self.lr} | losses)
+                last_log = self.step, self.elapsed
+                speed = f"{row['clips_per_s']:.1f} clips/s, {row['of_peak']:.0%} of peak"
+                bar.set_postfix_str(f"step {self.step} loss {row['loss']:.4f} {speed}")
+            bar.update(min(1.0, c.progress(self.step, self.elapsed)) - bar.n)
+            for i, (minutes, call) in enumerate(periodic):
+                if self.elapsed - last_call[i] > 60 * minutes and not signal:
+                    last_call[i] = self.elapsed
+                    call()
+        for _, call in periodic[:1] if signal else periodic:
+            call()
+        [signal] = self.maximum(max(signal, signals.number))
+        if signal:
+            raise SystemExit(128 + int(signal))

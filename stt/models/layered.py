@@ -29,9 +29,9 @@ from stt.sprites import Sprites, extract_sprites, match_velocities, pose_scale, 
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredConfig(PredictorConfig):
-    context_frames: int = 5  # the last two serve; in training the reference is any of the first so many
-    embedding_dim: int = 6  # of a pixel, which tells objects apart
-    rounds: int = 2  # of messages in a frame, so that what is pushed pushes on
+    context_frames: int = 5  # of which the last two are used; in training the reference is one of a clip's first frames
+    embedding_dim: int = 6  # of a pixel; pixels of one object have similar embeddings
+    rounds: int = 2  # of messages in a frame, so that a pushed object can push another one
     components: int = 8  # normals in the policy's mixture
     segmenter_width: int = 16  # channels of the finest scale
     agent_width: int = 12  # channels of the first convolution, in policy and agent dynamics
@@ -63,9 +63,9 @@ class LayeredState(NamedTuple):
     sprites: Sprites  # of the reference, the prompt's last frame
     poses: Tensor  # (B, K, 4) since the reference
     velocities: Tensor  # (B, K, 4)
-    action: Tensor  # (B, A) the agent's last, nan if there is none
+    action: Tensor  # (B, A) the agent's last action, nan if there is none
     condition: Condition
-    num_frames: int = 0  # of the future so far
+    num_frames: int = 0  # predicted so far
 
 
 class Layered(Predictor):

@@ -1,13 +1,13 @@
 """STT: a Spatial-Temporal Transformer that continues a clip.
 
 After NITHISHM2410/spatial-temporal-transformer (Flax): spatial attention, causal temporal attention, MLP, Gaussian
-layer (`stt.transformer`). A frame's tokens are of one of two kinds:
+layer (`stt.transformer`). The tokens of a frame are of one of two kinds:
 
-    motion (`stt.motion_tokens`)   images that move as wholes; the transformer predicts where each moves next
+    motion (`stt.motion_tokens`)   images that move as wholes; the transformer predicts each one's next displacement
     codes (`stt.code_tokens`)      a frozen tokenizer's codes; the transformer predicts the next frame's codes
 
-Where we differ from the original: both are distributions over classes, where it has regression; and Gaussian layers
-have a learned prior, where it has N(0, 1).
+Where we differ from the original: we predict distributions over classes (displacements or codes), it regresses; our
+Gaussian layers have a learned prior, its are N(0, 1).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ State = MotionState | CodeState
 
 @dataclass(frozen=True, kw_only=True)
 class STTConfig(PredictorConfig):
-    tokenizer: FrameVQConfig | None = None  # of codes; a model has codes or layers
+    tokenizer: FrameVQConfig | None = None  # of codes; a model has a tokenizer or layers, not both
     layers: int = 0  # motion layers in front of a background
     reach: int = 5  # largest displacement of a layer, pixels a frame and axis
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
@@ -55,7 +55,7 @@ class STTConfig(PredictorConfig):
     mlp_ratio: int = 4
     gaussian_grid: tuple[int, ...] = (1, 2, 4, 0)  # cells per side of each block's Gaussian layer; 0 for none
     gaussian_dim: int = 8  # channels of a Gaussian layer
-    kl_weight: float = 1.0  # 1 makes the loss a bound on the likelihood of the codes
+    kl_weight: float = 1.0  # of the KL beside the cross-entropy; with 1 and no free nats the loss is a negative ELBO
     free_nats: float = 0.5  # KL per Gaussian layer and frame that costs nothing, against collapse
     jitter: float = 0.2  # largest std of the noise on the past's latents in training, against drift
     scheduled_sampling: float = 0.3  # share of training steps whose past is predicted, against drift
@@ -127,7 +127,7 @@ class STT(Predictor):
         self.tokens.begin_step(random.Random(step))
 
     def loss(self, batch: Batch) -> Loss:
-        """Of the clips, and of their actions where the config names some."""
+        """The tokens' loss on clips, with the clips' actions where the config names some."""
         video, actions = batch.video, batch.actions if self.config.actions else None
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
@@ -139,7 +139,7 @@ class STT(Predictor):
         return self.tokens.loss(video, self.network, actions)
 
     def hide_actions(self, actions: Tensor) -> Tensor:
-        """Actions (B, T, A) as nan up to a random frame, as those of a prompt are, or all of a clip's."""
+        """Replaces actions (B, T, A) by nan up to a random frame, as in a prompt, or in the whole clip."""
         b, t, _ = actions.shape
         begin = (t * torch.rand(b, 1, device=actions.device)).floor()
         begin = torch.where(torch.rand(b, 1, device=actions.device) < self.config.drop_actions, t, begin)
@@ -161,7 +161,7 @@ class STT(Predictor):
 
     @torch.inference_mode()
     def surprise(self, video: Video) -> Surprise:
-        """An estimate, by `CodeTokens.nats` or `MotionTokens.nats`."""
+        """An estimate: `CodeTokens.nats` and `MotionTokens.nats` say of what."""
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         nats, pixels = self.tokens.nats(video, self.network)
@@ -170,9 +170,10 @@ class STT(Predictor):
 
     @torch.inference_mode()
     def motion_nats(self, video: Video) -> tuple[Tensor, Tensor]:
-        """Nats of the displacements of motion layers in clips (B, T >= 3, C, H, W), and whether each is a turn.
+        """Nats of each motion layer's displacements in clips (B, T >= 3, C, H, W), and whether each is a turn.
 
-        (B, T - 2, K), from the second frame on; a turn is a displacement other than the one before.
+        Both (B, T - 2, K), for the displacements that lead to the third frame and to later ones. A turn is a
+        displacement other than the one before.
         """
         filtered = self.segmenter.filter(unit(video), self.config.reach)
         return self.tokens.clip_nats(filtered, self.network)[:, 1:], turns(filtered.matches)

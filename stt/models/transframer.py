@@ -211,9 +211,10 @@ class Transframer(Predictor):
 
     @torch.inference_mode()
     def surprise(self, video: Video) -> Surprise:
-        """Bits of every frame's triples given the frames before it: exact for triples, not for pixels.
+        """Bits of each frame's DCT triples, given the frames before it: exact for triples, not for pixels.
 
-        A triple's bits lie in its cell, those of the end everywhere. What a frame has beyond max_triples costs nothing.
+        A triple's bits count in its cell; the end token's are spread evenly over all cells. Triples beyond max_triples
+        cost nothing.
         """
         c = self.config
         if video.shape[1] < 2:

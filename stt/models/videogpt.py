@@ -262,10 +262,10 @@ class VideoGPT(Predictor):
 
     @torch.inference_mode()
     def surprise(self, video: Video) -> Surprise:
-        """Bits of the codes of every frame given the frames before it: exact for codes, not for pixels.
+        """Bits of each frame's codes, given the frames before it: exact for codes, not for pixels.
 
-        A slice's bits are spread evenly over its frames; the last frame is repeated to fill the last slice. Each
-        sequence is conditioned on at most context_frames before it.
+        A slice's bits are spread evenly over its frames. The last frame is repeated to fill the last slice. Each
+        sequence is conditioned on at most context_frames frames before it.
         """
         c = self.config
         if video.shape[1] < 2:

@@ -131,7 +131,7 @@ class Callbacks:
         clip = secrets.choice(backend.examples) if number is None else backend.examples[number]
         reports = [result.report for result in backend.results.shipped.values()]
         weights = {r["weights"] for r in reports if backend.clips.of_content(None, r["clip"]["sha256"]) == clip}
-        fitting = [name for name, other in backend.models.items() if other.weights in weights]
+        fitting = [name for name, other in backend.models.items() if other.weights_hash in weights]
         channels = {backend.models[name].config.channels for name in fitting}
         stays = not fitting or backend.models[model].config.channels in channels
         return str(clip), gr.skip() if stays else fitting[0]
@@ -157,7 +157,7 @@ class Callbacks:
             video = result.single(future)
             folder = Path(tempfile.mkdtemp(dir=self.backend.uploads))
             path = folder / f"{result.report['names'][future].replace(' ', '-')}-extended.mp4"
-            write_mp4(path, video, result.fps)
+            write_mp4(path, video, result.report.get("clip_fps", result.fps))  # not how fast it played
         return {"prompt_frames": len(video), "between": False}, str(path)
 
     def open_page(self, memory: Any, request: gr.Request) -> tuple[Any, ...]:

@@ -62,7 +62,8 @@ class Account:
             "frames": f"{self.frames:,} of {self._sizes()}",
             "rates": self._rates(),
             "clips": self._clips(),
-            "split": f"{self.split}; {self.split_files.get('train', 0)} to train on, {self.split_files.get('test', 0)} held out",
+            "split": self.split
+            + "; {train} to train on, {test} held out".format_map({"train": 0, "test": 0} | self.split_files),
             "classes": ", ".join(self.classes) if self.classes else f"none{self.no_classes and ': ' + self.no_classes}",
             "actions": self.actions,
         }

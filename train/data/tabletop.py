@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +17,11 @@ from tqdm import tqdm
 from stt.api import Batch
 from stt.checkpoint import write_whole
 from stt.sprites import BACKGROUND, OUTSIDE, masks_of, moments
+from train.data import shards
 from train.data.arrays import write_frames
 from train.data.shards import (
+    Shard,
+    clip_psnr,
     compress_frames,
     compress_poses,
     compress_segmentation,
@@ -31,10 +31,11 @@ from train.data.shards import (
     read_shard,
 )
 from train.seeding import generator_for
-from train.sim.tabletop.environment import load_mujoco
+from train.sim.environment import load_mujoco
 from train.sim.tabletop.image_motion import AXES, PUSHER_HEIGHT, floor_mask, image_poses
 from train.sim.tabletop.scene import PALETTE, SHAPES
-from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig, to_pictures, to_video
+from train.sim.tabletop.world import Tabletop, TabletopClip, TabletopConfig
+from train.sim.world import to_pictures, to_video
 
 FORMAT = 3
 BODIES = 1 + len(PALETTE)  # the pusher and at most one object of each colour
@@ -45,26 +46,12 @@ REFERENCES = 5  # first frames of a training clip that sprites are taken from
 # ---- writing -----------------------------------------------------------------------------------------
 
 
-class Shard(NamedTuple):
-    """What one process writes: clips `first` to `last` - 1."""
-
-    path: Path
-    config: TabletopConfig
-    split: str
-    seed: int
-    first: int
-    last: int
-    crf: int
-
-
 def write_shard(shard: Shard) -> int:
     """Simulates, compresses and writes one shard; returns its number of clips."""
-    torch.set_num_threads(1)
     world = Tabletop(shard.config, shard.split)
     clips = [world.clip(shard.seed, index) for index in range(shard.first, shard.last)]
     frames = np.stack([to_pictures(clip.video) for clip in clips])
     stream = compress_frames(frames, shard.crf)
-    error = (decompress_frames(stream, frames.shape).astype(np.float32) - frames) ** 2
     shapes, colours = np.full((2, len(clips), len(PALETTE)), -1, np.int8)
     for k, clip in enumerate(clips):
         shapes[k, : len(clip.shapes)], colours[k, : len(clip.shapes)] = clip.shapes, clip.colours
@@ -77,7 +64,7 @@ def write_shard(shard: Shard) -> int:
         "actions": torch.stack([clip.actions for clip in clips]).mul(100).round().to(torch.int8).numpy(),
         "shapes": shapes,
         "colours": colours,
-        "psnr": (10 * np.log10(255**2 / error.mean(axis=(1, 2, 3, 4)).clip(1e-9))).astype(np.float16),  # of clips, dB
+        "psnr": clip_psnr(decompress_frames(stream, frames.shape), frames),
     }
     write_whole(shard.path, lambda file: np.savez_compressed(file, **arrays))
     return len(clips)
@@ -97,28 +84,9 @@ def write_set(
     mujoco, _ = load_mujoco()  # here, so that one message says what is missing
     index = {
         "format": FORMAT, "split": split, "seed": seed, "clips": clips, "per_shard": per_shard, "crf": crf,
-        "config": dataclasses.asdict(config), "versions": {"mujoco": mujoco.__version__},
+        "versions": {"mujoco": mujoco.__version__},
     }  # fmt: skip
-    path = out / "index.json"
-    if path.exists() and (old := json.loads(path.read_text())) != index:
-        name = next(name for name in index if index[name] != old.get(name))
-        raise ValueError(f"{out} holds a set whose {name} is {old.get(name)}, not {index[name]}")
-    write_whole(path, lambda file: file.write(json.dumps(index, indent=1).encode()))
-    shards = [
-        Shard(shard_path(out, first // per_shard), config, split, seed, first, min(first + per_shard, clips), crf)
-        for first in range(0, clips, per_shard)
-    ]
-    missing = [shard for shard in shards if not shard.path.exists()]
-    with (
-        multiprocessing.get_context("spawn").Pool(min(workers, max(len(missing), 1))) as pool,
-        tqdm(total=clips, initial=clips - sum(s.last - s.first for s in missing), unit="clip") as bar,
-    ):
-        for written in pool.imap_unordered(write_shard, missing):
-            bar.update(written)
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}.npz"
+    shards.write_set(out, config, write_shard, workers, index)
 
 
 # ---- reading -----------------------------------------------------------------------------------------
@@ -159,7 +127,7 @@ class TabletopDataset:
         cache: Path | None = None,
     ) -> None:
         folders = [Path(folder), *map(Path, more)]
-        indices = [_read_index(each) for each in folders]
+        indices = [shards.read_index(each, "tabletop", FORMAT) for each in folders]
         index = indices[0]
         self.config, self.split = TabletopConfig(**index["config"]), index["split"]
         self.device, self.frames, self.sprites = torch.device(device), frames or self.config.frames, sprites
@@ -169,7 +137,7 @@ class TabletopDataset:
         for each, other in zip(folders, indices, strict=True):
             if other["config"] != index["config"]:
                 raise ValueError(f"{each} holds clips of {other['config']}, {folder} of {index['config']}")
-            paths += [shard_path(each, k) for k in range(-(-other["clips"] // other["per_shard"]))]
+            paths += shards.shard_paths(each, other)
         if missing := [path for path in paths if not path.is_file()]:
             raise FileNotFoundError(f"{missing[0]} and {len(missing) - 1} more are missing; make the set again")
         self._shards = paths
@@ -191,14 +159,15 @@ class TabletopDataset:
 
     def poses(self) -> np.ndarray:
         """(N, T, 9, 7) float32 of the pusher, at a typical height, and the objects; 0 beyond a clip's own."""
-        shards = [read_shard(path) for path in self._shards]
-        return np.concatenate([decompress_poses(s["poses"].tobytes(), *s["actions"].shape[:2], BODIES) for s in shards])
+        parts = [read_shard(path) for path in self._shards]
+        return np.concatenate([decompress_poses(s["poses"].tobytes(), *s["actions"].shape[:2], BODIES) for s in parts])
 
     def segmentation(self) -> np.ndarray:
         """(N, T, H, W) int8: 0 the background, 1 the pusher, objects from 2 on."""
-        shards, frame = [read_shard(path) for path in self._shards], (self.config.image_size,) * 2
-        parts = [decompress_segmentation(s["shown"].tobytes(), s["actions"].shape[:2] + frame) for s in shards]
-        return np.concatenate(parts)
+        parts, frame = [read_shard(path) for path in self._shards], (self.config.image_size,) * 2
+        return np.concatenate(
+            [decompress_segmentation(s["shown"].tobytes(), s["actions"].shape[:2] + frame) for s in parts]
+        )
 
     @cached_property
     def _scenes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -259,16 +228,5 @@ class TabletopDataset:
             return decompress_frames(shard["video"].tobytes(), (len(shard["actions"]), *shape))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            shards = tqdm(pool.map(frames_of, self._shards), total=len(self._shards), desc="decoding")
-            write_frames(path, (len(self), *shape), shards)
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    """FileNotFoundError where there is no set, ValueError for a format that this code does not read."""
-    path = folder / "index.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; make the set again")
-    index = json.loads(path.read_text())
-    if index["format"] != FORMAT:
-        raise ValueError(f"{folder} has format {index['format']}, this code reads {FORMAT}")
-    return index
+            parts = tqdm(pool.map(frames_of, self._shards), total=len(self._shards), desc="decoding")
+            write_frames(path, (len(self), *shape), parts)

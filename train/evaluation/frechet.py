@@ -13,8 +13,8 @@ from tqdm import tqdm
 from stt.api import Predictor, Sampling, Video
 from stt.metrics import unit
 from train.evaluation.digit_classifier import DigitClassifier
-from train.evaluation.metrics import class_posterior, classifier_score, clip_features, frechet_distance, scaled
-from train.evaluation.protocols import CONTEXT, Figures, predict_batch, rounded
+from train.evaluation.metrics import class_posterior, classifier_score, clip_distance, clip_statistics
+from train.evaluation.protocols import CONTEXT, Evaluation, Figures, predict_batch, rounded
 
 
 @torch.inference_mode()
@@ -36,27 +36,49 @@ def frechet(
     `frechet_distance` on the classifier's features, not FVD; `fvd` measures that. The classifier score is over the
     clips' frames at each horizon.
     """
-    horizon, starts = clips.shape[1] - context, range(0, len(clips), batch)
-    predicted = [
-        predict_batch(model, clips[k : k + batch, :context], horizon, sampling, range(k, min(k + batch, len(clips))))
-        for k in tqdm(starts, desc="frechet")
-    ]
-    sets = {
-        "model": unit(torch.cat(predicted)),
-        "truth": unit(clips[:, context:]),
-        "copy": unit(clips[:, context - 1 : context]).expand(-1, horizon, -1, -1, -1),
-    }
+    sets = continuations(model, clips, sampling, context, batch)
     real = unit(others[:, context:])
-    reference = clip_features(embed_clips(classifier, real))
+    reference = clip_statistics(embed_clips(classifier, real))
     rows, distances = {}, {}
     for name, frames in sets.items():
         embedding = embed_clips(classifier, frames)
         posterior = class_posterior(classifier.count_log_probs(embedding))
         rows[f"classifier score {name}"] = rounded(classifier_score(posterior))
-        distance = frechet_distance(*(scaled(part, reference) for part in (clip_features(embedding), reference)))
-        distances[name] = round(float(distance), 4)
+        distances[name] = clip_distance(clip_statistics(embedding), reference)
     figures = {"per_horizon": rows, "frechet distance (classifier features)": distances}
     return figures | ({"fvd": {name: round(fvd(real, frames), 2) for name, frames in sets.items()}} if fvd else {})
+
+
+@torch.inference_mode()
+def st_lpips_frechet(evaluation: Evaluation) -> Figures:
+    """Predicted continuations of one half of the held-out clips as a set, against the true ones of the other half.
+
+    `truth` is the first half's own: real against real, the floor.
+    """
+    context, horizon, net = CONTEXT, evaluation.horizon, evaluation.st_lpips
+    clips, others = evaluation.clips(evaluation.args.clips, context + horizon).tensor_split(2)
+    sets = continuations(evaluation.model, clips, evaluation.sampling)
+    reference = net.clip_statistics(unit(others[:, context:]))
+    distances = {name: clip_distance(net.clip_statistics(frames), reference) for name, frames in sets.items()}
+    title = f"{context} -> {horizon}, {len(clips)} prompts, one future each, against {len(others)} other true clips; "
+    title += "`truth`: the prompts' own, real against real"
+    return evaluation.measured(title, {"Frechet (ST-LPIPS features)": distances})
+
+
+def continuations(
+    model: Predictor, clips: Video, sampling: Sampling, context: int = CONTEXT, batch: int = 20
+) -> dict[str, Video]:
+    """Frames on [0, 1] after the prompts of clips (N, T, C, H, W): predicted with seed k for clip k, true, copied."""
+    horizon = clips.shape[1] - context
+    predicted = [
+        predict_batch(model, clips[k : k + batch, :context], horizon, sampling, range(k, min(k + batch, len(clips))))
+        for k in tqdm(range(0, len(clips), batch), desc="frechet")
+    ]
+    return {
+        "model": unit(torch.cat(predicted)),
+        "truth": unit(clips[:, context:]),
+        "copy": unit(clips[:, context - 1 : context]).expand(-1, horizon, -1, -1, -1),
+    }
 
 
 def embed_clips(classifier: DigitClassifier, clips: Video) -> Tensor:

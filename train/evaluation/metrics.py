@@ -63,10 +63,11 @@ def mean_of_pairs(square: Tensor) -> Tensor:
 
 
 def energy_distance(d: SetDistances) -> tuple[Tensor, Tensor]:
-    """2 E|x-y| - E|x-x'| - E|y-y'| and E|x-x'|, (T,) each: the energy distance (Szekely and Rizzo 2013), unbiased.
+    """The energy distance 2 E|x-y| - E|x-x'| - E|y-y'| and its scale E|x-x'|, (T,) each, unbiased.
 
-    Their ratio, each summed over prompts first, is 0 when both sets come from one distribution, about 0.41 when all
-    y are the mean of x, and about 1 when all y are the same draw of x.
+    After Szekely and Rizzo (2013). Scores state the normalised energy distance: the first over the second, each summed
+    over prompts. It is 0 when both sets come from one distribution, about 0.41 when all y are the mean of x, and about
+    1 when all y are one draw of x.
     """
     within = mean_of_pairs(d.true)
     return 2 * d.cross.mean(dim=(-2, -1)) - within - mean_of_pairs(d.predicted), within
@@ -87,21 +88,29 @@ def coverage_and_precision(d: SetDistances, k: int = 3, tolerance: float = 0.0) 
 # ---- sets of clips -----------------------------------------------------------------------------------
 
 
-def clip_features(embedded: Tensor, dims: int = 32) -> Tensor:
-    """Features of clips from a network's features of each frame, (N, T >= 2, D) -> (N, 2, dims).
+def clip_statistics(embedded: Tensor) -> Tensor:
+    """Features of clips from a network's features of each frame, (N, T >= 2, D) -> (N, 2, D).
 
     The first half is the mean over time, which does not depend on the order of frames. The second is the mean absolute
     difference of successive frames, which tells still, jerking and morphing clips from moving ones. Neither depends on
-    the direction of time. A fixed random orthonormal projection reduces each to `dims`, since a few hundred clips
-    cannot estimate the covariances of more. Principal components of true clips would be blind to what these never show.
+    the direction of time.
     """
-    halves = torch.stack([embedded.mean(dim=1), embedded.diff(dim=1).abs().mean(dim=1)], dim=1).double()
-    random = torch.randn(2, embedded.shape[-1], dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.einsum("n h d, h d k -> n h k", halves, torch.linalg.qr(random).Q.to(halves.device))
+    return torch.stack([embedded.mean(dim=1), embedded.diff(dim=1).abs().mean(dim=1)], dim=1)
+
+
+def projected(halves: Tensor, dims: int = 32) -> Tensor:
+    """Features (N, 2, D) -> (N, 2, dims) float64, by a fixed random orthonormal projection of each half.
+
+    A few hundred clips cannot estimate the covariances of more. Principal components of true clips would be blind to
+    what these never show.
+    """
+    size = halves.shape[-1]
+    random = torch.randn(2, size, dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.einsum("n h d, h d k -> n h k", halves.double(), torch.linalg.qr(random).Q.to(halves.device))
 
 
 def scaled(features: Tensor, reference: Tensor) -> Tensor:
-    """(N, 2, K) -> (N, 2*K): both halves of `clip_features`, scaled to a total variance of 1/2 each in the reference.
+    """(N, 2, K) -> (N, 2*K): both halves of `projected`, scaled to a total variance of 1/2 each in the reference.
 
     A Frechet distance of 1 to the reference is then that of its mean clip, repeated.
     """
@@ -123,6 +132,12 @@ def _root(cov: Tensor) -> Tensor:
     """The symmetric square root of a covariance."""
     values, vectors = torch.linalg.eigh(cov)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def clip_distance(statistics: Tensor, reference: Tensor) -> float:
+    """The Frechet distance of two sets of clips, (N, 2, D) and (M, 2, D) of `clip_statistics`; 0 if alike."""
+    features, scale = projected(statistics), projected(reference)
+    return round(float(frechet_distance(scaled(features, scale), scaled(scale, scale))), 4)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:

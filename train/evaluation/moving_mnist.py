@@ -234,7 +234,7 @@ def motion_likelihood(models: Mapping[str, STT], clips: Sequence[MovingMNISTClip
     """Negative log-likelihood of the layers' displacements from the third frame on, by models of layers, by name.
 
     In nats per layer and frame: of all, of `turns`, where a displacement differs from the one before, and of those
-    that go `on`. `ignorance`: of a uniform distribution over the possible displacements. `world`: under the true
+    that go `on`. `uniform`: under a uniform distribution over the possible displacements. `oracle`: under the true
     dynamics, the floor.
     """
     rows, video = {}, torch.cat([clip.video for clip in clips])
@@ -246,7 +246,7 @@ def motion_likelihood(models: Mapping[str, STT], clips: Sequence[MovingMNISTClip
     floor = torch.cat([transition_nll(t) for t in trajectories])[:, 1:]
     steps = torch.cat([t.positions for t in trajectories]).diff(dim=1)
     turns = (steps[:, 1:] != steps[:, :-1]).any(dim=-1)
-    rows["world"] = {"all": floor.mean(), "turns": floor[turns].mean(), "on": floor[~turns].mean()}
-    rows["ignorance"] = dict.fromkeys(("all", "turns", "on"), math.log((2 * TOP_SPEED + 1) ** 2))
+    rows["oracle"] = {"all": floor.mean(), "turns": floor[turns].mean(), "on": floor[~turns].mean()}
+    rows["uniform"] = dict.fromkeys(("all", "turns", "on"), math.log((2 * TOP_SPEED + 1) ** 2))
     figures = {name: {at: round(float(value), 3) for at, value in row.items()} for name, row in rows.items()}
     return {"nats a layer and frame": figures, "share of turns": round(float(turns.float().mean()), 3)}

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,23 +24,27 @@ from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
 from train.evaluation.metrics import gradient_energy, perplexity
 from train.evaluation.optical_flow import extrapolated
+from train.evaluation.st_lpips import STLPIPS
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
 CONTEXT, HORIZON = 5, 20  # frames of a prompt and frames ahead, where no benchmark says otherwise
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "simulated_futures", "motion_likelihood", "spread", "frechet",
-    "class_conditional", "surprise", "interpolation", "segmentation", "pusher_distribution", "action_following",
-    "steering",
+    "class_conditional", "surprise", "interpolation", "segmentation", "pusher_distribution", "hand_distribution",
+    "action_following", "steering",
 )  # fmt: skip
 
+INSTALLED = "installed"  # of --st-lpips: the weights of the package
+
 Figures = dict[str, Any]
+Metrics = Mapping[str, Callable[[Tensor, Tensor], Tensor]]  # of frames on [0, 1], by name
 
 
 class Evaluation(ABC):
     """A predictor, held-out clips of one data set, and the protocols that it is scored by.
 
-    args: of the command train.evaluate.
+    args: of the command train.evaluate. FileNotFoundError where --st-lpips finds no weights.
     """
 
     source: str  # of the held-out clips, in words
@@ -48,6 +53,10 @@ class Evaluation(ABC):
 
     def __init__(self, model: Predictor, args: argparse.Namespace) -> None:
         self.model, self.args, self.sampling = model, args, Sampling(temperature=args.temperature)
+        self.st_lpips: STLPIPS | None = None
+        if args.st_lpips:
+            weights = None if args.st_lpips == INSTALLED else Path(args.st_lpips)
+            self.st_lpips = STLPIPS(weights).to(args.device)
 
     @abstractmethod
     def clips(self, count: int, frames: int) -> Video:
@@ -66,6 +75,11 @@ class Evaluation(ABC):
             table["surprise"] = self.surprise
         return table
 
+    @property
+    def metrics(self) -> Metrics:
+        """Of single frames."""
+        return FRAME_METRICS | ({"st_lpips": self.st_lpips.frame_distance} if self.st_lpips else {})
+
     def run(self, names: Sequence[str]) -> Figures:
         """Figures of every chosen protocol that suits, each with the manifest that it was measured by."""
         table = self.protocols()
@@ -78,14 +92,15 @@ class Evaluation(ABC):
     def tokenizer(self) -> Figures:
         clips = self.clips(min(64, self.args.clips), 15)
         return self.measured(
-            f"{len(clips)} clips of {clips.shape[1]} frames", reconstruction(self.model.tokenizer, clips)
+            f"{len(clips)} clips of {clips.shape[1]} frames", reconstruction(self.model.tokenizer, clips, self.metrics)
         )
 
     def best_of(self) -> Figures:
         clips, n = self.clips(self.args.clips, CONTEXT + self.horizon), self.args.futures
         title = f"{CONTEXT} -> {self.horizon}, {len(clips)} prompts, {n} futures, seeds 0 to {n - 1}; `guess`: "
         title += "temperature 0; `flow`: the last frame warped on along Farneback's of the prompt's last two"
-        return self.measured(title, best_of(self.model, clips, self.sampling, n, controls=self.controls()))
+        figures = best_of(self.model, clips, self.sampling, n, controls=self.controls(), metrics=self.metrics)
+        return self.measured(title, figures)
 
     def spread(self) -> Figures:
         clips = self.clips(min(32, self.args.clips), CONTEXT + self.horizon)
@@ -149,7 +164,7 @@ def predict_batch(model: Predictor, prompts: Video, frames: int, sampling: Sampl
 # ---- best of N ---------------------------------------------------------------------------------------
 
 
-def compare(predictions: Mapping[str, Video], true: Video) -> dict[str, Tensor]:
+def compare(predictions: Mapping[str, Video], true: Video, metrics: Metrics = FRAME_METRICS) -> dict[str, Tensor]:
     """Futures (N, T, C, H, W) by name and the true one (T, C, H, W) on [0, 1] -> figures per frame, (T,) each.
 
     `best` and `mean` of the futures named `model`, the best of others. The best future is the one whose mean over the
@@ -157,10 +172,10 @@ def compare(predictions: Mapping[str, Video], true: Video) -> dict[str, Tensor]:
     """
     scores = {}
     for name, futures in predictions.items():
-        for metric, measure in FRAME_METRICS.items():
-            values = measure(futures, true.expand_as(futures))  # (N, T)
+        for metric, measure in metrics.items():
+            values = measure(futures, true)  # (N, T)
             means = values.mean(dim=1)
-            best = means.argmax() if HIGHER_IS_BETTER[metric] else means.argmin()
+            best = means.argmax() if HIGHER_IS_BETTER.get(metric) else means.argmin()
             scores[f"{metric} {'best' if name == 'model' else name}"] = values[best]
             if name == "model":
                 scores[f"{metric} mean"] = values.mean(dim=0)
@@ -174,6 +189,7 @@ def best_of(
     count: int,
     context: int = CONTEXT,
     controls: Mapping[str, Predictor] = MappingProxyType({}),
+    metrics: Metrics = FRAME_METRICS,
 ) -> Figures:
     """Best and mean of `count` futures per horizon of clips (N, T, C, H, W), beside simple predictions.
 
@@ -192,7 +208,7 @@ def best_of(
             made[name] = unit(predict(control, prompt, len(true), sampling, range(count)))
         made["copy"] = unit(prompt[-1:]).expand(1, *true.shape)
         made["flow"] = extrapolated(*unit(prompt[-2:]), len(true))[None]
-        for name, values in compare(made, true).items():
+        for name, values in compare(made, true, metrics).items():
             rows[name].append(values)
         for name, frames in (made | {"true": true[None]}).items():
             gradients[name].append(gradient_energy(frames).mean(dim=0))
@@ -262,17 +278,17 @@ def surprise(model: HasLikelihood, clips: Video, batch: int = 8) -> Figures:
 
 
 @torch.inference_mode()
-def reconstruction(tokenizer: Any, clips: Video) -> Figures:
+def reconstruction(tokenizer: Any, clips: Video, metrics: Metrics = FRAME_METRICS) -> Figures:
     """Reconstruction and code use of clips (N, T, C, H, W), averaged over code groups.
 
     Frames at the end that fill no slice of a tokenizer's codes are left out.
     """
-    clips = clips[:, : clips.shape[1] - clips.shape[1] % getattr(tokenizer.config, "frames", 1)]
+    clips = clips[:, : clips.shape[1] - clips.shape[1] % tokenizer.slice_frames]
     ids, sizes = tokenizer.encode(clips).ids, tokenizer.quantizer.sizes
     decoded, true = unit(tokenizer.reconstructed(clips)), unit(clips)
     again = unit(tokenizer.reconstructed(decoded * 2 - 1))
     use, groups = zip(*(perplexity(ids[..., g], size) for g, size in enumerate(sizes)), strict=True)
-    figures = {name: float(metric(decoded, true).mean()) for name, metric in FRAME_METRICS.items()}
+    figures = {name: float(metric(decoded, true).mean()) for name, metric in metrics.items()}
     figures |= {"psnr of the second pass": float(frame_psnr(again, true).mean())}
     figures |= {"sharpness": float(gradient_energy(decoded).mean() / gradient_energy(true).mean())}
     figures |= {"codes in use": sum(use) / len(use), "perplexity of a group": sum(groups) / len(groups)}

@@ -8,6 +8,7 @@ lost, and 58 % count as visible.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ MIN_PIXELS = 8  # of a picture of 64x64 that make an object visible; edges mix i
 
 
 class Track(NamedTuple):
-    """Centres of the pusher's ball, hidden or not."""
+    """Positions of what actions move, hidden or not: the centre of the pusher's ball, the point between fingers."""
 
     xy: Tensor  # (..., 2) pixels, x to the right, y down, (0, 0) the first pixel's centre; a best guess if not visible
     visible: Tensor  # (...) bool
@@ -58,8 +59,8 @@ def track_pusher(clips: Video) -> Track:
     y, x = at // response.shape[-1], at % response.shape[-1]
     padded, n = F.pad(response[:, None], [1] * 4, mode="replicate")[:, 0], torch.arange(len(response), device=at.device)
     best = response[n, y, x]
-    dx = _parabola_peak(padded[n, y + 1, x], best, padded[n, y + 1, x + 2])
-    dy = _parabola_peak(padded[n, y, x + 1], best, padded[n, y + 2, x + 1])
+    dx = parabola_peak(padded[n, y + 1, x], best, padded[n, y + 1, x + 2])
+    dy = parabola_peak(padded[n, y, x + 1], best, padded[n, y + 2, x + 1])
     return Track(torch.stack([x + dx, y + dy], dim=-1).reshape(*lead, 2), (best > VISIBLE).reshape(lead))
 
 
@@ -76,7 +77,7 @@ def _viterbi(response: Tensor, reach: int) -> Tensor:
     return torch.cat(track[::-1], dim=1)
 
 
-def _parabola_peak(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
+def parabola_peak(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
     """Offset of the peak of the parabola through three neighbours from the middle one, within half a pixel."""
     curvature = (2 * at - before - after).clamp_min(1e-6)
     return (0.5 * (after - before) / curvature).clamp(-0.5, 0.5)
@@ -133,12 +134,15 @@ def visible_colours(frames: Video) -> Tensor:
     return colour_pixels(frames) >= MIN_PIXELS * frames.shape[-1] * frames.shape[-2] / 64**2
 
 
-def object_permanence(prompt: Video, futures: Video) -> tuple[Tensor, Tensor]:
+def object_permanence(
+    prompt: Video, futures: Video, colours: Sequence[int] = range(len(PALETTE))
+) -> tuple[Tensor, Tensor]:
     """Share of the objects in a prompt's (T, 3, H, W) last frame that later frames show, and the number of new ones.
 
     Futures (..., T', 3, H, W) -> (..., T') on [0, 1], and (..., T') colours that no frame of the prompt shows.
-    Simulated futures score less than 1 where objects hide each other, so compare with those.
+    colours: those of PALETTE that objects have. Simulated futures score less than 1 where objects hide each other, so
+    compare with those.
     """
-    before, after = visible_colours(prompt), visible_colours(futures)
+    before, after = (visible_colours(frames)[..., list(colours)] for frames in (prompt, futures))
     share = (after & before[-1]).sum(dim=-1) / before[-1].sum().clamp_min(1)
     return share, (after & ~before.any(dim=0)).sum(dim=-1)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from train.data.account import some
 from train.data.arrays import array_options
 from train.data.splits import file_of
 from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.evaluation.frechet import st_lpips_frechet
 from train.evaluation.optical_flow import sideways_motion
 from train.evaluation.protocols import (
     CONTEXT,
@@ -68,6 +70,8 @@ class VideosEvaluation(Evaluation):
 
     def protocols(self) -> dict[str, Callable[[], Figures]]:
         table = super().protocols()
+        if self.st_lpips:
+            table["frechet"] = partial(st_lpips_frechet, self)
         if self.batch.actions is not None:
             table |= {"action_following": self.action_following, "steering": self.steering}
         return table

@@ -1,72 +1,29 @@
-"""One tabletop scene in MuJoCo: stepped by actions, rendered, saved and restored.
-
-The only module that needs the package mujoco, and OpenGL without a screen: on Debian `apt install libegl1 libegl-mesa0
-libgl1-mesa-dri`, or libosmesa6 and MUJOCO_GL=osmesa in the environment. Both are loaded with the first environment.
-"""
+"""One tabletop scene in MuJoCo, stepped by actions."""
 
 from __future__ import annotations
 
-import math
-import os
-from functools import cache
-from types import ModuleType
-from typing import Any
-
 import numpy as np
 
+from train.sim.environment import MujocoEnvironment, load_mujoco
 from train.sim.tabletop.scene import Scene
 
 TOP_SPEED = 1.0  # metres a second, of an action of length 1
-STEPS_PER_SECOND = 200
 PUSHER_DOF = 2  # x and y of the pusher come first in the state
 
 
-@cache
-def load_mujoco() -> tuple[ModuleType, Any]:
-    """MuJoCo and the OpenGL context of this process, on one thread. RuntimeError says what is missing."""
-    os.environ.setdefault("MUJOCO_GL", "egl")
-    os.environ.setdefault("LP_NUM_THREADS", "0")
-    try:
-        import mujoco
-
-        context = mujoco.GLContext(64, 64)
-        context.make_current()
-    except Exception as error:  # a missing driver raises anything
-        raise RuntimeError(
-            "the tabletop needs mujoco (pip install mujoco) and OpenGL without a screen (apt install libegl1 "
-            f"libegl-mesa0 libgl1-mesa-dri, or libosmesa6 and MUJOCO_GL=osmesa): {error}"
-        ) from error
-    return mujoco, context
-
-
-class Environment:
-    """A simulated scene; use it in a `with`, which frees its graphics memory.
-
-    A frame is 1/fps seconds of simulation under one action.
-    """
+class Environment(MujocoEnvironment):
+    """A simulated scene of the tabletop; the agent is the pusher."""
 
     def __init__(self, scene: Scene, size: int, oversampling: int, fps: int) -> None:
         mj, _ = load_mujoco()
-        self.scene, self.size, self.oversampling = scene, size, oversampling
-        self.steps = STEPS_PER_SECOND // fps
-        self.model = mj.MjModel.from_xml_string(scene.xml)
+        model = mj.MjModel.from_xml_string(scene.xml)
         for name, pixels in scene.textures.items():
-            begin = int(self.model.tex_adr[self.model.texture(name).id])
-            self.model.tex_data[begin : begin + pixels.size] = pixels.ravel()
-        self.data = mj.MjData(self.model)
+            begin = int(model.tex_adr[model.texture(name).id])
+            model.tex_data[begin : begin + pixels.size] = pixels.ravel()
+        owners = np.arange(model.nbody) - 2  # the world and the pusher come first
+        super().__init__(model, size, oversampling, fps, owners)
+        self.scene, self.objects = scene, len(scene.shapes)
         self.data.qpos[:PUSHER_DOF] = scene.pusher
-        self.objects = len(scene.shapes)
-        self._renderer: Any = None  # made with the first picture
-
-    def __enter__(self) -> Environment:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._renderer is not None:
-            self._renderer.free()
-            self._renderer = None
-
-    # ---- state -----------------------------------------------------------------------------------------
 
     @property
     def poses(self) -> np.ndarray:
@@ -87,34 +44,11 @@ class Environment:
     def last_action(self) -> np.ndarray:
         return self.data.ctrl / TOP_SPEED
 
-    @property
-    def state(self) -> np.ndarray:
-        """All that the next step depends on, (S,) float64. The same state and actions lead to the same bits."""
-        mj, _ = load_mujoco()
-        part = mj.mjtState.mjSTATE_INTEGRATION
-        state = np.empty(mj.mj_stateSize(self.model, part))
-        mj.mj_getState(self.model, self.data, state, part)
-        return state
-
-    @state.setter
-    def state(self, state: np.ndarray) -> None:
-        mj, _ = load_mujoco()
-        mj.mj_setState(self.model, self.data, state, mj.mjtState.mjSTATE_INTEGRATION)
-
     def act(self, action: np.ndarray) -> None:
         """Simulates one frame. The action is the pusher's target velocity, (2,) in the unit circle."""
         mj, _ = load_mujoco()
         self.data.ctrl[:] = TOP_SPEED * action
         mj.mj_step(self.model, self.data, self.steps)
-
-    # ---- pictures --------------------------------------------------------------------------------------
-
-    @property
-    def camera(self) -> np.ndarray:
-        """Rotation (9) and position (3) in the world, and focal length in pixels of `render`, (13,)."""
-        self._update_camera()
-        focal = self.size / 2 / math.tan(math.radians(self.model.cam_fovy[0]) / 2)
-        return np.concatenate([self.data.cam_xmat[0], self.data.cam_xpos[0], [focal]])
 
     @property
     def pusher_pixel(self) -> np.ndarray:
@@ -122,43 +56,3 @@ class Environment:
         rotation, eye, focal = np.split(self.camera, [9, 12])
         x, y, z = rotation.reshape(3, 3).T @ (self.data.body("pusher").xpos - eye)
         return np.array([x / -z, y / z]) * focal + (self.size - 1) / 2
-
-    def render(self) -> np.ndarray:
-        """The picture (size, size, 3) uint8."""
-        large, n = self._render(segmented=False).astype(np.uint16), self.oversampling
-        sums = large.reshape(self.size, n, self.size, n, 3).sum(axis=(1, 3))
-        return ((sums + n * n // 2) // (n * n)).astype(np.uint8)
-
-    def segmentation(self) -> np.ndarray:
-        """What each pixel shows, (size, size) int: objects from 0 on, -1 the pusher, -2 the background."""
-        geoms = self._render(segmented=True).astype(int) @ [1, 256, 65536] - 1
-        owners = np.full(self._scene.ngeom + 1, -2)
-        for geom in self._scene.geoms[: self._scene.ngeom]:
-            if geom.segid >= 0 and geom.objid >= 0:
-                owners[geom.segid] = self.model.geom_bodyid[geom.objid] - 2  # the world and the pusher come first
-        return owners[geoms]
-
-    def _update_camera(self) -> None:
-        mj, _ = load_mujoco()
-        mj.mj_kinematics(self.model, self.data)
-        mj.mj_camlight(self.model, self.data)
-
-    def _render(self, segmented: bool) -> np.ndarray:
-        mj, context = load_mujoco()
-        context.make_current()
-        if self._renderer is None:
-            self._renderer = mj.MjrContext(self.model, mj.mjtFontScale.mjFONTSCALE_50)
-            mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
-            self._scene, self._option, self._camera = mj.MjvScene(self.model, 100), mj.MjvOption(), mj.MjvCamera()
-            self._camera.type, self._camera.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, 0
-        self._update_camera()
-        everything = mj.mjtCatBit.mjCAT_ALL
-        mj.mjv_updateScene(self.model, self.data, self._option, None, self._camera, everything, self._scene)
-        for flag in (mj.mjtRndFlag.mjRND_SEGMENT, mj.mjtRndFlag.mjRND_IDCOLOR):
-            self._scene.flags[flag] = segmented
-        self._scene.flags[mj.mjtRndFlag.mjRND_SHADOW] = not segmented
-        side = self.size * (1 if segmented else self.oversampling)  # the centres of pixels are the same
-        picture, viewport = np.empty((side, side, 3), np.uint8), mj.MjrRect(0, 0, side, side)
-        mj.mjr_render(viewport, self._scene, self._renderer)
-        mj.mjr_readPixels(picture, None, viewport, self._renderer)
-        return picture[::-1]  # OpenGL counts rows from below

@@ -1,7 +1,7 @@
 """Clips of a tabletop on which a pusher moves coloured objects, and simulated futures of any of them.
 
-MuJoCo simulates and renders; `environment` says what that needs. Clips are the same wherever MuJoCo is of the same
-version, except for the last bits of pixels where another OpenGL renders them.
+MuJoCo simulates and renders; train/sim/environment.py says what that needs. Clips are the same
+wherever MuJoCo is of the same version, except for the last bits of pixels where another OpenGL renders them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from stt.api import Video
 from train.seeding import generator_for
-from train.sim.tabletop.environment import STEPS_PER_SECOND, TOP_SPEED, Environment
-from train.sim.tabletop.scene import HALF, PUSHER, random_scene
+from train.sim.environment import STEPS_PER_SECOND
+from train.sim.tabletop.environment import TOP_SPEED, Environment
+from train.sim.tabletop.scene import HALF, PALETTE, PUSHER, random_scene
+from train.sim.world import World, to_video
 
 TabletopSplit = Literal["train", "test", "straight_line"]
 SEED_WORDS = {"straight_line": "steady"}  # by which a split's clips are seeded, where it is not its name
@@ -60,21 +62,24 @@ class TabletopClip(NamedTuple):
     index: int
 
 
-class Tabletop:
-    """Endless clips of one split; a clip depends on (split, seed, index) alone, and splits share none.
+class Tabletop(World):
+    """The tabletop's clips.
 
     In clips of "straight_line" the pusher goes straight on, walls or not, as a person at the controls might and
     `next_action` never does. They teach what then happens, but no policy is to imitate them.
     """
 
+    name, clip_type, object_colours = "tabletop", TabletopClip, range(len(PALETTE))
+
     def __init__(self, config: TabletopConfig, split: TabletopSplit) -> None:
-        if split not in get_args(TabletopSplit):
-            raise ValueError(f"split is {split!r}, must be one of {', '.join(get_args(TabletopSplit))}")
-        self.config, self.split = config, split
+        super().__init__(config, split, get_args(TabletopSplit))
+
+    def next_action(self, env: Environment, rng: Generator) -> np.ndarray:
+        return next_action(env, rng)
 
     def clip(self, seed: int, index: int) -> TabletopClip:
         """One clip, its actions drawn by `next_action` or `straight_action`."""
-        rng, moments = self._rng("actions", seed, index), []
+        rng, moments = self.rng("actions", seed, index), []
         policy = straight_action if self.split == "straight_line" else next_action
         with self.environment(seed, index) as env:
             for _ in range(WARM_UP):
@@ -88,33 +93,12 @@ class Tabletop:
         frames, actions, poses, pusher, states = stacked
         return TabletopClip(to_video(frames), actions, poses, pusher, shapes, colours, states, seed, index)
 
-    def futures(self, clip: TabletopClip, at_frame: int, frames: int, count: int, seed: int) -> Video:
-        """Simulated futures (count, frames, 3, H, W) of the clip's first `at_frame` frames.
-
-        Each starts from the simulator's state at the prompt's last frame, with new random actions. The last action
-        before is part of that state, since the pusher's motion shows it.
-        """
-        futures = []
-        with self.environment(clip.seed, clip.index) as env:
-            for k in range(count):
-                env.state = _state(clip, at_frame)
-                rng = self._rng("futures", clip.seed, clip.index, at_frame, seed, k)
-                futures.append(torch.stack([_next_frame(env, next_action(env, rng)) for _ in range(frames)]))
-        return to_video(torch.stack(futures))
-
-    def with_actions(self, clip: TabletopClip, at_frame: int, actions: Tensor) -> Video:
-        """What follows the clip's first `at_frame` frames under actions (frames, 2) -> (frames, 3, H, W)."""
-        with self.environment(clip.seed, clip.index) as env:
-            env.state = _state(clip, at_frame)
-            return to_video(torch.stack([_next_frame(env, action) for action in actions.double().numpy()]))
-
-    def pusher_pixels(self, clip: TabletopClip) -> Tensor:
-        """Where each frame shows the pusher, (T, 2) as (x, y) in pixels; (0, 0) is the first pixel's centre."""
+    def agent_pixels(self, clip: TabletopClip) -> Tensor:
         return self._at_every_frame(clip, lambda env: env.pusher_pixel).float()
 
     def segmentation(self, clip: TabletopClip) -> Tensor:
         """What each pixel shows, (T, H, W) int64: objects from 0 on, -1 the pusher, -2 the background."""
-        return self._at_every_frame(clip, Environment.segmentation)
+        return self._at_every_frame(clip, Environment.segmentation).long()
 
     def camera(self, clip: TabletopClip) -> Tensor:
         """Rotation (9), position (3) and focal length in pixels of the clip's camera, (13,)."""
@@ -125,7 +109,7 @@ class Tabletop:
         """The clip's scene before anything has moved, for a `with`."""
         c = self.config
         pixels = c.image_size * c.oversampling
-        scene = random_scene(self._rng("scene", seed, index), c.least_objects, c.most_objects, pixels, c.shadows)
+        scene = random_scene(self.rng("scene", seed, index), c.least_objects, c.most_objects, pixels, c.shadows)
         return Environment(scene, c.image_size, c.oversampling, c.fps)
 
     def _at_every_frame(self, clip: TabletopClip, measure: Callable[[Environment], Any]) -> Tensor:
@@ -136,32 +120,9 @@ class Tabletop:
                 values.append(measure(env))
         return torch.from_numpy(np.stack(values))
 
-    def _rng(self, *words: str | int) -> Generator:
+    def rng(self, *words: str | int) -> Generator:
         split = SEED_WORDS.get(self.split, self.split)
-        return np.random.default_rng(generator_for("tabletop", split, *words).initial_seed())
-
-
-def _state(clip: TabletopClip, at_frame: int) -> np.ndarray:
-    """The simulator's state at the last of the first `at_frame` frames."""
-    if not 1 <= at_frame <= len(clip.states):
-        raise ValueError(f"at_frame is {at_frame}, must be 1 to {len(clip.states)}")
-    return clip.states[at_frame - 1].numpy()
-
-
-def _next_frame(env: Environment, action: np.ndarray) -> Tensor:
-    """The picture (H, W, 3) uint8 one frame later."""
-    env.act(action)
-    return torch.from_numpy(env.render())
-
-
-def to_video(frames: Tensor) -> Video:
-    """Pictures (..., H, W, 3) uint8 -> (..., 3, H, W) in [-1, 1]."""
-    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
-
-
-def to_pictures(video: Video) -> np.ndarray:
-    """The inverse of `to_video`: videos (..., 3, H, W) in [-1, 1] -> (..., H, W, 3) uint8."""
-    return ((video + 1) * 127.5).round().byte().movedim(-3, -1).cpu().numpy()
+        return np.random.default_rng(generator_for(self.name, split, *words).initial_seed())
 
 
 # ---- policies of the pusher --------------------------------------------------------------------------

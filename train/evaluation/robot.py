@@ -1,0 +1,28 @@
+"""The evaluation on the robot."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from stt.api import Predictor
+from train.evaluation.hand_tracking import track_hand
+from train.evaluation.manipulation import Agent, ManipulationEvaluation
+from train.evaluation.protocols import CONTEXT, HORIZON
+from train.sim.robot.world import Robot, RobotClip, RobotConfig
+
+HAND = Agent("hand", track_hand)
+
+
+class RobotEvaluation(ManipulationEvaluation):
+    agent, sheet_actions = HAND, ((1.0, 0.0, 0.0), (-1.0, 0.0, 0.0))
+
+    def __init__(self, model: Predictor, args: argparse.Namespace, world: Mapping[str, Any]) -> None:
+        super().__init__(model, args, Robot(RobotConfig(image_size=model.config.image_size, frames=30), "test"))
+
+    def other_actions(self, clips: Sequence[RobotClip]) -> list[Tensor]:
+        """The next clip's: to follow them it is not enough to know how a hand usually goes on."""
+        return [clip.actions[CONTEXT - 1 : CONTEXT - 1 + HORIZON] for clip in [*clips[1:], *clips[:1]]]
