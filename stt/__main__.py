@@ -23,7 +23,7 @@ from stt.model_card import facts, provenance
 from stt.prediction import predict
 from stt.request import Request, RequestError, action_axes, parse_setting
 from stt.results import Result
-from stt.video import VideoError
+from stt.video import OWN_FILES, VideoError
 
 MODEL = "a .safetensors file, a run's folder, or owner/repo@revision on the Hub"
 SETTINGS = {  # the flags that are fields of a Request
@@ -34,7 +34,7 @@ SETTINGS = {  # the flags that are fields of a Request
     "prompt_frames": "the future starts after this frame of the clip; 0: after the last one",
     "top_k": "sample from the k likeliest codes only; 0: all",
     "top_p": "sample from the likeliest codes up to this total probability",
-    "stride": "use every n-th frame of the clip",
+    "stride": "use every n-th frame of the clip; 0: frames at the rate that the model learned at",
     "fit": "crop or pad: how a clip becomes a square",
     "labels": "digits to imagine without the clip, such as 3, or 3,7, or any; for models with classes",
     "action": "action at every new frame, numbers from -1 to 1 such as 0.5,-1, or free: the model chooses; for models "
@@ -156,7 +156,7 @@ def run(request: Request, model: Predictor) -> Result:
     """Predicts; the progress is one line on stderr, which disappears at the end."""
     line = ""
     try:
-        for event in predict(request, model, deadline=math.inf):
+        for event in predict(request, model, deadline=math.inf, limits=OWN_FILES):
             if isinstance(event, Result):
                 return event
             text = event.text()

@@ -21,8 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska", "avi": "avi", "gif": "gif"}
-DECODERS = ("h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "gif", "mjpeg")
+# ffmpeg's names of what an upload may be, and of what else a file of one's own may be
+CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif", "mpegts", "ogg", "h264", "hevc")
+MORE_CONTAINERS = ("asf", "flv", "mpeg", "mpegvideo", "m4v", "dv")
+DECODERS = ("h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "gif", "mjpeg", "theora")
+MORE_DECODERS = (
+    "mpeg1video", "mpeg2video", "h263", "flv", "vp6", "vp6f", "wmv1", "wmv2", "wmv3", "vc1", "msmpeg4v1", "msmpeg4v2",
+    "msmpeg4", "svq3", "dvvideo", "prores", "dnxhd", "cfhd", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo",
+    "qtrle", "png",
+)  # fmt: skip
+# endings of names of such files; what a file is, its content says
+UPLOAD_ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".ogv", ".ogg",
+    ".h264", ".264", ".hevc", ".h265", ".265",
+)  # fmt: skip
+VIDEO_ENDINGS = (*UPLOAD_ENDINGS, ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".vob", ".m1v", ".m2v", ".dv")
 FORMATS_TEXT = "MP4, MOV, MKV, WebM, AVI or GIF"
 CODECS_TEXT = "H.264, HEVC, VP8, VP9, AV1, MPEG-4, MJPEG or GIF"
 DAMAGED = f"The file is damaged or not a video; use {FORMATS_TEXT}."
@@ -34,9 +47,8 @@ REASONS = {  # ffmpeg's message: ours
     "moov atom not found": "The file is incomplete: its index is missing.",
     "Error opening input": DAMAGED,
 }
-MAX_STREAMS = 8
 TOO_MANY = "exceeds max_streams"
-LOG_BYTES = 4 * 2**20  # ffmpeg's messages; 600 frames need about 200 kB
+LOG_BYTES = 4 * 2**20  # ffmpeg's messages
 
 
 class VideoError(ValueError):
@@ -45,8 +57,12 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an upload may cost. Of a clip that is too long the start is used; anything else raises `VideoError`."""
+    """What a file may be and cost, by default an upload. Of a clip that is too long the start is used; anything else
+    raises `VideoError`."""
 
+    containers: tuple[str, ...] = CONTAINERS
+    decoders: tuple[str, ...] = DECODERS
+    streams: int = 8
     file_bytes: int = 25_000_000
     min_side: int = 16  # pixels
     max_side: int = 4096
@@ -63,6 +79,11 @@ class Limits:
 
 
 LIMITS = Limits()
+OWN_FILES = Limits(  # for whoever chooses among the files of this machine
+    containers=CONTAINERS + MORE_CONTAINERS, decoders=DECODERS + MORE_DECODERS, streams=64, file_bytes=2**36,
+    max_side=8192, frame_pixels=8192 * 4320, wall_seconds=7200, cpu_seconds=7200, memory_bytes=4 * 10**9,
+    written_bytes=2**38,
+)  # fmt: skip
 
 
 @contextmanager
@@ -100,14 +121,14 @@ def limited(command: list[str], limits: Limits) -> list[str]:
 
 
 def run_ffmpeg(
-    file: int, output: str, limits: Limits, deadline: float, out: BinaryIO | None = None
+    file: int, output: str, limits: Limits, deadline: float, out: BinaryIO | None = None, *, sound: bool = False
 ) -> tuple[bytes, str, int]:
     """Runs ffmpeg on an open file: (its output, unless that goes to `out`, its messages, exit code)."""
     coded_pixels = limits.frame_pixels + 128 * limits.max_side  # codecs pad frames to whole blocks
     arguments = (
-        "-hide_banner -nostdin -nostats -an -sn -dn -threads 1 -protocol_whitelist fd"
-        f" -format_whitelist {','.join(CONTAINERS)} -codec_whitelist {','.join(DECODERS)}"
-        f" -max_pixels {coded_pixels} -max_streams {MAX_STREAMS} -fd 0 -i fd: {output} pipe:1"
+        f"-hide_banner -nostdin -nostats {'' if sound else '-an'} -sn -dn -threads 1 -protocol_whitelist fd"
+        f" -format_whitelist {','.join(limits.containers)} -codec_whitelist {','.join(limits.decoders)}"
+        f" -max_pixels {coded_pixels} -max_streams {limits.streams} -fd 0 -i fd: {output} pipe:1"
     )
     import imageio_ffmpeg  # here, since training from packed data needs none
 
@@ -138,7 +159,7 @@ def run_ffmpeg(
 def failure(log: str, code: int, limits: Limits) -> str:
     """One sentence for ffmpeg's messages; takes numbers and codec names from them, never text."""
     if TOO_MANY in log:
-        return f"The file has more than {MAX_STREAMS} streams."
+        return f"The file has more than {limits.streams} streams."
     if size := re.search(r"Picture size (\d+)x(\d+) exceeds", log):
         return bad_size(int(size[1]), int(size[2]), limits)
     # the second line tells the refused video from its audio, whose codecs are all refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from stt.api import Predictor, Sampling
 from stt.migrations import migrated_scores
 
+SHIPPED_RATES = {"tabletop": 10.0, "car": 10.0}  # Hz, of cards from before they held a rate
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
 PREDICTORS = (  # last words of a figure's name: what was scored
     r"model|best|mean|guess|copy|truth|flow|blend|tracker|untrained|zero features|unconditional|conditioned|[+-]1|"
@@ -50,7 +52,7 @@ import stt
 from stt.video import read_clip
 
 model = stt.load("{repo}@REVISION")  # a commit of this repository; without "@REVISION" the newest
-clip = read_clip("clip.mp4", size={size}, channels={channels}{stride}).video  # (T, C, H, W) in [-1, 1]
+clip = read_clip("clip.mp4", size={size}, channels={channels}{rate}).video  # (T, C, H, W) in [-1, 1]
 sampling = stt.Sampling({sampling})  # the defaults
 for frames in stt.rollout(model, clip, frames=10, sampling=sampling, seeds=[0, 1, 2, 3]):
     ...  # (4, C, H, W): one time step of all four futures
@@ -68,7 +70,7 @@ and beyond the length of the training clips.
 
 def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
     """Markdown with front matter. header: of the model's file, from `read_header`; repo: "owner/name"."""
-    knobs, stride = sorted(model.knobs), header["card"].get("world", {}).get("stride", 1)
+    knobs, rate = sorted(model.knobs), frame_rate(header["card"])
     text = TEMPLATE.format(
         repo=repo,
         name=repo.partition("/")[2],
@@ -76,21 +78,32 @@ def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
         size=model.config.image_size,
         channels=model.config.channels,
-        stride=f", stride={stride}" if stride > 1 else "",
+        rate=f", fps={rate:g}" if rate else "",
         sampling=", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(Sampling) if f.name in model.knobs),
         knobs=f"Settings that change the result: {', '.join(f'`{name}`' for name in knobs) or 'none'}.",
     )
     return "\n".join([text, *provenance(header["card"])])
 
 
+def frame_rate(card: Mapping[str, Any]) -> float | None:
+    """Frames per second of the clips that a model learned from; None where they have no rate, as Moving MNIST."""
+    world = card.get("world")
+    world = world if isinstance(world, dict) else {}
+    rate = world.get("fps") or card.get("fps")
+    if isinstance(rate, int | float) and math.isfinite(rate) and rate > 0:
+        return min(max(float(rate), 0.1), 1000.0)
+    words = {world.get("kind"), *re.split(r"[/_]", str(card.get("preset", "")))}
+    return next((rate for name, rate in SHIPPED_RATES.items() if name in words), None)
+
+
 def facts(model: Predictor) -> dict[str, str]:
     """Family, size and weights, as plain text."""
-    c = model.config
+    c, rate = model.config, frame_rate(model.card)
     return {
         "family": model.family,
         "parameters": _parameters(model),
         "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
-        "context": f"up to {c.context_frames} frames",
+        "context": f"up to {c.context_frames} frames" + (f", {rate:g} per second" if rate else ""),
         "weights": model.weights_hash,
     }
 

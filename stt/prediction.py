@@ -17,7 +17,7 @@ from stt.report import future_names, report
 from stt.request import Request, RequestError, is_stochastic
 from stt.results import Result
 from stt.sampler import between, rollout
-from stt.video import to_uint8
+from stt.video import LIMITS, Limits, to_uint8
 
 DEADLINE = 180.0  # seconds of computing for one request
 
@@ -81,17 +81,21 @@ def compute(model: Predictor, job: Job) -> Iterator[Tensor | Surprise]:
 
 
 def predict(
-    request: Request, model: Predictor, compute: Compute = compute, deadline: float = DEADLINE
+    request: Request,
+    model: Predictor,
+    compute: Compute = compute,
+    deadline: float = DEADLINE,
+    limits: Limits = LIMITS,
 ) -> Iterator[Progress | Result]:
     """Yields the progress before the first frame and after each one, then the result.
 
-    deadline: seconds of computing; raises RequestError beyond it.
+    deadline: seconds of computing; raises RequestError beyond it. limits: on the clip.
     """
     began = time.perf_counter()
     if not is_stochastic(model):
         request = replace(request, futures=1)
     sampling, condition = request.sampling(model), request.condition(model)
-    progress = Progress(request, model, prompt := read_prompt(request, model), began=began)
+    progress = Progress(request, model, prompt := read_prompt(request, model, limits), began=began)
     yield progress
     truth, since = prompt.continuation[: request.frames], time.perf_counter()
     job = Job(prompt.context, truth, prompt.ending, request.frames, sampling, condition, tuple(request.seeds))

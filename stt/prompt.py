@@ -10,8 +10,9 @@ from torch import Tensor
 
 from stt.api import Predictor
 from stt.encode import Pixels
+from stt.model_card import frame_rate
 from stt.request import Request, RequestError
-from stt.video import Clip, read_clip, to_uint8
+from stt.video import LIMITS, Clip, Limits, read_clip, to_uint8
 
 MAX_FPS = 30.0  # faster clips play slower: otherwise ten frames are over at once
 
@@ -34,10 +35,21 @@ class Prompt:
         return to_uint8(self.context)
 
 
-def load_clip(request: Request, model: Predictor) -> Clip:
-    """The clip at the model's size. Raises `stt.video.VideoError` for a file that is no usable video."""
+def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS) -> Clip:
+    """The clip at the model's size and frame rate, or at the stride of the request.
+
+    Raises `stt.video.VideoError` for a file that is no usable video.
+    """
     c = model.config
-    return read_clip(request.clip, size=c.image_size, channels=c.channels, stride=request.stride, fit=request.fit)
+    return read_clip(
+        request.clip,
+        size=c.image_size,
+        channels=c.channels,
+        fit=request.fit,
+        fps=None if request.stride else frame_rate(model.card),
+        stride=request.stride or 1,
+        limits=limits,
+    )
 
 
 def latest_start(request: Request, frames: int) -> int:
@@ -85,8 +97,8 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
     )
 
 
-def read_prompt(request: Request, model: Predictor) -> Prompt:
-    return split_clip(load_clip(request, model), request, model)
+def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS) -> Prompt:
+    return split_clip(load_clip(request, model, limits), request, model)
 
 
 def file_hash(path: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from stt.api import Predictor
 from stt.metrics import blended, frame_mse, frame_ssim, spread, unit
+from stt.model_card import frame_rate
 from stt.prompt import MAX_FPS, Prompt
 from stt.request import Request, action_axes, is_stochastic
 
@@ -45,6 +47,7 @@ def report(
         "imagined": imagined,
         "action": named_action(request, model),
         "fps": round(prompt.fps, 3),
+        "clip_fps": round(prompt.clip.fps, 3),
         "spread": _rounded(spread(unit(futures)).square().mean(dim=(-2, -1)).sqrt()),
         "scores": scores(futures, truth, baselines(request, prompt)) if comparable else None,
         "surprise": measured,
@@ -124,10 +127,15 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     imagined, gap = is_imagined(request, model), request.between
     continued = not (imagined or gap)
     limit = c.context_frames
+    rate = frame_rate(model.card) or 0.0
+    fps = clip.source_fps if rate and not request.stride else clip.fps if rate else 0.0
+    here = f"; at stride {request.stride} this clip has {clip.fps:.4g}" if request.stride else ""
     conditions = {
         IMAGINED: imagined,
         STEERED: bool(named_action(request, model)) and len(prompt.continuation) > 0,
         "The clip is too long; only its start was used.": clip.truncated,
+        **dict.fromkeys(clip.notes, True),
+        f"The model learned at {rate:g} frames per second{here}.": not math.isclose(fps, rate, rel_tol=0.02),
         f"For each frame the model saw the {limit} nearest on both sides, real or filled in.": gap
         and used + request.frames + len(prompt.ending) > limit + 1,
         f"The model saw the last {used} of the {prompt.start} frames before the future.": continued
@@ -143,7 +151,7 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         "At temperature 0 all futures are the same.": is_stochastic(model)
         and request.temperature == 0
         and request.futures > 1,
-        f"The clip has {clip.fps:g} frames per second; it plays at {MAX_FPS:g}.": clip.fps > MAX_FPS
+        f"The clip has {clip.fps:.4g} frames per second; it plays at {MAX_FPS:g}.": clip.fps > MAX_FPS
         and not request.fps,
     }
     return [note for note, holds in conditions.items() if holds]

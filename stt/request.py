@@ -54,7 +54,7 @@ class Request:
     prompt_frames: int = 0  # the future starts after this frame of the clip; 0: after the last one
     top_k: int = 0
     top_p: float = 1.0
-    stride: int = 1  # every n-th frame of the file
+    stride: int = 0  # every n-th frame of the file; 0: frames at the rate that the model learned at
     fit: str = "crop"
     fps: float = 0.0  # frame rate of the output; 0: the clip's own
     labels: tuple[int, ...] = ()  # classes to imagine without the clip, -1 for any; none: continue the clip
@@ -263,7 +263,7 @@ PARSERS: dict[str, Callable[[Any, Bounds], Any]] = {
     "prompt_frames": lambda value, bounds: _whole("Prompt frames", value, 0, bounds.prompt_frames),
     "top_k": lambda value, bounds: _whole("Top-k", value, 0, bounds.top_k),
     "top_p": lambda value, bounds: _top_p(value),
-    "stride": lambda value, bounds: _whole("Stride", value, 1, bounds.stride),
+    "stride": lambda value, bounds: _whole("Stride", value, 0, bounds.stride),
     "fit": lambda value, bounds: _fit(value),
     "fps": lambda value, bounds: _real("Frames per second", value, 0 if value == 0 else 1, bounds.fps),
     "labels": _labels,

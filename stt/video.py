@@ -1,4 +1,4 @@
-"""Video files -> clips: probe, decode, crop or pad, resize. Whatever cannot be read raises `VideoError`.
+"""Video files -> clips: decode, resample by time, crop or pad, resize. Whatever cannot be read raises `VideoError`.
 
 Files come from strangers; `stt.ffmpeg` says how they are opened.
 """
@@ -17,40 +17,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stt.ffmpeg import CONTAINERS, LIMITS, TOO_MANY, Limits, VideoError, bad_size, failure, open_video, run_ffmpeg
+from stt.ffmpeg import (
+    LIMITS,
+    OWN_FILES,
+    UPLOAD_ENDINGS,
+    VIDEO_ENDINGS,
+    Limits,
+    VideoError,
+    failure,
+    open_video,
+    run_ffmpeg,
+)
+from stt.probe import HDR, Colours, Probe, probe, probe_file
 
 __all__ = [
-    "LIMITS", "Clip", "Limits", "Probe", "VideoError",
+    "LIMITS", "OWN_FILES", "UPLOAD_ENDINGS", "VIDEO_ENDINGS", "Clip", "Decoded", "Limits", "Probe", "VideoError",
     "decode_whole", "probe", "read_clip", "read_metadata", "to_uint8",
 ]  # fmt: skip
 
-VIDEO = "-map 0:V:0 -fps_mode passthrough -filter_threads 1 -threads 1"  # no cover image; no frame twice
-TIMES = "showinfo=checksum=0,"  # a filter that prints every frame's
-
-
-class Probe(NamedTuple):
-    width: int  # after rotation
-    height: int
-    fps: float  # as the stream claims
-    codec: str
-    container: str
-    pixel_aspect: float  # width / height of one pixel; 1 is square
+# no frame twice; a line of messages for each frame that is used, with its time in the file
+DECODE = (
+    "-loglevel verbose -map 0:{stream} -fps_mode passthrough -filter_threads 1 -threads 1"
+    " -stats_enc_pre pipe:2 -stats_enc_pre_fmt T{{ptsi}}@{{tbi}}"
+)
+WITH_DURATION = ("mp4", "matroska", "flv", "asf")  # containers that say how long they are, so that a cut shows
+UNTIMED = ("h264", "hevc", "mpegvideo", "m4v")  # streams without a container have no timestamps
+BROKEN = re.compile(
+    "partial file|ended prematurely|corrupt input packet|concealing|LZW decode failed|invalid as first byte of an EBML"
+)
+REFERENCE_WHITE = 203  # cd/m2, of HDR (ITU-R BT.2408)
 
 
 class Clip(NamedTuple):
     video: Tensor  # (T, C, H, W) float32 in [-1, 1]
-    fps: float  # of `video`, so the source's rate divided by the stride
+    fps: float  # of `video`
+    source_fps: float  # of the file
     source_size: tuple[int, int]  # width, height after rotation
-    source_frames: int  # decoded, before the stride
+    source_frames: int  # different frames of the file that were used, before the stride
     truncated: bool  # the file goes on after the part that was used
     cropped: bool  # the sides were cut off to make a square
     padded: bool  # black bars were added to make a square
+    notes: tuple[str, ...] = ()  # a sentence for everything that was guessed, changed or missing
 
 
-def probe(path: str | Path, *, limits: Limits = LIMITS) -> Probe:
-    """Checks a file and decodes its first frame only. Raises `VideoError`."""
-    with open_video(path, limits) as file:
-        return _probe(file, limits, time.monotonic() + limits.wall_seconds)
+class Decoded(NamedTuple):
+    """What `decode_whole` wrote."""
+
+    frames: int
+    fps: float  # of the frames
+    source: Probe
+    source_fps: float  # measured
+    notes: tuple[str, ...]
 
 
 def read_clip(
@@ -59,6 +76,7 @@ def read_clip(
     size: int,
     channels: int,
     fit: str = "crop",
+    fps: float | None = None,
     stride: int = 1,
     max_frames: int | None = None,
     limits: Limits = LIMITS,
@@ -66,58 +84,71 @@ def read_clip(
     """Decodes the start of a clip to square frames of `size` pixels a side.
 
     channels: 1 (gray) or 3 (colour). fit: "crop" cuts out the centre square, "pad" shows the whole picture, its longer
-    side `size` pixels, centred on black. stride: keep every n-th frame. max_frames: the most frames to return.
+    side `size` pixels, centred on black. fps: resample to so many frames per second, each the one nearest in time.
+    stride: keep every n-th frame. max_frames: the most frames to return.
     ffmpeg crops and resizes, so memory holds small frames only. A clip of the right size keeps its pixels.
     Raises `VideoError` for the file, `ValueError` for the arguments.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels is {channels}, must be 1 (gray) or 3 (colour)")
-    if fit not in ("crop", "pad"):
-        raise ValueError(f"fit is {fit!r}, must be 'crop' or 'pad'")
-    if size < 1 or stride < 1 or (max_frames is not None and max_frames < 1):
-        raise ValueError(f"size {size}, stride {stride} and max_frames {max_frames} must be at least 1")
+    _check_arguments(size, channels, fit, fps)
+    if stride < 1 or (max_frames is not None and max_frames < 1):
+        raise ValueError(f"stride {stride} and max_frames {max_frames} must be at least 1")
     most = limits.frames if max_frames is None else min(limits.frames, (max_frames - 1) * stride + 1)
+    most = most if fps is None else min(most, max(math.ceil(limits.clip_seconds * fps), 1))
     deadline = time.monotonic() + limits.wall_seconds
     with open_video(path, limits) as file:
-        source = _probe(file, limits, deadline)
-        pixels = "gray" if channels == 1 else "rgb24"
+        source = probe_file(file, limits, deadline)
         # one frame more shows whether the clip goes on
-        output = f"{VIDEO} -frames:v {most + 1} -vf {TIMES}{_filters(source, size, fit, pixels)} -f rawvideo"
+        output = f"{_options(source, size, channels, fit, fps)} -frames:v {most + 1}"
         raw, log, code = run_ffmpeg(file, output, limits, deadline)
-    decoded = len(raw) // (size * size * channels)
-    if not decoded:
-        raise VideoError(failure(log, code, limits))
+        decoded = len(raw) // (size * size * channels)
+        if not decoded:
+            raise VideoError(failure(log, code, limits))
+        times = _times(log, decoded)
+        damage = _damage(file, log, source, times, fps, limits, deadline, whole=decoded <= most)
     frames = np.frombuffer(raw, np.uint8, decoded * size * size * channels).reshape(decoded, size, size, channels)
-    times = [float(t) for t in re.findall(r"\] n: *\d+ .*?pts_time:(-?[\d.e+-]+)", log)][:decoded]
-    used = min(decoded, most, _frames_within(times, limits.clip_seconds, decoded))
-    fps = _rate(times[:used], source.fps)
+    used = min(decoded, most, decoded if fps else _frames_within(times, limits.clip_seconds, decoded))
+    source_fps = _source_rate(log, times[:used], source.fps, fps, whole=decoded <= most)
     aspect = source.width * source.pixel_aspect / source.height
     return Clip(
         video=_to_video(frames[:used:stride]),
-        fps=min(max(fps / stride, limits.min_fps), limits.max_fps),
+        fps=min(max((fps or source_fps) / stride, limits.min_fps), limits.max_fps),
+        source_fps=source_fps,
         source_size=(source.width, source.height),
-        source_frames=used,
+        source_frames=len(set(times[:used])) or used,
         truncated=decoded > used,
         cropped=fit == "crop" and not math.isclose(aspect, 1, rel_tol=1e-3),
         padded=fit == "pad" and size * min(aspect, 1 / aspect) < size - 0.5,
+        notes=(*damage, *_notes(source, channels, source_fps, fps, times[:used])),
     )
 
 
 def decode_whole(
-    path: str | Path, out: BinaryIO, *, size: int, channels: int, fit: str = "crop", limits: Limits = LIMITS
-) -> Probe:
+    path: str | Path,
+    out: BinaryIO,
+    *,
+    size: int,
+    channels: int,
+    fit: str = "crop",
+    fps: float | None = None,
+    limits: Limits = LIMITS,
+) -> Decoded:
     """Writes all frames of a video of any length to a file: (T, size, size, channels) uint8, as `read_clip` decodes.
 
     The limits on a clip's frames and seconds do not apply. Raises `VideoError`.
     """
+    _check_arguments(size, channels, fit, fps)
     deadline = time.monotonic() + limits.wall_seconds
     with open_video(path, limits) as file:
-        source = _probe(file, limits, deadline)
-        filters = _filters(source, size, fit, "gray" if channels == 1 else "rgb24")
-        _, log, code = run_ffmpeg(file, f"{VIDEO} -vf {filters} -f rawvideo", limits, deadline, out)
-    if not os.fstat(out.fileno()).st_size:
-        raise VideoError(failure(log, code, limits))
-    return source
+        source = probe_file(file, limits, deadline)
+        _, log, code = run_ffmpeg(file, _options(source, size, channels, fit, fps), limits, deadline, out)
+        frames = os.fstat(out.fileno()).st_size // (size * size * channels)
+        if not frames:
+            raise VideoError(failure(log, code, limits))
+        times = _times(log, frames)
+        damage = _damage(file, log, source, times, fps, limits, deadline, whole=True)
+    source_fps = _source_rate(log, times, source.fps, fps, whole=True)
+    notes = (*damage, *_notes(source, channels, source_fps, fps, times))
+    return Decoded(frames, fps or source_fps, source, source_fps, notes)
 
 
 def to_uint8(video: Tensor) -> np.ndarray:
@@ -147,45 +178,94 @@ def read_metadata(path: str | Path, *, limits: Limits = LIMITS) -> dict[str, Any
     return values if isinstance(values, dict) else None
 
 
-def _probe(file: int, limits: Limits, deadline: float) -> Probe:
-    # yuv4mpeg starts with a line that says size, rate and aspect of the decoded, rotated frame: no guessing
-    output = f"{VIDEO} -frames:v 1 -pix_fmt gray -f yuv4mpegpipe"
-    raw, log, code = run_ffmpeg(file, output, limits, deadline)
-    head = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+) I\S+ A(\d+):(\d+)", raw)
-    if not head or TOO_MANY in log:  # of some containers ffmpeg reads a little in spite of it
-        raise VideoError(failure(log, code, limits))
-    width, height, rate, per, across, down = map(int, head.groups())
-    sides_fit = limits.min_side <= min(width, height) and max(width, height) <= limits.max_side
-    if not sides_fit or width * height > limits.frame_pixels:
-        raise VideoError(bad_size(width, height, limits))
-    container = re.search(r"^Input #0, (\S+), from", log, flags=re.M)
-    codec = re.search(r"^  Stream #\S+ -> #0:0 \((\w+)", log, flags=re.M)
-    return Probe(
-        width=width,
-        height=height,
-        fps=rate / per if rate and per else 25.0,
-        codec=codec[1] if codec else "unknown",
-        container=CONTAINERS.get(container[1], "unknown") if container else "unknown",
-        pixel_aspect=across / down if across and down else 1.0,
-    )
+# ---- ffmpeg's filters ------------------------------------------------------------------------------------
 
 
-def _filters(source: Probe, size: int, fit: str, pixels: str) -> str:
-    """ffmpeg's filters: make each frame square, resize it. They adapt when the size changes within a clip."""
-    exact = "accurate_rnd+full_chroma_int+full_chroma_inp"
+def _check_arguments(size: int, channels: int, fit: str, fps: float | None) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"channels is {channels}, must be 1 (gray) or 3 (colour)")
+    if fit not in ("crop", "pad"):
+        raise ValueError(f"fit is {fit!r}, must be 'crop' or 'pad'")
+    if size < 1:
+        raise ValueError(f"size is {size}, must be at least 1")
+    if fps is not None and not 0.01 <= fps <= 1000:
+        raise ValueError(f"fps is {fps}, must be from 0.01 to 1000")
+
+
+def _options(source: Probe, size: int, channels: int, fit: str, fps: float | None) -> str:
+    filters = [
+        *["bwdif=mode=send_frame:deint=interlaced"] * source.interlaced,
+        *_resampling(fps),
+        *_squaring(source, size, fit, "gray" if channels == 1 else "rgb24"),
+    ]
+    return f"{DECODE.format(stream=source.stream)} -vf {','.join(filters)} -f rawvideo"
+
+
+def _resampling(fps: float | None) -> list[str]:
+    """Filters that take, at each multiple of 1 / fps after the first frame, the frame nearest in time.
+
+    A frame counts from the middle between its predecessor and itself on; `fps` then holds it until the next one.
+    """
+    if fps is None:
+        return []
+    middle = "setpts=if(isnan(PREV_INPTS)\\,0\\,(PTS+PREV_INPTS)/2-STARTPTS)"
+    return ["settb=1/705600000", middle, f"fps={fps}:round=up"]  # a unit in which all usual rates are whole
+
+
+def _squaring(source: Probe, size: int, fit: str, pixels: str) -> list[str]:
+    """Filters that make each frame square and resize it. They adapt when the size changes within a clip."""
+    flags = "accurate_rnd+full_chroma_int+full_chroma_inp"
     if fit == "crop":
         side: float = min(source.width, source.height)
-        square = "crop=min(iw\\,ih/sar):min(ih\\,iw*sar):exact=1,"  # sar: pixels that are not square
+        square = ["crop=min(iw\\,ih/sar):min(ih\\,iw*sar):exact=1"]  # sar: pixels that are not square
         width = height = str(size)
-        bars = ""
+        bars = []
     else:
         side = max(source.width * source.pixel_aspect, source.height)
-        square = ""
+        square = []
         width, height = (f"max(1\\,round({size}*min(1\\,{ratio})))" for ratio in ("dar", "1/dar"))
-        bars = f",pad={size}:{size}:-1:-1"  # centred
+        bars = [f"pad={size}:{size}:-1:-1"]  # centred
     kernel = "area" if side >= size else "neighbor" if size % side == 0 else "bilinear"
+    scale = f"scale={width}:{height}:flags={kernel}+{flags}"
+    if source.colours is not None and not source.colours.matrix and not _is_wide(source):
+        square.insert(0, f"setparams=colorspace={'bt709' if _is_hd(source) else 'smpte170m'}")
     # the format stands before the bars: pixels that share their chroma would move them to even places
-    return f"{square}scale={width}:{height}:flags={kernel}+{exact},format={pixels}{bars}"
+    return [*square, scale, *_tone_mapping(source), f"format={pixels}", *bars]
+
+
+def _is_hd(source: Probe) -> bool:
+    return max(source.width, source.height) >= 1280 or min(source.width, source.height) >= 720
+
+
+def _is_wide(source: Probe) -> bool:
+    """Whether the colours are those of HDR or BT.2020."""
+    colours = source.colours or Colours()
+    return colours.transfer in HDR or colours.primaries == "bt2020"
+
+
+def _tone_mapping(source: Probe) -> list[str]:
+    """Filters that turn small frames of HDR or BT.2020 into BT.709: what is darker than white keeps its level."""
+    if not _is_wide(source):
+        return []
+    transfer = source.colours.transfer if source.colours and source.colours.transfer in HDR else "bt709"
+    return [
+        "format=yuv444p10le",
+        f"zscale=tin={transfer}:pin=bt2020:min=bt2020nc:t=linear:npl={REFERENCE_WHITE}",
+        "format=gbrpf32le",
+        "zscale=p=bt709",
+        "tonemap=mobius:param=0.9:desat=0",
+        "zscale=t=bt709:m=gbr:r=pc",
+        "format=gbrp",
+    ]
+
+
+# ---- time ------------------------------------------------------------------------------------------------
+
+
+def _times(log: str, frames: int) -> list[float]:
+    """Seconds in the file of each frame that was used; [] where the file does not say."""
+    times = [int(t) * int(n) / int(d) for t, n, d in re.findall(r"T(-?\d+)@(\d+)/(\d+)$", log, flags=re.M)]
+    return times[:frames] if len(times) >= frames and max(map(abs, times)) < 1e9 else []
 
 
 def _frames_within(times: list[float], seconds: float, frames: int) -> int:
@@ -194,13 +274,90 @@ def _frames_within(times: list[float], seconds: float, frames: int) -> int:
     return next(late, frames)
 
 
-def _rate(times: list[float], claimed: float) -> float:
+def _varies(times: list[float]) -> bool:
+    """Whether more than a few gaps between frames are unlike the usual one."""
+    gaps = np.diff(times)
+    usual = float(np.median(gaps)) if len(gaps) else 0.0
+    return bool(np.count_nonzero((gaps > 1.5 * usual) | (gaps < usual / 1.5)) > 1 + 0.02 * len(gaps))
+
+
+def _source_rate(log: str, times: list[float], claimed: float, fps: float | None, *, whole: bool) -> float:
     """Frames a second by the timestamps (s); the claimed rate where they agree, for it is not rounded."""
     span = times[-1] - times[0] if times else 0.0
-    if span <= 0:
+    count = len(times) if fps is None else _decoded(log)[0] if whole else 0  # resampled frames do not count
+    if span <= 0 or count < 2:
         return claimed
-    measured = (len(times) - 1) / span
-    return claimed if math.isclose(measured, claimed, rel_tol=0.02) else round(measured, 3)
+    measured = (count - 1) / span
+    tolerance = 0.02 if fps is None else max(0.02, 2 / (fps * span))  # the last frame that was used is not the last
+    return claimed if math.isclose(measured, claimed, rel_tol=tolerance) else round(measured, 3)
+
+
+# ---- notes -----------------------------------------------------------------------------------------------
+
+
+def _decoded(log: str) -> tuple[int, int]:
+    """(frames, errors) of the decoder."""
+    match = re.search(r"\(video\): \d+ packets read .*; (\d+) frames decoded; (\d+) decode errors", log)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _damage(
+    file: int, log: str, source: Probe, times: list[float], fps: float | None, limits: Limits, deadline: float,
+    *, whole: bool,
+) -> list[str]:  # fmt: skip
+    """A sentence about frames that could not be read, if there are any. whole: nothing follows the used frames."""
+    frames, errors = _decoded(log)
+    wrong = len(re.findall(r"corrupt decoded frame", log))
+    if not whole:
+        return ["The file is damaged; some frames may be missing or wrong."] if errors or wrong else []
+    broken = BROKEN.search(log) is not None
+    missing = 0.0  # seconds
+    if times and source.seconds and source.container in (*WITH_DURATION, "avi"):
+        missing = source.seconds - (times[-1] - min(times[0], 0)) - 1 / source.fps
+        slack = 1 / source.fps + (1 / fps if fps else 0) + 0.02
+        if missing < slack or not (errors or wrong or broken or _all_end_early(file, source, limits, deadline)):
+            missing = 0.0
+    total = round((source.seconds or 0) * source.fps)
+    if missing and source.container in WITH_DURATION and total > frames:
+        return [f"{frames} of {total} frames could be read; the file is cut short or damaged."]
+    if errors:
+        return [f"{frames} of {frames + errors} frames could be read; the file is damaged."]
+    if missing or broken or wrong:
+        some = f", {wrong} of them with errors" if wrong else ""
+        return [f"The file is damaged or cut short; {frames} frames could be read{some}."]
+    return []
+
+
+def _all_end_early(file: int, source: Probe, limits: Limits, deadline: float) -> bool:
+    """Whether sound, too, ends before the file's claimed duration: it may only last longer than the picture."""
+    output = f"-map 0:{source.stream} -map 0:a? -c copy -f null"
+    _, log, _ = run_ffmpeg(file, output, limits, deadline, sound=True)
+    ends = re.findall(r"time=(\d+):(\d+):([\d.]+)", log)
+    end = int(ends[-1][0]) * 3600 + int(ends[-1][1]) * 60 + float(ends[-1][2]) if ends else 0.0
+    return (source.seconds or 0) - end > 3.5 / source.fps + 0.02  # these times are of decoding, some frames early
+
+
+def _notes(source: Probe, channels: int, rate: float, fps: float | None, times: list[float]) -> list[str]:
+    """A sentence for everything that was guessed or changed, but for size and shape."""
+    colours = source.colours or Colours()
+    kind = "HD" if _is_hd(source) else "SD"
+    conditions = {
+        f"The file has {source.streams} video streams; the largest, {source.width} x {source.height}, was used.":
+            source.streams > 1,
+        f"The file has no timestamps; {rate:.4g} frames per second were assumed.": source.container in UNTIMED,
+        f"The clip has {rate:.4g} frames per second; the frames nearest in time make {fps or 0:.4g}.":
+            fps is not None and rate > fps * 1.02,
+        f"The clip has {rate:.4g} frames per second; frames are repeated to make {fps or 0:.4g}.":
+            fps is not None and rate < fps / 1.02,
+        f"The clip's frame rate varies; on average it is {rate:.4g}.": fps is None and _varies(times),
+        f"HDR ({HDR.get(colours.transfer)}) was tone-mapped to the usual range.": colours.transfer in HDR,
+        "The wide colours of BT.2020 were converted to those of BT.709.":
+            colours.transfer not in HDR and colours.primaries == "bt2020",
+        f"The file does not name its colours; {kind} video, they were read as BT.{'709' if kind == 'HD' else '601'}.":
+            channels == 3 and source.colours is not None and not colours.matrix and not _is_wide(source),
+        "The clip is interlaced; its two fields became one picture.": source.interlaced,
+    }  # fmt: skip
+    return [note for note, holds in conditions.items() if holds]
 
 
 def _to_video(frames: np.ndarray) -> Tensor:

@@ -20,7 +20,7 @@ WHOLE = {  # setting: its name in an error, lowest, highest on the page
     "futures": ("Futures", 1, 8),
     "prompt_frames": ("Prompt frames", 0, 600),
     "top_k": ("Top-k", 0, 1024),
-    "stride": ("Stride", 1, 8),
+    "stride": ("Stride", 0, 8),
 }
 REAL = {"temperature": ("Temperature", 0, 2), "fps": ("Frames per second", 1, 60)}
 NO_NUMBERS = [None, True, False, "3", "", math.nan, math.inf, -math.inf, 1e308, [], {}, 10**30, 10**400, -(10**400)]

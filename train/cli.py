@@ -20,6 +20,7 @@ from stt.api import Config
 from stt.checkpoint import find, load_any, read_header, write_whole
 from stt.models.layered import LayeredConfig
 from train.checkpoint import list_checkpoints
+from train.data.arrays import add_array_flags, array_options
 from train.data.digits import Split
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.data.robot import RobotDataConfig, RobotDataset
@@ -31,7 +32,7 @@ from train.schedule import TrainerConfig
 
 FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
-DATA_FLAGS = ("strokes", "digits", "frames", "stride", "fit", "flip", "partial")
+DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial")
 NUM_ACTIONS = {"tabletop": 2, "robot": 3}  # numbers of an action in simulated sets
 
 
@@ -60,10 +61,12 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     data.add_argument("--strokes", type=float, metavar="SHARE", help="share of drawn digits; with 1 no MNIST is needed")
     data.add_argument("--digits", type=int, help="digits in a clip")
     data.add_argument("--frames", type=int, help="frames of a clip")
-    data.add_argument("--stride", type=int, metavar="N", help="take every n-th frame of your own videos")
+    data.add_argument("--fps", type=float, help="frames a second of your own videos' clips; default: their median rate")
+    data.add_argument("--stride", type=int, metavar="N", help="instead of --fps: every n-th frame at the median rate")
     data.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square: crop, or add black bars")
     data.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
     data.add_argument("--partial", action="store_true", default=None, help="train on what there is of a robot set yet")
+    add_array_flags(data)
     schedule = parser.add_argument_group("schedule", "Values in brackets hold where the preset does not set another.")
     for f in dataclasses.fields(TrainerConfig):
         name, text = f"--{f.name.replace('_', '-')}", f.metadata["help"]
@@ -130,9 +133,15 @@ def save_flags(args: argparse.Namespace, resumed: bool = False) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def training_card(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
-    """How a run came about, for the header of its model; the cards of the models that it builds on are nested."""
+def training_card(args: argparse.Namespace, preset: Preset, clips: Dataset) -> dict[str, Any]:
+    """How a run came about, for the header of its model; the cards of the models that it builds on are nested.
+
+    Of your own videos it holds the frame rate of the clips, and which files were trained on and held out.
+    """
     card = {"preset": args.preset, "world": dataclasses.asdict(preset.data), "command": without_folders(args.command)}
+    if isinstance(clips, VideoFolder):
+        card["world"]["fps"] = round(clips.fps, 3)
+        card["files"] = clips.card()
     for name in SOURCE_FLAGS:
         if source := getattr(args, name, None):
             card[name] = read_header(find(source))["card"]
@@ -160,6 +169,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
         training.setdefault("minutes", 0.0)
     if args.data and not world_of(args.data) and not isinstance(preset.data, VideoFolderConfig):
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
+    if args.fps and args.stride:
+        raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")
     data = {name: getattr(args, name) for name in DATA_FLAGS if getattr(args, name) is not None}
     if unknown := set(data) - {f.name for f in dataclasses.fields(preset.data)}:
         raise SystemExit(f"--{min(unknown)} does not apply to the {preset.data.kind} clips of {args.preset}")
@@ -195,10 +206,12 @@ def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device:
                 raise SystemExit(f"the preset {args.preset} needs --data, a folder of videos")
             if world:
                 raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns videos")
-            options = {name: getattr(data, name) for name in ("frames", "stride", "fit", "flip")}
-            size = {"image_size": model.image_size, "channels": model.channels}
-            folder = VideoFolder(args.data, split, device=device, **size, **options)
+            options = {name: getattr(data, name) for name in ("frames", "fps", "stride", "fit", "flip")}
+            options |= {"image_size": model.image_size, "channels": model.channels, "arrays": array_options(args)}
+            folder = VideoFolder(args.data, split, device=device, **options)
             check_folder(folder, preset)
+            if os.environ.get("RANK", "0") == "0":
+                folder.report()
             return folder
         if isinstance(data, MovingMNISTConfig):
             if args.data:
@@ -229,12 +242,16 @@ def check_simulated(preset: Preset) -> None:
 def check_folder(videos: VideoFolder, preset: Preset) -> None:
     """SystemExit where a model learns from what a folder lacks: actions, classes, maps."""
     model, folder = preset.model, videos.folder
+    reason = videos.account.no_classes
+    why = f"no class sub-folders ({reason})" if reason else "no class sub-folders"
     actions, classes = len(getattr(model, "actions", ())), getattr(model, "classes", 0)
     if actions and videos.actions != actions:
         number = f"{videos.actions} numbers a frame" if videos.actions else "no actions"
         raise SystemExit(f'the model takes {actions} actions, {folder} has {number}: add --set "actions=()" for none')
+    if actions:
+        videos.check_actions()
     if classes and not videos.classes:
-        raise SystemExit(f"the model takes {classes} classes, {folder} has no class sub-folders: add --set classes=0")
+        raise SystemExit(f"the model takes {classes} classes, {folder} has {why}: add --set classes=0")
     if classes and len(videos.classes) > classes:
         count = len(videos.classes)
         raise SystemExit(f"the model takes {classes} classes, {folder} has {count}: add --set classes={count}")

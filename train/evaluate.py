@@ -17,6 +17,7 @@ import torch
 import stt
 from stt.api import Predictor
 from stt.model_card import provenance
+from train.data.arrays import add_array_flags
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
 from train.evaluation.protocols import CONTEXT, HORIZON, INSTALLED, PROTOCOLS, Evaluation
 from train.evaluation.robot import RobotEvaluation
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     own = parser.add_argument_group("your own videos")
     own.add_argument("--data", type=Path, help="folder of videos, which is then the data set")
+    add_array_flags(own)
     own.add_argument("--horizon", type=int, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
     simulator = parser.add_argument_group("tabletop, robot")
     simulator.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")

@@ -13,6 +13,7 @@ from stt.api import Predictor
 from stt.checkpoint import build, load_any
 from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
+from train.data.video_folder import VideoFolderConfig
 from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
@@ -42,7 +43,7 @@ def main(words: list[str] | None = None) -> None:
     if args.only:
         train_only(model, *args.only)
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
-    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset))
+    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset, train))
     if args.resume:
         run.resume()
         cli.save_flags(args, resumed=True)
@@ -54,13 +55,17 @@ def main(words: list[str] | None = None) -> None:
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or for --steps, into the folder `tokenizer` of the run."""
+    if isinstance(preset.data, VideoFolderConfig):
+        cli.open_dataset(preset, args, "train", torch.device("cpu"))  # what does not fit the predictor is said first
     out = args.out / "tokenizer"
     if args.resume and (out / cli.FLAGS_FILE).is_file():
         words = ["--resume"]
     else:
-        names = ("mnist", "data", "strokes", "digits", "stride", "fit", "device", "steps")
+        names = ("mnist", "data", "strokes", "digits", "fps", "stride", "fit", "layout", "device", "steps")
         values = {name: getattr(args, name) for name in names}
-        words = [f"--{name}={value}" for name, value in values.items() if value is not None]
+        words = [f"--{name}={value}" for name, value in values.items() if value not in (None, "")]
+        for name in ("float_range", "int_range"):
+            words += [f"--{name.replace('_', '-')}", *map(str, getattr(args, name))] if getattr(args, name) else []
         words = ["--preset", preset.tokenizer_preset, *words, *(["--flip"] if args.flip else [])]
     tokenizer.main(["--out", str(out), *words])
     args.tokenizer = str(out)

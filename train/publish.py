@@ -137,10 +137,12 @@ def first_difference(tokenizer: nn.Module, other: nn.Module) -> str | None:
 def portable_card(card: dict[str, Any], outer: dict[str, Any] | None = None) -> dict[str, Any]:
     """A card without folders of the machine in its commands, and without scores of the models that it builds on.
 
-    A nested card names its tokenizer, data and preset only where the card around it has others, and no decoder that
-    was replaced later.
+    A nested card names its tokenizer, data, files and preset only where the card around it has others, and no decoder
+    that was replaced later.
     """
-    mine = {name: card.get(name, (outer or {}).get(name)) for name in ("tokenizer", "world", "preset", "decoder")}
+    mine = {
+        name: card.get(name, (outer or {}).get(name)) for name in ("tokenizer", "world", "files", "preset", "decoder")
+    }
 
     def nested(value: Any) -> Any:
         if not isinstance(value, dict) or "command" not in value:

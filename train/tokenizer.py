@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> None:
     tokenizer = build(preset.family, preset.model)
     cli.start_from(tokenizer, args.start_from)
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
-    setup = preset.training, args.out, accelerator, cli.training_card(args, preset)
+    setup = preset.training, args.out, accelerator, cli.training_card(args, preset, train)
     if args.gan_weight:
         perceptual = perceptual_distance(args)
         model = AdversarialTokenizer(

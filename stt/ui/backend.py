@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,15 @@ class Backend:
 
     def shipped_result(self, request: Request, prompt: Prompt) -> Result | None:
         """The result that came with the app for this prompt and these weights; none of them fills a gap."""
-        settings = {name: getattr(request, name) for name in ("stride", "fit", "between")}
-        settings |= {"prompt_frames": prompt.start}
+        settings = {"fit": request.fit, "between": request.between, "prompt_frames": prompt.start}
         source = prompt.sha256, self.models[request.model].weights_hash
+        as_it_is = math.isclose(prompt.clip.fps, prompt.clip.source_fps, rel_tol=0.02)  # stride 0 does what 1 does
+        strides = (0, 1) if as_it_is and request.stride <= 1 else (request.stride,)
         for result in self.results.shipped.values():
             report = result.report
             same_source = (report["clip"]["sha256"], report["weights"]) == source
-            if same_source and settings.items() <= report["settings"].items():
+            same_frames = report["settings"]["stride"] in strides
+            if same_source and same_frames and settings.items() <= report["settings"].items():
                 return result
         return None
 

@@ -157,7 +157,7 @@ class Callbacks:
             video = result.single(future)
             folder = Path(tempfile.mkdtemp(dir=self.backend.uploads))
             path = folder / f"{result.report['names'][future].replace(' ', '-')}-extended.mp4"
-            write_mp4(path, video, result.fps)
+            write_mp4(path, video, result.report.get("clip_fps", result.fps))  # not how fast it played
         return {"prompt_frames": len(video), "between": False}, str(path)
 
     def open_page(self, memory: Any, request: gr.Request) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from stt.api import Interpolates, Predictor
+from stt.model_card import frame_rate
 from stt.request import action_axes, is_stochastic, label_space
 
 PRESETS = {"Low": 0.5, "Medium": 1.0, "High": 1.5}  # temperatures
@@ -26,9 +27,9 @@ def sampling_updates(model: Predictor) -> list[Any]:
 
 
 def stride_info(model: Predictor) -> str:
-    """Names the stride of the training clips."""
-    stride = model.card.get("world", {}).get("stride", 1)
-    return "Use every n-th frame" + (f"; this model was trained at {stride}" if stride > 1 else "")
+    """Names the frame rate of the training clips."""
+    rate = frame_rate(model.card)
+    return f"Every n-th frame; 0: {f'the {rate:g} per second of this model' if rate else 'all frames'}"
 
 
 # ---- labels ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from stt.api import Interpolates
+from stt.model_card import frame_rate
 from stt.request import action_axes, label_space
 from stt.results import Result
 from stt.ui.backend import Backend
@@ -33,7 +34,7 @@ class Endpoints:
         prompt_frames: Any = 0,
         top_k: Any = 0,
         top_p: Any = 1.0,
-        stride: Any = 1,
+        stride: Any = 0,
         fit: Any = "crop",
         fps: Any = 0,
         labels: Any = "",
@@ -45,11 +46,12 @@ class Endpoints:
         clip: a video file. model: a name from /models. frames: number of frames to predict, 1 to 40. temperature: 0 to
         2; 0 is deterministic. seed: 0 to 2147483647, of the first future; future k has seed + k; null draws one.
         futures: 1 to 8. prompt_frames: the future starts after this frame of the clip; 0: after the last one. top_k,
-        top_p: sample from the likeliest codes only; 0 and 1 keep all. stride: use every n-th frame of the file. fit:
-        "crop" to a square or "pad" with black. fps: of the returned videos; 0: the clip's own. labels: classes to
-        imagine without the clip, such as "3", "3, 7" or "any"; for models with classes. between: true fills a gap of
-        `frames` frames after prompt_frames; for models that interpolate. action: one number from -1 to 1 for each of
-        the model's actions in /models, such as "0.5, -1"; "free" or none: the model chooses.
+        top_p: sample from the likeliest codes only; 0 and 1 keep all. stride: use every n-th frame of the file; 0: take
+        frames by time, at the rate that the model learned at. fit: "crop" to a square or "pad" with black. fps: of the
+        returned videos; 0: the clip's own. labels: classes to imagine without the clip, such as "3", "3, 7" or "any";
+        for models with classes. between: true fills a gap of `frames` frames after prompt_frames; for models that
+        interpolate. action: one number from -1 to 1 for each of the model's actions in /models, such as "0.5, -1";
+        "free" or none: the model chooses.
 
         Returns the clip beside all futures as one video, one video per future (the clip, then that future), the first
         future's seed, and a report. An error is one sentence.
@@ -80,6 +82,7 @@ class Endpoints:
 
         knobs: the settings that change its futures. classes and labels: how many classes a model can imagine, and how
         many of them in one clip. interpolates: whether it can fill a gap. actions: a name for each number of an action.
+        fps: frames per second that it learned at, or null.
         """
         return [
             {
@@ -92,6 +95,7 @@ class Endpoints:
                 **dict(zip(("classes", "labels"), label_space(model), strict=True)),
                 "interpolates": isinstance(model, Interpolates),
                 "actions": list(action_axes(model)),
+                "fps": frame_rate(model.card),
                 "weights": model.weights_hash,
             }
             for name, model in self.backend.models.items()

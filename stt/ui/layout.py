@@ -183,7 +183,7 @@ def _advanced(model: Predictor) -> Controls:
                 visible="top_p" in model.knobs,
             )  # fmt: skip
         with gr.Row():
-            stride = _slider(1, PAGE.stride, 1, 1, "Stride", stride_info(model))
+            stride = _slider(0, PAGE.stride, 0, 1, "Stride", stride_info(model))
             fps = _slider(0, PAGE.fps, 0, 1, "Frames per second", "Playback speed; 0: the clip's own")
         fit = gr.Radio(
             [("Crop to a square", "crop"), ("Whole picture, black bars", "pad")], value="crop",
