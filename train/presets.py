@@ -188,7 +188,7 @@ PRESETS: dict[str, Preset] = {
         model=layered_gpu, data=tabletop, training=replace(gpu, batch=64, lr=3e-3, compile=False),
     ),
     "robot/stt/cpu": Preset(
-        summary="STT with flows on the robot, actions drawn or given. Two CPU cores. Not measured.",
+        summary="STT with flows on the robot, actions drawn or given. One CPU core, 60 minutes; not measured.",
         model=robot_stt_cpu, data=RobotDataConfig(frames=10), training=replace(cpu_predictor, lr=1.5e-3),
     ),
     "videos/frame_vq/cpu": Preset(
