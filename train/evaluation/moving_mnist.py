@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Condition, Interpolates, Predictor, Sampling, Video
-from stt.metrics import FRAME_METRICS, unit
+from stt.metrics import FRAME_METRICS, frame_ssim_openstl, unit
 from stt.models.stt import STT
 from stt.sampler import predict
 from train.data.bouncing import TOP_SPEED, Trajectory, transition_nll
@@ -86,14 +86,14 @@ class MovingMNISTEvaluation(Evaluation):
 
     def moving_mnist(self) -> Figures:
         if self.args.official:
-            clips, name = official_clips(self.args.official, self.args.moving_clips), self.args.official.name
+            clips = official_clips(self.args.official, self.args.moving_clips)
+            name = f"of {self.args.official.name}"
             clips = clips.to(self.args.device)
         else:
-            videos, name = self.videos(20, "deterministic"), "made here"
+            videos, name = self.videos(20, "deterministic"), f"made here, {self.source}"
             clips = torch.cat([clip.video for clip in held_out(videos, self.args.moving_clips)])
-        title = (
-            f"Moving MNIST 10 -> 10, {len(clips)} clips {name}, {self.source}; temperature 0; MSE summed over a frame"
-        )
+        title = f"Moving MNIST 10 -> 10, {len(clips)} clips {name}; temperature 0; MSE summed over a frame; `ssim`: "
+        title += "Gaussian window of 11, data range 1; `ssim (OpenSTL)`: uniform window of 7, data range 2, as there"
         return {"protocol": title} | moving_mnist(self.model, clips)
 
     def simulated_futures(self) -> Figures:
@@ -179,13 +179,16 @@ def prompts_of(
 
 @torch.inference_mode()
 def moving_mnist(model: Predictor, clips: Video, context: int = 10, batch: int = 20, quiet: bool = False) -> Figures:
-    """One future at temperature 0 of each clip (N, T, ...): MSE, PSNR, SSIM per frame, and those of a copy."""
+    """One future at temperature 0 of each clip (N, T, ...): MSE, PSNR, both SSIM per frame, and those of a copy.
+
+    `ssim (OpenSTL)` alone compares with OpenSTL's tables.
+    """
     rows = defaultdict(list)
     for part in tqdm(clips.split(batch), desc="Moving MNIST", disable=quiet):
         prompt, true = part[:, :context], unit(part[:, context:])
         predicted = unit(predict_batch(model, prompt, true.shape[1], Sampling(temperature=0.0), range(len(part))))
         copied = unit(prompt[:, -1:]).expand_as(true)
-        for name, metric in FRAME_METRICS.items():
+        for name, metric in (FRAME_METRICS | {"ssim (OpenSTL)": frame_ssim_openstl}).items():
             rows[name] += metric(predicted, true).unbind()
             rows[f"{name} copy"] += metric(copied, true).unbind()
     return average(rows)
