@@ -148,7 +148,26 @@ def read_header(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path.name} has a {type(part).__name__} for a {name}, which must be a JSON object")
         if nesting(part) > MAX_NESTING:
             raise CheckpointError(f"{path.name} has a {name} that nests deeper than {MAX_NESTING} levels")
+    if wrong := card_fault(parts["card"]):
+        raise CheckpointError(f"{path.name} has a card whose {wrong}")
     return {"format": FORMAT, "family": header["family"], **parts}
+
+
+def card_fault(card: dict[str, Any]) -> str:
+    """What a card's parts that are read by programs must be, "" where they are that."""
+    world, scores = card.get("world", {}), card.get("scores") or {}
+    for name, part in {"world": world, "scores": scores}.items():
+        if not isinstance(part, dict):
+            return f"{name} is a {type(part).__name__}, must be an object"
+    if wrong := next((name for name, part in scores.items() if not isinstance(part, dict)), None):
+        return f"score {wrong[:40]!r} is no object"
+    figures = {f"world's {name}": world.get(name, 1) for name in ("stride", "fps")}
+    figures |= {"surprise's frame_p99": scores.get("surprise", {}).get("frame_p99", 1)}
+    figures |= {name: card.get(name, 1) for name in ("minutes", "steps", "clips")}
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+            return f"{name} is no number of 0 or more"
+    return "" if isinstance(card.get("command", ""), str) else "command is no text"
 
 
 def nesting(value: Any) -> int:

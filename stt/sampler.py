@@ -12,7 +12,6 @@ from torch import Tensor
 
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling, Video
 
-
 DARKEST = 0.1  # on [-1, 1] the darkest pixel of almost every clip is far below, on [0, 1] it is here
 
 

@@ -7,6 +7,7 @@ import argparse
 from accelerate.utils import set_seed
 
 from stt.checkpoint import build
+from stt.registry import TOKENIZERS
 from train import cli
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator, run_as_process
@@ -17,8 +18,8 @@ from train.trainer import Trainer, fit
 def parser() -> argparse.ArgumentParser:
     parser = cli.training_parser("train.tokenizer", "Trains a tokenizer.")
     vqgan = parser.add_argument_group("VQGAN stage")
-    vqgan.add_argument("--gan-weight", type=float, default=0.0, help="weight of the adversarial loss; 0 leaves it out")
-    vqgan.add_argument("--gan-start", type=int, default=0, metavar="STEP", help="optimizer step at which it begins")
+    vqgan.add_argument("--gan-weight", type=cli.number, default=0.0, help="weight of the adversarial loss; 0: none")
+    vqgan.add_argument("--gan-start", type=cli.whole, default=0, metavar="STEP", help="step at which it begins")
     vqgan.add_argument("--decoder-only", action="store_true", help="train the decoder alone: codes keep their meaning")
     return parser
 
@@ -26,12 +27,14 @@ def parser() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> None:
     args = cli.parse(parser(), words)
     preset = cli.preset_of(args)
-    cli.save_flags(args)
+    if preset.family not in TOKENIZERS:
+        raise SystemExit(f"{args.preset} trains a predictor: use train.predictor")
     accelerator = make_accelerator(args.device)
+    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
     cli.start_from(tokenizer, args.start_from)
-    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    cli.save_flags(args)
     setup = preset.training, args.out, accelerator, cli.training_card(args, preset)
     if args.gan_weight:
         model = AdversarialTokenizer(tokenizer, args.gan_weight, args.gan_start, args.decoder_only)
@@ -40,9 +43,7 @@ def main(words: list[str] | None = None) -> None:
         if args.decoder_only:
             tokenizer.requires_grad_(False).decoder.requires_grad_(True)
         run = Trainer(tokenizer, *setup)
-    if args.resume:
-        run.resume()
-        cli.save_flags(args, resumed=True)
+    cli.resume(run, args)
     sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
     fit(run, lambda size, number: train.batch(size, preset.training.seed, number), sheet)
 
