@@ -92,9 +92,7 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     data.add_argument("--strokes", type=number, metavar="SHARE", help="share of synthetic digits; 1 needs no MNIST")
     data.add_argument("--digits", type=count, help="digits in a clip")
     data.add_argument("--frames", type=count, help="frames of a clip")
-    data.add_argument(
-        "--fps", type=number, help="frames a second of your own videos' clips; default: their median rate"
-    )
+    data.add_argument("--fps", type=number, help="frames a second of your own videos; default: their median rate")
     data.add_argument("--stride", type=count, metavar="N", help="instead of --fps: every n-th frame at the median rate")
     data.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square: crop, or add black bars")
     data.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")

@@ -20,14 +20,10 @@ from train.trainer import Trainer
 def parser() -> argparse.ArgumentParser:
     parser = cli.training_parser("train.tokenizer", "Trains a tokenizer.")
     vqgan = parser.add_argument_group("VQGAN stage")
+    vqgan.add_argument("--gan-weight", type=cli.number, default=0.0, help="weight of the adversarial loss; 0: none")
+    vqgan.add_argument("--gan-start", type=cli.whole, default=0, metavar="STEP", help="step at which it begins")
     vqgan.add_argument(
-        "--gan-weight", type=cli.number, default=0.0, help="weight of the adversarial loss; 0 leaves it out"
-    )
-    vqgan.add_argument(
-        "--gan-start", type=cli.whole, default=0, metavar="STEP", help="optimizer step at which it begins"
-    )
-    vqgan.add_argument(
-        "--perceptual-weight", type=cli.number, default=0.0, help="weight of the ST-LPIPS distance; 0 leaves it out"
+        "--perceptual-weight", type=cli.number, default=0.0, help="weight of the ST-LPIPS distance; 0: none"
     )
     vqgan.add_argument(
         "--st-lpips", type=Path, metavar="WEIGHTS", help="its weights; default: those of the package stlpips-pytorch"
