@@ -61,7 +61,7 @@ def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
             "takes 10 classes, .* no class sub-folders: add --set classes=0",
         ),
         (
-            "moving_mnist_1/videogpt/cpu",
+            "moving_mnist_one_digit/videogpt/cpu",
             ["--data", tmp_path],
             r"takes 10 classes, .* no class sub-folders \(loose.npy lies beside plain/\): add --set classes=0",
         ),
