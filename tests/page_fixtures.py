@@ -78,8 +78,8 @@ class Answer:
         self.controls = changes_of(controls)
 
 
-def values(clip: Path | None, **changes) -> list[Any]:
-    named = {"clip": None if clip is None else str(clip)} | SETTINGS | changes
+def values(clip: Any, **changes) -> list[Any]:
+    named = {"clip": str(clip) if isinstance(clip, Path) else clip} | SETTINGS | changes
     return [named[name] for name in ARGUMENTS]
 
 

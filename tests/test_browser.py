@@ -14,6 +14,7 @@ import pytest
 from stt.results import Result
 from tests.page_fixtures import sheet
 from tests.ui_fixtures import moving_dot, served
+from tests.video_fixtures import make
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -26,6 +27,13 @@ PIXELS = """n => {
 DROP = """async ([url, name]) => {
   const blob = await (await fetch(url)).blob(), files = new DataTransfer();
   files.items.add(new File([blob], name, {type: 'video/mp4'}));
+  document.querySelector('header').dispatchEvent(
+    new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true}));
+}"""
+
+DROP_BYTES = """([bytes, name]) => {
+  const files = new DataTransfer();
+  files.items.add(new File([new Uint8Array(bytes)], name));
   document.querySelector('header').dispatchEvent(
     new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true}));
 }"""
@@ -508,6 +516,41 @@ def test_the_address_and_the_browser_remember_the_settings(page, running):
     assert [value_of(page, label) for label in ("Frames", "Temperature", "Prompt frames")] == ["7", "0.3", "3"]
     assert seed_field(page).input_value() == "42"
     assert not page.get_by_label("New every time").is_checked()
+
+
+# ---- what the browser cannot play ------------------------------------------------------------------------
+
+PREVIEW = "#clip video:not([hidden])"
+STRANGE = {
+    "plain.GIF": "-f gif", "IMG_0123.MOV": "-c:v libx265 -x265-params log-level=none -pix_fmt yuv420p -f mov",
+    "DSC_01.AVI": "-c:v mpeg4 -vtag XVID -f avi", "show.Mkv": "-c:v mpeg4 -f matroska",
+    "drive.TS": "-c:v libx264 -f mpegts",
+}  # fmt: skip
+
+
+def test_every_kind_of_clip_is_taken_and_previewed_whatever_the_browser_plays(chromium, running, tmp_path):
+    page, _ = visit(chromium, running)
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    for k, (name, options) in enumerate(STRANGE.items()):
+        path = make(tmp_path / name, options, "testsrc2=s=64x48:r=10:d=1")
+        if k % 2:
+            page.evaluate(DROP_BYTES, [list(path.read_bytes()), name])
+        else:
+            page.set_input_files("#clip input[type=file]", path)
+        page.wait_for_selector(STATE.format("ready"))
+        page.wait_for_function(f"document.querySelector('{PREVIEW}')?.videoWidth > 0 || null", timeout=15_000)
+        assert page.locator("#clip p").inner_text() == "", name
+        assert page.get_by_text(re.compile("invalid file|not playable|error", re.I)).count() == 0, name
+        page.get_by_label("Remove the clip").click()
+        page.wait_for_selector(STATE.format("empty"))
+    page.close()
+    assert complaints == []
+
+
+def test_the_file_dialog_does_not_hide_files_by_their_kind(page):
+    accepted = page.locator("#clip input[type=file]").get_attribute("accept").split(",")
+    assert {".mov", ".avi", ".mkv", ".gif", ".ts", ".mts", "video/*"} <= set(accepted)
 
 
 # ---- errors, visitors, screens ---------------------------------------------------------------------------

@@ -16,14 +16,16 @@ from stt.prediction import predict
 from stt.request import RequestError
 from stt.results import NO_RESULT
 from stt.ui import backend
+from stt.ui.clip_box import ACCEPT
 from stt.ui.endpoints import Endpoints
 from stt.ui.errors import plain_errors
 from stt.ui.player import EMPTY
 from stt.ui.request import NO_CLIP, PAGE
-from stt.video import read_clip
+from stt.video import probe, read_clip
 from tests.conftest import TINY_CONFIGS, built, lively
 from tests.page_fixtures import ME, SETTINGS, FakePage, changes_of, event_of, sheet, values
 from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot
+from tests.video_fixtures import make
 
 GAP = {"model": "gaps", "stride": 1, "prompt_frames": 4, "between": True}
 
@@ -177,12 +179,23 @@ def test_an_example_brings_the_model_of_its_result_if_the_channels_differ(page):
     assert [example(*one)[1] for one in (("colour", 0), ("tiny", 1), ("other", 1))] == [gr.skip()] * 3
 
 
-def test_a_dropped_file_becomes_the_clip_if_it_was_uploaded(page, tmp_path):
-    clip = page.upload()
-    assert page.callbacks.drop_clip(event_of(path=str(clip))) == str(clip)
+def test_a_clip_that_the_browser_cannot_play_gets_a_preview_of_its_frames(page, tmp_path):
+    clip = make(page.uploads / "CLIP.AVI", "-c:v mpeg4 -vtag XVID -f avi", "testsrc2=s=64x48:r=20:d=1")
+    value = page.callbacks.preview_unplayable(str(clip))
+    assert value["path"] == str(clip) and Path(value["preview"]).is_relative_to(page.uploads)
+    assert (probe(value["preview"]).codec, probe(value["preview"]).width) == ("h264", 192)
+    assert read_clip(value["preview"], size=16, channels=3).source_frames == 10
+    assert page.choose(value, stride=1).player["state"] == "ready"
+    clip.write_text("no video")
+    assert page.callbacks.preview_unplayable(str(clip)) == gr.skip()  # `change_clip` says what is wrong with it
     for path in (str(moving_dot(tmp_path / "outside.mp4")), "/etc/passwd", None, 3, ["a"]):
         with pytest.raises(gr.Error):
-            page.callbacks.drop_clip(event_of(path=path))
+            page.callbacks.preview_unplayable(path)
+
+
+def test_the_file_dialog_offers_every_kind_of_upload_by_the_ending_of_its_name():
+    for ending in ("mov", "avi", "mkv", "gif", "ts", "mts", "m2ts", "3gp", "webm", "ogv", "h264", "mp4"):
+        assert f".{ending}" in ACCEPT.split(",")
 
 
 # ---- links and memory ------------------------------------------------------------------------------------

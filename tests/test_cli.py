@@ -25,6 +25,7 @@ from stt.tokenizer import FrameVQ
 from stt.video import read_clip, read_metadata
 from tests.conftest import TINY_CONFIGS, TINY_TOKENIZER
 from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot
+from tests.video_fixtures import make
 
 ROOT = Path(__file__).parent.parent
 
@@ -243,3 +244,17 @@ def test_the_readmes_commands_parse():
     assert commands
     for words in commands:
         assert cli.parser().parse_args(shlex.split(words)).command
+
+
+def test_a_file_of_ones_own_may_be_of_any_kind_and_is_used_at_the_models_rate(here, tiny, capsys):
+    save(tiny, here / "tiny.safetensors", card={"world": {"fps": 10}})
+    make(here / "clip.mov", "-c:v prores_ks", "testsrc2=s=64x64:r=30:d=1")
+    (here / "dot.mp4").unlink()
+    (here / "clip.mov").rename(here / "dot.mp4")
+    assert call("--frames", 2, "--futures", 1) == 0
+    out = capsys.readouterr().out
+    assert "The clip has 30 frames per second; the frames nearest in time make 10." in out
+    assert "The model learned at 10 frames per second." in out
+    assert report_of()["clip_frames"] == 10 and report_of("--stride", 1)["clip_frames"] == 30
+    assert cli.main(["info", "tiny.safetensors"]) == 0
+    assert "10 per second" in capsys.readouterr().out

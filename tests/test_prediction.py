@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 
 import cv2
@@ -21,7 +22,7 @@ from stt.ui.player import result_value
 from stt.video import read_clip, to_uint8
 from tests.conftest import TINY_LAYERED, built, lively
 from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot, request_for, result_of
-from tests.video_fixtures import lossless
+from tests.video_fixtures import PLAIN, lossless, make
 
 
 @pytest.fixture
@@ -360,3 +361,28 @@ def test_a_model_without_chance_has_one_future_without_a_seed_in_its_name(tiny, 
     assert result.title("side-by-side.gif") == "tiny-mean-future-side-by-side.gif"
     value = result_value(replace(result, report=result.report | {"id": "some-id"}))
     assert (value["names"], value["detail"], value["facts"][0]) == (["mean future"], "tiny", "tiny")
+
+
+def test_a_clip_is_used_at_the_rate_that_the_model_learned_at(tiny, tmp_path):
+    clip = lossless(tmp_path / "fast.mp4", np.zeros((31, 16, 16, 3), np.uint8), fps=30)
+    for card, stride, rate, frames, present, absent in (
+        ({"world": {"fps": 10.0}}, 0, 10, 11, ["30 frames per second; the frames nearest", "learned at 10 frames"], []),
+        ({"world": {"kind": "tabletop"}}, 0, 10, 11, ["learned at 10 frames"], []),
+        ({"world": {"fps": 30}}, 0, 30, 31, [], ["per second"]),
+        ({"world": {"fps": 10}}, 3, 10, 11, [], ["per second"]),
+        ({"world": {"fps": 10}}, 1, 30, 31, ["learned at 10 frames per second; at stride 1 this clip has 30."], []),
+        ({"world": {"fps": 60}}, 0, 60, 61, ["frames are repeated to make 60", "learned at 60"], []),
+        ({"world": {"kind": "mixed"}}, 0, 30, 31, [], ["per second"]),
+    ):
+        tiny.card = card
+        report = result_of(tiny, clip, stride=stride, futures=1, frames=1).report
+        assert (report["clip_fps"], report["clip_frames"]) == (rate, pytest.approx(frames, abs=1)), (card, stride)
+        text = " ".join(report["notes"])
+        assert all(part in text for part in present) and not any(part in text for part in absent), (card, stride, text)
+
+
+def test_the_notes_tell_what_could_not_be_read_of_a_file(tiny, tmp_path):
+    path = make(tmp_path / "half.mp4", f"{PLAIN} -movflags +faststart", "testsrc2=s=96x96:r=25:d=4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    notes = " ".join(result_of(tiny, path, futures=1).report["notes"])
+    assert re.search(r"\d\d of 100 frames could be read; the file is cut short or damaged\.", notes)

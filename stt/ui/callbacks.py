@@ -19,6 +19,7 @@ from stt.prompt import fit_to_clip, latest_start, load_clip, split_clip
 from stt.request import Request, RequestError, action_axes, is_stochastic
 from stt.results import NEW_SETTINGS, Result, new_id
 from stt.ui.backend import ARGUMENTS, Backend
+from stt.ui.clip_box import write_preview
 from stt.ui.errors import plain_errors
 from stt.ui.player import EMPTY, progress_value, prompt_value, result_value
 from stt.ui.request import check_clip, usable_settings
@@ -117,10 +118,14 @@ class Callbacks:
                 return gr.skip(), gr.skip(), gr.skip()
         return self.preview(visitor, *values)
 
-    def drop_clip(self, event: gr.EventData) -> str:
-        """The path of an uploaded file that was dropped on the page."""
+    def preview_unplayable(self, clip: Any) -> Any:
+        """The clip with a preview of its decoded frames. One that cannot be decoded stays; `change_clip` says why."""
         with plain_errors():
-            return str(check_clip(event._data.get("path"), self.backend.folders))
+            path = check_clip(clip, self.backend.folders)
+        try:
+            return {"path": str(path), "preview": str(write_preview(path, self.backend.uploads))}
+        except ValueError:
+            return gr.skip()
 
     def example(self, model: str, number: int | None = None) -> tuple[str, Any]:
         """An example, by default a random one, and its model.

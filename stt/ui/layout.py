@@ -12,8 +12,8 @@ import gradio as gr
 from stt.api import MAX_SEED, Interpolates, Predictor
 from stt.request import action_axes, is_stochastic, label_space
 from stt.ui.backend import ARGUMENTS
+from stt.ui.clip_box import clip_box
 from stt.ui.controls import PRESETS, action_slider, gap_updates, label_dropdown, stride_info
-from stt.ui.errors import user_error
 from stt.ui.player import player
 from stt.ui.request import PAGE
 
@@ -55,7 +55,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Path]) -> Page:
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=0, min_width=368, elem_id="controls"):
             with gr.Row(elem_id="source"):
-                clip = _clip()
+                clip = clip_box()
                 with gr.Column(min_width=150, elem_id="choice"):
                     strip = _examples(examples)
                     random_example = gr.Button("Random example", size="sm", elem_id="any", visible=bool(examples))
@@ -83,23 +83,6 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Path]) -> Page:
         predict=predict, stop=stop, random_example=random_example, player=stage, examples=strip,
         pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
-
-
-def _clip() -> gr.Video:
-    clip = gr.Video(
-        label="Clip", sources=["upload"], height=196, autoplay=True, loop=True, buttons=[], elem_id="clip",
-        elem_classes="pixels", min_width=150, scale=1,
-    )  # fmt: skip
-    move = clip.async_move_resource_to_block_cache
-
-    async def move_files_only(path: Any) -> Any:
-        """Refuses web addresses, which a client may send instead of a file: Gradio would download them."""
-        if "://" in str(path):
-            raise user_error("The clip must be an uploaded file, not a link.")
-        return await move(path)
-
-    clip.async_move_resource_to_block_cache = move_files_only  # type: ignore[assignment, method-assign]
-    return clip
 
 
 def _examples(examples: Sequence[Path]) -> gr.Dataset:

@@ -1,5 +1,5 @@
-// The player. Gradio runs this as a function's body with: element, trigger, props, upload, watch.
-// player.py makes props.value. Events to the server: 'extend', 'restore', 'drop_clip'. The files player_*.js stand in front
+// The player. Gradio runs this as a function's body with: element, trigger, props, watch.
+// player.py makes props.value. Events to the server: 'extend', 'restore'. The files player_*.js stand in front
 // of this one, in the same function.
 
 const OVERLAYS = {
@@ -294,15 +294,6 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   action();
 });
-const files = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.kind === "file");
-document.addEventListener("dragover", (event) => files(event) && event.preventDefault());
-document.addEventListener("drop", async (event) => {
-  if (!files(event) || event.defaultPrevented || event.target.closest?.("#clip .wrap, #clip button")) return;
-  event.preventDefault();
-  const { path } = await upload(event.dataTransfer.files[0]);
-  trigger("drop_clip", { path });
-});
-
 watch("value", () => show(props.value));
 show(props.value);
 loadVisit();

@@ -29,7 +29,7 @@ EMPTY = {"state": "empty"}
 
 
 def player() -> gr.HTML:
-    """Shows one result at a time; events: extend, restore, drop_clip."""
+    """Shows one result at a time; events: extend, restore."""
     script = "\n".join(Path(__file__).with_name(name).read_text() for name in SCRIPTS)
     return gr.HTML(
         EMPTY, html_template='<div class="player"></div>', apply_default_css=False, js_on_load=script, elem_id="player"
@@ -53,6 +53,7 @@ def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
         "ending": strip(to_uint8(prompt.ending)[None]),
         "ending_frames": len(prompt.ending),
         "strips": [],
+        "notes": list(prompt.clip.notes),
         "status": "Press Predict",
     }
 

@@ -4,7 +4,10 @@ function showReport() {
   facts.replaceChildren();
   curves.replaceChildren();
   charts = [];
-  if (!current?.report) return;
+  if (!current?.report) {
+    if (current?.notes?.length) facts.append(make("p", { class: "notes" }, current.notes.join(" ")));
+    return;
+  }
   const { report } = current;
   facts.append(make("p", { class: "line" }, (current.facts || []).join(" · ")));
   if (report.notes.length) {

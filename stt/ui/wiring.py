@@ -10,6 +10,7 @@ import gradio as gr
 from stt.request import action_axes, random_seed
 from stt.ui.backend import ARGUMENTS
 from stt.ui.callbacks import Callbacks
+from stt.ui.clip_box import refuse_links
 from stt.ui.controls import (
     PRESETS,
     action_slider,
@@ -68,8 +69,10 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], outputs, **QUICK
     )
     page.random_example.click(callbacks.example, control["model"], outputs, **QUICK)
-    page.player.drop_clip(callbacks.drop_clip, None, control["clip"], **QUICK)
-    changed = control["clip"].change(
+    control["clip"].unplayable(
+        callbacks.preview_unplayable, control["clip"], control["clip"], concurrency_id="preview", **PRIVATE
+    )
+    changed = control["clip"].new_clip(
         callbacks.change_clip, [page.pending, *page.settings],
         [page.player, page.pending, *page.settings, page.new_seed], **PREVIEW,
     )  # fmt: skip
@@ -163,10 +166,11 @@ def _serve_clients(page: Page, endpoints: Endpoints) -> None:
     together = gr.Video(visible=False, label="Clip and futures")
     single = gr.Gallery(visible=False, label="Each future by itself")
     report = gr.JSON(visible=False, label="Report")
+    clip = refuse_links(gr.Video(visible=False, label="Clip", sources=["upload"]))
     start = gr.Number(0, visible=False, label="Prompt frames")  # the page's begins at 1, which would be the default
     labels = gr.Textbox("", visible=False, label="Labels")  # easier to describe than JSON
     action = gr.Textbox("", visible=False, label="Action")
-    settings = page.controls | {"prompt_frames": start, "labels": labels, "action": action}
+    settings = page.controls | {"clip": clip, "prompt_frames": start, "labels": labels, "action": action}
     gr.Button(visible=False).click(
         endpoints.predict, [settings[name] for name in ARGUMENTS],
         [together, single, page.controls["seed"], report], preprocess=False, api_name="predict", **GPU,

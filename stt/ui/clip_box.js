@@ -1,0 +1,74 @@
+// The clip box; see clip_box.py. Gradio runs this as a function's body with: element, trigger, props, upload, watch.
+// Events to the server: 'new_clip', 'unplayable'.
+
+const box = element.querySelector(".clip-box");
+const [label, input, video, message, clear] = ["label", "input", "video", "p", ".clear"].map((s) => box.querySelector(s));
+const root = (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
+const served = (path) => `${root}/gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+const local = new Map(); // path on the server -> address of the same file in this browser
+let current = null; // path of the clip
+let asked = null; // path of the clip whose preview is on its way
+
+function show() {
+  const value = props.value;
+  const path = (typeof value === "string" ? value : value?.path) || null;
+  const preview = (path && value.preview) || null;
+  const fresh = path !== current;
+  current = path;
+  label.hidden = !!path;
+  clear.hidden = !path;
+  if (!path) {
+    video.removeAttribute("src");
+    video.hidden = true;
+    message.textContent = "";
+  } else if (preview || fresh) {
+    message.textContent = "";
+    video.hidden = false;
+    video.src = preview ? served(preview) : local.get(path) || served(path);
+  }
+  if (fresh) trigger("new_clip");
+}
+
+function unplayable() { // a GIF, or a codec that this browser lacks: the server decodes it
+  if (!current || !video.hasAttribute("src") || asked === current) return;
+  asked = current;
+  video.hidden = true;
+  video.removeAttribute("src");
+  message.textContent = "This browser cannot play the clip; its frames are decoded …";
+  trigger("unplayable");
+}
+
+async function choose(file) {
+  if (!file) return;
+  message.textContent = `Uploading ${file.name} …`;
+  try {
+    const { path } = await upload(file);
+    if (!local.has(path)) local.set(path, URL.createObjectURL(file));
+    asked = null;
+    props.value = path;
+    show();
+    if (current === path && message.textContent.startsWith("Uploading")) message.textContent = "";
+  } catch {
+    message.textContent = ""; // Gradio says why
+  }
+}
+
+input.addEventListener("change", () => {
+  choose(input.files[0]);
+  input.value = "";
+});
+clear.addEventListener("click", () => {
+  props.value = null;
+  show();
+});
+video.addEventListener("error", unplayable);
+video.addEventListener("loadedmetadata", () => video.videoWidth || unplayable()); // sound alone
+const hasFiles = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.kind === "file");
+document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+document.addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  choose(event.dataTransfer.files[0]);
+});
+watch("value", show);
+show();
