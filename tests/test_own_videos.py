@@ -90,38 +90,24 @@ def plays(page: FakePage, clip: Path, **settings) -> None:
     assert len(result.context) == 4 and result.futures.shape[:2] == (2, 2)
 
 
+def without_encoder(text: str) -> str:
+    """An account without the numbers of frames that depend on how ffmpeg's encoders fill a file, which is then cut."""
+    return re.sub(r"\d+ of 120 frames|[\d,]+ of 13 sizes", "", text)
+
+
 def test_a_folder_of_odd_files_is_packed_trained_on_scored_published_and_played(tmp_path, monkeypatch, capsys):
     odd, own = odd_files(tmp_path / "clips"), tmp_path / "own"
     pack_videos.main([str(odd), str(tmp_path / "set"), "--float-range", "0", "1"])
     account = capsys.readouterr().err
-    for line in (
-        "  files    24 read, 1 of them too short; 4 passed over\n",
-        "  rates    5 to 240 frames a second, median 24; 3 files without a rate\n",
-        "  split    by name, kept in .stt-split.json; ",
-        "  classes  none: a.mp4 and 22 more lie beside more/\n",
-        "    README, notes.txt: of a kind that is not read\n",
-        "    lost.mp4: a link that leads nowhere\n",
-        "    corrupt.mp4: The file is incomplete: its index is missing.\n",
-        "  too short\n    short.mp4: 3 frames without a cut, a clip takes 9\n",
-        "    camcorder.MTS: The clip is interlaced; its two fields became one picture.\n",
-        "    frames: uint16 values from 0 (black) to 65535 (white)\n",
-        " of 120 frames could be read; the file is cut short or damaged.\n",
-        "    hdr.mov: HDR (HLG) was tone-mapped to the usual range.\n",
-        "    raw.h264: The file has no timestamps; 25 frames per second were assumed.\n",
-        "    screen.mp4: The clip's frame rate varies; on average it is 20.53.\n",
-        "    two.mp4: The file has 2 video streams; the largest, 64 x 64, was used.\n",
-        "    time_first.npy: axes tnhw: 12 clips of 30 frames\n",
-        "    unit.npy: axes tchw: 1 clip of 30 frames, colour\n",
-        "    unit.npy: float32 values from 0 (black) to 1 (white)\n",
-    ):
-        assert line in account, f"{line}{account}"
+    account = account[account.index("  files ") : account.index("(white)", account.index("unit.npy: float32"))]
+    assert without_encoder(account) in without_encoder((ROOT / "train" / "README.md").read_text()), account
     words = [f"--data={tmp_path / 'set'}", "--fps=10", "--steps=3", "--frames=6", "--device=cpu", "--batch=2"]
     small = ["--preset=videos/frame_vq/cpu", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
     tokenizer.main([*words, *small])
     predictor.main([*words, "--preset=videos/stt/cpu", f"--tokenizer={tmp_path / 'tok'}", f"--out={own}", *SMALL])
     files = ["--json", tmp_path / "own.json", "--sheet", tmp_path / "own.png"]
     few = ["--device=cpu", "--clips=2", "--futures=2", "--horizon=2", "--only", "best_of"]
-    evaluate.main([f"--model={own}", f"--data={odd}", *few, *map(str, files)])
+    evaluate.main([f"--model={own}", f"--data={tmp_path / 'set'}", *few, *map(str, files)])
     scores = json.loads((tmp_path / "own.json").read_text())
     assert "held out, 10 frames a second" in scores["best_of"]["protocol"]
     assert scores["best_of"]["mean"]["psnr copy"] > 5
@@ -155,7 +141,7 @@ def test_the_commands_of_the_chapter_on_own_videos_work_on_twelve_odd_ones(tmp_p
     for _, *words in documented_commands():
         if words[0] == "app.py":
             models = opened_in_the_app(monkeypatch, words[1:])
-            plays(FakePage(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", stride=3, model="own")
+            plays(FakePage(tmp_path / "app", models), tmp_path / "clips" / "b.MP4", model="own")
         else:
             subprocess.run([sys.executable, *words, *few.get(words[1], [])], check=True, timeout=600)
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own", "own.png", "own.json", "own-sheet.png"}

@@ -35,6 +35,7 @@ class Account:
     too_short: dict[str, str] = field(default_factory=dict)  # for a clip, by name
     notes: dict[str, list[str]] = field(default_factory=dict)  # by name
     clips: dict[str, Any] = field(default_factory=dict)  # frames, fps, stride, and how many by split
+    slower: list[str] = field(default_factory=list)  # files of a lower rate than the clips
     resampled: list[str] = field(default_factory=list)  # files whose rate is another than the clips'
 
     @property
@@ -70,7 +71,9 @@ class Account:
         lines = [f"{self.folder}", *(f"  {name:8} {value}" for name, value in rows.items() if value)]
         for title, reasons in (("passed over", self.passed_over), ("too short", self.too_short)):
             lines += self._grouped(title, {name: [reason] for name, reason in reasons.items()})
-        return "\n".join(lines + self._grouped("notes", self.notes))
+        slower = {name: ["slower than the clips: frames repeat"] for name in self.slower}
+        notes = {name: self.notes.get(name, []) + slower.get(name, []) for name in [*self.notes, *self.slower]}
+        return "\n".join(lines + self._grouped("notes", notes))
 
     def _sizes(self) -> str:
         sizes = sorted(self.sizes, key=lambda size: [int(side) for side in size.split("x")])

@@ -220,11 +220,9 @@ class VideoFolder:
         }
         steps = {name: step_of(fps, self.fps, self.stride) for name, fps in account.fps.items() if fps}
         steps = {name: step for name, step in steps.items() if name not in short}
-        slow = {name: ["slower than the clips: frames repeat"] for name, step in steps.items() if step < 1}
-        notes = account.notes | {name: [*account.notes.get(name, []), *texts] for name, texts in slow.items()}
         return replace(
             account, clips=clips, resampled=sorted(name for name, step in steps.items() if step != 1),
-            too_short=short, notes=notes,
+            too_short=short, slower=sorted(name for name, step in steps.items() if step < 1),
             split_files={side: len(names) for side, names in self.names.items()},
         )  # fmt: skip
 
@@ -330,4 +328,4 @@ def packed_account(folder: Path, videos: list[IndexedVideo], index: dict[str, An
     }  # fmt: skip
     size = f"{index['image_size']}x{index['image_size']}"
     stored = json.loads(path.read_text()) if path.is_file() else {"split": "as packed", "sizes": {size: len(rates)}}
-    return from_json(stored | mine | {"clips": {}, "resampled": [], "too_short": {}})
+    return from_json(stored | mine | {"clips": {}, "resampled": [], "slower": [], "too_short": {}})
