@@ -8,7 +8,6 @@ import json
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NoReturn
 import torch
 
 from stt.api import MAX_SEED, Predictor
-from stt.checkpoint import find, load, name_of, write_whole
+from stt.checkpoint import check_writable, find, load, name_of, write_whole
 from stt.default_model import default_model
 from stt.model_card import facts, frame_rate, provenance
 from stt.prediction import predict
@@ -104,8 +103,11 @@ def predict_clip(args: argparse.Namespace) -> None:
     if report and report.suffix.lower() != ".json":
         raise RequestError(f"{report}: a report's name ends in .json.")
     for path in [*videos, *([report] if report else [])]:
-        check_writable(path, request.clip)
-    result = run(request, load(source, choose_device(args.device), compile=args.compile))
+        check_writable(path)
+        if path.exists() and request.clip.exists() and path.samefile(request.clip):
+            raise RequestError(f"{path} is the clip itself; choose another name.")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    result = run(request, load(source, device, compile=args.compile))
     videos = {path: name for path, name in videos.items() if name in result.names}  # a model may have one future only
     for path, name in videos.items():
         result.write(name, path)
@@ -129,27 +131,6 @@ def outputs(request: Request, out: Path, each: bool) -> dict[Path, str]:
         for k, seed in enumerate(request.seeds, 1):
             videos[out.with_stem(f"{out.stem}-seed-{seed}")] = f"future-{k}{ending}"
     return videos
-
-
-def check_writable(path: Path, clip: Path) -> None:
-    """Raises RequestError before the work, not after it."""
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder.")
-    if path.exists() and clip.exists() and path.samefile(clip):
-        raise RequestError(f"{path} is the clip itself; choose another name.")
-    try:
-        tempfile.TemporaryFile(dir=path.absolute().parent).close()
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-def choose_device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError):
-        raise RequestError(f"This machine has no device {name}; cpu is one.") from None
-    return device
 
 
 def run(request: Request, model: Predictor) -> Result:

@@ -16,9 +16,9 @@ import pytest
 import app as front_door
 from stt.checkpoint import read_header
 from stt.ui import server
-from tests.own_videos import odd_videos
+from tests.own_videos import odd_files, odd_videos
 from tests.page_fixtures import FakePage
-from train import predictor, publish, tokenizer
+from train import evaluate, pack_videos, predictor, publish, tokenizer
 from train.cli import open_dataset, preset_of, training_parser
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +51,7 @@ def test_batches_hold_the_classes_and_actions_of_a_folder(tmp_path):
 
 def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
     plain, stored, digits = arrays(tmp_path / "plain"), tmp_path / "stored", "moving_mnist/stt/cpu"
+    np.save(tmp_path / "loose.npy", np.zeros((10, 16, 16), np.uint8))
     (stored / "train").mkdir(parents=True)
     (stored / "train" / "index.json").write_text(json.dumps({"format": 2, "per_shard": 2, "crf": 20}))
     for name, words, message in (
@@ -58,6 +59,11 @@ def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
             "moving_mnist_one_digit/videogpt/cpu",
             ["--data", plain],
             "takes 10 classes, .* no class sub-folders: add --set classes=0",
+        ),
+        (
+            "moving_mnist_1/videogpt/cpu",
+            ["--data", tmp_path],
+            r"takes 10 classes, .* no class sub-folders \(loose.npy lies beside plain/\): add --set classes=0",
         ),
         ("tabletop/stt/cpu", ["--data", plain], r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
         ("moving_mnist_one_digit/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),
@@ -84,16 +90,45 @@ def plays(page: FakePage, clip: Path, **settings) -> None:
     assert len(result.context) == 4 and result.futures.shape[:2] == (2, 2)
 
 
-def test_a_model_of_odd_videos_is_published_and_plays_in_the_app(tmp_path, monkeypatch):
-    odd, own = odd_videos(tmp_path / "clips"), tmp_path / "own"
-    words = [f"--data={odd}", "--frames=5", "--steps=1", "--device=cpu", "--stride=1"]
-    small = ["--preset=videos/frame_vq/cpu", "--batch=2", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
+def test_a_folder_of_odd_files_is_packed_trained_on_scored_published_and_played(tmp_path, monkeypatch, capsys):
+    odd, own = odd_files(tmp_path / "clips"), tmp_path / "own"
+    pack_videos.main([str(odd), str(tmp_path / "set"), "--float-range", "0", "1"])
+    account = capsys.readouterr().err
+    for line in (
+        "  files    24 read, 1 of them too short; 4 passed over\n",
+        "  rates    5 to 240 frames a second, median 24; 3 files without a rate\n",
+        "  split    by name, kept in .stt-split.json; ",
+        "  classes  none: a.mp4 and 22 more lie beside more/\n",
+        "    README, notes.txt: of a kind that is not read\n",
+        "    lost.mp4: a link that leads nowhere\n",
+        "    corrupt.mp4: The file is incomplete: its index is missing.\n",
+        "  too short\n    short.mp4: 3 frames without a cut, a clip takes 9\n",
+        "    camcorder.MTS: The clip is interlaced; its two fields became one picture.\n",
+        "    frames: uint16 values from 0 (black) to 65535 (white)\n",
+        " of 120 frames could be read; the file is cut short or damaged.\n",
+        "    hdr.mov: HDR (HLG) was tone-mapped to the usual range.\n",
+        "    raw.h264: The file has no timestamps; 25 frames per second were assumed.\n",
+        "    screen.mp4: The clip's frame rate varies; on average it is 20.53.\n",
+        "    two.mp4: The file has 2 video streams; the largest, 64 x 64, was used.\n",
+        "    time_first.npy: axes tnhw: 12 clips of 30 frames\n",
+        "    unit.npy: axes tchw: 1 clip of 30 frames, colour\n",
+        "    unit.npy: float32 values from 0 (black) to 1 (white)\n",
+    ):
+        assert line in account, f"{line}{account}"
+    words = [f"--data={tmp_path / 'set'}", "--fps=10", "--steps=3", "--frames=6", "--device=cpu", "--batch=2"]
+    small = ["--preset=videos/frame_vq/cpu", "--set=widths=(8, 16)", f"--out={tmp_path / 'tok'}"]
     tokenizer.main([*words, *small])
-    card = read_header(tmp_path / "tok" / "model.safetensors")["card"]
-    assert card["world"] == {"kind": "folder", "frames": 5, "stride": 1, "fit": "crop", "flip": False}
-    preset = ["--preset=videos/stt/cpu", f"--tokenizer={tmp_path / 'tok'}", f"--out={own}"]
-    predictor.main([*words, *preset, *SMALL])
+    predictor.main([*words, "--preset=videos/stt/cpu", f"--tokenizer={tmp_path / 'tok'}", f"--out={own}", *SMALL])
+    files = ["--json", tmp_path / "own.json", "--sheet", tmp_path / "own.png"]
+    few = ["--device=cpu", "--clips=2", "--futures=2", "--horizon=2", "--only", "best_of"]
+    evaluate.main([f"--model={own}", f"--data={odd}", *few, *map(str, files)])
+    scores = json.loads((tmp_path / "own.json").read_text())
+    assert "held out, 10 frames a second" in scores["best_of"]["protocol"]
+    assert scores["best_of"]["mean"]["psnr copy"] > 5
     publish.main([f"--model={own}", f"--out={own}.safetensors"])
+    card = read_header(tmp_path / "own.safetensors")["card"]
+    assert card["world"] == {"kind": "folder", "frames": 6, "fps": 10, "stride": 1, "fit": "crop", "flip": False}
+    assert len(card["files"]["train"] + card["files"]["test"]) == 23 and "files" not in card["tokenizer"]
     models = opened_in_the_app(monkeypatch, ["--models", f"{own}.safetensors"])
     plays(FakePage(tmp_path / "app", models), odd / "b.MP4", model="own")
 

@@ -15,8 +15,8 @@ import train.data.index
 from stt.video import read_clip
 from tests.own_videos import ODD, odd_videos
 from tests.video_fixtures import lossless, make, noise
-from train.data.index import index_videos
-from train.data.readers import detect_cuts
+from train.data.index import index_videos as index_folder
+from train.data.readers import ReadOptions, detect_cuts
 from train.data.video_folder import VideoFolder
 from train.pack_videos import main as pack_main
 
@@ -36,6 +36,10 @@ def arrays(folder, count: int, frames: int = 10):
     for k in range(count):
         np.save(folder / f"{k:02d}.npy", counted(frames, 10 * (k % 25)))
     return folder
+
+
+def index_videos(folder, size: int, channels: int, fit: str, cache=None):
+    return index_folder(folder, ReadOptions(size=size, channels=channels, fit=fit), cache)
 
 
 def gray(folder, split="train", frames=4, **options) -> VideoFolder:
@@ -68,9 +72,11 @@ def test_twelve_odd_videos_become_clips_and_unusable_ones_are_named(tmp_path, ca
     assert batch.video.shape == (6, 5, 3, 32, 32) and batch.video.dtype == torch.float32
     assert batch.video.min() >= -1 and batch.video.max() <= 1 and batch.video.std() > 0.2
     assert batch.actions is None and batch.labels is None
+    videos = VideoFolder(odd, "test", 5, 32, 3, cache=tmp_path)
+    videos.report()
     printed = capsys.readouterr().err
-    assert "skipped 1 of 12 files" in printed and "corrupt.mp4: The file is" in printed
-    assert "short.mp4: 3 frames without a cut" in printed
+    assert "files    11 read, 1 of them too short; 2 passed over" in printed and "corrupt.mp4: The file is" in printed
+    assert "short.mp4: 3 frames without a cut" in printed and "notes.txt: of a kind" in printed
     assert {v.name for v in index_videos(odd, 32, 3, "crop", tmp_path)[0]} == set(ODD)
     index = json.loads(next(tmp_path.glob("*/.stt-index.json")).read_text())["32x32x3-crop"]
     assert (index["i.m4v"]["size"], index["i.m4v"]["fps"], index["i.m4v"]["frames"]) == ([160, 90], 5, 20)
@@ -103,24 +109,33 @@ def test_more_unreadable_files_than_a_twentieth_stop_with_all_their_names(tmp_pa
     assert "00.npy" not in str(error.value)
 
 
+def ramp(shape: tuple[int, ...]) -> np.ndarray:
+    """An array whose gray goes up by 10 along its axis of 9 frames; the second of two clips is brighter."""
+    steps = np.arange(9, dtype=np.uint8) * 10
+    array = np.broadcast_to(steps.reshape(-1, *[1] * (len(shape) - shape.index(9) - 1)), shape).copy()
+    array[1:] += 100 * (shape[0] == 2)
+    return array
+
+
 def test_arrays_of_every_shape_are_read(tmp_path):
     for shape, clips in (((9, 20, 16), 1), ((9, 16, 20, 1), 1), ((9, 16, 20, 3), 1), ((2, 9, 16, 20), 2),
                          ((2, 9, 16, 20, 3), 2)):  # fmt: skip
         folder = tmp_path / str(shape)
         folder.mkdir()
         for name in ("a", "b"):
-            np.save(folder / f"{name}.npy", np.full(shape, 255, np.uint8))
-        np.savez(folder / "c.npz", video=np.full(shape, 255, np.uint8))
+            np.save(folder / f"{name}.npy", ramp(shape))
+        np.savez(folder / "c.npz", video=ramp(shape))
         for channels in (1, 3):
             video = VideoFolder(folder, "train", 9, 16, channels).batch(3, 0, 0).video
-            assert video.shape == (3, 9, channels, 16, 16) and (video == 1).all(), shape
+            assert video.shape == (3, 9, channels, 16, 16), shape
+            assert (np.diff(numbers(video)) == 10).all(), shape
         assert len(index_videos(folder, 16, 1, "crop")[0]) == 3 * clips, shape
 
 
 def test_other_arrays_are_refused_by_name_and_shape(tmp_path):
     video = np.zeros((5, 8, 8), np.uint8)
     for arrays, message in (
-        ({"video": video.astype(np.float32)}, r"it holds float32 \(5, 8, 8\), expected uint8"),
+        ({"video": video.astype(np.float32)}, "it holds float32 values from 0 to 0: state black and white"),
         ({"video": np.zeros((5, 8, 8, 4, 2), np.uint8)}, r"it holds uint8 \(5, 8, 8, 4, 2\)"),
         ({"clip": video}, r"it holds \['clip'\], expected an array named video"),
         ({"video": video, "actions": np.zeros((4, 2))}, r"its actions have shape \(4, 2\), its video \(5, 8, 8\)"),
@@ -178,7 +193,9 @@ def test_black_bars_show_the_whole_picture(tmp_path):
 
 def test_empty_folders_and_wrong_arguments_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"holds no file that can be read: mp4, .*npz or frames.mjpegpack"):
+    with pytest.raises(
+        ValueError, match=r"holds no file that can be read: mp4, .*npz, frames.mjpegpack, or folders of frames"
+    ):
         gray(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         gray(tmp_path / "nowhere")
@@ -197,7 +214,7 @@ def test_empty_folders_and_wrong_arguments_are_refused(tmp_path):
 def test_only_new_and_changed_files_are_decoded(tmp_path, monkeypatch):
     decoded, decode = [], train.data.index.decode
     monkeypatch.setattr(
-        train.data.index, "decode", lambda path, *rest: decoded.append(path.name) or decode(path, *rest)
+        train.data.index, "decode", lambda source, *rest: decoded.append(source.path.name) or decode(source, *rest)
     )
     arrays(tmp_path, 4)
     before = gray(tmp_path).batch(8, 0, 0).video
@@ -206,11 +223,11 @@ def test_only_new_and_changed_files_are_decoded(tmp_path, monkeypatch):
     assert torch.equal(gray(tmp_path).batch(8, 0, 0).video, before) and not decoded
     np.save(tmp_path / "02.npy", counted(10, 200))
     os.utime(tmp_path / "02.npy", ns=(1, 1))
-    (tmp_path / "03.npy").unlink()
+    (tmp_path / "00.npy").unlink()
     gray(tmp_path), gray(tmp_path, "test")
     assert decoded == ["02.npy"]
     index = json.loads((tmp_path / ".stt-index.json").read_text())
-    assert sorted(index["16x16x1-crop"]) == ["00.npy", "01.npy", "02.npy"]
+    assert sorted(index["16x16x1-crop"]) == ["01.npy", "02.npy", "03.npy"]
 
 
 def test_a_folder_that_is_read_only_stays_as_it_is(tmp_path, monkeypatch):
@@ -267,7 +284,7 @@ def test_every_start_occurs_and_a_batch_depends_on_seed_and_index_alone(tmp_path
     arrays(tmp_path, 2, frames=12)
     videos, again = gray(tmp_path, frames=5, stride=2), gray(tmp_path, frames=5, stride=2)
     first = numbers(torch.cat([videos.batch(16, 0, index).video for index in range(4)]))[:, 0]
-    assert set(first - first.min()) == {0, 1, 2, 3} and len(videos) == 1 and videos.span == 9
+    assert set(first - first.min()) == {0, 1, 2, 3} and len(videos) == 1
     expected = videos.batch(6, seed=3, index=7).video
     again.batch(2, seed=0, index=0)
     torch.manual_seed(5)
@@ -305,7 +322,7 @@ def test_about_a_tenth_is_held_out_and_always_the_same(tmp_path):
 
 def test_sub_folders_train_and_test_are_the_split(tmp_path):
     arrays(tmp_path / "train", 2)
-    with pytest.raises(ValueError, match="files in train/ alone: it needs both"):
+    with pytest.raises(ValueError, match="split by sub-folders: train/ trained on: it needs a sub-folder test/"):
         gray(tmp_path)
     np.save(arrays(tmp_path / "test", 0) / "z.npy", counted(10, 200))
     assert numbers(gray(tmp_path, "test").batch(8, 0, 0).video).min() >= 200
@@ -349,7 +366,7 @@ def test_a_packed_set_gives_the_same_clips_without_decoding(car, tmp_path, capsy
     pack_main([str(car), str(out), "--size=16", "--channels=1"])
     printed = capsys.readouterr().out
     assert "MiB" in printed and "of them a second" in printed
-    assert sorted(path.name for path in out.iterdir()) == ["actions.npy", "frames.npy", "index.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["account.json", "actions.npy", "frames.npy", "index.json"]
     monkeypatch.setattr(train.data.index, "decode", None)
     shutil.rmtree(car)
     after = gray(out).batch(8, 0, 0)

@@ -1,8 +1,8 @@
-"""Readers of files with frames: videos, image packs and NumPy arrays; and detection of cuts.
+"""Readers of files with frames: videos, image packs, pictures and NumPy arrays; and detection of cuts.
 
-A pack is frames.mjpegpack (JPEG files one after another) beside index.npz. An array is uint8 (T, H, W[, 1 or 3]) or
-(N, T, H, W[, 1 or 3]) in an .npy, or in an .npz as `video`, perhaps with `actions` ([N, ]T, A). Only the hardened
-decoder of stt.video opens videos.
+A pack is frames.mjpegpack (JPEG files one after another) beside index.npz. An array (see train.data.arrays) is an .npy,
+or `video` in an .npz, perhaps with `actions` (T, A) or (N, T, A) and `fps`. Only the hardened decoder of stt.video
+opens videos.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,29 @@ import cv2
 import numpy as np
 
 from stt.video import OWN_FILES, decode_whole
+from train.data.arrays import ArrayOptions, as_clips, in_words, to_bytes, value_range, without_alpha
+from train.data.sources import ARRAYS, PACK, PACK_INDEX, Source
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
-ARRAYS = (".npy", ".npz")
-PACK, PACK_INDEX = "frames.mjpegpack", "index.npz"
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
 READ_ERRORS = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # VideoError is a ValueError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How frames are to come out."""
+
+    size: int  # pixels a side
+    channels: int  # 1 or 3
+    fit: str = "crop"  # "crop" or "pad"
+    arrays: ArrayOptions = ArrayOptions()
+
+    @property
+    def variant(self) -> str:
+        """Names the decoded frames."""
+        return f"{self.size}x{self.size}x{self.channels}-{self.fit}"
+
+    def square(self, frame: np.ndarray) -> np.ndarray:
+        return resize_square(frame, self.size, self.channels, self.fit)
 
 
 class DecodedVideo(NamedTuple):
@@ -34,21 +52,34 @@ class DecodedVideo(NamedTuple):
     fps: float  # 0 where the file does not say
     segments: list[int]  # first frames of its segments or clips, which a split may separate
     actions: np.ndarray | None = None  # (count, A), from each frame to the next
+    notes: tuple[str, ...] = ()  # how it was understood, and what it lacks
 
 
-def read(path: Path, size: int, channels: int, fit: str, scratch: Path) -> DecodedVideo:
-    """Opens a file for its frames, `size` pixels a side. Raises one of READ_ERRORS, now or while frames are read.
+def read(source: Source, options: ReadOptions, scratch: Path) -> DecodedVideo:
+    """Opens a source for its frames. Raises one of READ_ERRORS, now or while frames are read.
 
     scratch: a folder on whose disk a video's frames lie, without a name, while they are in use.
     """
-    if path.name == PACK:
-        return _read_pack(path, size, channels, fit)
-    if path.suffix.lower() in ARRAYS:
-        return _read_array(path, size, channels, fit)
+    if source.pictures:
+        return _read_pictures(source.pictures, options)
+    if source.path.name == PACK:
+        return _read_pack(source.path, options)
+    if source.path.suffix.lower() in ARRAYS:
+        return _read_array(source.path, options)
+    return _read_video(source.path, options, scratch)
+
+
+def _read_video(path: Path, options: ReadOptions, scratch: Path) -> DecodedVideo:
+    """Frames at the file's own rate. Where that varies, those nearest in time at its average."""
+    size, channels, fit = options.size, options.channels, options.fit
     with tempfile.TemporaryFile(dir=scratch) as file:
-        count, fps, source, *_ = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=OWN_FILES)
+        count, fps, source, _, notes = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=OWN_FILES)
+        if any("frame rate varies" in note for note in notes):
+            file.seek(0)
+            file.truncate()
+            count = decode_whole(path, file, size=size, channels=channels, fit=fit, fps=fps, limits=OWN_FILES).frames
         frames = np.memmap(file, np.uint8, "r", shape=(count, size, size, channels))
-    return DecodedVideo(frames, count, (source.width, source.height), fps, [0])
+    return DecodedVideo(frames, count, (source.width, source.height), fps, [0], None, notes)
 
 
 def resize_square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
@@ -74,7 +105,39 @@ def resize_square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.n
     return padded
 
 
-def _read_pack(path: Path, size: int, channels: int, fit: str) -> DecodedVideo:
+def _read_pictures(paths: tuple[Path, ...], options: ReadOptions) -> DecodedVideo:
+    notes = {}
+    first = picture(paths[0], options.arrays, notes)
+    height, width = first.shape[:2]
+
+    def frames() -> Iterable[np.ndarray]:
+        for path in paths:
+            frame = picture(path, options.arrays, notes)
+            if frame.shape[:2] != (height, width):
+                raise ValueError(
+                    f"{path.name} has {frame.shape[1]}x{frame.shape[0]} pixels, {paths[0].name} {width}x{height}"
+                )
+            yield options.square(frame)
+
+    return DecodedVideo(frames(), len(paths), (width, height), 0.0, [0], None, tuple(notes))
+
+
+def picture(path: Path, options: ArrayOptions, notes: dict[str, None]) -> np.ndarray:
+    """A picture file -> (H, W, 1 or 3) uint8 RGB. Adds to `notes`."""
+    upright = path.suffix.lower() in (".jpg", ".jpeg")  # turned as the camera was held
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR if upright else cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError(f"{path.name} is not a picture that can be decoded")
+    image = image.reshape(*image.shape[:2], -1)
+    if image.dtype != np.uint8:
+        black, white = value_range(image, options)
+        notes[f"{image.dtype} values from {black:g} (black) to {white:g} (white)"] = None
+        image = to_bytes(image, (black, white))
+    blue, rest = image[..., :3], image[..., 3:]
+    return without_alpha(np.concatenate([blue[..., ::-1], rest], axis=2) if image.shape[2] > 2 else image)
+
+
+def _read_pack(path: Path, options: ReadOptions) -> DecodedVideo:
     with np.load(path.with_name(PACK_INDEX), allow_pickle=False) as file:
         index = dict(file)
     if missing := {"offsets", "actions", "t_ms", "segment"} - set(index):
@@ -85,36 +148,36 @@ def _read_pack(path: Path, size: int, channels: int, fit: str) -> DecodedVideo:
         raise ValueError(f"its index lists {count} frames in {offsets[-1]} bytes, which the pack does not hold")
     span = float(np.median(np.diff(index["t_ms"]))) if count > 1 else 0.0
 
-    def picture(k: int) -> np.ndarray:
+    def frame(k: int) -> np.ndarray:
         image = cv2.imdecode(data[offsets[k] : offsets[k + 1]], cv2.IMREAD_COLOR)
         if image is None:
             raise ValueError(f"frame {k} of {count} is not an image that can be decoded")
         return image[..., ::-1]  # from BGR
 
-    height, width = picture(0).shape[:2]
+    height, width = frame(0).shape[:2]
     segments = [0, *(np.flatnonzero(np.diff(segment)) + 1).tolist()]
-    frames = (resize_square(picture(k), size, channels, fit) for k in range(count))
+    frames = (options.square(frame(k)) for k in range(count))
     return DecodedVideo(frames, count, (width, height), 1000 / span if span else 0.0, segments, index["actions"])
 
 
-def _read_array(path: Path, size: int, channels: int, fit: str) -> DecodedVideo:
-    array, actions = np.load(path, mmap_mode="r", allow_pickle=False), None
+def _read_array(path: Path, options: ReadOptions) -> DecodedVideo:
+    array, actions, fps = np.load(path, mmap_mode="r", allow_pickle=False), None, 0.0
     if path.suffix.lower() == ".npz":
         with array as arrays:
             if "video" not in arrays:
                 raise ValueError(f"it holds {sorted(arrays)}, expected an array named video")
-            array, actions = arrays["video"], arrays.get("actions")
-    shape = array.shape
-    clips = array[None] if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)) else array
-    pixels = clips if clips.ndim == 5 else clips[..., None]  # (N, T, H, W, 1 or 3)
-    if pixels.ndim != 5 or pixels.shape[4] not in (1, 3) or pixels.dtype != np.uint8 or not pixels.size:
-        raise ValueError(f"it holds {array.dtype} {shape}, expected uint8 ([N, ]T, H, W[, 1 or 3])")
-    count, times, height, width, _ = pixels.shape
-    if actions is not None and actions.shape[:-1] != (shape[:2] if clips is array else shape[:1]):
-        raise ValueError(f"its actions have shape {actions.shape}, its video {shape}: expected one row a frame")
-    frames = (resize_square(frame, size, channels, fit) for clip in pixels for frame in clip)
+            array, actions, fps = arrays["video"], arrays.get("actions"), float(arrays.get("fps", 0.0))
+    clips, layout = as_clips(array, options.arrays)
+    values = value_range(array, options.arrays)
+    count, times, height, width, _ = clips.shape
+    if actions is not None and actions.shape[:-1] not in ([(count, times)] if "n" in layout else [(times,)]):
+        raise ValueError(f"its actions have shape {actions.shape}, its video {array.shape}: expected one row a frame")
+    frames = (options.square(without_alpha(to_bytes(frame, values))) for clip in clips for frame in clip)
     rows = None if actions is None else actions.reshape(count * times, -1)
-    return DecodedVideo(frames, count * times, (width, height), 0.0, list(range(0, count * times, times)), rows)
+    notes = [f"axes {layout}: {in_words(layout, array.shape)}"] if layout not in ("thw", "thwc") else []
+    notes += [f"{array.dtype} values from {values[0]:g} (black) to {values[1]:g} (white)"] if values else []
+    starts = list(range(0, count * times, times))
+    return DecodedVideo(frames, count * times, (width, height), fps, starts, rows, tuple(notes))
 
 
 def detect_cuts(pixels: Iterable[np.ndarray], segments: list[int]) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +16,19 @@ import torch
 
 from stt.api import Batch
 from stt.checkpoint import write_whole
-from train.data.arrays import write_frames
+from train.data.account import Account, from_json
+from train.data.arrays import ArrayOptions, extremes, write_frames
 from train.data.digits import Split
-from train.data.index import IndexedVideo, index_videos, warn_once
+from train.data.index import IndexedFolder, IndexedVideo, index_videos
+from train.data.readers import ReadOptions
+from train.data.sources import LISTS
+from train.data.splits import SPLITS, by_file, file_of
 from train.seeding import generator_for
 
-SPLITS = ("train", "test")
-KIND, FORMAT = "video folder", 1  # of a packed set's index.json
+KIND, FORMATS = "video folder", (1, 2)  # of a packed set's index.json; the first knows no frame rates
+PACKED_ACCOUNT = "account.json"
+SAME_RATE = 0.02  # a rate so near a multiple of another counts as one: 29.97 is 30
+MAX_CARD_NAMES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,8 @@ class VideoFolderConfig:
 
     kind: Literal["folder"] = "folder"
     frames: int = 20  # per clip
-    stride: int = 1  # every n-th frame of the video
+    fps: float = 0.0  # frames a second of a clip; 0: the median of the folder's rates, divided by `stride`
+    stride: int = 1  # where fps is 0; and of a file without a rate, every n-th frame
     fit: Literal["crop", "pad"] = "crop"
     flip: bool = False
 
@@ -38,12 +46,14 @@ class VideoFolderConfig:
 class VideoFolder:
     """Clips of a folder's videos; a batch depends on (split, size, seed, index) alone.
 
-    folder: video files, image packs and arrays (see train.data.readers), in sub-folders train/ and test/, or in one
-    sub-folder per class, or in both (train/CLASS), or in none; or a packed set. Clips have `frames` frames, every
-    `stride`-th of a video, and never cross a cut or a segment's end. fit: "crop" takes the centre square, "pad" adds
+    folder: what train.data.sources reads, in sub-folders train/ and test/, or in one sub-folder per class, or in both
+    (train/CLASS), or in none; or a packed set. Clips have `frames` frames at `fps` frames a second, the nearest in time
+    of a video's own, and never cross a cut or a segment's end. fps 0: the median of the folder's rates divided by
+    `stride`, which also counts the frames of files without a rate. fit: "crop" takes the centre square, "pad" adds
     black bars. flip: mirrors clips at random. cache: folder for the decoded frames, size * size * channels bytes each;
-    None: in the folder, or, where that is read-only, in $STT_CACHE or ~/.cache/stt.
-    Raises ValueError for arguments and for what cannot be read, FileNotFoundError where there is no folder.
+    None: in the folder, or, where that is read-only, in $STT_CACHE or ~/.cache/stt. arrays: see `ArrayOptions`.
+    The split "test" alone can be opened where nothing is there to train on. Raises ValueError for arguments and for
+    what cannot be read, FileNotFoundError where there is no folder.
     """
 
     def __init__(
@@ -53,11 +63,13 @@ class VideoFolder:
         frames: int,
         image_size: int,
         channels: int,
+        fps: float = 0.0,
         stride: int = 1,
         fit: str = "crop",
         flip: bool = False,
         device: torch.device | str = "cpu",
         cache: Path | None = None,
+        arrays: ArrayOptions | None = None,
     ) -> None:
         self.folder, self.split, self.device = Path(folder), split, torch.device(device)
         self.frames, self.stride, self.flip = frames, stride, flip
@@ -65,31 +77,40 @@ class VideoFolder:
             raise ValueError(f"split is {split!r}, must be 'train' or 'test'")
         if fit not in ("crop", "pad") or channels not in (1, 3):
             raise ValueError(f"fit is {fit!r} and channels {channels}, must be 'crop' or 'pad', and 1 or 3")
-        if min(frames, stride, image_size) < 1:
-            raise ValueError(f"frames {frames}, stride {stride} and image_size {image_size} must be at least 1")
-        if not self.folder.is_dir():
+        if min(frames, stride, image_size) < 1 or not 0 <= fps <= 1000:
+            raise ValueError(
+                f"frames {frames}, stride {stride} and image_size {image_size} must be 1 or more, fps {fps:g} 0 to 1000"
+            )
+        if not self.folder.exists():
             raise FileNotFoundError(f"{folder} is not a folder")
-        if (index := packed_index(self.folder)) is None:
-            videos, self.classes = index_videos(self.folder, image_size, channels, fit, cache)
-        else:
-            videos, self.classes = unpacked(self.folder, index, image_size, channels), tuple(index["classes"])
+        if self.folder.is_file() and self.folder.suffix.lower() not in LISTS:
+            raise ValueError(f"{folder} is a file: give its folder, or a .txt list of files")
+        options = ReadOptions(size=image_size, channels=channels, fit=fit, arrays=arrays or ArrayOptions())
+        indexed = open_packed(self.folder, options) or index_videos(self.folder, options, cache)
+        self.classes, self.account_file = indexed.classes, indexed.account_file
+        self.fps = fps or default_fps(indexed.account, stride)  # 0 where no file has a rate
         self._open = lru_cache(maxsize=1024)(lambda path: np.load(path, mmap_mode="r"))
-        self.actions = self._action_size(videos)  # numbers of an action; 0 where some video has none
+        self._steps = lru_cache(maxsize=None)(lambda own: resampled(frames, step_of(own, self.fps, stride)))
+        self.actions = self._action_size(indexed.videos)  # numbers of an action; 0 where some video has none
         if flip and self.actions:
             raise ValueError(f"{folder} has actions, which flip would not mirror with the pictures: leave it out")
-        self._videos = {name: self._long_enough(videos, name) for name in SPLITS}
-        lengths = [v.last - v.first for v in self._videos[split]]
-        self._starts = np.cumsum([length - self.span + 1 for length in lengths])
-        self._clips = sum(length // self.span for length in lengths)
-
-    @property
-    def span(self) -> int:
-        """Frames of a video from a clip's first to its last."""
-        return (self.frames - 1) * self.stride + 1
+        self._videos, short = self._usable(indexed)
+        self.names = by_file({v.name: side for side, of_side in self._videos.items() for v in of_side})  # by split
+        self.account = self._account(indexed.account, short)
+        self._starts = np.cumsum([v.last - v.first - self.span(v) + 1 for v in self._videos[split]])
+        self._clips = sum((v.last - v.first) // self.span(v) for v in self._videos[split])
 
     def __len__(self) -> int:
         """Clips of this split that share no frame; batches also begin in between."""
         return self._clips
+
+    def steps(self, video: IndexedVideo) -> np.ndarray:
+        """Frames of a video that make a clip, counted from its first: (frames,)."""
+        return self._steps(video.fps)
+
+    def span(self, video: IndexedVideo) -> int:
+        """Frames of a video from a clip's first to its last."""
+        return int(self.steps(video)[-1]) + 1
 
     def batch(self, size: int, seed: int, index: int) -> Batch:
         """Random clips (size, frames, C, H, W), all starts equally likely, with the folder's actions and classes."""
@@ -99,7 +120,7 @@ class VideoFolder:
         which = np.searchsorted(self._starts, starts, side="right")
         videos = [self._videos[self.split][k] for k in which]
         ends = self._starts[which] - 1 - starts  # starts of the same video that come later
-        clips = self._cut(videos, [v.last - self.span - int(end) for v, end in zip(videos, ends, strict=True)])
+        clips = self._cut(videos, [v.last - self.span(v) - int(end) for v, end in zip(videos, ends, strict=True)])
         if self.flip:
             mirrored = mirrored.to(self.device)[:, None, None, None, None]
             clips = replace(clips, video=torch.where(mirrored, clips.video.flip(-1), clips.video))
@@ -108,43 +129,104 @@ class VideoFolder:
     def held_out(self, count: int) -> Batch:
         """`count` clips of the test split that share no frame, whichever split this is; its videos take turns."""
         test = self._videos["test"]
-        places = [(v, first) for v in test for first in range(v.first, v.last - self.span + 1, self.span)]
+        places = [(v, first) for v in test for first in range(v.first, v.last - self.span(v) + 1, self.span(v))]
         places.sort(key=lambda place: place[1] - place[0].first)
         if not 1 <= count <= len(places):
             raise ValueError(f"count is {count}, {self.folder} holds out {len(places)} clips of {self.frames} frames")
         return self._cut(*zip(*places[:count], strict=True))
 
+    def report(self) -> None:
+        """Prints what was understood of the folder, once a process, and writes it as JSON beside the index."""
+        self.account.publish(self.account_file)
+
+    def card(self) -> dict[str, Any]:
+        """Names of files by split, for the card of a model: at most 1,000 each, and how many there are more."""
+        more = {f"more_{side}": len(names) - MAX_CARD_NAMES for side, names in self.names.items()}
+        names = {side: names[:MAX_CARD_NAMES] for side, names in self.names.items()}
+        return names | {name: count for name, count in more.items() if count > 0}
+
+    def check_actions(self) -> None:
+        """Raises ValueError for actions that are not numbers from -1 to 1, and names their files."""
+        wrong = []
+        for name, path in {file_of(v.name): v.actions for v in (*self._videos["train"], *self._videos["test"])}.items():
+            low, high = extremes(self._open(path)) if path else (0.0, 0.0)
+            if not (low >= -1 and high <= 1):
+                values = f"go from {low:g} to {high:g}" if np.isfinite([low, high]).all() else "are not all finite"
+                wrong.append(f"\n  {name}: actions {values}")
+        if wrong:
+            raise ValueError(f"{self.folder}: a model takes actions from -1 to 1:{''.join(wrong[:20])}")
+
     def _cut(self, videos: Sequence[IndexedVideo], starts: Sequence[int]) -> Batch:
         """Clips of videos from frames of their files on."""
-        steps = [slice(start, start + self.span, self.stride) for start in starts]
-        pixels = np.stack([self._open(v.pixels)[step] for v, step in zip(videos, steps, strict=True)])
-        frames = torch.from_numpy(pixels)
+        places = list(
+            zip(videos, (start + self.steps(v) for v, start in zip(videos, starts, strict=True)), strict=True)
+        )
+        frames = torch.from_numpy(np.stack([self._open(v.pixels)[frames] for v, frames in places]))
         frames = frames.pin_memory() if self.device.type == "cuda" else frames
         video = frames.to(self.device, non_blocking=True).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
         actions = labels = None
         if self.actions:
-            rows = np.stack([self._open(v.actions)[step] for v, step in zip(videos, steps, strict=True)])
-            actions = torch.from_numpy(rows).to(self.device)
+            actions = torch.from_numpy(np.stack([self._open(v.actions)[frames] for v, frames in places])).to(
+                self.device
+            )
         if self.classes:
             labels = torch.tensor([[v.label] for v in videos], device=self.device)
         return Batch(video, actions, labels)
 
-    def _long_enough(self, videos: list[IndexedVideo], split: str) -> list[IndexedVideo]:
-        """Those of a split that hold a clip; names the others, ValueError where none is left."""
-        lengths: dict[str, int] = {}
-        for v in videos:
-            if v.split == split:
-                lengths[v.name] = max(lengths.get(v.name, 0), v.last - v.first)
-        short = {name: length for name, length in lengths.items() if length < self.span}
-        names = "".join(f"\n  {name}: {length} frames without a cut" for name, length in short.items())
-        clip = f"a clip of {self.frames} frames at stride {self.stride}, which takes {self.span}"
-        if len(short) == len(lengths):
-            raise ValueError(f"{self.folder}: everything in the {split} split is too short for {clip}:{names}")
-        if short:
-            warn_once(
-                f"{self.folder}: {len(short)} of {len(lengths)} in the {split} split are too short for {clip}:{names}"
-            )
-        return [v for v in videos if v.split == split and v.last - v.first >= self.span]
+    def _usable(self, indexed: IndexedFolder) -> tuple[dict[str, list[IndexedVideo]], dict[str, str]]:
+        """Videos by split that hold a clip, and why other files hold none.
+
+        ValueError where a split that is needed has no clip: that of this object, and test to train with.
+        """
+        videos = {side: [v for v in indexed.videos if v.split == side] for side in SPLITS}
+        usable = {side: [v for v in of_side if v.last - v.first >= self.span(v)] for side, of_side in videos.items()}
+        enough = {file_of(v.name) for of_side in usable.values() for v in of_side}
+        longest: dict[str, IndexedVideo] = {}
+        for v in sorted(indexed.videos, key=lambda v: v.last - v.first):
+            longest[file_of(v.name)] = v
+        short = {
+            name: f"{v.last - v.first} frames without a cut, a clip takes {self.span(v)}"
+            for name, v in sorted(longest.items()) if name not in enough
+        }  # fmt: skip
+        for side in dict.fromkeys((self.split, "test")):
+            if not videos[side]:
+                raise ValueError(self._one_sided(indexed, side))
+            if not usable[side]:
+                names = sorted({file_of(v.name) for v in videos[side]} & short.keys())
+                reasons = "".join(f"\n  {name}: {short[name]}" for name in names)
+                raise ValueError(
+                    f"{self.folder}: everything in the {side} split is too short for {self._clip()}:{reasons}"
+                )
+        return usable, short
+
+    def _clip(self) -> str:
+        rate = f" at {self.fps:g} frames a second" if self.fps else f" at stride {self.stride}"
+        return f"a clip of {self.frames} frames{rate}"
+
+    def _one_sided(self, indexed: IndexedFolder, lacking: str) -> str:
+        """Why a folder cannot be used that has nothing in a split."""
+        if "sub-folders" not in indexed.account.split:
+            only = indexed.videos[0].name
+            return f"{self.folder} has a {indexed.videos[0].split} split alone, of {only}: another video is needed"
+        made = f"{self.folder} is split {indexed.account.split}"
+        if lacking == "train":
+            return f"{made}: it can be scored, but to train it needs a sub-folder train/"
+        return f"{made}: it needs a sub-folder test/ or validation/ too, or none of these"
+
+    def _account(self, account: Account, short: dict[str, str]) -> Account:
+        clips = {"frames": self.frames, "fps": round(self.fps, 3), "stride": self.stride}
+        clips |= {
+            side: sum((v.last - v.first) // self.span(v) for v in of_side) for side, of_side in self._videos.items()
+        }
+        steps = {name: step_of(fps, self.fps, self.stride) for name, fps in account.fps.items() if fps}
+        steps = {name: step for name, step in steps.items() if name not in short}
+        slow = {name: ["slower than the clips: frames repeat"] for name, step in steps.items() if step < 1}
+        notes = account.notes | {name: [*account.notes.get(name, []), *texts] for name, texts in slow.items()}
+        return replace(
+            account, clips=clips, resampled=sorted(name for name, step in steps.items() if step != 1),
+            too_short=short, notes=notes,
+            split_files={side: len(names) for side, names in self.names.items()},
+        )  # fmt: skip
 
     def _action_size(self, videos: list[IndexedVideo]) -> int:
         sizes = {self._open(path).shape[-1] if path else 0 for path in {v.actions for v in videos}}
@@ -153,44 +235,99 @@ class VideoFolder:
         return min(sizes)
 
 
+# ---- frame rates -------------------------------------------------------------------------------------
+
+
+def default_fps(account: Account, stride: int) -> float:
+    """The median of a folder's rates, divided by the stride; 0 where no file has a rate."""
+    return median(account.rates) / stride if account.rates else 0.0
+
+
+def step_of(own: float, fps: float, stride: int) -> float:
+    """Frames of a video at its own rate to one of a clip; `stride` where a rate is not known (0)."""
+    if not own or not fps:
+        return float(stride)
+    step = own / fps
+    return float(round(step)) if abs(step - round(step)) <= SAME_RATE * step else step
+
+
+def resampled(count: int, step: float) -> np.ndarray:
+    """The nearest frame in time for each of `count` frames, `step` apart."""
+    return np.floor(np.arange(count) * step + 0.5).astype(np.int64)
+
+
 # ---- packed sets -------------------------------------------------------------------------------------
 
 
-def pack(folder: Path, out: Path, image_size: int, channels: int, fit: str) -> None:
-    """Writes a folder's videos as frames.npy (F, size, size, channels), actions.npy (F, A) and index.json.
+def pack(folder: Path, out: Path, options: ReadOptions, fps: float = 0.0) -> VideoFolder:
+    """Writes a folder's videos as frames.npy (F, size, size, channels), actions.npy (F, A), index and account.
 
-    Raises ValueError for a folder that `VideoFolder` cannot read, and where `out` is not empty.
+    fps: frames a second to store; 0: all of each video. Prints the account before. Returns the set, opened for clips
+    of 20 frames, or of as many as all splits have. Raises ValueError for a folder that `VideoFolder` cannot read, and
+    where `out` is not empty.
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give another folder, or delete what it holds")
     with tempfile.TemporaryDirectory(dir=out) as cache:
-        videos, classes = index_videos(folder, image_size, channels, fit, Path(cache))
-        shape = (sum(v.last - v.first for v in videos), image_size, image_size, channels)
-        write_frames(out / "frames.npy", shape, (np.load(v.pixels, mmap_mode="r")[v.first : v.last] for v in videos))
-        ends = np.cumsum([v.last - v.first for v in videos]).tolist()
-        rows = [[v.name, v.split, v.label, end - v.last + v.first, end] for v, end in zip(videos, ends, strict=True)]
+        videos, classes, account, _ = index_videos(folder, options, Path(cache))
+        picks = [picked(v, fps) for v in videos]
+        rate = fps or default_fps(account, 1)
+        longest = [max((len(picked(v, rate)) for v in videos if v.split == side), default=20) for side in SPLITS]
+        clips = {
+            "split": "train" if any(v.split == "train" for v in videos) else "test", "frames": min(20, *longest),
+            "image_size": options.size, "channels": options.channels, "fit": options.fit, "fps": rate,
+        }  # fmt: skip
+        VideoFolder(folder, cache=Path(cache), arrays=options.arrays, **clips).account.publish(out / PACKED_ACCOUNT)
+        ends = np.cumsum([len(pick) for pick in picks]).tolist()
+        shape, pairs = (ends[-1], options.size, options.size, options.channels), list(zip(videos, picks, strict=True))
+        write_frames(out / "frames.npy", shape, (np.load(v.pixels, mmap_mode="r")[pick] for v, pick in pairs))
+        rows = [
+            [v.name, v.split, v.label, end - len(pick), end, fps if fps and v.fps else v.fps]
+            for (v, pick), end in zip(pairs, ends, strict=True)
+        ]
         if actions := all(v.actions for v in videos):
-            parts = [np.load(v.actions, mmap_mode="r")[v.first : v.last] for v in videos]
+            parts = [np.load(v.actions, mmap_mode="r")[pick] for v, pick in pairs]
             np.save(out / "actions.npy", np.concatenate(parts))
     index = {
-        "kind": KIND, "format": FORMAT, "image_size": image_size, "channels": channels, "fit": fit,
-        "classes": classes, "actions": actions, "recordings": rows,
+        "kind": KIND, "format": FORMATS[-1], "image_size": options.size, "channels": options.channels,
+        "fit": options.fit, "classes": classes, "actions": actions, "recordings": rows,
     }  # fmt: skip
     write_whole(out / "index.json", lambda file: file.write(json.dumps(index).encode()))
+    return VideoFolder(out, **clips)
 
 
-def packed_index(folder: Path) -> dict[str, Any] | None:
-    """The index of a packed set; None for another folder."""
+def picked(video: IndexedVideo, fps: float) -> np.ndarray:
+    """Numbers of a shot's frames at a rate; all of them where a rate is 0."""
+    step = step_of(video.fps, fps, 1)
+    return video.first + resampled(int((video.last - video.first - 1) / step + 1e-9) + 1, step)
+
+
+def open_packed(folder: Path, options: ReadOptions) -> IndexedFolder | None:
+    """A packed set; None for another folder. ValueError where it is of another format, size or number of channels."""
     path = folder / "index.json"
     index = json.loads(path.read_text()) if path.is_file() else {}
-    return index if isinstance(index, dict) and index.get("kind") == KIND else None
-
-
-def unpacked(folder: Path, index: dict[str, Any], image_size: int, channels: int) -> list[IndexedVideo]:
-    """The videos of a packed set; ValueError where it is of another format, size or number of channels."""
-    for name, expected in (("format", FORMAT), ("image_size", image_size), ("channels", channels)):
-        if index[name] != expected:
-            raise ValueError(f"{folder} is packed with {name} {index[name]}, not {expected}: pack it again")
+    if not isinstance(index, dict) or index.get("kind") != KIND:
+        return None
+    expected = {"format": FORMATS, "image_size": (options.size,), "channels": (options.channels,)}
+    for name, values in expected.items():
+        if index[name] not in values:
+            raise ValueError(f"{folder} is packed with {name} {index[name]}, not {values[-1]}: pack it again")
     pixels, actions = folder / "frames.npy", folder / "actions.npy" if index["actions"] else None
-    return [IndexedVideo(*row[:3], pixels, actions, *row[3:]) for row in index["recordings"]]
+    videos = [IndexedVideo(*row[:3], pixels, actions, *row[3:]) for row in index["recordings"]]
+    return IndexedFolder(
+        videos, tuple(index["classes"]), packed_account(folder, videos, index), folder / PACKED_ACCOUNT
+    )
+
+
+def packed_account(folder: Path, videos: list[IndexedVideo], index: dict[str, Any]) -> Account:
+    """The account of the folder that was packed, with the rates and frames of the packed set."""
+    path = folder / PACKED_ACCOUNT
+    rates = {file_of(v.name): v.fps for v in videos}
+    mine = {
+        "folder": str(folder), "files": len(rates), "frames": sum(v.last - v.first for v in videos), "fps": rates,
+        "classes": index["classes"],
+    }  # fmt: skip
+    size = f"{index['image_size']}x{index['image_size']}"
+    stored = json.loads(path.read_text()) if path.is_file() else {"split": "as packed", "sizes": {size: len(rates)}}
+    return from_json(stored | mine | {"clips": {}, "resampled": [], "too_short": {}})

@@ -17,6 +17,9 @@ from tqdm import tqdm
 from stt.api import NO_CONDITION, Batch, Predictor, Sampling, Video
 from stt.metrics import unit
 from stt.sampler import predict
+from train.data.account import some
+from train.data.arrays import array_options
+from train.data.splits import file_of
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.evaluation.frechet import st_lpips_frechet
 from train.evaluation.optical_flow import sideways_motion
@@ -50,8 +53,8 @@ class VideosEvaluation(Evaluation):
         if args.horizon < 1:
             raise ValueError(f"horizon is {args.horizon}, must be at least 1")
         config = VideoFolderConfig(**world) if world.get("kind") == "folder" else VideoFolderConfig()
-        self.horizon, self.source = args.horizon, f"{args.data.name}, held out, stride {config.stride}"
-        self.batch = held_out(model, config, args)
+        self.horizon = args.horizon
+        self.batch, self.source = held_out(model, config, args)
 
     def clips(self, count: int, frames: int) -> Video:
         return self.batch.video[:count, :frames]
@@ -93,23 +96,45 @@ class VideosEvaluation(Evaluation):
         return Batch(self.batch.video[:count], self.batch.actions[:count])
 
 
-def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespace) -> Batch:
-    """Up to --clips held-out clips, with actions where the model takes them; prints where there are fewer."""
-    c, options = model.config, {"stride": config.stride, "fit": config.fit, "device": args.device}
-    videos = VideoFolder(args.data, "test", CONTEXT + args.horizon, c.image_size, c.channels, **options)
-    count = min(args.clips, len(videos))
+def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespace) -> tuple[Batch, str]:
+    """Up to --clips held-out clips, with actions where the model takes them, and where they come from, in words.
+
+    Prints what was understood of the folder, where there are fewer clips, and which held-out files the model has
+    trained on.
+    """
+    c, options = model.config, {"fps": config.fps, "stride": config.stride, "fit": config.fit, "device": args.device}
+    frames, options = CONTEXT + args.horizon, options | {"arrays": array_options(args)}
+    videos = VideoFolder(args.data, "test", frames, c.image_size, c.channels, **options)
+    videos.report()
+    count, rate = (
+        min(args.clips, len(videos)),
+        f"{videos.fps:g} frames a second" if videos.fps else f"stride {videos.stride}",
+    )
+    source = f"{args.data.name}, held out, {rate}"
     if count < args.clips:
-        clips = f"{len(videos)} clips of {videos.frames} frames at stride {videos.stride}"
+        clips = f"{len(videos)} clips of {videos.frames} frames at {rate}"
         print(f"{videos.folder} holds out {clips}, not {args.clips}: all of them are used", file=sys.stderr)
+    if trained := trained_on(model.card, videos.names["test"]):
+        source += f", {len(trained)} of {len(videos.names['test'])} files trained on"
+        print(
+            f"the model has trained on files of these names, which {videos.folder} holds out: {some(trained)}",
+            file=sys.stderr,
+        )
     batch = videos.held_out(count)
     if batch.actions is None or "actions" not in model.knobs:
-        return Batch(batch.video)
+        return Batch(batch.video), source
     if videos.actions != len(c.actions):
         raise ValueError(f"the model takes {len(c.actions)} actions, {videos.folder} has {videos.actions}")
-    if not batch.actions.abs().max() <= 1:
-        low, high = batch.actions.aminmax()
-        raise ValueError(f"actions of {videos.folder} go from {low:g} to {high:g}, the model takes -1 to 1")
-    return batch
+    videos.check_actions()
+    return batch, source
+
+
+def trained_on(card: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of some files or segments that a model, or one that it builds on, has trained on, by its card."""
+    files = set(card.get("files", {}).get("train", ()))
+    own = [name for name in names if name in files or file_of(name) in files or name in map(file_of, files)]
+    nested = [name for part in card.values() if isinstance(part, dict) for name in trained_on(part, names)]
+    return sorted({*own, *nested})
 
 
 def action_following(
