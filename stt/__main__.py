@@ -18,7 +18,7 @@ import torch
 from stt.api import MAX_SEED, Predictor
 from stt.checkpoint import check_writable, find, load, name_of, write_whole
 from stt.default_model import default_model
-from stt.model_card import facts, provenance
+from stt.model_card import facts, frame_rate, provenance
 from stt.prediction import predict
 from stt.request import Request, RequestError, action_axes, parse_setting
 from stt.results import Result
@@ -155,7 +155,9 @@ def run(request: Request, model: Predictor) -> Result:
 
 def describe(args: argparse.Namespace) -> None:
     model = load(args.model)
+    rate = frame_rate(model.card)
     rows = facts(model) | {
+        "frame rate": f"{rate:g} per second" if rate else "any",
         "settings": ", ".join(sorted(model.knobs)) or "none",
         **({"actions": ", ".join(action_axes(model))} if action_axes(model) else {}),
         "file": f"{find(args.model).stat().st_size / 2**20:.1f} MiB",
