@@ -46,6 +46,8 @@ class TabletopEvaluation(Evaluation):
 
     def __init__(self, model: Predictor, args: argparse.Namespace, world: Mapping[str, Any]) -> None:
         super().__init__(model, args)
+        if model.config.channels != 3:
+            raise ValueError("the model takes gray frames, the tabletop is in colour")
         tabletop = Tabletop(TabletopConfig(image_size=model.config.image_size, frames=30), "test")
         self.simulator = SimulatedFuturesCache(tabletop, args.simulated)
 
