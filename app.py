@@ -34,12 +34,13 @@ def check_address(host: str | None, port: int | None) -> None:
     if port is None and host is None:
         return
     host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    if port is not None and not 0 <= port < 2**16:
+        raise SystemExit(f"app: port is {port}, must be 0 to 65535")
     try:
         with socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SystemExit(f"app: cannot listen at {host}, port {port or 'any'}: {reason}") from error
+    except OSError as error:
+        raise SystemExit(f"app: cannot listen at {host}, port {port or 'any'}: {error.strerror}") from error
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 Video = Tensor  # (B, T, C, H, W) float32 in [-1, 1]
 
 MAX_SEED = 2**31 - 1  # exact in a browser's number field
-MAX_SIZE = 2**20  # of a config's whole numbers: no network is larger, and a header is not to be trusted
+MAX_SIZE = 2**16  # of a config's whole numbers: no network is larger, and a header is not to be trusted
 MAY_BE_ZERO = {"background", "blocks", "gaussian_grid", "reach", "rounds"}  # and fields whose default is 0
 
 
@@ -38,7 +38,7 @@ class Config:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        hints = _type_hints(type(self))
+        hints = _type_hints(type(self))  # type: ignore[arg-type]  # mypy takes a class for one of its instances
         for field in dataclasses.fields(self):
             if wrong := _fault(getattr(self, field.name), hints[field.name], field):
                 raise ValueError(f"{field.name} is {_short(getattr(self, field.name))}, must be {wrong}")
@@ -47,8 +47,8 @@ class Config:
             raise ValueError(f"dim is {dim}, must be a multiple of heads, which is {heads}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}, must be 1 (gray) or 3 (colour)")
-        if self.image_size < 8:
-            raise ValueError(f"image_size is {self.image_size}, must be at least 8")
+        if not 8 <= self.image_size <= 4096:
+            raise ValueError(f"image_size is {self.image_size}, must be 8 to 4096")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -18,9 +18,10 @@ against jpeglib at quality 50: 99.9 % (gray) and 99.7 % (4:2:0) of the coefficie
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,15 @@ class FrameDCT(nn.Module):
         brightness = self.steps.T.flatten() / (127.5 * c.block)  # of a step, in [-1, 1]
         self.register_buffer("brightness", brightness.float()[:, None, None], persistent=False)
         self.register_buffer("exists", exists.flatten(), persistent=False)  # (cells), by channel, then position
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves the tables with the network; their precision stays when it is cast, such as by `model.float()`."""
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, table in self.named_buffers():
+            if table.dtype != exact[name].dtype:
+                setattr(self, name, exact[name].to(table.device))
+        return self
 
     # ---- frames <-> dense ----------------------------------------------------------------------------
 

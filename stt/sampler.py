@@ -100,7 +100,7 @@ def checked_clip(clip: Any) -> Tensor:
         low, high = (float(v) for v in clip.aminmax())
         if 0 <= low <= DARKEST < high <= 1:
             warnings.warn(
-                f"context values go from {low:g} to {high:g}, which looks like [0, 1]; the model takes [-1, 1], "
+                f"context values go from {low:.3f} to {high:.3f}, which looks like [0, 1]; the model takes [-1, 1], "
                 "where 0 is middle gray: scale by 2 * x - 1",
                 stacklevel=3,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
 import pytest
@@ -50,6 +51,22 @@ def test_models_are_compiled_on_request(tiny, tmp_path, monkeypatch):
     compiled = opened(monkeypatch, "--models", str(tmp_path), "--compile")["b"].compiled_one
     plain = opened(monkeypatch, "--models", str(tmp_path))["b"].compiled_one
     assert compiled == "compiled" and plain is None
+
+
+def test_a_wrong_device_or_address_ends_in_one_sentence_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(server, "load_models", lambda *_, **__: pytest.fail("loads models first"))
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        for words, message in (
+            ("--device abacus", "This machine has no device abacus; cpu is one"),
+            ("--device cuda:77", "This machine has no device cuda:77"),
+            ("--device meta", "This machine has no device meta"),
+            ("--port 99999", "port is 99999, must be 0 to 65535"),
+            (f"--port {used.getsockname()[1]}", "cannot listen at 127.0.0.1, port .*Address already in use"),
+            ("--host 999.1.1.1", "cannot listen at 999.1.1.1"),
+        ):
+            with pytest.raises(SystemExit, match=f"^app: {message}") as caught:
+                front_door.main(words.split())
+            assert "\n" not in str(caught.value), words
 
 
 def test_without_a_model_the_app_says_so(tmp_path):

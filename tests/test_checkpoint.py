@@ -6,11 +6,13 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 
 import stt
 from stt.checkpoint import CheckpointError, load_any, read_header
 from stt.tokenizer import FrameVQ, VideoVQ
+from stt.ui.server import load_models
 from tests.conftest import TINY_TOKENIZER, TINY_VIDEO_TOKENIZER, clips
 
 
@@ -59,9 +61,9 @@ def test_half_precision_keeps_the_counts_of_a_codebook_and_old_files_of_half_cou
 
 
 def test_a_header_of_an_enormous_network_is_refused_before_that_is_built(saved):
-    """2**20 channels would take terabytes, a million blocks minutes."""
+    """2**16 channels would take terabytes, as many blocks minutes."""
     config = read_header(saved)["config"]
-    for change in ({"dim": 2**20}, {"depth": 10**6, "gaussian_grid": [0] * 10**6}):
+    for change in ({"dim": 2**16}, {"depth": 2**16, "gaussian_grid": [0] * 2**16}):
         rewrite(saved, {"config": json.dumps(config | change)})
         begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError, match="does not fit its own config"):
@@ -133,6 +135,71 @@ def test_a_header_that_lies_is_refused_with_the_reason(saved, change, message):
     rewrite(saved, change)
     with pytest.raises(CheckpointError, match=message):
         stt.load(saved)
+
+
+HEADERS = {  # config, card -> what is said of it
+    ('{"dim": 1000000000}', "{}"): "dim is 1000000000, must be a whole number from 1 to 65536",
+    ('{"heads": 0}', "{}"): "heads is 0, must be a whole number from 1",
+    ('{"heads": 3}', "{}"): "dim is 128, must be a multiple of heads, which is 3",
+    ('{"dim": "128"}', "{}"): "dim is '128', must be a whole number",
+    ('{"dim": true}', "{}"): "dim is True, must be a whole number",
+    ('{"dim": null}', "{}"): "dim is None, must be a whole number",
+    ('{"jitter": NaN}', "{}"): "jitter is nan, must be a number",
+    ('{"actions": [1]}', "{}"): "must be a list, each a text",
+    ('{"gaussian_grid": 4}', "{}"): "gaussian_grid is 4, must be a list",
+    ('{"tokenizer": null}', "{}"): "a model has one of the two",
+    ('{"tokenizer": 3}', "{}"): "tokenizer is 3, must be a FrameVQConfig",
+    ('{"tokenizer": {"widths": []}}', "{}"): "widths is .., must be a list of one or more",
+    ('{"tokenizer": {"image_size": 1000000}}', "{}"): "image_size is 1000000, must be a whole number",
+    ('{"refine_depth": 1000000}', "{}"): "refine_depth is 1000000, which this version",
+    ('{"tokenizer": {}, "gaussian_grid": [0], "depth": 1}', "{}"): "which needs more than its 0 tensors",
+    ("[]", "{}"): "has a list for a config, which must be a JSON object",
+    ('[["dim", 3]]', "{}"): "has a list for a config",
+    ("3", "{}"): "has a int for a config",
+    ("[" * 100_000 + "]" * 100_000, "{}"): "nests deeper than 100 levels",
+    ('{"a":' * 500 + "1" + "}" * 500, "{}"): "has a config that nests deeper than 100 levels",
+    ("{}", "[" * 100_000 + "]" * 100_000): "nests deeper than 100 levels",
+    ("{}", '{"start_from":' * 300 + "1" + "}" * 300): "has a card that nests deeper than 100 levels",
+    ("{}", "[]"): "has a list for a card",
+    ("{}", '{"world": 3}'): "has a card whose world is a int, must be an object",
+    ("{}", '{"world": {"stride": "2"}}'): "world's stride is no number",
+    ("{}", '{"scores": {"surprise": 3}}'): "score 'surprise' is no object",
+    ("{}", '{"scores": {"surprise": {"frame_p99": "high"}}}'): "surprise's frame_p99 is no number",
+    ("{}", '{"command": ["python"]}'): "command is no text",
+}
+
+
+def test_headers_of_strangers_are_refused_at_once_in_one_sentence_and_the_app_goes_on_without_them(
+    tiny, tmp_path, capsys
+):
+    for k, (config, card) in enumerate(HEADERS):
+        header = {"format": "1", "family": "stt", "config": config, "card": card}
+        (tmp_path / f"{k}.safetensors").write_bytes(serialize({}, metadata=header))
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for k, message in enumerate(HEADERS.values()):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            stt.load(tmp_path / f"{k}.safetensors")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400, message
+    assert time.monotonic() - begun < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+    stt.save(tiny, tmp_path / "good.safetensors")
+    assert list(load_models([str(tmp_path)], "cpu")) == ["good"]
+    assert capsys.readouterr().err.count("left out") == len(HEADERS)
+
+
+def test_a_network_that_a_wrong_size_breaks_is_refused_whatever_it_raises(saved):
+    config = read_header(saved)["config"]
+    for change in ({"dim": 2**16, "heads": 2**16}, {"tokenizer": config["tokenizer"] | {"widths": [9, 18]}}):
+        rewrite(saved, {"config": json.dumps(config | change)})
+        with pytest.raises(CheckpointError, match="cannot be loaded|does not fit") as caught:
+            stt.load(saved)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_the_machine_lacks_is_named_before_the_file_is_read(tmp_path):
+    for name in ("abacus", "cuda:77", "meta"):
+        with pytest.raises(ValueError, match=f"This machine has no device {name}; cpu is one"):
+            stt.load(tmp_path / "none.safetensors", name)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):

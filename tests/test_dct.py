@@ -284,12 +284,20 @@ def test_chroma_between_its_blocks_is_refused():
         FrameDCT(COLOUR).from_triples(triples)
 
 
+def test_the_tables_stay_exact_when_the_network_is_cast():
+    frames = torch.rand(2, 3, 32, 32) * 2 - 1
+    codec = FrameDCT(DCTConfig(image_size=32, channels=3))
+    dense = codec.encode(frames)
+    for cast in (codec.half(), codec.bfloat16(), codec.float(), codec.double()):
+        assert torch.equal(cast.encode(frames), dense) and cast.decode(dense).dtype == torch.float32
+
+
 def test_a_config_that_cannot_be_is_refused_with_its_numbers():
     for values, words in (
         ({"image_size": 36}, "image_size 36 is not a multiple of block 8$"),
         ({"image_size": 40, "channels": 3}, "image_size 40 is not a multiple of block 8 x subsampling 2"),
-        ({"quality": 0}, "quality is 0, must be 1 to 100"),
-        ({"quality": 101}, "quality is 101"),
+        ({"quality": 0}, "quality is 0, must be a whole number from 1"),
+        ({"quality": 101}, "quality is 101, must be 1 to 100"),
         ({"block": 5}, "block is 5, must be 4, 8 or 16"),
         ({"subsampling": 3}, "subsampling is 3"),
         ({"background": 256}, "background is 256"),

@@ -296,6 +296,13 @@ def test_a_run_is_resumed_by_its_own_command_and_begun_in_a_folder_of_its_own(tm
         assert "--preset is missing" in capsys.readouterr().err
 
 
+def test_a_damaged_file_of_flags_is_named(tmp_path):
+    for text in ("{", "[]", '{"flags": {}, "command": []}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(SystemExit, match="run.json is damaged"):
+            settled(tokenizer, tmp_path, "--resume")
+
+
 def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("train.data.digits.SYNTHETIC", {"train": 20, "test": 20})
     out = tmp_path / "tok"
@@ -308,7 +315,7 @@ def test_a_commands_run_resumes_with_nothing_but_its_folder(tmp_path, monkeypatc
     card = read_header(out / "model.safetensors")["card"]
     assert card["steps"] == 2 and card["command"].endswith("--out tok --steps 2")
     assert str(tmp_path) not in json.dumps(card)
-    with pytest.raises(RuntimeError, match="size mismatch"):  # flags that do not fit are not saved
+    with pytest.raises(SystemExit, match="does not fit these flags: .*size mismatch"):  # these are not saved
         tokenizer.main(["--resume", "--out", str(out), "--set", "widths=(16, 32)"])
     tokenizer.main(["--resume", "--out", str(out), "--steps", "3"])
     assert final(out)["step"] == 3

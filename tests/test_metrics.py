@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_mse, frame_psnr, frame_ssim, spread, unit
+from stt.metrics import (
+    FRAME_METRICS,
+    HIGHER_IS_BETTER,
+    frame_mse,
+    frame_psnr,
+    frame_ssim,
+    frame_ssim_openstl,
+    spread,
+    unit,
+)
 
 
 def test_equal_frames_are_perfect_by_every_measure():
@@ -35,6 +44,28 @@ def test_ssim_is_that_of_its_paper_over_the_whole_frame():
     expected = np.mean(likeness / ((mean_a**2 + mean_b**2 + 1e-4) * (variances + 9e-4)))
     found = frame_ssim(torch.from_numpy(a)[None], torch.from_numpy(b)[None])
     assert float(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_ssim_of_openstl_is_scikit_image_s_default_for_floats():
+    """Its definition window by window: 7x7, sample covariances, data range 2; only windows inside the frame."""
+    a, b = torch.rand(2, 3, 20, 18).numpy().astype(np.float64)
+    windows = [np.lib.stride_tricks.sliding_window_view(x, (7, 7), axis=(1, 2)).reshape(-1, 49) for x in (a, b)]
+    expected = []
+    for x, y in zip(*windows, strict=True):
+        (xx, xy), (_, yy) = np.cov(x, y)
+        likeness = (2 * x.mean() * y.mean() + 0.02**2) * (2 * xy + 0.06**2)
+        expected.append(likeness / ((x.mean() ** 2 + y.mean() ** 2 + 0.02**2) * (xx + yy + 0.06**2)))
+    given = frame_ssim_openstl(torch.from_numpy(a), torch.from_numpy(b))
+    assert float(given) == pytest.approx(np.mean(expected), abs=1e-9)
+    assert abs(float(given) - float(frame_ssim(torch.from_numpy(a), torch.from_numpy(b)))) > 0.005
+
+
+def test_ssim_of_openstl_scores_each_frame_alone_and_equal_frames_at_1():
+    true = torch.rand(4, 3, 16, 16)
+    near = (true + 0.1 * torch.randn_like(true)).clamp(0, 1)
+    assert frame_ssim_openstl(near, true).shape == (4,) and frame_ssim_openstl(near, true).lt(1).all()
+    torch.testing.assert_close(frame_ssim_openstl(near, true)[1:2], frame_ssim_openstl(near[1:2], true[1:2]))
+    torch.testing.assert_close(frame_ssim_openstl(true, true), torch.ones(4))
 
 
 def test_every_measure_prefers_the_nearer_prediction_and_scores_each_frame_alone():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import stt
 from stt.api import Condition, Sampling
-from stt.metrics import frame_mse, unit
+from stt.metrics import frame_mse, frame_ssim_openstl, unit
 from stt.models.stt import STT, STTConfig
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.sampler import predict
@@ -26,7 +27,7 @@ from tests.conftest import (
     lively,
 )
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.evaluate import CLASSIFIER, evaluation_of, parser
+from train.evaluate import CLASSIFIER, evaluation_of, main, parser
 from train.evaluation.digit_classifier import (
     DigitClassifier,
     classified_exactly,
@@ -42,6 +43,7 @@ from train.evaluation.moving_mnist import (
     motion_likelihood,
     moving_mnist,
     official_clips,
+    official_file,
 )
 from train.evaluation.protocols import (
     best_of,
@@ -146,13 +148,44 @@ def test_fewer_held_out_clips_are_the_beginning_of_more(videos):
 
 def test_the_official_file_is_read_as_clips_and_another_one_is_refused(tmp_path):
     stored = np.random.default_rng(0).integers(0, 256, (20, 7, 64, 64), dtype=np.uint8)
-    np.save(tmp_path / "mnist_test_seq.npy", stored)
-    clips = official_clips(tmp_path / "mnist_test_seq.npy", 4)
+    right = tmp_path / "mnist_test_seq.npy"
+    np.save(right, stored)
+    clips = official_clips(official_file(right), 4)
     assert clips.shape == (4, 20, 1, 64, 64)
     assert torch.equal(((clips[3, 5, 0] + 1) * 127.5).round().byte(), torch.from_numpy(stored[5, 3]))
-    np.save(tmp_path / "other.npy", stored[:10])
-    with pytest.raises(ValueError, match=r"holds uint8 \(10, 7, 64, 64\)"):
-        official_clips(tmp_path / "other.npy", 4)
+    for name, array in {
+        "short": stored[:10], "clips first": stored.swapaxes(0, 1), "floats": stored / 255, "binary": stored // 128,
+        "no clips": stored[:, :0],
+    }.items():  # fmt: skip
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "archive.npz", stored)
+    (tmp_path / "cut.npy").write_bytes(right.read_bytes()[:-100])
+    (tmp_path / "header cut.npy").write_bytes(right.read_bytes()[:50])
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("no array")
+    for name, message in (
+        ("short.npy", r"holds uint8 \(10, 7, 64, 64\)"),
+        ("clips first.npy", r"holds uint8 \(7, 20, 64, 64\)"),
+        ("floats.npy", r"holds float64 \(20, 7"),
+        ("binary.npy", "holds values 0 to 1"),
+        ("no clips.npy", "holds no clips"),
+        ("archive.npz", "is an archive"),
+        ("cut.npy", "cannot be read, or is cut off"),
+        ("header cut.npy", "cannot be read, or is cut off"),
+        ("objects.npy", "cannot be read"),
+        ("text.npy", "cannot be read"),
+        ("none.npy", "there is no such file"),
+    ):
+        with pytest.raises(SystemExit, match=f"--official {name}:? ?.*{message}.*time first") as caught:
+            evaluated(at_real_size(STT, TINY, TINY_TOKENIZER), "--official", str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_moving_mnist_states_both_ssim_and_names_them(tiny, small):
+    figures = moving_mnist(tiny, small, context=2)["mean"]
+    assert {"ssim", "ssim copy", "ssim (OpenSTL)", "ssim (OpenSTL) copy"} <= set(figures)
+    expected = frame_ssim_openstl(unit(small[:, 1:2]).expand_as(small[:, 2:]), unit(small[:, 2:])).mean()
+    assert figures["ssim (OpenSTL) copy"] == pytest.approx(float(expected), abs=1e-4)
 
 
 # ---- sets of clips -----------------------------------------------------------------------------------
@@ -318,12 +351,15 @@ def test_a_model_gets_the_protocols_that_suit_it_and_fvd_on_demand(labelled, pac
     assert len(scores["class_conditional"]["per_horizon"]["digits model"]) == 10
     assert scores["frechet"]["fvd"] == {"model": 12.35, "truth": 12.35, "copy": 12.35} and len(package) == 3
     assert "fvd: package cd-fvd" in scores["frechet"]["protocol"]
-    stt = at_real_size(STT, TINY, TINY_TOKENIZER)
+    sparse = at_real_size(STT, TINY, TINY_TOKENIZER)
     timesformer = type(TINY_TIMESFORMER).from_dict(TINY_TIMESFORMER.to_dict() | {"image_size": 64})
     some = ["--only", "class_conditional", "surprise", "interpolation", "segmentation", "action_following"]
-    assert list(evaluated(stt, *some)) == ["surprise"] and evaluated(built(timesformer).eval(), *some) == {}
+    assert list(evaluated(sparse, *some)) == ["surprise"] and evaluated(built(timesformer).eval(), *some) == {}
     words = ["--model", "m", "--device", "cpu"]
-    table = evaluation_of(built(TINY_CONFIGS["transframer, maps"]).eval(), parser().parse_args(words)).protocols()
+    config = TINY_CONFIGS["transframer, maps"].to_dict()
+    config |= {"image_size": 64, "dct": config["dct"] | {"image_size": 64}}
+    transframer = built(type(TINY_CONFIGS["transframer, maps"]).from_dict(config)).eval()
+    table = evaluation_of(transframer, parser().parse_args([*words, "--strokes", "1"])).protocols()
     assert {"interpolation", "segmentation"} <= set(table)
 
 
@@ -331,6 +367,44 @@ def test_what_is_missing_is_said_at_once(tmp_path):
     for words, message in (
         (["--classifier", str(tmp_path / "none.safetensors")], "none.safetensors is missing; frechet and class_cond"),
         (["--fvd", str(tmp_path / "none.pt")], "cd-fvd"),
+        (["--strokes", "0", "--mnist", str(tmp_path)], "images-idx3-ubyte.gz is missing"),
+        (["--strokes", "2"], "strokes is 2.0"),
     ):
         with pytest.raises(SystemExit, match=f"evaluate on moving_mnist: .*{message}"):
-            evaluated(STT(TINY), *words)
+            evaluated(at_real_size(STT, TINY, TINY_TOKENIZER), *words)
+    with pytest.raises(SystemExit, match="takes gray frames of 16 x 16, Moving MNIST has gray 64 x 64"):
+        evaluated(STT(TINY))
+
+
+def test_mistakes_end_in_one_sentence_before_the_model_is_read(tmp_path, tiny, capsys):
+    (tmp_path / "file").touch()
+    stt.save(tiny, tmp_path / "m.safetensors")
+    stt.save(tiny.tokenizer, tmp_path / "tokenizer.safetensors")
+    for words, message in (
+        (["--json", tmp_path / "none" / "x.json"], "--json .*x.json cannot be written: No such file or directory"),
+        (["--markdown", tmp_path / "file" / "x.md"], "--markdown .*x.md cannot be written: Not a directory"),
+        (["--json", tmp_path], "--json .* is a folder"),
+        (["--sheet", tmp_path / "x.docx"], "--sheet .*x.docx: a picture's name ends in .png"),
+        (["--sheet", tmp_path / "none" / "x.png"], "--sheet .* cannot be written"),
+        (["--simulated", tmp_path / "file"], "--simulated .* is a file, not a folder"),
+        (["--device", "abacus"], "This machine has no device abacus; cpu is one"),
+        (["--device", "cuda:77"], "This machine has no device cuda:77; cpu is one"),
+        (["--model", tmp_path / "none"], "no model at .*none"),
+        (["--model", tmp_path / "file"], "file is not a readable safetensors file"),
+        (["--model", tmp_path / "tokenizer.safetensors"], ".* holds a FrameVQ, which predicts nothing by itself"),
+    ):
+        with pytest.raises(SystemExit, match=f"^evaluate: {message}") as caught:
+            main([str(word) for word in ["--model", tmp_path / "m.safetensors", "--device", "cpu", *words]])
+        assert "\n" not in str(caught.value), words
+    for words in ("--clips 0", "--futures -1", "--horizon 1.5", "--temperature nan", "--temperature -1", "--sets x"):
+        with pytest.raises(SystemExit):
+            main(["--model", "m", *words.split()])
+        assert "is no " in capsys.readouterr().err.splitlines()[-1], words
+
+
+@pytest.mark.usefixtures("few_synthetic_digits")
+def test_protocols_that_do_not_suit_are_named(tmp_path, capsys):
+    stt.save(at_real_size(STT, TINY, TINY_TOKENIZER), tmp_path / "m.safetensors")
+    words = ["--strokes", "1", "--device", "cpu", "--only", "class_conditional", "steering"]
+    main(["--model", str(tmp_path / "m.safetensors"), *words])
+    assert "passes over class_conditional, steering" in capsys.readouterr().err

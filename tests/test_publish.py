@@ -109,3 +109,29 @@ def test_a_published_card_names_its_own_decoder_and_none_before():
     without = {"command": "p --out b", "decoder": last, "start_from": {"command": "p --out a"}}
     assert portable_card(card) == {"command": "p --out c", "start_from": without}
     assert portable_card(card | {"decoder": first})["start_from"].keys() == {"command", "start_from"}
+
+
+def test_mistakes_end_in_one_sentence_and_write_nothing(tmp_path, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stt.save(tiny, tmp_path / "m.safetensors")
+    (tmp_path / "file").touch()
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "empty.json").write_text("{}")
+    before = set(tmp_path.iterdir())
+    for words, message in (
+        ("--out file/x.safetensors", "file is a file, not a folder"),
+        (f"--out {tmp_path}", "is a folder"),
+        ("--out x --model none", "no model at none"),
+        ("--out x --model file", "file is not a readable safetensors file"),
+        ("--out x --scores none.json", "--scores none.json: .*No such file"),
+        ("--out x --scores file", "--scores file: Expecting value"),
+        ("--out x --scores list.json", "--scores list.json holds no scores of train.evaluate"),
+        ("--out x --scores empty.json", "--scores empty.json holds no scores of train.evaluate"),
+        ("--out x --decoder none", "no model at none"),
+        ("--out x --set dim", "--set dim: must be NAME=VALUE"),
+        ("--out x --set dim=64", "--set dim=64: the weights do not fit"),
+    ):
+        with pytest.raises(SystemExit, match=message) as caught:
+            publish.main(["--model", "m.safetensors", *words.split()])
+        assert "\n" not in str(caught.value), words
+        assert set(tmp_path.iterdir()) == before, words

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -90,9 +91,14 @@ def test_a_rollout_checks_its_arguments_at_the_call_and_names_the_numbers(tiny):
         ({"context": black(5, 3, 16, 16)}, r"context frames are \(3, 16, 16\)"),
         ({"context": black(0, 1, 16, 16)}, "context has 0 frames"),
         ({"context": black(1, 5, 1, 16, 16)}, "context has 5 axes"),
-        ({"context": black(2, 1, 16, 16) + 255}, r"finite and lie in \[-1, 1\]"),
-        ({"context": black(2, 1, 16, 16) + torch.nan}, r"finite and lie in \[-1, 1\]"),
+        ({"context": black(2, 1, 16, 16) + 255}, r"lie in \[-1, 1\], they go from 255 to 255"),
+        ({"context": black(2, 1, 16, 16) + torch.nan}, r"finite and lie in \[-1, 1\]: some are NaN"),
+        ({"context": black(2, 1, 16, 16).byte()}, r"torch.uint8, must be floats in \[-1, 1\]: .* x / 127.5 - 1"),
+        ({"context": black(2, 1, 16, 16).bool().numpy()}, "context is torch.bool, must be floats"),
+        ({"context": "clip.mp4"}, "context is a str, must be a tensor or an array of floats"),
+        ({"context": None}, "context is a NoneType"),
         ({"frames": 0}, "frames is 0, must be at least 1"),
+        ({"frames": 2.5}, "frames is 2.5, must be a whole number"),
         ({"seeds": []}, "seeds is empty"),
         ({"condition": Condition(labels=(3,))}, "labels are given, a model of family stt like this one takes none"),
         ({"condition": Condition(actions=((1.0,),))}, "actions are given"),
@@ -104,6 +110,35 @@ def test_a_rollout_checks_its_arguments_at_the_call_and_names_the_numbers(tiny):
 def test_a_gap_checks_its_arguments_at_the_call(tiny):
     with pytest.raises(ValueError, match="models of family stt only continue clips, they fill no gaps"):
         stt.between(tiny, clips(tiny)[0], clips(tiny)[0], 1)
+
+
+def test_numpy_prompts_of_any_float_predict_as_tensors_do(predictor):
+    clip = clips(predictor)[0]
+    for array in (clip.numpy(), clip.double().numpy()):
+        assert torch.equal(
+            stt.predict(predictor, array, 2, seeds=[0, 1]), stt.predict(predictor, clip, 2, seeds=[0, 1])
+        )
+    assert stt.predict(predictor, clip.half(), 1).dtype == torch.float32
+
+
+def test_a_prompt_in_0_1_is_predicted_with_a_warning_and_one_in_range_without(tiny):
+    clip, bright = clips(tiny)[0], 0.5 + 0.5 * clips(tiny)[0].abs()
+    with pytest.warns(
+        UserWarning, match=r"go from 0\.\d+ to [01]\.\d+, which looks like \[0, 1\].* scale by 2 \* x - 1"
+    ):
+        stt.rollout(tiny, (clip + 1) / 2, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for right in (clip, bright, torch.zeros_like(clip), torch.ones_like(clip), -torch.ones_like(clip)):
+            stt.rollout(tiny, right, 1)
+
+
+def test_a_model_of_another_precision_is_refused_with_the_way_out(predictor):
+    clip = clips(predictor)[0]
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        with pytest.raises(ValueError, match=f"weights are {dtype}, it predicts in torch.float32: call model.float"):
+            stt.predict(predictor.to(dtype), clip, 1)
+    assert stt.predict(predictor.float(), clip, 1).isfinite().all()
 
 
 def test_a_rollout_yields_frame_by_frame(tiny, monkeypatch):

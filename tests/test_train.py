@@ -140,6 +140,12 @@ def test_settings_that_cannot_be_are_refused_with_numbers():
         ({"minutes": 1.0, "steps": 2}, "minutes is 1.0 and steps 2: set one"),
         ({"steps": 1, "batch": 0}, "batch is 0, must be at least 1"),
         ({"steps": 1, "precision": "fp16"}, "precision is 'fp16', must be"),
+        ({"steps": -1}, "steps is -1, must be 0 or more"),
+        ({"steps": 1, "lr": float("nan")}, "lr is nan, must be 0 or more"),
+        ({"minutes": float("inf")}, "minutes is inf"),
+        ({"steps": 1, "lr": 0.0}, "lr is 0, must be above 0"),
+        ({"steps": 1, "warmup": 1.0}, "warmup is 1.0, must be below 1"),
+        ({"steps": 1, "seed": 2**32}, "must be below 2"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainerConfig(**fields)
@@ -301,6 +307,51 @@ def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
         build_predictor(replace(preset, model=replace(TINY_TIMESFORMER, actions=("steer",))), None)
     with pytest.raises(SystemExit, match="has no tokenizer: leave out --tokenizer"):
         build_predictor(preset, str(tmp_path))
+
+
+def test_mistakes_in_flags_end_in_one_sentence_before_anything_is_trained_or_written(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("train.data.digits.SYNTHETIC", {"train": 20, "test": 20})
+    stt.save(tiny, tmp_path / "predictor.safetensors")
+    stt.save(tiny.tokenizer, tmp_path / "frames.safetensors")
+    (tmp_path / "file").touch()
+    words = ["--device=cpu", "--strokes=1", "--steps=1", "--out=run", "--preset"]
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    for command, flags, message in (
+        (predictor, "--tokenizer predictor.safetensors", "holds a STT, must be a VideoVQ tokenizer"),
+        (predictor, "--tokenizer frames.safetensors", "holds a FrameVQ, must be a VideoVQ tokenizer"),
+        (predictor, "--tokenizer none", "--tokenizer none: no model at none"),
+        (predictor, "--tokenizer file", "file is not a readable safetensors file"),
+        (predictor, "--start-from none", "--start-from none: no model at none"),
+        (predictor, "--start-from predictor.safetensors", "--start-from predictor.safetensors: it"),
+        (predictor, "--only wings", "--only wings: the model's parts are"),
+        (predictor, "--set dim", "--set dim: must be NAME=VALUE"),
+        (predictor, "--set =3", "--set =3: must be NAME=VALUE"),
+        (predictor, "--set dims=3", r"VideoGPTConfig does not know \['dims'\]; it knows \['actions'"),
+        (predictor, "--set dim=wide", "'wide' is no number, quoted text, list"),
+        (predictor, "--set dim=(", "is no number, quoted text, list"),
+        (predictor, "--set heads=0", "heads is 0, must be a whole number from 1"),
+        (predictor, "--set heads=5", "dim is 192, must be a multiple of heads, which is 5"),
+        (predictor, "--set dim=1.5", "dim is 1.5, must be a whole number"),
+        (predictor, "--set widths=32", "widths is 32, must be a list"),
+        (tokenizer, "--set widths=(9,18)", "the network cannot be built: "),
+        (predictor, "--steps -1", "steps is -1, must be 0 or more"),
+        (predictor, "--batch 0", "batch is 0, must be at least 1"),
+        (predictor, "--lr nan", "lr is nan"),
+        (predictor, "--frames 1", "clips have 1 frame, a predictor learns from 2 or more"),
+        (predictor, "--strokes 2", "strokes is 2.0, must be between 0 and 1"),
+        (predictor, "--mnist none --strokes 0.5", "t?rain-images-idx3-ubyte.gz is missing"),
+        (predictor, "--data none", "--strokes does not apply to the folder clips"),
+        (predictor, "--out file", "--out file cannot be made: file is a file, not a folder"),
+        (predictor, "--out file/run", "--out file/run cannot be made: file is a file, not a folder"),
+        (predictor, "--preset moving_mnist_1/video_vq/cpu", "trains a tokenizer: use train.tokenizer"),
+        (tokenizer, "--preset moving_mnist_1/videogpt/cpu", "trains a predictor: use train.predictor"),
+    ):
+        name = "moving_mnist_1/videogpt/cpu" if command is predictor else "moving_mnist_1/video_vq/cpu"
+        with pytest.raises(SystemExit, match=message) as caught:
+            command.main([*words, name, *flags.split()])
+        assert "\n" not in str(caught.value), flags
+        assert set(tmp_path.iterdir()) == before, flags
 
 
 def digits(frames, **fields):

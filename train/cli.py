@@ -203,9 +203,7 @@ def with_overrides(config: Config, items: list[str]) -> Config:
         try:
             fields[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            raise SystemExit(
-                f"--set {item}: {value!r} is no number, text in quotes, list, True, False or None"
-            ) from None
+            raise SystemExit(f"--set {item}: {value!r} is no number, quoted text, list, True, False or None") from None
     try:
         return config.from_dict(config.to_dict() | fields)
     except (ValueError, TypeError) as error:

@@ -64,6 +64,8 @@ class ManipulationEvaluation(Evaluation):
 
     def __init__(self, model: Predictor, args: argparse.Namespace, world: World) -> None:
         super().__init__(model, args)
+        if model.config.channels != 3:
+            raise ValueError(f"the model takes gray frames, the {world.name} is in colour")
         if not any(args.simulated.glob("*.pt")):
             world.require()  # here, so that one message says what is missing
         self.simulator = SimulatedFuturesCache(world, args.simulated)

@@ -58,9 +58,7 @@ class MovingMNISTEvaluation(Evaluation):
         size, channels = model.config.image_size, model.config.channels
         if (size, channels) != (64, 1):
             color = "gray" if channels == 1 else "colour"
-            raise ValueError(
-                f"the model takes {color} frames of {size} x {size}, Moving MNIST has gray ones of 64 x 64"
-            )
+            raise ValueError(f"the model takes {color} frames of {size} x {size}, Moving MNIST has gray 64 x 64")
         self.official = official_file(args.official) if args.official else None
         if args.sheet or not (args.official and set(args.only) <= {"moving_mnist"}):
             self.videos()  # here, so that missing digits are named before the work
