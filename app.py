@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -28,12 +29,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check_address(host: str | None, port: int | None) -> None:
+    """SystemExit where the app could not listen; without a port Gradio looks for a free one."""
+    if port is None and host is None:
+        return
+    host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    try:
+        with socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SystemExit(f"app: cannot listen at {host}, port {port or 'any'}: {reason}") from error
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    check_address(options.host, options.port)
     with suppress(ImportError):
         import spaces  # noqa: F401  # on a ZeroGPU Space, before anything touches CUDA
     import torch
 
+    from stt.checkpoint import usable_device
     from stt.default_model import default_model
     from stt.hub import is_pinned
     from stt.ui.server import load_models, serve
@@ -41,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     for source in options.models:
         if not is_pinned(source):
             print(f"app: {source} is not pinned: add @ and a commit's 40 digits to keep its weights", file=sys.stderr)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         sources = options.models or [str(default_model()), str(HERE / "assets/models")]
         models = load_models(sources, device, compile=options.compile)
     except (FileNotFoundError, ValueError) as error:

@@ -8,7 +8,6 @@ import json
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import NoReturn
 import torch
 
 from stt.api import MAX_SEED, Predictor
-from stt.checkpoint import find, load, name_of, write_whole
+from stt.checkpoint import check_writable, find, load, name_of, write_whole
 from stt.default_model import default_model
-from stt.model_card import facts, provenance
+from stt.model_card import facts, frame_rate, provenance
 from stt.prediction import predict
 from stt.request import Request, RequestError, action_axes, parse_setting
 from stt.results import Result
@@ -104,8 +103,11 @@ def predict_clip(args: argparse.Namespace) -> None:
     if report and report.suffix.lower() != ".json":
         raise RequestError(f"{report}: a report's name ends in .json.")
     for path in [*videos, *([report] if report else [])]:
-        check_writable(path, request.clip)
-    result = run(request, load(source, choose_device(args.device), compile=args.compile))
+        check_writable(path)
+        if path.exists() and request.clip.exists() and path.samefile(request.clip):
+            raise RequestError(f"{path} is the clip itself; choose another name.")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    result = run(request, load(source, device, compile=args.compile))
     videos = {path: name for path, name in videos.items() if name in result.names}  # a model may have one future only
     for path, name in videos.items():
         result.write(name, path)
@@ -131,27 +133,6 @@ def outputs(request: Request, out: Path, each: bool) -> dict[Path, str]:
     return videos
 
 
-def check_writable(path: Path, clip: Path) -> None:
-    """Raises RequestError before the work, not after it."""
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder.")
-    if path.exists() and clip.exists() and path.samefile(clip):
-        raise RequestError(f"{path} is the clip itself; choose another name.")
-    try:
-        tempfile.TemporaryFile(dir=path.absolute().parent).close()
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-def choose_device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError):
-        raise RequestError(f"This machine has no device {name}; cpu is one.") from None
-    return device
-
-
 def run(request: Request, model: Predictor) -> Result:
     """Predicts; the progress is one line on stderr, which disappears at the end."""
     line = ""
@@ -174,7 +155,9 @@ def run(request: Request, model: Predictor) -> Result:
 
 def describe(args: argparse.Namespace) -> None:
     model = load(args.model)
+    rate = frame_rate(model.card)
     rows = facts(model) | {
+        "frame rate": f"{rate:g} per second" if rate else "any",
         "settings": ", ".join(sorted(model.knobs)) or "none",
         **({"actions": ", ".join(action_axes(model))} if action_axes(model) else {}),
         "file": f"{find(args.model).stat().st_size / 2**20:.1f} MiB",

@@ -12,8 +12,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from functools import cache
+from types import MappingProxyType, NoneType
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, get_args, get_origin, get_type_hints, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,28 @@ from torch import Tensor, nn
 Video = Tensor  # (B, T, C, H, W) float32 in [-1, 1]
 
 MAX_SEED = 2**31 - 1  # exact in a browser's number field
+MAX_SIZE = 2**20  # of a config's whole numbers: no network is larger, and a header is not to be trusted
+MAY_BE_ZERO = {"background", "blocks", "gaussian_grid", "reach", "rounds"}  # and fields whose default is 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The sizes and options of a network. Its checkpoint stores it as JSON."""
+    """The sizes and options of a network. Its checkpoint stores it as JSON.
+
+    Raises ValueError for a value that is not of its field's type or that no network can have.
+    """
 
     image_size: int = 64
     channels: int = 1
 
     def __post_init__(self) -> None:
+        hints = _type_hints(type(self))
+        for field in dataclasses.fields(self):
+            if wrong := _fault(getattr(self, field.name), hints[field.name], field):
+                raise ValueError(f"{field.name} is {_short(getattr(self, field.name))}, must be {wrong}")
+        dim, heads = getattr(self, "dim", 1), getattr(self, "heads", 1)
+        if dim % heads:
+            raise ValueError(f"dim is {dim}, must be a multiple of heads, which is {heads}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}, must be 1 (gray) or 3 (colour)")
         if self.image_size < 8:
@@ -43,10 +56,12 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Builds a config from JSON values; lists become tuples, nested dicts nested configs."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a config is {_short(values)}, must be an object")
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise ValueError(f"{cls.__name__} does not know {unknown}; it knows {sorted(fields)}")
+            raise ValueError(f"{cls.__name__} does not know {_short(unknown)}; it knows {sorted(fields)}")
         nested = cls.nested()
         kwargs: dict[str, Any] = {}
         for name, value in values.items():
@@ -59,6 +74,37 @@ class Config:
     def nested(cls) -> dict[str, type[Config]]:
         """Fields that hold another config, e.g. the frozen tokenizer's."""
         return {}
+
+
+@cache
+def _type_hints(cls: type[Config]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fault(value: Any, hint: Any, field: dataclasses.Field[Any]) -> str:
+    """What the value of a field of this type must be, "" where it is that."""
+    if NoneType in get_args(hint):
+        return "" if value is None else _fault(value, get_args(hint)[0], field)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return "a list"
+        if not value and field.default != ():
+            return "a list of one or more"
+        return next((f"a list, each {wrong}" for v in value if (wrong := _fault(v, get_args(hint)[0], field))), "")
+    if hint is int:
+        least = 0 if field.default == 0 or field.name in MAY_BE_ZERO else 1
+        whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_SIZE
+        return "" if whole else f"a whole number from {least} to {MAX_SIZE}"
+    if hint is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return "" if number else "a number"
+    names: dict[Any, str] = {bool: "true or false", str: "a text"}
+    return "" if isinstance(value, hint) else names.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from stt.model_card import model_card
 from stt.registry import CONFIGS, FAMILIES, TOKENIZERS
 
 FORMAT = "1"
+MAX_NESTING = 100  # levels of a header's config and card
 
 
 def build(family: str, config: Config) -> Model:
@@ -86,6 +87,25 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise
 
 
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Raises ValueError before the work, not after it, where a file cannot be written.
+
+    Its folder must exist. folder: `path` is a folder, which may be missing together with those above it.
+    """
+    place = path.absolute() if folder else path.absolute().parent
+    if folder:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+    elif path.is_dir():
+        raise ValueError(f"{path} is a folder.")
+    if folder and not place.is_dir():
+        raise ValueError(f"{path} cannot be made: {place.name} is a file, not a folder.")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}.") from None
+
+
 def name_of(source: str | Path) -> str:
     """What to call a source: digits.safetensors digits, runs/a and runs/a/model.safetensors a, owner/repo as it is."""
     if hub := hub_source(source):
@@ -112,18 +132,58 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         missing = {"format", "family", "config"} - set(header)
-        if missing:
-            raise CheckpointError(f"{path.name} is no model of this project: its header lacks {sorted(missing)}")
-        config, card = json.loads(header["config"]), json.loads(header.get("card", "{}"))
+        parts = {} if missing else {name: json.loads(header.get(name, "{}")) for name in ("config", "card")}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
+        raise CheckpointError(f"{path.name} is not a readable safetensors file: {one_line(error)}") from error
+    except RecursionError:
+        raise CheckpointError(f"{path.name} has a header that nests deeper than {MAX_NESTING} levels") from None
+    if missing:
+        raise CheckpointError(f"{path.name} is no model of this project: its header lacks {sorted(missing)}")
     if header["format"] != FORMAT:
-        raise CheckpointError(f"{path.name} has format {header['format']}, this version reads {FORMAT}")
+        raise CheckpointError(f"{path.name} has format {header['format'][:20]}, this version reads {FORMAT}")
     if header["family"] not in CONFIGS:
-        raise CheckpointError(f"{path.name} is of family {header['family']!r}, known are {sorted(CONFIGS)}")
-    if not isinstance(card, dict):
-        raise CheckpointError(f"{path.name} has a {type(card).__name__} for a card, which must be a JSON object")
-    return {"format": FORMAT, "family": header["family"], "config": config, "card": card}
+        raise CheckpointError(f"{path.name} is of family {header['family'][:40]!r}, known are {sorted(CONFIGS)}")
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise CheckpointError(f"{path.name} has a {type(part).__name__} for a {name}, which must be a JSON object")
+        if nesting(part) > MAX_NESTING:
+            raise CheckpointError(f"{path.name} has a {name} that nests deeper than {MAX_NESTING} levels")
+    if wrong := card_fault(parts["card"]):
+        raise CheckpointError(f"{path.name} has a card whose {wrong}")
+    return {"format": FORMAT, "family": header["family"], **parts}
+
+
+def card_fault(card: dict[str, Any]) -> str:
+    """What a card's parts that are read by programs must be, "" where they are that."""
+    world, scores = card.get("world", {}), card.get("scores") or {}
+    for name, part in {"world": world, "scores": scores}.items():
+        if not isinstance(part, dict):
+            return f"{name} is a {type(part).__name__}, must be an object"
+    if wrong := next((name for name, part in scores.items() if not isinstance(part, dict)), None):
+        return f"score {wrong[:40]!r} is no object"
+    figures = {f"world's {name}": world.get(name, 1) for name in ("stride", "fps")}
+    figures |= {"surprise's frame_p99": scores.get("surprise", {}).get("frame_p99", 1)}
+    figures |= {name: card.get(name, 1) for name in ("minutes", "steps", "clips")}
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
+            return f"{name} is no number of 0 or more"
+    return "" if isinstance(card.get("command", ""), str) else "command is no text"
+
+
+def nesting(value: Any) -> int:
+    """How deep dicts and lists lie in each other."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth, level = depth + 1, [item for v in level for item in (v.values() if isinstance(v, dict) else v)]
+    return depth
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    if not text or not isinstance(error, OSError | ValueError | SafetensorError):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def weights_hash(path: Path) -> str:
@@ -162,30 +222,51 @@ def expected_shapes(family: str, config: Config, limit: int) -> dict[str, tuple[
 
 def load_any(source: str | Path, device: torch.device | str = "cpu") -> Model:
     """`load` for tokenizers too."""
-    path = find(source)
+    device, path = usable_device(device), find(source)
     header = read_header(path)
     try:
-        family = header["family"]
-        config = CONFIGS[family].from_dict(migrated(family, header["config"]))
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            names = migrated_weights(family, file.keys())
-            shapes = {new: tuple(file.get_slice(old).get_shape()) for old, new in names.items()}
-            expected = expected_shapes(family, config, limit=len(shapes))
-            if shapes != expected:
-                wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
-                raise CheckpointError(f"{path.name} does not fit its own config, first at {wrong!r}")
-            tensors = {new: file.get_tensor(old) for old, new in names.items()}
-        model = build(family, config)
-    except (TypeError, ValueError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path.name} cannot be loaded: {error}") from error
+        model = read_model(path, header, device)
+    except (CheckpointError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a header and tensors of a stranger may break a network anywhere
+        raise CheckpointError(f"{path.name} cannot be loaded: {one_line(error)}") from error
+    model.card, model.weights_hash = header["card"], weights_hash(path)
+    return model.eval()
+
+
+def read_model(path: Path, header: dict[str, Any], device: torch.device) -> Model:
+    """The network of a file with its weights. Raises CheckpointError and whatever a wrong config breaks."""
+    family = header["family"]
+    config = CONFIGS[family].from_dict(migrated(family, header["config"]))
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        names = migrated_weights(family, file.keys())
+        shapes = {new: tuple(file.get_slice(old).get_shape()) for old, new in names.items()}
+        expected = expected_shapes(family, config, limit=len(shapes))
+        if shapes != expected:
+            wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
+            raise CheckpointError(f"{path.name} does not fit its own config, first at {wrong!r}")
+        tensors = {new: file.get_tensor(old) for old, new in names.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path.name} holds values that are not finite, first in {name!r}")
-    model.to(device).load_state_dict(tensors, strict=True)
-    model.card, model.weights_hash = header["card"], weights_hash(path)
-    return model.eval()
+    model = build(family, config).to(device)
+    model.load_state_dict(tensors, strict=True)
+    return model
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """The device of this name. Raises ValueError where this machine has none."""
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":  # asks without touching it: a GPU that is lent later is not there yet
+            usable = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        else:
+            usable = torch.zeros(1, device=device).tolist() == [0]
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = False
+    if not usable:
+        raise ValueError(f"This machine has no device {name}; cpu is one.")
+    return device
 
 
 def load(source: str | Path, device: torch.device | str = "cpu", *, compile: bool = False) -> Predictor:
@@ -193,7 +274,7 @@ def load(source: str | Path, device: torch.device | str = "cpu", *, compile: boo
 
     Its `card` says how it was made, its `weights_hash` which file it came from. compile: see `stt.api.CompilesStep`.
     Raises CheckpointError when the file is no predictor or the Hub does not give it, FileNotFoundError when
-    there is none.
+    there is none, ValueError when this machine does not have the device.
     """
     model = load_any(source, device)
     if not isinstance(model, Predictor):

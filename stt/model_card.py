@@ -98,12 +98,12 @@ def frame_rate(card: Mapping[str, Any]) -> float | None:
 
 def facts(model: Predictor) -> dict[str, str]:
     """Family, size and weights, as plain text."""
-    c, rate = model.config, frame_rate(model.card)
+    c = model.config
     return {
         "family": model.family,
         "parameters": _parameters(model),
         "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
-        "context": f"up to {c.context_frames} frames" + (f", {rate:g} per second" if rate else ""),
+        "context": f"up to {c.context_frames} frames",
         "weights": model.weights_hash,
     }
 

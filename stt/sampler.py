@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling, Video
+
+DARKEST = 0.1  # on [-1, 1] the darkest pixel of almost every clip is far below, on [0, 1] it is here
 
 
 def checked_seed(seed: int) -> int:
@@ -18,6 +21,15 @@ def checked_seed(seed: int) -> int:
     if not (whole and 0 <= operator.index(seed) <= MAX_SEED):
         raise ValueError(f"seed is {seed!r}, must be a whole number from 0 to {MAX_SEED}")
     return operator.index(seed)
+
+
+def checked_frames(frames: int) -> int:
+    """The number of frames as an int, of any integer type but bool; raises ValueError below 1."""
+    if not isinstance(frames, SupportsIndex) or isinstance(frames, bool):
+        raise ValueError(f"frames is {frames!r}, must be a whole number")
+    if operator.index(frames) < 1:
+        raise ValueError(f"frames is {frames}, must be at least 1")
+    return operator.index(frames)
 
 
 class SeededNoise:
@@ -71,9 +83,35 @@ def sample_logits(logits: Tensor, sampling: Sampling, gumbel: Tensor) -> Tensor:
     return (logits + gumbel).argmax(dim=-1)
 
 
+def checked_clip(clip: Any) -> Tensor:
+    """A clip (T, C, H, W) of floats, a tensor or a NumPy array, as it is on the CPU or elsewhere.
+
+    Raises ValueError for whole numbers and for other axes. Warns where the values look like [0, 1].
+    """
+    try:
+        clip = torch.as_tensor(clip)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"context is a {type(clip).__name__}, must be a tensor or an array of floats") from error
+    if not clip.is_floating_point():
+        raise ValueError(f"context is {clip.dtype}, must be floats in [-1, 1]: bytes become them by x / 127.5 - 1")
+    if clip.ndim != 4:
+        raise ValueError(f"context has {clip.ndim} axes, must be (T, C, H, W)")
+    if clip.numel():
+        low, high = (float(v) for v in clip.aminmax())
+        if 0 <= low <= DARKEST < high <= 1:
+            warnings.warn(
+                f"context values go from {low:g} to {high:g}, which looks like [0, 1]; the model takes [-1, 1], "
+                "where 0 is middle gray: scale by 2 * x - 1",
+                stacklevel=3,
+            )
+    return clip
+
+
 def fit_context(model: Predictor, context: Video) -> Video:
-    """Checks a prompt (B, T, C, H, W) and keeps its last `context_frames` frames."""
+    """Checks a prompt (B, T, C, H, W) and the model's precision, and keeps its last `context_frames` frames."""
     c = model.config
+    if wrong := next((p.dtype for p in model.parameters() if p.dtype != torch.float32), None):
+        raise ValueError(f"the model's weights are {wrong}, it predicts in torch.float32: call model.float()")
     if context.ndim != 5:
         raise ValueError(f"context has {context.ndim} axes, must be (B, T, C, H, W)")
     size = (c.channels, c.image_size, c.image_size)
@@ -81,8 +119,11 @@ def fit_context(model: Predictor, context: Video) -> Video:
         raise ValueError(f"context frames are {tuple(context.shape[2:])}, the model takes {size}")
     if context.shape[1] < 1:
         raise ValueError("context has 0 frames, at least 1 is needed")
-    if not context.isfinite().all() or context.abs().max() > 1.001:
-        raise ValueError("context values must be finite and lie in [-1, 1]")
+    if not context.isfinite().all():
+        raise ValueError("context values must be finite and lie in [-1, 1]: some are NaN or infinite")
+    if context.abs().max() > 1.001:
+        low, high = context.aminmax()
+        raise ValueError(f"context values must be finite and lie in [-1, 1], they go from {low:g} to {high:g}")
     return context[:, -c.context_frames :]
 
 
@@ -106,13 +147,10 @@ def rollout(
 ) -> Iterator[Tensor]:
     """Continues one clip (T, C, H, W) in [-1, 1]; yields `frames` tensors (len(seeds), C, H, W).
 
-    The prompt is encoded once and shared; every yielded tensor is one time step of all futures. Raises ValueError at
-    the call, not at the first frame.
+    The clip is a tensor or a NumPy array of floats. The prompt is encoded once and shared; every yielded tensor is one
+    time step of all futures. Raises ValueError at the call, not at the first frame; warns of a clip in [0, 1].
     """
-    if frames < 1:
-        raise ValueError(f"frames is {frames}, must be at least 1")
-    if context.ndim != 4:
-        raise ValueError(f"context has {context.ndim} axes, must be (T, C, H, W)")
+    frames, context = checked_frames(frames), checked_clip(context)
     device = next(model.parameters()).device
     noise, condition = SeededNoise(seeds, device), condition or Condition()
     check_condition(model, condition)
@@ -158,15 +196,14 @@ def between(
     Frames are drawn from both ends inwards, so that each has a neighbour, and joins the context. They are yielded in
     the order of time. Raises ValueError at the call, also for a model that does not interpolate.
     """
-    if frames < 1:
-        raise ValueError(f"frames is {frames}, must be at least 1")
+    frames, clips = checked_frames(frames), (checked_clip(before), checked_clip(after))
     if not isinstance(model, Interpolates):
         raise ValueError(f"models of family {model.family} only continue clips, they fill no gaps")
     device = next(model.parameters()).device
     noise, count = SeededNoise(seeds, device), model.config.context_frames
     before, after = (
         fit_context(model, clip.to(device, torch.float32)[None]).expand(noise.futures, -1, -1, -1, -1)
-        for clip in (before, after[:count])
+        for clip in (clips[0], clips[1][:count])
     )
     return _between(model, before, after, frames, sampling or Sampling(), noise, count)
 

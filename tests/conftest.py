@@ -25,6 +25,10 @@ TINY_LAYERS = STTConfig(
     image_size=16, layers=2, reach=2, segmenter_width=16, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
     gaussian_grid=(0, 0),
 )  # fmt: skip
+TINY_FLOWS = STTConfig(
+    image_size=16, channels=3, flows=2, flow_width=16, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
+    gaussian_grid=(0, 0), actions=("push",),
+)  # fmt: skip
 TINY_TIMESFORMER = TimeSformerConfig(
     image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2
 )
@@ -46,6 +50,10 @@ TINY_CONFIGS = {
     "stt": TINY,
     "stt, layers": TINY_LAYERS,
     "stt, layers in colour": STTConfig.from_dict(TINY_LAYERS.to_dict() | {"channels": 3, "reach": 3}),
+    "stt, flows": TINY_FLOWS,
+    "stt, flows without actions": STTConfig.from_dict(
+        TINY_FLOWS.to_dict() | {"channels": 1, "actions": (), "gaussian_grid": (1, 2), "gaussian_dim": 4}
+    ),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),
@@ -127,12 +135,14 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
 
 
 def batch_of(model, video: torch.Tensor) -> Batch:
-    """What `loss` takes: videos, and for the family layered an agent and an object that go down together."""
+    """What `loss` takes: videos, actions where flows need them, and for layered an agent and an object that go down."""
+    actions = 0.5 * torch.ones(*video.shape[:2], len(model.config.actions)) if model.config.actions else None
+    if isinstance(model, STT) and model.config.flows:
+        return Batch(video, actions)
     if not isinstance(model.config, LayeredConfig):
         return Batch(video)
     segmentation = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)
     segmentation[..., 2:6, 2:6], segmentation[..., 6:12, 2:8] = 1, 2
     poses = torch.zeros(len(video), video.shape[1], MAX_SPRITES, 4)
     poses[..., 0] = 0.5 * torch.arange(video.shape[1])[:, None]
-    actions = 0.5 * torch.ones(*video.shape[:2], len(model.config.actions)) if model.config.actions else None
     return Batch(video, actions, poses=poses[:, None] - poses[:, :, None], segmentation=segmentation)

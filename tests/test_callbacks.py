@@ -286,6 +286,14 @@ def test_the_number_of_frames_changes_the_preview_of_a_gap_only(page):
         assert page.callbacks.preview_gap(ME, *values(one, **GAP | changes)) == (gr.skip(),) * 3
 
 
+def test_an_extended_future_has_the_time_of_the_clip_however_fast_it_played(page):
+    page.models["tiny"].card = {"world": {"fps": 5}}
+    value = last(page.watch(page.upload(), stride=0, fps=25, prompt_frames=3))
+    _, clip = page.callbacks.extend(event_of(result=value["id"], future=0))
+    assert value["fps"] == 25 and probe(clip).fps == 5
+    assert page.choose(Path(clip), {"prompt_frames": 6}, stride=0).player["context_frames"] == 6
+
+
 def test_an_extended_gap_is_continued(page):
     value = last(page.watch(page.upload(), **GAP))
     pending, clip = page.callbacks.extend(event_of(result=value["id"], future=1))

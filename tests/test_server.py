@@ -76,7 +76,7 @@ def test_a_client_gets_videos_the_seed_and_a_report(client, clip):
     assert all(len(frames_of(future["video"])) == 5 + 10 for future in futures)
     assert report["used_frames"] == 5
     assert report["settings"] == {
-        "model": "tiny", "frames": 10, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "stride": 1,
+        "model": "tiny", "frames": 10, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "stride": 0,
         "fit": "crop", "fps": 0, "labels": [], "between": False, "action": [], "seed": seed,
         "prompt_frames": 5,  # after the clip's last frame
     }  # fmt: skip
@@ -203,7 +203,8 @@ def test_the_models_are_listed_the_default_one_first(client):
     assert [model["name"] for model in models] == ["tiny", "slow", "classes", "gaps", "actions"]
     assert models[0] == {
         "name": "tiny", "family": "stt", "knobs": ["temperature"], "image_size": 16, "channels": 1,
-        "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [], "weights": "",
+        "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [], "fps": None,
+        "weights": "",
     }  # fmt: skip
     assert (models[2]["classes"], models[2]["labels"]) == (10, 2) and "labels" in models[2]["knobs"]
     assert [model["interpolates"] for model in models] == [False, False, False, True, False]

@@ -10,13 +10,14 @@ import torch
 
 import stt
 from stt.api import NO_CONDITION, Batch, Condition, Sampling
+from stt.flow_tokens import warp
 from stt.metrics import unit
 from stt.models.stt import STT, STTConfig
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
 from stt.motion_tokens import MotionState, split_penalty
 from stt.sampler import SeededNoise
 from stt.transformer import Normal, PriorPosterior, SpaceTimeOutput, draw_mean
-from tests.conftest import TINY, TINY_CONFIGS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
+from tests.conftest import TINY, TINY_CONFIGS, TINY_FLOWS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
 
 
 @pytest.mark.parametrize("name", [name for name, config in TINY_CONFIGS.items() if isinstance(config, STTConfig)])
@@ -212,9 +213,9 @@ def layered():
 
 
 def test_a_model_has_codes_or_layers_and_not_both():
-    with pytest.raises(ValueError, match="a model has one of the two"):
+    with pytest.raises(ValueError, match="a model has one of the three"):
         STTConfig(image_size=16, layers=2, tokenizer=TINY_TOKENIZER)
-    with pytest.raises(ValueError, match="a model has one of the two"):
+    with pytest.raises(ValueError, match="a model has one of the three"):
         STTConfig()
     with pytest.raises(ValueError, match=r"gaussian_grid is \(1, 0\), must be 0s with layers"):
         replace(TINY_LAYERS, gaussian_grid=(1, 0))
@@ -332,3 +333,51 @@ def test_a_transformer_learns_where_a_wall_turns_a_layer():
     torch.nn.init.zeros_(model.network.norm.weight)
     torch.nn.init.zeros_(model.network.norm.bias)
     assert model.loss(Batch(video)).parts["motion at turns"] > 2
+
+
+# ---- flows -------------------------------------------------------------------------------------------
+
+
+def moving_square(actions: torch.Tensor) -> torch.Tensor:
+    """Two frames (B, 2, 3, 16, 16) of a square that goes 2 pixels right for an action (B,) of 1, and left for -1."""
+    video = -torch.ones(len(actions), 2, 3, 16, 16)
+    for clip, action in enumerate(actions.tolist()):
+        for frame, x in enumerate((6, 6 + int(2 * action))):
+            video[clip, frame, :, 6:10, x : x + 4] = torch.tensor([1.0, -0.2, 0.4])[:, None, None]
+    return video
+
+
+def test_flows_learn_where_an_action_sends_a_square():
+    torch.manual_seed(0)
+    model = STT(TINY_FLOWS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(160):
+        actions = torch.randint(0, 2, (8,)).mul(2).sub(1).float()
+        loss = model.loss(Batch(moving_square(actions), actions[:, None, None].expand(8, 2, 1))).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    for action in (1.0, -1.0):
+        context, true = moving_square(torch.tensor([action]))[0].split(1)
+        condition = Condition(actions=((action,),))
+        future = stt.predict(model, context, 1, Sampling(temperature=0.0), condition=condition)
+        assert (future - true).abs().mean() < 0.5 * (context - true).abs().mean(), action
+
+
+def test_untrained_flows_let_every_frame_stand_still_but_for_pixels_decoded_anew():
+    model = STT(TINY_FLOWS).eval()
+    context = torch.rand(3, 3, 16, 16) * 0.1
+    future = stt.predict(model, context, 3, Sampling(temperature=0.0))
+    assert (future - context[-1]).abs().max() < 0.2
+
+
+def test_flows_refuse_clips_without_the_actions_that_they_take():
+    with pytest.raises(ValueError, match="takes 1 action"):
+        STT(TINY_FLOWS).loss(Batch(torch.rand(1, 3, 3, 16, 16)))
+
+
+def test_a_flow_of_whole_pixels_copies_pixels_exactly():
+    frames = torch.rand(2, 3, 8, 8)
+    flow = torch.tensor([1.0, -2.0])[:, None, None].expand(2, 2, 8, 8)
+    torch.testing.assert_close(warp(frames, flow)[:, :, 2:, :-1], frames[:, :, :-2, 1:])

@@ -6,18 +6,19 @@ import argparse
 import ast
 import dataclasses
 import json
+import math
 import os
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from stt.api import Config
-from stt.checkpoint import find, load_any, read_header, write_whole
+from stt.api import Config, Model
+from stt.checkpoint import build, check_writable, find, load_any, one_line, read_header, write_whole
 from stt.models.layered import LayeredConfig
 from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags, array_options
@@ -30,10 +31,40 @@ from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.presets import PRESETS, Dataset, Preset
 from train.schedule import TrainerConfig
 
+if TYPE_CHECKING:
+    from train.trainer import Trainer
+
 FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
 DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial")
 NUM_ACTIONS = {"tabletop": 2, "robot": 3}  # numbers of an action in simulated sets
+
+
+def count(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number of 0 or more, for argparse."""
+    return 0 if text == "0" else count(text)
+
+
+def number(text: str) -> float:
+    """A finite number of 0 or more, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
+    return value
 
 
 def training_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -58,11 +89,13 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     data.add_argument(
         "--mnist", type=Path, metavar="DIR", help="folder of the MNIST .gz files; else they are downloaded"
     )
-    data.add_argument("--strokes", type=float, metavar="SHARE", help="share of drawn digits; with 1 no MNIST is needed")
-    data.add_argument("--digits", type=int, help="digits in a clip")
-    data.add_argument("--frames", type=int, help="frames of a clip")
-    data.add_argument("--fps", type=float, help="frames a second of your own videos' clips; default: their median rate")
-    data.add_argument("--stride", type=int, metavar="N", help="instead of --fps: every n-th frame at the median rate")
+    data.add_argument("--strokes", type=number, metavar="SHARE", help="share of synthetic digits; 1 needs no MNIST")
+    data.add_argument("--digits", type=count, help="digits in a clip")
+    data.add_argument("--frames", type=count, help="frames of a clip")
+    data.add_argument(
+        "--fps", type=number, help="frames a second of your own videos' clips; default: their median rate"
+    )
+    data.add_argument("--stride", type=count, metavar="N", help="instead of --fps: every n-th frame at the median rate")
     data.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square: crop, or add black bars")
     data.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
     data.add_argument("--partial", action="store_true", default=None, help="train on what there is of a robot set yet")
@@ -83,14 +116,22 @@ def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> ar
     """The flags in `words`, by default the command line's. With --resume the flags of the run fill the others.
 
     `command` is added: the words that the run came about by. SystemExit where flags are missing or --out is the folder
-    of another run.
+    of another run, or none that can be written.
     """
     words = sys.argv[1:] if words is None else words
     args = parser.parse_args(words)
+    try:
+        check_writable(args.out, folder=True)
+    except ValueError as error:
+        raise SystemExit(f"--out {error}") from error
     path = args.out / FLAGS_FILE
     command = [*parser.prog.split(), *words]
     if args.resume and path.is_file():
-        saved = json.loads(path.read_text())
+        try:
+            saved = json.loads(path.read_text())
+            saved["flags"], saved["command"][2]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise SystemExit(f"{path} is damaged: give the run's flags again, with another --out") from error
         if saved["command"][2] != command[2]:
             raise SystemExit(f"{args.out} is a run of {saved['command'][2]}, not of {command[2]}")
         flags = saved["flags"]
@@ -155,13 +196,26 @@ def without_folders(words: list[str]) -> str:
 
 
 def with_overrides(config: Config, items: list[str]) -> Config:
-    """A config with fields replaced by NAME=VALUE, values as Python literals."""
-    fields = dict(item.split("=", 1) for item in items)
-    return config.from_dict(config.to_dict() | {name: ast.literal_eval(value) for name, value in fields.items()})
+    """A config with fields replaced by NAME=VALUE, values as Python literals. SystemExit where that is no config."""
+    fields = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not (equals and name.isidentifier()):
+            raise SystemExit(f'--set {item}: must be NAME=VALUE, such as --set depth=3 or --set "actions=()"')
+        try:
+            fields[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            raise SystemExit(
+                f"--set {item}: {value!r} is no number, text in quotes, list, True, False or None"
+            ) from None
+    try:
+        return config.from_dict(config.to_dict() | fields)
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"--set {' '.join(items)}: {error}") from error
 
 
 def preset_of(args: argparse.Namespace) -> Preset:
-    """The preset with the overrides of the flags."""
+    """The preset with the overrides of the flags. SystemExit where they are no preset."""
     preset = PRESETS[args.preset]
     training = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainerConfig)}
     training = {name: value for name, value in training.items() if value is not None}
@@ -175,22 +229,61 @@ def preset_of(args: argparse.Namespace) -> Preset:
     if unknown := set(data) - {f.name for f in dataclasses.fields(preset.data)}:
         raise SystemExit(f"--{min(unknown)} does not apply to the {preset.data.kind} clips of {args.preset}")
     model = with_overrides(preset.model, args.set)
-    data, training = replace(preset.data, **data), replace(preset.training, **training)
+    if args.set:
+        check_network(preset.family, model, args.set)
+    try:
+        data, training = replace(preset.data, **data), replace(preset.training, **training)
+    except ValueError as error:
+        raise SystemExit(f"{args.preset}: {error}") from error
     return replace(preset, model=model, data=data, training=training)
 
 
-def start_from(model: nn.Module, source: str | None) -> None:
+def check_network(family: str, config: Config, items: list[str]) -> None:
+    """SystemExit where --set asks for a network that cannot be built; takes no memory."""
+    try:
+        with torch.device("meta"):
+            build(family, config)
+    except Exception as error:  # sizes that do not go together may break a network anywhere
+        raise SystemExit(f"--set {' '.join(items)}: the network cannot be built: {one_line(error)}") from error
+
+
+def load_source(flag: str, source: str) -> Model:
+    """The model that a flag names. SystemExit where there is none."""
+    try:
+        return load_any(source)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{flag} {source}: {error}") from error
+
+
+def start_from(model: nn.Module, source: str | None, quiet: bool = False) -> None:
     """Copies the weights of the model that --start-from names, and prints which ones it lacks.
 
-    SystemExit if it has weights that `model` lacks.
+    SystemExit if it has weights that `model` lacks, or of other shapes.
     """
     if not source:
         return
-    missing, unexpected = model.load_state_dict(load_any(source).state_dict(), strict=False)
+    weights = load_source("--start-from", source).state_dict()
+    own = model.state_dict()
+    if other := next((name for name in weights if name in own and weights[name].shape != own[name].shape), None):
+        shapes = tuple(weights[other].shape), tuple(own[other].shape)
+        raise SystemExit(f"--start-from {source}: its {other!r} has shape {shapes[0]}, this network's {shapes[1]}")
+    missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected:
         raise SystemExit(f"--start-from {source}: it holds {unexpected[0]!r}, which this preset lacks")
     for name in missing:
-        print(f"{name} begins untrained")
+        if not quiet:
+            print(f"{name} begins untrained")
+
+
+def resume(run: Trainer, args: argparse.Namespace) -> None:
+    """Continues the run where --resume asks for it. SystemExit where its checkpoint is of another network."""
+    if not args.resume:
+        return
+    try:
+        run.resume()
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise SystemExit(f"{args.out}: its checkpoint does not fit these flags: {one_line(error)}") from error
+    save_flags(args, resumed=True)
 
 
 def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device: torch.device) -> Dataset:

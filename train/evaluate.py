@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import imageio.v3 as iio
 import torch
+from safetensors import SafetensorError
 
 import stt
 from stt.api import Predictor
+from stt.checkpoint import check_writable, write_whole
 from stt.model_card import provenance
+from train.cli import count, number
 from train.data.arrays import add_array_flags
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
 from train.evaluation.protocols import CONTEXT, HORIZON, INSTALLED, PROTOCOLS, Evaluation
@@ -25,6 +29,7 @@ from train.evaluation.tabletop import TabletopEvaluation
 from train.evaluation.videos import VideosEvaluation
 
 CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
+PICTURES = (".png", ".jpg", ".webp")
 EVALUATIONS = {
     "moving_mnist": MovingMNISTEvaluation,
     "tabletop": TabletopEvaluation,
@@ -39,15 +44,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
     parser.add_argument("--world", choices=EVALUATIONS, help="data set; by default the one that it was trained on")
     parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=number, default=1.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     parser.add_argument("--markdown", type=Path, help="where to write the tables")
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of the first clips (PNG)")
-    parser.add_argument("--clips", type=int, default=256, help="clips of most protocols; spread takes the first 32")
-    parser.add_argument("--futures", type=int, default=20, help="N of best-of-N")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts of protocols that compare sets of futures")
-    parser.add_argument("--sets", type=int, default=16, help="simulated and predicted futures per prompt")
+    parser.add_argument("--clips", type=count, default=256, help="clips of most protocols; spread takes the first 32")
+    parser.add_argument("--futures", type=count, default=20, help="N of best-of-N")
+    parser.add_argument("--prompts", type=count, default=64, help="prompts of protocols that compare sets of futures")
+    parser.add_argument("--sets", type=count, default=16, help="simulated and predicted futures per prompt")
     parser.add_argument("--controls", action="store_true", help="score ablations of an STT beside it")
     parser.add_argument(
         "--st-lpips",
@@ -60,20 +65,20 @@ def parser() -> argparse.ArgumentParser:
     own = parser.add_argument_group("your own videos")
     own.add_argument("--data", type=Path, help="folder of videos, which is then the data set")
     add_array_flags(own)
-    own.add_argument("--horizon", type=int, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
+    own.add_argument("--horizon", type=count, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
     simulator = parser.add_argument_group("tabletop, robot")
     simulator.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")
     digits = parser.add_argument_group("Moving MNIST")
     digits.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded by default")
     digits.add_argument("--digits", type=int, choices=(1, 2), help="digits per clip; default: as trained, or 2")
-    digits.add_argument("--strokes", type=float, default=0.0, help="share of synthetic digits; 1 needs no MNIST")
-    digits.add_argument("--context", type=int, default=CONTEXT, help="frames of the prompt on the sheet")
+    digits.add_argument("--strokes", type=number, default=0.0, help="share of synthetic digits; 1 needs no MNIST")
+    digits.add_argument("--context", type=count, default=CONTEXT, help="frames of the prompt on the sheet")
     digits.add_argument(
-        "--moving-clips", type=int, default=1000, help="clips of moving_mnist; the official number is 10000"
+        "--moving-clips", type=count, default=1000, help="clips of moving_mnist; the official number is 10000"
     )
     digits.add_argument("--official", type=Path, help="mnist_test_seq.npy instead of clips made here")
     digits.add_argument("--classifier", type=Path, default=CLASSIFIER, help="weights of train.digit_classifier")
-    digits.add_argument("--per-label", type=int, default=16, help="clips generated from each label")
+    digits.add_argument("--per-label", type=count, default=16, help="clips generated from each label")
     digits.add_argument("--fvd", type=Path, metavar="WEIGHTS", help="I3D weights of cd-fvd: frechet gives FVD too")
     return parser
 
@@ -84,24 +89,53 @@ def evaluation_of(model: Predictor, args: argparse.Namespace) -> Evaluation:
     name = args.world or ("videos" if args.data else KINDS.get(world.get("kind"), "moving_mnist"))
     try:
         return EVALUATIONS[name](model, args, world)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except SafetensorError as error:
+        raise SystemExit(f"evaluate on {name}: {args.classifier}: {error}") from error
+    except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"evaluate on {name}: {error}") from error
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """SystemExit, before the work, where a file could not be written."""
+    for flag, path in {"--json": args.json, "--markdown": args.markdown, "--sheet": args.sheet}.items():
+        if path is None:
+            continue
+        if flag == "--sheet" and path.suffix.lower() not in PICTURES:
+            raise SystemExit(f"evaluate: --sheet {path}: a picture's name ends in {', '.join(PICTURES)}")
+        try:
+            check_writable(path)
+        except ValueError as error:
+            raise SystemExit(f"evaluate: {flag} {error}") from error
+    if args.simulated:
+        try:
+            check_writable(args.simulated, folder=True)
+        except ValueError as error:
+            raise SystemExit(f"evaluate: --simulated {error}") from error
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    model = stt.load(args.model, args.device)
+    check_outputs(args)
+    try:
+        model = stt.load(args.model, args.device)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"evaluate: {error}") from error
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
     with TemporaryDirectory() as folder:
         args.simulated = args.simulated or Path(folder)
         evaluation = evaluation_of(model, args)
+        if unsuitable := [
+            name for name in args.only if args.only is not PROTOCOLS and name not in evaluation.protocols()
+        ]:
+            print(f"evaluate: passes over {', '.join(unsuitable)}: not for this model and data", file=sys.stderr)
         scores = evaluation.run(args.only)
         picture = evaluation.sheet() if args.sheet else None
     card = dict(model.card)
     text = "\n".join([f"# {args.model}", "", *provenance(card | {"scores": scores})])
     print(text)
     if args.json:
-        args.json.write_text(json.dumps({"model": args.model, "settings": settings, "card": card} | scores, indent=1))
+        data = json.dumps({"model": args.model, "settings": settings, "card": card} | scores, indent=1).encode()
+        write_whole(args.json, lambda file: file.write(data))
     if args.markdown:
         args.markdown.write_text(text + "\n")
     if picture is not None:

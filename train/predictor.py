@@ -10,10 +10,10 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from stt.api import Predictor
-from stt.checkpoint import build, load_any
+from stt.checkpoint import build
+from stt.registry import FAMILIES
 from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
-from train.data.video_folder import VideoFolderConfig
 from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
@@ -33,30 +33,38 @@ def parser() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> None:
     args = cli.parse(parser(), words)
     preset = cli.preset_of(args)
-    cli.save_flags(args)
-    if preset.tokenizer_preset and not args.tokenizer and preset.model.tokenizer is not None:
-        train_tokenizer(args, preset)
+    if preset.family not in FAMILIES:
+        raise SystemExit(f"{args.preset} trains a tokenizer: use train.tokenizer")
     accelerator = make_accelerator(args.device)
-    set_seed(preset.training.seed)
-    model = build_predictor(preset, args.tokenizer)
-    cli.start_from(model, args.start_from)
-    if args.only:
-        train_only(model, *args.only)
     train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
-    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset, train))
-    if args.resume:
-        run.resume()
-        cli.save_flags(args, resumed=True)
     clips = test.batch(4, seed=1, index=0).video
+    if clips.shape[1] < 2:
+        raise SystemExit(f"clips have {clips.shape[1]} frame, a predictor learns from 2 or more: give --frames")
+    tokenizer_first = bool(preset.tokenizer_preset) and not args.tokenizer and preset.model.tokenizer is not None
+    if tokenizer_first:
+        prepare(build(preset.family, preset.model), args, quiet=True)  # finds mistakes before the tokenizer trains
+        cli.save_flags(args)
+        train_tokenizer(args, preset)
+    set_seed(preset.training.seed)
+    model = prepare(build_predictor(preset, args.tokenizer), args)
+    cli.save_flags(args)
+    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset, train))
+    cli.resume(run, args)
     context = min(context_frames(test), clips.shape[1] - 1)
     sheet, score = future_sheet(clips, context), held_out_score(test)
     run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet, score)
 
 
+def prepare(model: Predictor, args: argparse.Namespace, quiet: bool = False) -> Predictor:
+    """The network with the weights of --start-from, of which only the parts --only train."""
+    cli.start_from(model, args.start_from, quiet)
+    if args.only:
+        train_only(model, *args.only)
+    return model
+
+
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
     """Trains the preset's tokenizer by its own schedule, or for --steps, into the folder `tokenizer` of the run."""
-    if isinstance(preset.data, VideoFolderConfig):
-        cli.open_dataset(preset, args, "train", torch.device("cpu"))  # what does not fit the predictor is said first
     out = args.out / "tokenizer"
     if args.resume and (out / cli.FLAGS_FILE).is_file():
         words = ["--resume"]
@@ -79,8 +87,14 @@ def build_predictor(preset: Preset, source: str | None) -> Predictor:
     """
     config, frozen = preset.model, None
     if getattr(config, "tokenizer", None) is not None:
-        frozen = load_any(source)
-        config = replace(config, tokenizer=frozen.config)
+        frozen = cli.load_source("--tokenizer", source)
+        if type(frozen.config) is not type(config.tokenizer):
+            kind = type(config.tokenizer).__name__.removesuffix("Config")
+            raise SystemExit(f"--tokenizer {source} holds a {type(frozen).__name__}, must be a {kind} tokenizer")
+        try:
+            config = replace(config, tokenizer=frozen.config)
+        except ValueError as error:
+            raise SystemExit(f"--tokenizer {source}: {error}") from error
     elif source:
         raise SystemExit("this preset's network has no tokenizer: leave out --tokenizer")
     model = build(preset.family, config)

@@ -85,6 +85,10 @@ tabletop_stt_gpu = replace(
 layered_cpu = LayeredConfig(channels=3, actions=("push right", "push up"))
 layered_gpu = replace(layered_cpu, segmenter_width=32, agent_width=24, dynamics_width=44, compositor_width=48)
 
+robot_stt_cpu = STTConfig(
+    channels=3, flows=4, dim=160, heads=5, gaussian_grid=(0,) * 4, actions=("right", "forward", "up"), context_frames=12
+)
+
 videos_vq = FrameVQConfig(channels=3, levels=(8,) * 12)
 videos_stt = STTConfig(channels=3, tokenizer=videos_vq, jitter=0.1, window=10)
 car_stt_cpu = replace(videos_stt, actions=("steering", "throttle"), depth=3, gaussian_grid=(1, 2, 4))
@@ -102,7 +106,8 @@ gpu = TrainerConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 PRESETS: dict[str, Preset] = {
     "moving_mnist/stt/cpu": Preset(
         summary="STT with motion layers on Moving MNIST, one and two digits, deterministic and stochastic. One CPU "
-        "core, 60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM 0.928 (10 -> 10).",
+        "core, 60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM 0.928 "
+        "(10 -> 10).",
         model=digits_stt_cpu, data=mixed_digits,
         training=replace(cpu_predictor, batch=8, lr=1.5e-3, muon=False),
     ),
@@ -181,6 +186,10 @@ PRESETS: dict[str, Preset] = {
     "tabletop/layered/gpu": Preset(
         summary="Layered on the tabletop, with actions or without, 1.4M parameters. One GPU, 20 minutes; not measured.",
         model=layered_gpu, data=tabletop, training=replace(gpu, batch=64, lr=3e-3, compile=False),
+    ),
+    "robot/stt/cpu": Preset(
+        summary="STT with flows on the robot, actions drawn or given. One CPU core, 60 minutes; not measured.",
+        model=robot_stt_cpu, data=RobotDataConfig(frames=10), training=replace(cpu_predictor, lr=1.5e-3),
     ),
     "videos/frame_vq/cpu": Preset(
         summary="FrameVQ tokenizer on your own videos, colour, 64x64. Two CPU cores, 8 minutes; not measured.",

@@ -15,7 +15,19 @@ import torch
 from torch import nn
 
 from stt.api import Predictor
-from stt.checkpoint import FILE_NAME, build, family_of, find, load_any, push_to_hub, read_header, save, write_whole
+from stt.checkpoint import (
+    FILE_NAME,
+    build,
+    check_writable,
+    family_of,
+    find,
+    load_any,
+    one_line,
+    push_to_hub,
+    read_header,
+    save,
+    write_whole,
+)
 from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
 from train.evaluation.protocols import PROTOCOLS
@@ -48,7 +60,14 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit("publish: give --model RUN, or --cards FOLDER")
     if not (args.out or args.repo):
         raise SystemExit("publish: give --out FILE, --repo owner/name or both")
-    model, card = model_to_ship(args)
+    try:
+        if args.out:
+            check_writable(args.out.parent, folder=True)
+            if args.out.is_dir():
+                raise ValueError(f"{args.out} is a folder")
+        model, card = model_to_ship(args)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"publish: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE_NAME
         save(model, path, half=True, card=card)
@@ -84,15 +103,29 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
     if args.hardware:
         card["hardware"] = args.hardware
     if args.scores:
-        scores = json.loads(args.scores.read_text())
+        scores = read_scores(args.scores)
         card["scores"] = {name: four_digits(scores[name]) for name in PROTOCOLS if name in scores}
     trained = load_any(args.model)
     model = build(family_of(trained), with_overrides(trained.config, args.set))
-    model.load_state_dict(trained.state_dict())
+    try:
+        model.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"--set {' '.join(args.set)}: the weights do not fit: {one_line(error)}") from error
     if args.decoder:
         model = with_decoder(model, args.decoder)
         card["decoder"] = read_header(find(args.decoder))["card"]
     return model, portable_card(card)
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """The JSON of train.evaluate. Raises ValueError for another file."""
+    try:
+        scores = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--scores {path}: {one_line(error)}") from error
+    if not (isinstance(scores, dict) and any(isinstance(scores.get(name), dict) for name in PROTOCOLS)):
+        raise ValueError(f"--scores {path} holds no scores of train.evaluate")
+    return scores
 
 
 def check_saved(model: nn.Module, path: Path) -> None:

@@ -36,11 +36,22 @@ class TrainerConfig:
     precision: str = described("auto", "no (float32), bf16, or auto: bf16 where the hardware is fast at it")
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not 0 <= value < math.inf:  # a NaN too
+                raise ValueError(f"{name} is {value}, must be 0 or more")
         if (self.minutes > 0) == (self.steps > 0):
-            raise ValueError(f"minutes is {self.minutes} and steps {self.steps}: set one of them, not both")
+            raise ValueError(f"minutes is {self.minutes} and steps {self.steps}: set one of them above 0, not both")
         for name in ("batch", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for name in ("lr", "max_grad_norm"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0, must be above 0")
+        for name in ("warmup", "ema"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be below 1")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}, must be below 2^32")
         if self.precision not in ("auto", "no", "bf16"):
             raise ValueError(f"precision is {self.precision!r}, must be 'auto', 'no' or 'bf16'")
 

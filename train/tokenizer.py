@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 
 from stt.checkpoint import build
+from stt.registry import TOKENIZERS
 from train import cli
 from train.evaluation.st_lpips import STLPIPS
 from train.gan import AdversarialTokenizer
@@ -19,10 +20,14 @@ from train.trainer import Trainer
 def parser() -> argparse.ArgumentParser:
     parser = cli.training_parser("train.tokenizer", "Trains a tokenizer.")
     vqgan = parser.add_argument_group("VQGAN stage")
-    vqgan.add_argument("--gan-weight", type=float, default=0.0, help="weight of the adversarial loss; 0 leaves it out")
-    vqgan.add_argument("--gan-start", type=int, default=0, metavar="STEP", help="optimizer step at which it begins")
     vqgan.add_argument(
-        "--perceptual-weight", type=float, default=0.0, help="weight of the ST-LPIPS distance; 0 leaves it out"
+        "--gan-weight", type=cli.number, default=0.0, help="weight of the adversarial loss; 0 leaves it out"
+    )
+    vqgan.add_argument(
+        "--gan-start", type=cli.whole, default=0, metavar="STEP", help="optimizer step at which it begins"
+    )
+    vqgan.add_argument(
+        "--perceptual-weight", type=cli.number, default=0.0, help="weight of the ST-LPIPS distance; 0 leaves it out"
     )
     vqgan.add_argument(
         "--st-lpips", type=Path, metavar="WEIGHTS", help="its weights; default: those of the package stlpips-pytorch"
@@ -44,12 +49,14 @@ def main(words: list[str] | None = None) -> None:
     if args.perceptual_weight and not args.gan_weight:
         raise SystemExit("--perceptual-weight belongs to the VQGAN stage: add --gan-weight")
     preset = cli.preset_of(args)
-    cli.save_flags(args)
+    if preset.family not in TOKENIZERS:
+        raise SystemExit(f"{args.preset} trains a predictor: use train.predictor")
     accelerator = make_accelerator(args.device)
+    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
     cli.start_from(tokenizer, args.start_from)
-    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    cli.save_flags(args)
     setup = preset.training, args.out, accelerator, cli.training_card(args, preset, train)
     if args.gan_weight:
         perceptual = perceptual_distance(args)
@@ -61,9 +68,7 @@ def main(words: list[str] | None = None) -> None:
         if args.decoder_only:
             tokenizer.requires_grad_(False).decoder.requires_grad_(True)
         run = Trainer(tokenizer, *setup)
-    if args.resume:
-        run.resume()
-        cli.save_flags(args, resumed=True)
+    cli.resume(run, args)
     sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
     run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet)
 

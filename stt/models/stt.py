@@ -34,20 +34,23 @@ from stt.api import (
     Video,
 )
 from stt.code_tokens import CodeState, CodeTokens, CodeTraining
+from stt.flow_tokens import FlowState, FlowTokens
 from stt.metrics import unit
 from stt.motion_tokens import CELL, MotionState, MotionTokens, turns
 from stt.segmenter import Segmenter
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from stt.transformer import SpaceTimeConfig, SpaceTimeTransformer
 
-State = MotionState | CodeState
+State = MotionState | FlowState | CodeState
 
 
 @dataclass(frozen=True, kw_only=True)
 class STTConfig(PredictorConfig):
-    tokenizer: FrameVQConfig | None = None  # of codes; a model has a tokenizer or layers, not both
+    tokenizer: FrameVQConfig | None = None  # of codes; a model has a tokenizer, layers or flows
     layers: int = 0  # motion layers in front of a background
     reach: int = 5  # largest displacement of a layer, pixels a frame and axis
+    flows: int = 0  # along which a pixel can come from the last frame
+    flow_width: int = 32  # channels of the flows' convolutions at half the resolution
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
     dim: int = 128
     depth: int = 4
@@ -64,8 +67,16 @@ class STTConfig(PredictorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.tokenizer is None) == (self.layers == 0):
-            raise ValueError(f"layers is {self.layers}, tokenizer is {self.tokenizer}: a model has one of the two")
+        if (self.tokenizer is not None) + (self.layers != 0) + (self.flows != 0) != 1:
+            raise ValueError(
+                f"layers is {self.layers}, flows {self.flows}, tokenizer {self.tokenizer}: a model has one of the three"
+            )
+        if self.flows < 0 or self.flow_width < 16 or self.flow_width % 16:
+            raise ValueError(
+                f"flows is {self.flows}, must be at least 0; flow_width {self.flow_width}, a multiple of 16"
+            )
+        if self.flows and self.image_size % 8:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of 8")
         if self.layers < 0 or self.reach < 1:
             raise ValueError(f"layers is {self.layers} and reach {self.reach}, must be at least 0 and 1")
         if self.segmenter_width < 16 or self.segmenter_width % 16:
@@ -97,8 +108,20 @@ class STT(Predictor):
             {"temperature", *(["actions"] if c.actions else []), *(["top_k", "top_p"] if c.layers else [])}
         )
         if c.layers:
-            self.tokens: MotionTokens | CodeTokens = MotionTokens(
+            self.tokens: MotionTokens | FlowTokens | CodeTokens = MotionTokens(
                 c.layers, c.channels, c.reach, c.segmenter_width, c.dim
+            )
+        elif c.flows:
+            self.tokens = FlowTokens(
+                c.image_size,
+                c.channels,
+                c.flows,
+                c.flow_width,
+                c.dim,
+                c.heads,
+                len(c.actions),
+                any(c.gaussian_grid),
+                c.scheduled_sampling,
             )
         else:
             training = CodeTraining(
@@ -135,8 +158,14 @@ class STT(Predictor):
             expected = (*video.shape[:2], len(self.config.actions))
             if actions.shape != expected:
                 raise ValueError(f"actions have shape {tuple(actions.shape)}, must be {expected}")
-            actions = self.hide_actions(actions)[:, :-1]
-        return self.tokens.loss(video, self.network, actions)
+        visible = None
+        if actions is None and self.config.flows and self.config.actions:
+            raise ValueError(f"the model takes {len(self.config.actions)} action(s), the clips have none")
+        if actions is not None:
+            actions, visible = actions[:, :-1], self.hide_actions(actions)[:, :-1]
+        if isinstance(self.tokens, FlowTokens):
+            return self.tokens.loss(video, self.network, actions, visible)
+        return self.tokens.loss(video, self.network, visible)
 
     def hide_actions(self, actions: Tensor) -> Tensor:
         """Replaces actions (B, T, A) by nan up to a random frame, as in a prompt, or in the whole clip."""

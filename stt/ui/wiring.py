@@ -69,9 +69,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], outputs, **QUICK
     )
     page.random_example.click(callbacks.example, control["model"], outputs, **QUICK)
-    control["clip"].unplayable(
-        callbacks.preview_unplayable, control["clip"], control["clip"], concurrency_id="preview", **PRIVATE
-    )
+    control["clip"].unplayable(callbacks.preview_unplayable, control["clip"], control["clip"], **PREVIEW)
     changed = control["clip"].new_clip(
         callbacks.change_clip, [page.pending, *page.settings],
         [page.player, page.pending, *page.settings, page.new_seed], **PREVIEW,

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stt.api import Condition, Interpolates, Predictor, Sampling, Video
-from stt.metrics import FRAME_METRICS, unit
+from stt.metrics import FRAME_METRICS, frame_ssim_openstl, unit
 from stt.models.stt import STT
 from stt.sampler import predict
 from train.data.bouncing import TOP_SPEED, Trajectory, transition_nll
@@ -55,6 +55,15 @@ class MovingMNISTEvaluation(Evaluation):
             raise ValueError(
                 f"{args.classifier} is missing; frechet and class_conditional need it: train.digit_classifier"
             )
+        size, channels = model.config.image_size, model.config.channels
+        if (size, channels) != (64, 1):
+            color = "gray" if channels == 1 else "colour"
+            raise ValueError(
+                f"the model takes {color} frames of {size} x {size}, Moving MNIST has gray ones of 64 x 64"
+            )
+        self.official = official_file(args.official) if args.official else None
+        if args.sheet or not (args.official and set(args.only) <= {"moving_mnist"}):
+            self.videos()  # here, so that missing digits are named before the work
 
     def videos(self, frames: int = 15, kind: str = "stochastic", digits: int | None = None) -> MovingMNIST:
         config = MovingMNISTConfig(kind=kind, digits=digits or self.digits, strokes=self.args.strokes, frames=frames)
@@ -85,15 +94,14 @@ class MovingMNISTEvaluation(Evaluation):
         return table
 
     def moving_mnist(self) -> Figures:
-        if self.args.official:
-            clips, name = official_clips(self.args.official, self.args.moving_clips), self.args.official.name
+        if self.official is not None:
+            clips, name = official_clips(self.official, self.args.moving_clips), f"of {self.args.official.name}"
             clips = clips.to(self.args.device)
         else:
-            videos, name = self.videos(20, "deterministic"), "made here"
+            videos, name = self.videos(20, "deterministic"), f"made here, {self.source}"
             clips = torch.cat([clip.video for clip in held_out(videos, self.args.moving_clips)])
-        title = (
-            f"Moving MNIST 10 -> 10, {len(clips)} clips {name}, {self.source}; temperature 0; MSE summed over a frame"
-        )
+        title = f"Moving MNIST 10 -> 10, {len(clips)} clips {name}; temperature 0; MSE summed over a frame; `ssim`: "
+        title += "Gaussian window of 11, data range 1; `ssim (OpenSTL)`: uniform window of 7, data range 2, as there"
         return {"protocol": title} | moving_mnist(self.model, clips)
 
     def simulated_futures(self) -> Figures:
@@ -148,11 +156,29 @@ def held_out(videos: MovingMNIST, count: int) -> list[MovingMNISTClip]:
     return [videos.sample(1, SEED, index) for index in range(count)]
 
 
-def official_clips(path: Path, count: int) -> Video:
-    """Clips of `mnist_test_seq.npy`, (20, 10000, 64, 64) bytes -> (count, 20, 1, 64, 64) in [-1, 1]."""
-    stored = np.load(path, mmap_mode="r")
+def official_file(path: Path) -> np.ndarray:
+    """The array of `mnist_test_seq.npy`, (20, N, 64, 64) bytes, time first; not read into memory.
+
+    Raises ValueError for another kind, layout or range of values, and for a file that was cut off.
+    """
+    official = "the official file is a .npy of uint8, (20, 10000, 64, 64), time first, values 0 to 255"
+    try:
+        stored = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it cannot be read, or is cut off"
+        raise ValueError(f"--official {path.name}: {reason}; {official}") from error
+    if not isinstance(stored, np.ndarray):
+        raise ValueError(f"--official {path.name} is an archive of arrays; {official}")
     if stored.ndim != 4 or stored.dtype != np.uint8 or stored.shape[0] != 20 or stored.shape[2:] != (64, 64):
-        raise ValueError(f"{path.name} holds {stored.dtype} {stored.shape}, the official file uint8 (20, N, 64, 64)")
+        raise ValueError(f"--official {path.name} holds {stored.dtype} {stored.shape}; {official}")
+    if not stored.shape[1] or (highest := int(stored[:, :100].max())) <= 1:
+        values = f"values 0 to {highest}" if stored.shape[1] else "no clips"
+        raise ValueError(f"--official {path.name} holds {values}; {official}")
+    return stored
+
+
+def official_clips(stored: np.ndarray, count: int) -> Video:
+    """The first clips of `official_file`, (count, 20, 1, 64, 64) in [-1, 1]."""
     clips = torch.from_numpy(stored[:, :count].copy()).float()  # (20, count, 64, 64)
     return (clips / 127.5 - 1).transpose(0, 1)[:, :, None]
 
@@ -179,13 +205,16 @@ def prompts_of(
 
 @torch.inference_mode()
 def moving_mnist(model: Predictor, clips: Video, context: int = 10, batch: int = 20, quiet: bool = False) -> Figures:
-    """One future at temperature 0 of each clip (N, T, ...): MSE, PSNR, SSIM per frame, and those of a copy."""
+    """One future at temperature 0 of each clip (N, T, ...): MSE, PSNR, both SSIM per frame, and those of a copy.
+
+    `ssim (OpenSTL)` alone compares with OpenSTL's tables.
+    """
     rows = defaultdict(list)
     for part in tqdm(clips.split(batch), desc="Moving MNIST", disable=quiet):
         prompt, true = part[:, :context], unit(part[:, context:])
         predicted = unit(predict_batch(model, prompt, true.shape[1], Sampling(temperature=0.0), range(len(part))))
         copied = unit(prompt[:, -1:]).expand_as(true)
-        for name, metric in FRAME_METRICS.items():
+        for name, metric in (FRAME_METRICS | {"ssim (OpenSTL)": frame_ssim_openstl}).items():
             rows[name] += metric(predicted, true).unbind()
             rows[f"{name} copy"] += metric(copied, true).unbind()
     return average(rows)

@@ -1,0 +1,311 @@
+"""Flow tokens: a frame as patches, and for each pixel of the next frame where it comes from.
+
+As in the models of Finn et al. (arXiv 1605.07157) and Ebert et al. (arXiv 1710.05268): the next frame is a sum of
+sources under masks that add up to 1. Sources are the last frame as it stands, the last frame warped along one of
+several flows, the prompt's first frame, which shows what was hidden since, and pixels decoded anew. Where they have a
+convolutional LSTM, we have the space-time transformer.
+
+Where the config names actions, chance lies in them: a mixture density network over the next action, the policy, is
+sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from stt.api import Condition, Loss, Noise, Sampling, Video
+from stt.layers import Attention, ConvMLP, ResBlock, group_norm, patchify, rotary_grid, unpatchify
+from stt.mixture import Mixture
+from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
+
+PATCH = 2  # pixels a side that the convolutions take as one place
+CELL = 8  # pixels a side of a token
+COMPONENTS = 5  # normals of the policy's mixture
+FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
+MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
+SCALES = (1, 2, 4)  # pixels a side that errors are averaged over: coarse ones lead flows to things some pixels away
+SQUARE_WEIGHT = 5.0  # of the squared error beside the absolute one
+RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
+POLICY_WEIGHT = 0.1
+PIXEL_STD = 0.1  # of what is not predicted, for the likelihood
+
+ChooseActions = Callable[[Mixture], Tensor]  # policy of N items -> actions (N, A)
+
+
+class FlowState(NamedTuple):
+    recent: Tensor  # (B, 2, C, H, W) the last two frames
+    reference: Tensor  # (B, C, H, W) the prompt's first frame
+    action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
+    cache: Cache | None  # of all frames before the last
+    condition: Condition
+    num_frames: int = 0  # of the future so far
+
+
+class Features(NamedTuple):
+    """A frame at three scales."""
+
+    fine: Tensor  # (N, w, H/2, W/2)
+    middle: Tensor  # (N, 2 * w, H/4, W/4)
+    tokens: Tensor  # (N, D, H/8, W/8)
+
+
+class Prediction(NamedTuple):
+    """What a step of T frames gives."""
+
+    video: Tensor  # (B, T, C, H, W) each frame's successor
+    policy: Mixture | None  # of B * T items: the action that follows each frame
+    cache: Cache
+    kls: list[Tensor]  # per Gaussian layer: nats of a frame
+
+
+class FlowTokens(nn.Module):
+    """Embeds frames and composes their successors."""
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        flows: int,
+        width: int,
+        dim: int,
+        heads: int,
+        num_actions: int,
+        has_posterior: bool,
+        scheduled_sampling: float,
+    ) -> None:
+        super().__init__()
+        self.flows, self.channels, self.num_actions = flows, channels, num_actions
+        self.rows = self.columns = image_size // CELL
+        self.enter = nn.Conv2d(3 * channels * PATCH**2, width, 3, padding=1)
+        self.fine_in = ResBlock(width)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.middle_in = ResBlock(2 * width)
+        self.to_tokens = nn.Conv2d(2 * width, dim, 3, stride=2, padding=1)
+        self.target = nn.Sequential(nn.LayerNorm(dim), ConvMLP(dim, 2)) if has_posterior else None
+        if num_actions:
+            self.policy = nn.Sequential(
+                nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 128), nn.SiLU(),
+                nn.Linear(128, Mixture.num_outputs(COMPONENTS, num_actions)),
+            )  # fmt: skip
+            self.embed_action = nn.Sequential(nn.Linear(num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.act = nn.ModuleList(ActionBlock(dim, heads) for _ in range(2))
+        self.up = nn.Conv2d(dim, 2 * width, 1)
+        self.middle_out = ResBlock(2 * width)
+        self.up_again = nn.Conv2d(2 * width, width, 1)
+        self.fine_out = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
+        self.sizes = [2 * flows, flows + 3, channels]  # flows, masks, pixels
+        self.leave = nn.Conv2d(width, PATCH**2 * sum(self.sizes), 3, padding=1)
+        nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still
+        nn.init.zeros_(self.leave.bias)
+        self.scheduled_sampling = scheduled_sampling  # share of steps that predict from predictions
+        self.num_context: int | None = None  # true frames before them, None for all
+
+    # ---- one step --------------------------------------------------------------------------------------
+
+    def features(self, frames: Tensor, previous: Tensor, reference: Tensor) -> Features:
+        """Frames (N, C, H, W), those before them, and the prompts' first ones."""
+        x = patchify(torch.cat([frames, frames - previous, reference], dim=1), PATCH)
+        fine = self.fine_in(self.enter(x))
+        middle = self.middle_in(self.down(fine))
+        return Features(fine, middle, self.to_tokens(middle))
+
+    def predict(
+        self,
+        network: SpaceTimeTransformer,
+        frames: Tensor,  # (B, T, C, H, W)
+        previous: Tensor,  # (B, T, C, H, W) the frame before each
+        reference: Tensor,  # (B, C, H, W)
+        past_actions: Tensor | None,  # (B, T, A) that led to each frame, nan if unknown
+        choose: ChooseActions,
+        draw: Draw,
+        target: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Prediction:
+        b, t = frames.shape[:2]
+        flat = frames.flatten(0, 1)
+        references = reference[:, None].expand(b, t, *reference.shape[1:]).flatten(0, 1)
+        f = self.features(flat, previous.flatten(0, 1), references)
+        tokens = rearrange(f.tokens, "(b t) d h w -> b t h w d", b=b)
+        out = network(tokens, draw, target=target, cache=cache, actions=past_actions)
+        h, policy = out.hidden.flatten(0, 1), None  # (B * T, h, w, D)
+        if self.num_actions:
+            pooled = torch.cat([h.mean(dim=(1, 2)), h.amax(dim=(1, 2))], dim=-1).float()
+            last = torch.nan_to_num(past_actions).flatten(0, 1)
+            policy = Mixture.from_outputs(self.policy(pooled).float(), last)
+            h = h + self.embed_action(choose(policy))[:, None, None]
+        for block in self.act:
+            h = block(h)
+        h = rearrange(h, "n h w d -> n d h w")
+        middle = self.middle_out(f.middle + F.interpolate(self.up(h), scale_factor=2.0))
+        fine = self.fine_out(f.fine + F.interpolate(self.up_again(middle), scale_factor=2.0))
+        with torch.autocast(frames.device.type, enabled=False):  # flows and masks are to be exact
+            video = self.compose(unpatchify(self.leave(fine.float()), PATCH), flat, references)
+        kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
+        return Prediction(video.unflatten(0, (b, t)), policy, out.cache, kls)
+
+    def compose(self, x: Tensor, frames: Tensor, reference: Tensor) -> Tensor:
+        """Outputs (N, O, H, W) -> the next frames (N, C, H, W): the sum of all sources under their masks."""
+        flows, masks, pixels = x.split(self.sizes, dim=1)
+        bias = masks.new_zeros(masks.shape[1])
+        bias[0] = 2.0
+        masks = (masks + bias[:, None, None]).softmax(dim=1)
+        warped = [warp(frames, FLOW_SCALE * flow) for flow in flows.split(2, dim=1)]
+        sources = torch.stack([frames, *warped, reference, pixels.tanh()], dim=1)  # (N, S, C, H, W)
+        return (sources * masks[:, :, None]).sum(dim=1)
+
+    # ---- training --------------------------------------------------------------------------------------
+
+    def begin_step(self, rng: random.Random) -> None:
+        own = rng.random() < self.scheduled_sampling
+        self.num_context = rng.randint(1, MAX_CONTEXT) if own else None
+
+    def loss(self, video: Video, network: SpaceTimeTransformer, actions: Tensor | None, visible: Tensor | None) -> Loss:
+        """The error of frames predicted from true ones, at times then from predicted ones, and the policy's nats.
+
+        actions (B, T, A): what leads from each frame to the next; visible: the same, nan where a prompt hides them.
+        """
+        b, t = video.shape[:2]
+        num_context = min(self.num_context or t - 1, t - 1)
+        past = None
+        if actions is not None:
+            past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
+        target, draw = None, draw_mean
+        if self.target is not None:
+            before = video[:, :-1].flatten(0, 1)
+            shown = video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
+            tokens = self.features(video[:, 1:].flatten(0, 1), before, shown).tokens
+            target = rearrange(self.target(rearrange(tokens, "n d h w -> n h w d")), "(b t) h w d -> b t h w d", b=b)
+            draw = draw_posterior
+        frames = video[:, :num_context]
+        previous = torch.cat([video[:, :1], video[:, : num_context - 1]], dim=1)
+        errors, nats, kls, cache, k = [], [], [], None, 0
+        while k < t - 1:
+            n = frames.shape[1]
+            given = None if actions is None else actions[:, k : k + n].flatten(0, 1)
+            out = self.predict(
+                network, frames, previous, video[:, 0],
+                None if past is None else past[:, k : k + n],
+                lambda policy, given=given: given, draw,
+                None if target is None else target[:, k : k + n], cache,
+            )  # fmt: skip
+            errors.append(error_of_scales(out.video, video[:, k + 1 : k + n + 1]))
+            if given is not None:
+                nats.append(out.policy.nll(given).unflatten(0, (b, n)).mean(dim=0))
+            kls += out.kls
+            previous, frames, cache, k = frames[:, -1:], out.video[:, -1:], out.cache, k + n
+        error = torch.cat(errors)
+        total = RECONSTRUCTION_WEIGHT * error.mean()
+        parts = {"error at 1": error[0], "error ahead": error[-1]}
+        if nats:
+            policy = torch.cat(nats).mean()
+            total, parts = total + POLICY_WEIGHT * policy, parts | {"policy": policy}
+        if kls:
+            kl = torch.stack(kls).mean()
+            total, parts = total + kl * len(network.blocks), parts | {"kl": kl}
+        return Loss(total, {name: value.detach() for name, value in parts.items()})
+
+    # ---- prediction ------------------------------------------------------------------------------------
+
+    def start(self, context: Video, network: SpaceTimeTransformer, condition: Condition) -> FlowState:
+        b, t = context.shape[:2]
+        action = context.new_full((b, self.num_actions), torch.nan) if self.num_actions else None
+        cache = None
+        if t > 1:
+            frames = context[:, :-1]
+            previous = torch.cat([context[:, :1], context[:, :-2]], dim=1)
+            references = context[:, :1].expand_as(frames).flatten(0, 1)
+            tokens = self.features(frames.flatten(0, 1), previous.flatten(0, 1), references).tokens
+            tokens = rearrange(tokens, "(b t) d h w -> b t h w d", b=b)
+            cache = network(tokens, draw_mean).cache
+        recent = torch.cat([context[:, max(0, t - 2) : t - 1] if t > 1 else context, context[:, -1:]], dim=1)
+        return FlowState(recent, context[:, 0], action, cache, condition)
+
+    def step(
+        self, state: FlowState, network: SpaceTimeTransformer, actions: Tensor | None, sampling: Sampling, noise: Noise
+    ) -> tuple[Video, FlowState]:
+        n = noise.futures
+        previous, frame = (part.expand(n, *part.shape[1:]) for part in state.recent.split(1, dim=1))
+        reference = state.reference.expand(n, *state.reference.shape[1:])
+        past = None if state.action is None else state.action.expand(n, -1)[:, None]
+        chosen = []
+
+        def choose(policy: Mixture) -> Tensor:
+            drawn = policy.sample(sampling.temperature, noise).clamp(-1, 1) if actions is None else actions[:, 0]
+            chosen.append(drawn)
+            return drawn
+
+        def draw(prior: Normal, _: Normal | None) -> Tensor:
+            if sampling.temperature == 0:
+                return prior.mean
+            return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
+
+        cache = state.cache.expand(n) if state.cache else None
+        out = self.predict(network, frame, previous, reference, past, choose, draw, cache=cache)
+        video = out.video.clamp(-1, 1)
+        recent = torch.cat([frame, video], dim=1)
+        action = chosen[0] if chosen else None
+        return video, state._replace(
+            recent=recent, reference=reference, action=action, cache=out.cache, num_frames=state.num_frames + 1
+        )
+
+    # ---- likelihood ------------------------------------------------------------------------------------
+
+    def nats(self, video: Video, network: SpaceTimeTransformer) -> tuple[Tensor, int]:
+        """Nats of each frame but the first by place (B, T - 1, h, w), and the pixels of a place.
+
+        The squared error of the frame that the likeliest action leads to, as normal noise of PIXEL_STD beyond none.
+        """
+        previous = torch.cat([video[:, :1], video[:, :-2]], dim=1)
+        past = None
+        if self.num_actions:
+            past = video.new_full((*video[:, :-1].shape[:2], self.num_actions), torch.nan)
+        out = self.predict(
+            network, video[:, :-1], previous, video[:, 0], past, lambda policy: policy.sample(0.0, None), draw_mean
+        )
+        residual = ((out.video - video[:, 1:]) / 2).square().sum(dim=2) / (2 * PIXEL_STD**2)
+        return reduce(residual, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL), CELL**2 * self.channels
+
+
+class ActionBlock(nn.Module):
+    """Spatial attention, then MLP: what the action does to all positions of a frame. (N, h, w, D) -> same."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.space_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.space, self.mlp = Attention(dim, heads), ConvMLP(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, dim = x.shape
+        angles = rotary_grid(height, width, dim // self.space.heads, x.device)
+        h = self.space(rearrange(self.space_norm(x), "n h w d -> n (h w) d"), angles)
+        x = x + rearrange(h, "n (h w) d -> n h w d", h=height)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+def error_of_scales(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean absolute and squared error of each frame of (B, T, C, H, W) at several scales, on [0, 1], (T,)."""
+    difference = (predicted - true) / 2
+    total = SQUARE_WEIGHT * difference.square().mean(dim=(0, 2, 3, 4))
+    for scale in SCALES:
+        total = total + F.avg_pool2d(difference.flatten(0, 1), scale).abs().mean(dim=(1, 2, 3)).unflatten(
+            0, difference.shape[:2]
+        ).mean(dim=0)
+    return total
+
+
+def warp(frames: Tensor, flow: Tensor) -> Tensor:
+    """Frames (N, C, H, W) seen along backward flow (N, 2, H, W), pixels right and down; bicubic, borders repeat."""
+    height, width = frames.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=frames.device), torch.arange(width, device=frames.device), indexing="ij"
+    )
+    place = torch.stack([x, y], dim=-1) + rearrange(flow, "n c h w -> n h w c")
+    scale = place.new_tensor([2 / (width - 1), 2 / (height - 1)])
+    return F.grid_sample(frames, place * scale - 1, mode="bicubic", padding_mode="border", align_corners=True)
