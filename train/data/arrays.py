@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from stt.checkpoint import write_whole
 
 AXES = "n clips, t frames, h rows, w columns, c channels"
 LAYOUTS = ("thw", "thwc", "tchw", "cthw", "nthw", "tnhw", "nthwc", "ntchw", "ncthw", "tnhwc", "tnchw")
+PARSING = Lock()  # of the headers of .npy files
 MIN_SIDE = 8  # pixels: a shorter axis is no height or width
 
 
@@ -46,6 +49,12 @@ def array_options(args: argparse.Namespace) -> ArrayOptions:
     """The values of these flags. Raises ValueError."""
     ranges = {name: tuple(value) if (value := getattr(args, name)) else None for name in ("float_range", "int_range")}
     return ArrayOptions(layout=args.layout, **ranges)
+
+
+def open_array(path: Path) -> Any:
+    """What `np.load` gives, on disk. Also from several threads, in which Python 3.11 cannot parse headers at once."""
+    with PARSING:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def write_frames(path: Path, shape: tuple[int, ...], frames: Iterable[np.ndarray]) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from stt.checkpoint import write_whole
 from stt.ffmpeg import VIDEO_ENDINGS
 from train.data.account import Account, count_sizes, some
-from train.data.arrays import ArrayOptions, extremes, write_frames
+from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
 from train.data.readers import READ_ERRORS, ReadOptions, detect_cuts, read
 from train.data.sources import ARRAYS, PACK, PICTURES, Source, list_sources
 from train.data.splits import (
@@ -155,9 +155,9 @@ def action_summary(videos: list[IndexedVideo]) -> str:
             else ""
         )
         return f"none: {lack}" if having else "none"
-    ranges = [extremes(np.load(path, mmap_mode="r")) for path in having.values()]
+    ranges = [extremes(open_array(path)) for path in having.values()]
     low, high = np.min([low for low, _ in ranges]), np.max([high for _, high in ranges])
-    number = np.load(next(iter(having.values())), mmap_mode="r").shape[-1]
+    number = open_array(next(iter(having.values()))).shape[-1]
     text = f"{number} number{'s' * (number > 1)} a frame, from {low:g} to {high:g}"
     return text if low >= -1 and high <= 1 else f"{text}; a model takes -1 to 1"
 
@@ -230,7 +230,7 @@ def decode(source: Source, out: Path, options: ReadOptions) -> Entry:
     if video.actions is not None:
         np.save(actions_file(out), np.asarray(video.actions, np.float32))
     write_frames(out, (video.count, options.size, options.size, options.channels), video.frames)
-    cuts = detect_cuts(np.load(out, mmap_mode="r"), video.segments)
+    cuts = detect_cuts(open_array(out), video.segments)
     return {
         "reader": READER, "state": state, "frames": video.count, "fps": round(video.fps, 3), "size": list(video.size),
         "parts": video.segments, "cuts": cuts, "actions": 0 if video.actions is None else video.actions.shape[-1],

@@ -18,7 +18,16 @@ import cv2
 import numpy as np
 
 from stt.video import OWN_FILES, decode_whole
-from train.data.arrays import ArrayOptions, as_clips, in_words, to_bytes, value_range, without_alpha
+from train.data.arrays import (
+    PARSING,
+    ArrayOptions,
+    as_clips,
+    in_words,
+    open_array,
+    to_bytes,
+    value_range,
+    without_alpha,
+)
 from train.data.sources import ARRAYS, PACK, PACK_INDEX, Source
 
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
@@ -138,7 +147,7 @@ def picture(path: Path, options: ArrayOptions, notes: dict[str, None]) -> np.nda
 
 
 def _read_pack(path: Path, options: ReadOptions) -> DecodedVideo:
-    with np.load(path.with_name(PACK_INDEX), allow_pickle=False) as file:
+    with open_array(path.with_name(PACK_INDEX)) as file, PARSING:
         index = dict(file)
     if missing := {"offsets", "actions", "t_ms", "segment"} - set(index):
         raise ValueError(f"{PACK_INDEX} lacks {', '.join(sorted(missing))}")
@@ -161,9 +170,9 @@ def _read_pack(path: Path, options: ReadOptions) -> DecodedVideo:
 
 
 def _read_array(path: Path, options: ReadOptions) -> DecodedVideo:
-    array, actions, fps = np.load(path, mmap_mode="r", allow_pickle=False), None, 0.0
+    array, actions, fps = open_array(path), None, 0.0
     if path.suffix.lower() == ".npz":
-        with array as arrays:
+        with array as arrays, PARSING:
             if "video" not in arrays:
                 raise ValueError(f"it holds {sorted(arrays)}, expected an array named video")
             array, actions, fps = arrays["video"], arrays.get("actions"), float(arrays.get("fps", 0.0))

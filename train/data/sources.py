@@ -61,7 +61,7 @@ def list_sources(folder: Path) -> tuple[dict[str, Source], dict[str, str]]:
         else:
             skipped[name] = UNKNOWN
     for parent, paths in pictures.items():
-        frames = [path for path in paths if path.resolve() not in listed]
+        frames = [path for path in paths if not listed or path.resolve() not in listed]
         if len(frames) > 1 and parent not in videos:
             sources[parent.relative_to(folder).as_posix()] = Source(parent, tuple(sorted(frames, key=natural_order)))
         else:

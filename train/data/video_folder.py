@@ -17,7 +17,7 @@ import torch
 from stt.api import Batch
 from stt.checkpoint import write_whole
 from train.data.account import Account, from_json
-from train.data.arrays import ArrayOptions, extremes, write_frames
+from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
 from train.data.digits import Split
 from train.data.index import IndexedFolder, IndexedVideo, index_videos
 from train.data.readers import ReadOptions
@@ -89,7 +89,7 @@ class VideoFolder:
         indexed = open_packed(self.folder, options) or index_videos(self.folder, options, cache)
         self.classes, self.account_file = indexed.classes, indexed.account_file
         self.fps = fps or default_fps(indexed.account, stride)  # 0 where no file has a rate
-        self._open = lru_cache(maxsize=1024)(lambda path: np.load(path, mmap_mode="r"))
+        self._open = lru_cache(maxsize=1024)(open_array)
         self._steps = lru_cache(maxsize=None)(lambda own: resampled(frames, step_of(own, self.fps, stride)))
         self.actions = self._action_size(indexed.videos)  # numbers of an action; 0 where some video has none
         if flip and self.actions:
@@ -279,13 +279,13 @@ def pack(folder: Path, out: Path, options: ReadOptions, fps: float = 0.0) -> Vid
         VideoFolder(folder, cache=Path(cache), arrays=options.arrays, **clips).account.publish(out / PACKED_ACCOUNT)
         ends = np.cumsum([len(pick) for pick in picks]).tolist()
         shape, pairs = (ends[-1], options.size, options.size, options.channels), list(zip(videos, picks, strict=True))
-        write_frames(out / "frames.npy", shape, (np.load(v.pixels, mmap_mode="r")[pick] for v, pick in pairs))
+        write_frames(out / "frames.npy", shape, (open_array(v.pixels)[pick] for v, pick in pairs))
         rows = [
             [v.name, v.split, v.label, end - len(pick), end, fps if fps and v.fps else v.fps]
             for (v, pick), end in zip(pairs, ends, strict=True)
         ]
         if actions := all(v.actions for v in videos):
-            parts = [np.load(v.actions, mmap_mode="r")[pick] for v, pick in pairs]
+            parts = [open_array(v.actions)[pick] for v, pick in pairs]
             np.save(out / "actions.npy", np.concatenate(parts))
     index = {
         "kind": KIND, "format": FORMATS[-1], "image_size": options.size, "channels": options.channels,
