@@ -199,6 +199,16 @@ def weights_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.sha256(named.encode())).hexdigest()[:12]
 
 
+def with_card(path: Path, card: dict[str, Any]) -> bytes:
+    """The file with another card. Its tensors stay as they are, bit for bit, and so does its `weights_hash`."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header["__metadata__"]["card"] = json.dumps(card, separators=(",", ":"))
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + file.read()
+
+
 def expected_shapes(family: str, config: Config, limit: int) -> dict[str, tuple[int, ...]]:
     """Shapes of a network's tensors by name, without memory for them: a file's header is not to be trusted.
 

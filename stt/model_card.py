@@ -20,6 +20,8 @@ PREDICTORS = (  # last words of a figure's name: what was scored
     r"straight \w+"
 )
 
+LABELS = {"ssim": "ssim (Gaussian window)"}  # SSIM has several definitions, whose figures do not compare
+
 TEMPLATE = """---
 library_name: stt
 pipeline_tag: image-to-video
@@ -149,7 +151,7 @@ def _scores(scores: dict[str, Any]) -> list[str]:
         rows = figures.get("per_horizon", {})
         lines += _table(rows) if rows else []
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
-        lines += [""] * bool(rows and rest) + [f"- {k}: {_join(v)}" for k, v in rest.items()]
+        lines += [""] * bool(rows and rest) + [f"- {LABELS.get(k, k)}: {_join(v)}" for k, v in rest.items()]
     return [*lines, ""]
 
 
@@ -163,7 +165,9 @@ def _table(rows: Mapping[str, list[float | None]]) -> list[str]:
         cells.setdefault(measure, {})[predictor] = " / ".join(_cell(values[t - 1 : t]) for t in frames)
     columns = list(dict.fromkeys(predictor for line in cells.values() for predictor in line))
     lines = [f"| frame {' / '.join(map(str, frames))} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    return lines + [f"| {m} | {' | '.join(line.get(c, '') for c in columns)} |" for m, line in cells.items()]
+    return lines + [
+        f"| {LABELS.get(m, m)} | {' | '.join(line.get(c, '') for c in columns)} |" for m, line in cells.items()
+    ]
 
 
 def _join(value: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stt
-from stt.checkpoint import load_any, read_header
+from stt.checkpoint import load_any, read_header, weights_hash
 from tests.conftest import TINY_CONFIGS, built, clips
 from train import publish
 from train.publish import check_saved, portable_card, with_decoder
@@ -51,11 +51,20 @@ def test_a_file_that_does_not_hold_the_model_is_never_published(tmp_path, tiny, 
     check_saved(tiny, run)
 
 
-def test_a_shipped_file_can_be_published_again_with_its_card(tmp_path):
-    path = ASSETS / "tabletop-layered.safetensors"
-    publish.main(["--model", str(path), "--out", str(tmp_path / path.name)])
-    card, again = read_header(path)["card"], read_header(tmp_path / path.name)["card"]
-    assert (again["preset"], again["scores"]) == (card["preset"], card["scores"])
+def test_a_shipped_file_is_published_again_with_the_same_weights_and_new_scores_beside_the_old(tmp_path):
+    for name in ("tabletop-layered", "digits-stt"):
+        path, out, scores = ASSETS / f"{name}.safetensors", tmp_path / "out.safetensors", tmp_path / "scores.json"
+        scores.write_text(json.dumps({"best_of": {"protocol": "new", "mean": {"psnr best": 12.3456}}}))
+        publish.main(["--model", str(path), "--scores", str(scores), "--out", str(out)])
+        old, new = read_header(path)["card"], read_header(out)["card"]
+        best = {"best_of": {"protocol": "new", "mean": {"psnr best": 12.35}}}
+        assert new == old | {"scores": old["scores"] | best}
+        assert weights_hash(out) == weights_hash(path) and tensor_bytes(out) == tensor_bytes(path)
+
+
+def tensor_bytes(path):
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
 
 
 def test_a_published_model_takes_a_decoder_only_from_a_tokenizer_with_the_same_codes(tmp_path, tiny):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from stt.api import Predictor
@@ -26,6 +27,7 @@ from stt.checkpoint import (
     push_to_hub,
     read_header,
     save,
+    with_card,
     write_whole,
 )
 from stt.model_card import facts, provenance
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--repo", help="owner/name on the Hub to upload weights and card to; prints the pinned source")
     parser.add_argument("--private", action="store_true", help="upload to a private repository only")
     parser.add_argument("--hardware", help="hardware that it was trained on, for the card")
-    parser.add_argument("--scores", type=Path, metavar="FILE", help="JSON of train.evaluate, for the card")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="JSON of train.evaluate, for the card; others stay")
     parser.add_argument("--decoder", metavar="MODEL", help="take the decoder of this tokenizer, trained --decoder-only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a field of the network")
     parser.add_argument("--cards", type=Path, metavar="FOLDER", help="only fill its README.md with its models' tables")
@@ -70,7 +72,10 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit(f"publish: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE_NAME
-        save(model, path, half=True, card=card)
+        if in_half_precision(args):
+            path.write_bytes(with_card(find(args.model), card))
+        else:
+            save(model, path, half=True, card=card)
         check_saved(model, path)
         size = path.stat().st_size
         print(f"{args.out or args.repo}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
@@ -104,7 +109,8 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         card["hardware"] = args.hardware
     if args.scores:
         scores = read_scores(args.scores)
-        card["scores"] = {name: four_digits(scores[name]) for name in PROTOCOLS if name in scores}
+        old = {} if changes_network(args) else card.get("scores") or {}
+        card["scores"] = old | {name: four_digits(scores[name]) for name in PROTOCOLS if name in scores}
     trained = load_any(args.model)
     model = build(family_of(trained), with_overrides(trained.config, args.set))
     try:
@@ -115,6 +121,19 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         model = with_decoder(model, args.decoder)
         card["decoder"] = read_header(find(args.decoder))["card"]
     return model, portable_card(card)
+
+
+def changes_network(args: argparse.Namespace) -> bool:
+    """Whether the file is to hold another network than --model, of which older scores say nothing."""
+    return bool(args.set or args.decoder)
+
+
+def in_half_precision(args: argparse.Namespace) -> bool:
+    """Whether --model is as it is shipped, so that only its card changes."""
+    if changes_network(args):
+        return False
+    with safe_open(find(args.model), framework="pt") as file:
+        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class MovingMNISTEvaluation(Evaluation):
             videos, name = self.videos(20, "deterministic"), f"made here, {self.source}"
             clips = torch.cat([clip.video for clip in held_out(videos, self.args.moving_clips)])
         title = f"Moving MNIST 10 -> 10, {len(clips)} clips {name}; temperature 0; MSE summed over a frame; `ssim`: "
-        title += "Gaussian window of 11, data range 1; `ssim (OpenSTL)`: uniform window of 7, data range 2, as there"
+        title += "Gaussian window of 11, data range 1; `ssim (OpenSTL)`: uniform window of 7, data range 2"
         return {"protocol": title} | moving_mnist(self.model, clips)
 
     def simulated_futures(self) -> Figures:
