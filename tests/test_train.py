@@ -344,10 +344,10 @@ def test_mistakes_in_flags_end_in_one_sentence_before_anything_is_trained_or_wri
         (predictor, "--data none", "--strokes does not apply to the folder clips"),
         (predictor, "--out file", "--out file cannot be made: file is a file, not a folder"),
         (predictor, "--out file/run", "--out file/run cannot be made: file is a file, not a folder"),
-        (predictor, "--preset moving_mnist_1/video_vq/cpu", "trains a tokenizer: use train.tokenizer"),
-        (tokenizer, "--preset moving_mnist_1/videogpt/cpu", "trains a predictor: use train.predictor"),
+        (predictor, "--preset moving_mnist_one_digit/video_vq/cpu", "trains a tokenizer: use train.tokenizer"),
+        (tokenizer, "--preset moving_mnist_one_digit/videogpt/cpu", "trains a predictor: use train.predictor"),
     ):
-        name = "moving_mnist_1/videogpt/cpu" if command is predictor else "moving_mnist_1/video_vq/cpu"
+        name = "moving_mnist_one_digit/videogpt/cpu" if command is predictor else "moving_mnist_one_digit/video_vq/cpu"
         with pytest.raises(SystemExit, match=message) as caught:
             command.main([*words, name, *flags.split()])
         assert "\n" not in str(caught.value), flags

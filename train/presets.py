@@ -106,8 +106,8 @@ gpu = TrainerConfig(minutes=20, batch=256, lr=1e-3, compile=True)
 PRESETS: dict[str, Preset] = {
     "moving_mnist/stt/cpu": Preset(
         summary="STT with motion layers on Moving MNIST, one and two digits, deterministic and stochastic. One CPU "
-        "core, 60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM (OpenSTL) 0.929 "
-        "(10 -> 10).",
+        "core, 60 minutes; not measured. Measured: digits-stt, 86 minutes in three runs: MSE 47.5, SSIM (OpenSTL) "
+        "0.929 (10 -> 10).",
         model=digits_stt_cpu, data=mixed_digits,
         training=replace(cpu_predictor, batch=8, lr=1.5e-3, muon=False),
     ),
