@@ -125,7 +125,7 @@ def test_what_cannot_be_measured_is_answered_with_one_sentence(checkout, tmp_pat
         (["--original", "nowhere"], "nowhere holds no videogpt/gpt.py: give a checkout of github.com"),
         (["--model", "nowhere.safetensors"], "no model at nowhere.safetensors"),
         (["--model", str(tmp_path / "stt.safetensors")], "is of family stt, not videogpt"),
-        (["--heads", "5"], "dim 24 is not a multiple of 4 x 5 heads"),
+        (["--heads", "5"], "dim is 24, must be a multiple of heads, which is 5"),
         (["--dim", "32", "--original", str(checkout)], "dim is 32, the original takes multiples of 3"),
         (["--repeats", "0"], "futures, repeats and threads must be at least 1"),
     ):

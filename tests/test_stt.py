@@ -212,7 +212,7 @@ def layered():
     return lively(STT(TINY_LAYERS)).eval()
 
 
-def test_a_model_has_codes_or_layers_and_not_both():
+def test_a_model_has_codes_layers_or_flows_and_only_one_of_them():
     with pytest.raises(ValueError, match="a model has one of the three"):
         STTConfig(image_size=16, layers=2, tokenizer=TINY_TOKENIZER)
     with pytest.raises(ValueError, match="a model has one of the three"):
@@ -221,10 +221,10 @@ def test_a_model_has_codes_or_layers_and_not_both():
         replace(TINY_LAYERS, gaussian_grid=(1, 0))
     for change, message in (
         ({"image_size": 20}, "image_size 20 is not a multiple of 8"),
-        ({"layers": -1}, "layers is -1 and reach 2"),
+        ({"layers": -1}, "layers is -1, must be a whole number"),
         ({"reach": 0}, "layers is 2 and reach 0"),
         ({"segmenter_width": 24}, "segmenter_width is 24, must be a multiple of 16"),
-        ({"segmenter_width": 0}, "segmenter_width is 0, must be a multiple of 16"),
+        ({"segmenter_width": 0}, "segmenter_width is 0, must be a whole number from 1"),
         ({"window": -1}, "window is -1"),
         ({"chunk_frames": 4}, "chunk_frames is 4, must be 1: a step predicts one frame"),
     ):
