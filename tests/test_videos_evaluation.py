@@ -111,8 +111,6 @@ def test_what_cannot_be_scored_is_said_at_once(run, folder, tmp_path):
     for fields, words, message in (
         ({}, [], "give it by --data"),
         ({}, ["--data", "nowhere"], "nowhere is not a folder"),
-        ({}, ["--data", folder, "--horizon", "0"], "horizon is 0"),
-        ({}, ["--data", folder, "--clips", "0"], "count is 0"),
         ({"actions": ("steering",)}, ["--data", folder], "the model takes 1 actions, .* has 2"),
         (
             {"actions": ACTIONS},
