@@ -50,8 +50,6 @@ class VideosEvaluation(Evaluation):
         super().__init__(model, args)
         if not args.data:
             raise ValueError("a folder of videos is needed: give it by --data")
-        if args.horizon < 1:
-            raise ValueError(f"horizon is {args.horizon}, must be at least 1")
         config = VideoFolderConfig(**world) if world.get("kind") == "folder" else VideoFolderConfig()
         self.horizon = args.horizon
         self.batch, self.source = held_out(model, config, args)
