@@ -1,13 +1,14 @@
 """STT: a Spatial-Temporal Transformer that continues a clip.
 
 After NITHISHM2410/spatial-temporal-transformer (Flax): spatial attention, causal temporal attention, MLP, Gaussian
-layer (`stt.transformer`). The tokens of a frame are of one of two kinds:
+layer (`stt.transformer`). The tokens of a frame are of one of three kinds:
 
     motion (`stt.motion_tokens`)   images that move as wholes; the transformer predicts each one's next displacement
+    flows (`stt.flow_tokens`)      patches; the network predicts from where each pixel of the next frame is copied
     codes (`stt.code_tokens`)      a frozen tokenizer's codes; the transformer predicts the next frame's codes
 
-Where we differ from the original: we predict distributions over classes (displacements or codes), it regresses; our
-Gaussian layers have a learned prior, its are N(0, 1).
+Where we differ from the original: it regresses; we predict distributions over classes (displacements or codes), or
+where pixels come from. Our Gaussian layers have a learned prior, its are N(0, 1).
 """
 
 from __future__ import annotations
