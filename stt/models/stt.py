@@ -66,12 +66,10 @@ class STTConfig(PredictorConfig):
         super().__post_init__()
         if (self.tokenizer is None) == (self.layers == 0):
             raise ValueError(f"layers is {self.layers}, tokenizer is {self.tokenizer}: a model has one of the two")
-        if self.layers < 0 or self.reach < 1:
-            raise ValueError(f"layers is {self.layers} and reach {self.reach}, must be at least 0 and 1")
-        if self.segmenter_width < 16 or self.segmenter_width % 16:
-            raise ValueError(f"segmenter_width is {self.segmenter_width}, must be a multiple of 16 and at least that")
-        if self.window < 0:
-            raise ValueError(f"window is {self.window}, must be at least 0")
+        if self.reach < 1:
+            raise ValueError(f"reach is {self.reach}, must be at least 1")
+        if self.segmenter_width % 16:
+            raise ValueError(f"segmenter_width is {self.segmenter_width}, must be a multiple of 16")
         if self.chunk_frames != 1:
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1: a step predicts one frame")
         if self.layers and any(self.gaussian_grid):
