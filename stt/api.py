@@ -115,12 +115,6 @@ class PredictorConfig(Config):
     chunk_frames: int = 1  # frames that one step returns
     actions: tuple[str, ...] = ()  # a name for each number of an action, for controls; numbers are from -1 to 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("context_frames", "chunk_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-
 
 @dataclass(frozen=True)
 class Batch:

@@ -121,8 +121,6 @@ class VideoVQConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.frames < 1:
-            raise ValueError(f"frames is {self.frames}, must be at least 1")
         if self.image_size % self.downsampling:
             raise ValueError(f"image_size {self.image_size} is not a multiple of downsampling {self.downsampling}")
 

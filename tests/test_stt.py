@@ -221,8 +221,8 @@ def test_a_model_has_codes_layers_or_flows_and_only_one_of_them():
         replace(TINY_LAYERS, gaussian_grid=(1, 0))
     for change, message in (
         ({"image_size": 20}, "image_size 20 is not a multiple of 8"),
-        ({"layers": -1}, "layers is -1, must be a whole number"),
-        ({"reach": 0}, "layers is 2 and reach 0"),
+        ({"layers": -1}, "layers is -1, must be a whole number from 0"),
+        ({"reach": 0}, "reach is 0, must be at least 1"),
         ({"segmenter_width": 24}, "segmenter_width is 24, must be a multiple of 16"),
         ({"segmenter_width": 0}, "segmenter_width is 0, must be a whole number from 1"),
         ({"window": -1}, "window is -1"),

@@ -72,18 +72,13 @@ class STTConfig(PredictorConfig):
             raise ValueError(
                 f"layers is {self.layers}, flows {self.flows}, tokenizer {self.tokenizer}: a model has one of the three"
             )
-        if self.flows < 0 or self.flow_width < 16 or self.flow_width % 16:
-            raise ValueError(
-                f"flows is {self.flows}, must be at least 0; flow_width {self.flow_width}, a multiple of 16"
-            )
+        if self.reach < 1:
+            raise ValueError(f"reach is {self.reach}, must be at least 1")
+        for name in ("flow_width", "segmenter_width"):
+            if getattr(self, name) % 16:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be a multiple of 16")
         if self.flows and self.image_size % 8:
             raise ValueError(f"image_size {self.image_size} is not a multiple of 8")
-        if self.layers < 0 or self.reach < 1:
-            raise ValueError(f"layers is {self.layers} and reach {self.reach}, must be at least 0 and 1")
-        if self.segmenter_width < 16 or self.segmenter_width % 16:
-            raise ValueError(f"segmenter_width is {self.segmenter_width}, must be a multiple of 16 and at least that")
-        if self.window < 0:
-            raise ValueError(f"window is {self.window}, must be at least 0")
         if self.chunk_frames != 1:
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1: a step predicts one frame")
         if self.layers and any(self.gaussian_grid):

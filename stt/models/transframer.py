@@ -65,7 +65,7 @@ class TransframerConfig(PredictorConfig):
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.dct, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its dct's is {getattr(self.dct, name)}")
-        if not self.widths or self.dct.grid % 2 ** (len(self.widths) - 1):
+        if self.dct.grid % 2 ** (len(self.widths) - 1):
             raise ValueError(f"{len(self.widths)} widths halve a grid of {self.dct.grid} cells too often")
         for name in ("widths", "dim", "draft"):
             value = getattr(self, name)
@@ -73,8 +73,6 @@ class TransframerConfig(PredictorConfig):
                 raise ValueError(f"{name} is {value}, must be a multiple of 16")
         if not 1 <= self.max_triples <= self.dct.longest:
             raise ValueError(f"max_triples is {self.max_triples}, must be 1 to {self.dct.longest}, all of a frame")
-        if self.reach < 0:
-            raise ValueError(f"reach is {self.reach}, must be 0 or more")
         for name in ("interpolate", "short_context", "corrupt_context", "corruption", "map_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
