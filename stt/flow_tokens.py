@@ -179,8 +179,8 @@ class FlowTokens(nn.Module):
         target, draw = None, draw_mean
         if self.target is not None:
             before = video[:, :-1].flatten(0, 1)
-            shown = video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
-            tokens = self.features(video[:, 1:].flatten(0, 1), before, shown).tokens
+            references = video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
+            tokens = self.features(video[:, 1:].flatten(0, 1), before, references).tokens
             target = rearrange(self.target(rearrange(tokens, "n d h w -> n h w d")), "(b t) h w d -> b t h w d", b=b)
             draw = draw_posterior
         frames = video[:, :num_context]
@@ -188,16 +188,16 @@ class FlowTokens(nn.Module):
         errors, nats, kls, cache, k = [], [], [], None, 0
         while k < t - 1:
             n = frames.shape[1]
-            given = None if actions is None else actions[:, k : k + n].flatten(0, 1)
+            true_actions = None if actions is None else actions[:, k : k + n].flatten(0, 1)
             out = self.predict(
                 network, frames, previous, video[:, 0],
                 None if past is None else past[:, k : k + n],
-                lambda policy, given=given: given, draw,
+                lambda policy, true_actions=true_actions: true_actions, draw,
                 None if target is None else target[:, k : k + n], cache,
             )  # fmt: skip
             errors.append(error_of_scales(out.video, video[:, k + 1 : k + n + 1]))
-            if given is not None:
-                nats.append(out.policy.nll(given).unflatten(0, (b, n)).mean(dim=0))
+            if true_actions is not None:
+                nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)).mean(dim=0))
             kls += out.kls
             previous, frames, cache, k = frames[:, -1:], out.video[:, -1:], out.cache, k + n
         error = torch.cat(errors)
@@ -237,9 +237,9 @@ class FlowTokens(nn.Module):
         chosen = []
 
         def choose(policy: Mixture) -> Tensor:
-            drawn = policy.sample(sampling.temperature, noise).clamp(-1, 1) if actions is None else actions[:, 0]
-            chosen.append(drawn)
-            return drawn
+            action = policy.sample(sampling.temperature, noise).clamp(-1, 1) if actions is None else actions[:, 0]
+            chosen.append(action)
+            return action
 
         def draw(prior: Normal, _: Normal | None) -> Tensor:
             if sampling.temperature == 0:

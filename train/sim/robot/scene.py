@@ -17,8 +17,9 @@ from numpy.random import Generator
 
 from train.sim.environment import load_mujoco
 from train.sim.robot.arm import LINKS, arm_folder, arm_meshes, prepare_arm
-from train.sim.robot.textures import cloth, pattern, surface, tint, wood
+from train.sim.robot.textures import cloth, surface, tint, wood
 from train.sim.tabletop.scene import PALETTE
+from train.sim.textures import pattern
 
 TRAY = (0.33, 0.25)  # half sides, inside
 RIM = 0.012  # half the thickness of the tray's rim

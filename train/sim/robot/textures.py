@@ -14,15 +14,6 @@ def tint(hue: float, rng: Generator) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb((hue + rng.uniform(-4, 4)) % 360 / 360, rng.uniform(0.82, 0.95), rng.uniform(0.8, 1))
 
 
-def pattern(rng: Generator) -> np.ndarray:
-    """An object's faces (96, 16, 3) uint8: plain, or stripes or quarters of two shades, so that rotation shows."""
-    y, x = np.mgrid[:16, :16]
-    kind, shade = rng.integers(4), rng.uniform(0.55, 0.75)
-    dark = [x < 0, x // 4 % 2 == 0, y // 8 % 2 == 0, (x // 8 + y // 8) % 2 == 0][kind]
-    face = np.where(dark, shade, 1.0)
-    return np.repeat((255 * np.tile(face, (6, 1)))[..., None], 3, axis=2).astype(np.uint8)
-
-
 def surface(rng: Generator, size: int) -> np.ndarray:
     """Wood or cloth (size, size, 3) uint8."""
     return wood(rng, size) if rng.uniform() < 0.6 else cloth(rng, size)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
+from train.sim.textures import pattern
+
 HALF = 0.5  # of the floor's side, inside the walls
 PUSHER = 0.058  # radius of its ball
 WALL = 0.035  # half a wall's thickness
@@ -54,7 +56,7 @@ def random_scene(rng: Generator, least: int, most: int, pixels: int, shadows: in
     textures = {"floor": _surface(rng, 96), "table": _surface(rng, 32), "wall": _surface(rng, 32)}
     bodies, assets = [], []
     for k, (geoms, colour, position) in enumerate(zip(parts, colours, positions, strict=True)):
-        textures[f"object{k}"] = _object_texture(rng)
+        textures[f"object{k}"] = pattern(rng)
         red, green, blue = _shade(PALETTE[list(PALETTE)[colour]], rng)
         assets.append(
             f'<texture name="object{k}" type="cube" builtin="flat" width="16" height="16"/>'
@@ -215,15 +217,6 @@ def _light(rng: Generator, shadows: bool) -> str:
 def _shade(hue: float, rng: Generator) -> tuple[float, float, float]:
     """A strong colour near a hue in degrees."""
     return colorsys.hsv_to_rgb((hue + rng.uniform(-4, 4)) % 360 / 360, rng.uniform(0.82, 0.95), rng.uniform(0.85, 1))
-
-
-def _object_texture(rng: Generator) -> np.ndarray:
-    """An object's faces (6*16, 16, 3): plain, or stripes or quarters of two shades, so that rotation shows."""
-    y, x = np.mgrid[:16, :16]
-    kind, shade = rng.integers(4), rng.uniform(0.55, 0.75)
-    dark = [x < 0, x // 4 % 2 == 0, y // 8 % 2 == 0, (x // 8 + y // 8) % 2 == 0][kind]
-    face = np.where(dark, shade, 1.0)
-    return np.repeat((255 * np.tile(face, (6, 1)))[..., None], 3, axis=2).astype(np.uint8)
 
 
 def _surface(rng: Generator, size: int) -> np.ndarray:
