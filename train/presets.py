@@ -86,7 +86,14 @@ layered_cpu = LayeredConfig(channels=3, actions=("push right", "push up"))
 layered_gpu = replace(layered_cpu, segmenter_width=32, agent_width=24, dynamics_width=44, compositor_width=48)
 
 robot_stt_cpu = STTConfig(
-    channels=3, flows=4, dim=160, heads=5, gaussian_grid=(0,) * 4, actions=("right", "forward", "up"), context_frames=12
+    channels=3,
+    flows=4,
+    optical_flow=True,
+    dim=160,
+    heads=5,
+    gaussian_grid=(0,) * 4,
+    actions=("right", "forward", "up"),
+    context_frames=12,
 )
 
 videos_vq = FrameVQConfig(channels=3, levels=(8,) * 12)
