@@ -14,11 +14,12 @@ from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
 from train.data.robot import RobotDataConfig, RobotDataset
+from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.schedule import TrainerConfig
 
-Dataset = MovingMNIST | TabletopDataset | RobotDataset | VideoFolder
+Dataset = MovingMNIST | TabletopDataset | RobotDataset | VideoFolder | ScenesDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Preset:
 
     summary: str
     model: Config
-    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig
+    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig | ScenesConfig
     training: TrainerConfig
     tokenizer_preset: str = ""  # trained first where no tokenizer is given
 
@@ -48,6 +49,7 @@ deterministic_digits = MovingMNISTConfig(kind="deterministic", digits=2, strokes
 tabletop = TabletopDataConfig(frames=20)
 videos = VideoFolderConfig(frames=20)
 car = VideoFolderConfig(frames=20, stride=2)
+scenes = ScenesConfig(frames=12)
 
 # ---- networks ----------------------------------------------------------------------------------------
 
