@@ -31,6 +31,7 @@ from stt.optical_flow import advect, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
+DETAIL = 2  # flows and masks a side of a patch
 COMPONENTS = 5  # normals of the policy's mixture
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
@@ -87,6 +88,7 @@ class FlowTokens(nn.Module):
         heads: int,
         num_actions: int,
         has_posterior: bool,
+        kl_weight: float,
         scheduled_sampling: float,
     ) -> None:
         super().__init__()
@@ -111,9 +113,10 @@ class FlowTokens(nn.Module):
         self.up_again = nn.Conv2d(2 * width, width, 1)
         self.fine_out = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
         self.sizes = [2 * flows, flows + 3, channels]  # flows, masks, pixels
-        self.leave = nn.Conv2d(width, patch**2 * sum(self.sizes), 3, padding=1)
+        self.leave = nn.Conv2d(width, DETAIL**2 * sum(self.sizes), 3, padding=1)
         nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still, or its motion goes on
         nn.init.zeros_(self.leave.bias)
+        self.kl_weight = kl_weight
         self.scheduled_sampling = scheduled_sampling  # share of steps that predict from predictions
         self.num_context: int | None = None  # true frames before them, None for all
 
@@ -149,11 +152,13 @@ class FlowTokens(nn.Module):
         draw: Draw,
         target: Tensor | None = None,
         cache: Cache | None = None,
+        features: Features | None = None,
     ) -> Prediction:
+        """features: of the frames, where the caller has them."""
         b, t = frames.shape[:2]
         flat, flat_motion = frames.flatten(0, 1), None if motion is None else motion.flatten(0, 1)
         references = reference[:, None].expand(b, t, *reference.shape[1:]).flatten(0, 1)
-        f = self.features(flat, previous.flatten(0, 1), references, flat_motion)
+        f = features or self.features(flat, previous.flatten(0, 1), references, flat_motion)
         tokens = rearrange(f.tokens, "(b t) d h w -> b t h w d", b=b)
         out = network(tokens, draw, target=target, cache=cache, actions=past_actions)
         h, policy = out.hidden.flatten(0, 1), None  # (B * T, h, w, D)
@@ -168,7 +173,7 @@ class FlowTokens(nn.Module):
         middle = self.middle_out(f.middle + F.interpolate(self.up(h), size=f.middle.shape[-2:]))
         fine = self.fine_out(f.fine + F.interpolate(self.up_again(middle), size=f.fine.shape[-2:]))
         with torch.autocast(frames.device.type, enabled=False):  # flows and masks are to be exact
-            x = unpatchify(self.leave(fine.float()), self.patch)
+            x = unpatchify(self.leave(fine.float()), DETAIL)
             video, flow = self.compose(x, flat, references, flat_motion)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
         flow = None if flow is None else flow.unflatten(0, (b, t))
@@ -225,16 +230,16 @@ class FlowTokens(nn.Module):
         past = None
         if actions is not None:
             past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
-        target, draw, motion = None, draw_mean, self.motion_of(video)
+        target, features, draw, motion = None, None, draw_mean, self.motion_of(video)
+        before = torch.cat([video[:, :1], video[:, :-1]], dim=1)
         if self.target is not None:
-            before = video[:, :-1].flatten(0, 1)
-            references = video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
-            flow = None if motion is None else motion[:, 1:].flatten(0, 1)
-            tokens = self.features(video[:, 1:].flatten(0, 1), before, references, flow).tokens
-            target = rearrange(self.target(rearrange(tokens, "n d h w -> n h w d")), "(b t) h w d -> b t h w d", b=b)
-            draw = draw_posterior
-        frames = video[:, :num_context]
-        previous = torch.cat([video[:, :1], video[:, : num_context - 1]], dim=1)
+            references = video[:, :1].expand_as(video).flatten(0, 1)
+            flow = None if motion is None else motion.flatten(0, 1)
+            whole = self.features(video.flatten(0, 1), before.flatten(0, 1), references, flow)
+            features = Features(*(x.unflatten(0, (b, t))[:, :num_context].flatten(0, 1) for x in whole))
+            tokens = rearrange(whole.tokens, "(b t) d h w -> b t h w d", b=b)[:, 1:]
+            target, draw = self.target(tokens.flatten(0, 1)).unflatten(0, (b, t - 1)), draw_posterior
+        frames, previous = video[:, :num_context], before[:, :num_context]
         true_flow, motion = motion, None if motion is None else motion[:, :num_context]
         errors, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
         while k < t - 1:
@@ -244,7 +249,7 @@ class FlowTokens(nn.Module):
                 network, frames, previous, video[:, 0], motion,
                 None if past is None else past[:, k : k + n],
                 lambda policy, true_actions=true_actions: true_actions, draw,
-                None if target is None else target[:, k : k + n], cache,
+                None if target is None else target[:, k : k + n], cache, features,
             )  # fmt: skip
             errors.append(error_of_scales(out.video, video[:, k + 1 : k + n + 1]))
             if true_flow is not None:
@@ -252,7 +257,7 @@ class FlowTokens(nn.Module):
             if true_actions is not None:
                 nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)).mean(dim=0))
             kls += out.kls
-            previous, frames, cache, k = frames[:, -1:], out.video[:, -1:], out.cache, k + n
+            previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
             motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
         error = torch.cat(errors)
         total = RECONSTRUCTION_WEIGHT * error.mean()
@@ -264,8 +269,8 @@ class FlowTokens(nn.Module):
             policy = torch.cat(nats).mean()
             total, parts = total + POLICY_WEIGHT * policy, parts | {"policy": policy}
         if kls:
-            kl = torch.stack(kls).mean()
-            total, parts = total + kl * len(network.blocks), parts | {"kl": kl}
+            kl = torch.stack(kls).mean() * sum(block.gaussian is not None for block in network.blocks)
+            total, parts = total + self.kl_weight * kl, parts | {"kl": kl}
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     # ---- prediction ------------------------------------------------------------------------------------

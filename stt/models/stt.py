@@ -125,6 +125,7 @@ class STT(Predictor):
                 c.heads,
                 len(c.actions),
                 any(c.gaussian_grid),
+                c.kl_weight,
                 c.scheduled_sampling,
             )
         else:
