@@ -161,7 +161,7 @@ def test_slow_motion_and_other_rates_are_resampled_by_time_to_the_median_rate(tm
     assert gray(tmp_path, frames=8, stride=3).fps == 10
     text = tenth.account.text()
     assert "rates    24 to 240 frames a second, median 30" in text
-    assert "at 10 frames a second; 4 files have other rates and are resampled" in text
+    assert "at 10 frames a second; 4 of 4 files have other rates and are resampled" in text
     assert gray(tmp_path, frames=4, fps=60).account.slower == ["a.mp4", "b.mp4", "film.mkv"]
 
 

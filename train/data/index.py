@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from stt.checkpoint import write_whole
 from stt.ffmpeg import VIDEO_ENDINGS
-from train.data.account import Account, count_sizes, some
+from train.data.account import Account, count_sizes, lines_of, printable, some
 from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
 from train.data.readers import READ_ERRORS, ReadOptions, detect_cuts, read
-from train.data.sources import ARRAYS, PACK, PICTURES, Source, list_sources
+from train.data.sources import ARRAYS, PACK, PICTURES, Source, list_sources, repeated
 from train.data.splits import (
     RECORD,
     file_of,
@@ -35,7 +35,7 @@ from train.data.splits import (
 )
 
 INDEX, FRAMES, ACCOUNT = ".stt-index.json", ".stt-frames", ".stt-account.json"
-READER = 2  # entries of older readers are decoded anew
+READER = 3  # entries of older readers are decoded anew
 MAX_WORKERS = 8  # decoders at once
 MAX_UNREADABLE = 0.05  # share of files that may be skipped, rounded up to whole files
 
@@ -79,6 +79,7 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
         pictures = ", ".join(suffix[1:] for suffix in PICTURES)
         raise ValueError(
             f"{folder} holds no file that can be read: {suffixes}, {PACK}, or folders of frames ({pictures})"
+            + lines_of(skipped | by_folder.skipped)
         )
     classes, no_classes = classes_of(by_folder.inner)
     entries, errors, place, notes = update_index(folder, sources, options, cache)
@@ -87,7 +88,7 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
     for name, entry in entries.items():
         label = classes.index(by_folder.inner[name][0]) if classes else -1
         videos += shots_of(name, entry, by_folder.of.get(name, ""), label, frames_file(frames, name))
-    how = by_folder.how
+    how, repeats = by_folder.how, repeated({name: sources[name].path for name in entries})
     if not how:
         videos, how = split_and_record(folder, videos)
     account = Account(
@@ -96,21 +97,22 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
         fps={name: entry["fps"] for name, entry in entries.items()}, split=how,
         classes=list(classes), no_classes=no_classes,
         actions=action_summary(videos), passed_over=skipped | by_folder.skipped | errors,
-        notes=notes | {name: entry["notes"] for name, entry in entries.items() if entry["notes"]},
+        notes=notes | {name: texts for name in entries if (texts := [*entries[name]["notes"], *repeats.get(name, ())])},
     )  # fmt: skip
     return IndexedFolder(videos, classes, account, place / ACCOUNT)
 
 
 def classes_of(inner: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, ...], str]:
-    """Names of the sub-folders if all sources lie in one, or none and why."""
-    loose = [name for name, parts in inner.items() if len(parts) == 1]
+    """Names of the sub-folders if all sources lie in one of several, or none and why."""
+    loose = [name for name, parts in inner.items() if len(parts) < 2]  # the folder's own frames have no part
     folders = sorted({parts[0] for parts in inner.values() if len(parts) > 1})
-    if not loose:
+    if not loose and len(folders) > 1:
         return tuple(folders), ""
-    if folders:
-        beside = f"{loose[0]} lies" if len(loose) == 1 else f"{loose[0]} and {len(loose) - 1} more lie"
+    if folders and loose:
+        first = printable(loose[0])
+        beside = f"{first} lies" if len(loose) == 1 else f"{first} and {len(loose) - 1} more lie"
         return (), f"{beside} beside {some([f'{name}/' for name in folders])}"
-    return (), ""
+    return (), f"all files lie in {printable(folders[0])}/" if folders else ""
 
 
 def shots_of(name: str, entry: Entry, split: str, label: int, pixels: Path) -> list[IndexedVideo]:
@@ -165,9 +167,8 @@ def action_summary(videos: list[IndexedVideo]) -> str:
 def check_readable(folder: Path, files: int, entries: dict[str, Entry], errors: dict[str, str]) -> None:
     """ValueError where too many files cannot be read; it names them."""
     if len(errors) > math.ceil(MAX_UNREADABLE * files) or not entries:
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in sorted(errors.items()))
         raise ValueError(
-            f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{reasons}"
+            f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{lines_of(errors)}"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +16,11 @@ import torch
 
 from stt.api import Batch
 from stt.checkpoint import write_whole
-from train.data.account import Account, from_json
+from train.data.account import Account, from_json, lines_of, printable
 from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
 from train.data.digits import Split
 from train.data.index import IndexedFolder, IndexedVideo, index_videos
 from train.data.readers import ReadOptions
-from train.data.sources import LISTS
 from train.data.splits import SPLITS, by_file, file_of
 from train.seeding import generator_for
 
@@ -81,10 +80,6 @@ class VideoFolder:
             raise ValueError(
                 f"frames {frames}, stride {stride} and image_size {image_size} must be 1 or more, fps {fps:g} 0 to 1000"
             )
-        if not self.folder.exists():
-            raise FileNotFoundError(f"{folder} is not a folder")
-        if self.folder.is_file() and self.folder.suffix.lower() not in LISTS:
-            raise ValueError(f"{folder} is a file: give its folder, or a .txt list of files")
         options = ReadOptions(size=image_size, channels=channels, fit=fit, arrays=arrays or ArrayOptions())
         indexed = open_packed(self.folder, options) or index_videos(self.folder, options, cache)
         self.classes, self.account_file = indexed.classes, indexed.account_file
@@ -185,7 +180,7 @@ class VideoFolder:
         for v in sorted(indexed.videos, key=lambda v: v.last - v.first):
             longest[file_of(v.name)] = v
         short = {
-            name: f"{v.last - v.first} frames without a cut, a clip takes {self.span(v)}"
+            name: f"{v.last - v.first} frame{'s' * (v.last - v.first > 1)} without a cut, a clip takes {self.span(v)}"
             for name, v in sorted(longest.items()) if name not in enough
         }  # fmt: skip
         for side in dict.fromkeys((self.split, "test")):
@@ -206,8 +201,9 @@ class VideoFolder:
     def _one_sided(self, indexed: IndexedFolder, lacking: str) -> str:
         """Why a folder cannot be used that has nothing in a split."""
         if "sub-folders" not in indexed.account.split:
-            only = indexed.videos[0].name
-            return f"{self.folder} has a {indexed.videos[0].split} split alone, of {only}: another video is needed"
+            v, passed_over = indexed.videos[0], lines_of(indexed.account.passed_over)
+            only = "its own frames" if v.name == "." else printable(v.name)
+            return f"{self.folder} has a {v.split} split alone, of {only}: another video is needed{passed_over}"
         made = f"{self.folder} is split {indexed.account.split}"
         if lacking == "train":
             return f"{made}: it can be scored, but to train it needs a sub-folder train/"
@@ -237,8 +233,8 @@ class VideoFolder:
 
 
 def default_fps(account: Account, stride: int) -> float:
-    """The median of a folder's rates, divided by the stride; 0 where no file has a rate."""
-    return median(account.rates) / stride if account.rates else 0.0
+    """The median of a folder's rates, one that some file has, divided by the stride; 0 where no file has a rate."""
+    return median_low(account.rates) / stride if account.rates else 0.0
 
 
 def step_of(own: float, fps: float, stride: int) -> float:
