@@ -39,7 +39,8 @@ def held_out_of(folder) -> set[str]:
 
 def test_split_folders_are_known_by_their_usual_names_in_any_case(tmp_path):
     for k, (train, test) in enumerate((("Train", "Test"), ("TRAINING", "testing"), ("train", "val"),
-                                       ("train", "Valid"), ("train", "validation"))):  # fmt: skip
+                                       ("train", "Valid"), ("train", "validation"), ("train", "dev"),
+                                       ("train_videos", "Test Set"), ("training", "holdout"))):  # fmt: skip
         folder = folders(tmp_path / str(k), train, test)
         assert numbers(gray(folder).batch(8, 0, 0).video).max() < 40, train
         assert numbers(gray(folder, "test").batch(8, 0, 0).video).min() >= 40, test
@@ -48,6 +49,23 @@ def test_split_folders_are_known_by_their_usual_names_in_any_case(tmp_path):
             in gray(folder).account.text()
         )
         assert gray(folder).classes == ()
+
+
+def test_folders_around_and_inside_a_split_are_seen_through(tmp_path):
+    for k, (names, classes) in enumerate((
+        (("all/train", "all/test"), ()), (("all/Train/ant", "all/Train/bee", "all/test/ant"), ("ant", "bee")),
+        (("ant/train", "ant/test", "bee/train", "bee/test"), ("ant", "bee")),
+    )):  # fmt: skip
+        videos = gray(folders(tmp_path / str(k), *names))
+        assert videos.classes == classes, names
+        assert all("train" in name.lower() for name in videos.names["train"]), names
+        assert all("test" in name for name in videos.names["test"]), names
+    videos = gray(folders(tmp_path / "x", "DCIM/100APPLE", "DCIM/101APPLE"))
+    assert videos.classes == ("100APPLE", "101APPLE")
+    (tmp_path / "z" / "only").mkdir(parents=True)
+    for name in ("a", "b"):
+        np.save(tmp_path / "z" / "only" / f"{name}.npy", counted(10))
+    assert gray(tmp_path / "z").classes == ()  # one folder around all is no class
 
 
 def test_what_lies_outside_the_split_is_named(tmp_path):

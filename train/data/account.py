@@ -119,7 +119,9 @@ def lines_of(reasons: dict[str, str]) -> str:
 
 
 def printable(name: str) -> str:
-    """A name on one line: a file's may hold any character."""
+    """A source's name on one line: it may hold any character."""
+    if name == ".":
+        return "its own frames"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

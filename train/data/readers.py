@@ -32,6 +32,7 @@ from train.data.arrays import (
 from train.data.sources import ARRAYS, PACK, PACK_INDEX, Source
 
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
+MAX_SIZE = 4096  # pixels a side
 READ_ERRORS = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # VideoError is a ValueError
 
 
@@ -43,6 +44,10 @@ class ReadOptions:
     channels: int  # 1 or 3
     fit: str = "crop"  # "crop" or "pad"
     arrays: ArrayOptions = ArrayOptions()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(f"size is {self.size}, must be from 1 to {MAX_SIZE}")
 
     @property
     def variant(self) -> str:

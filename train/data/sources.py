@@ -15,6 +15,7 @@ from stt.ffmpeg import VIDEO_ENDINGS
 ARRAYS = (".npy", ".npz")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 LISTS = (".txt", ".lst")
+PACKED = ("frames.npy", "actions.npy", "index.json", "account.json")  # what train.pack_videos writes
 PACK, PACK_INDEX = "frames.mjpegpack", "index.npz"
 MAX_LIST_BYTES = 2**26
 ENDS = 2**16  # bytes
@@ -58,6 +59,8 @@ def list_sources(folder: Path) -> tuple[dict[str, Source], dict[str, str]]:
             skipped[name] = "a link that leads nowhere"
         elif not path.is_file():
             skipped[name] = "no regular file"
+        elif path.name in PACKED and path.with_name("index.json").exists() and path.with_name("frames.npy").exists():
+            skipped[name] = "part of a packed set"
         elif path.name == PACK_INDEX and path.with_name(PACK).exists():
             continue
         elif path.name == PACK or suffix in (*VIDEO_ENDINGS, *ARRAYS):
@@ -151,10 +154,9 @@ def listed_sources(path: Path) -> tuple[dict[str, Source], dict[str, str]]:
     for line in list_lines(path):
         choices = [Path(os.path.abspath(path.parent / name)) for name in (line, re.sub(r"[\s,]+\d+$", "", line))]
         targets.append(next((target for target in choices if target.exists()), choices[1]))
-    base = os.path.commonpath([target.parent for target in targets]) if targets else path.parent
     sources, skipped = {}, {}
     for target in targets:
-        name = target.relative_to(base).as_posix()
+        name = Path(os.path.relpath(target, path.parent)).as_posix()  # the same when the list grows
         source = list_sources(target)[0].get(".") if target.is_dir() else Source(target)
         if not target.exists():
             skipped[name] = "is not there"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from stt.api import Batch
-from stt.checkpoint import write_whole
+from stt.checkpoint import check_writable, write_whole
 from train.data.account import Account, from_json, lines_of, printable
 from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
 from train.data.digits import Split
@@ -202,7 +202,7 @@ class VideoFolder:
         """Why a folder cannot be used that has nothing in a split."""
         if "sub-folders" not in indexed.account.split:
             v, passed_over = indexed.videos[0], lines_of(indexed.account.passed_over)
-            only = "its own frames" if v.name == "." else printable(v.name)
+            only = printable(v.name)
             return f"{self.folder} has a {v.split} split alone, of {only}: another video is needed{passed_over}"
         made = f"{self.folder} is split {indexed.account.split}"
         if lacking == "train":
@@ -260,6 +260,9 @@ def pack(folder: Path, out: Path, options: ReadOptions, fps: float = 0.0) -> Vid
     of 20 frames, or of as many as all splits have. Raises ValueError for a folder that `VideoFolder` cannot read, and
     where `out` is not empty.
     """
+    if not 0 <= fps <= 1000:
+        raise ValueError(f"fps is {fps:g}, must be from 0 to 1000")
+    check_writable(out, folder=True)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give another folder, or delete what it holds")
