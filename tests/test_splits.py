@@ -14,8 +14,9 @@ from tests.conftest import TINY
 from tests.test_video_folder import arrays, counted, gray, numbers
 from tests.video_fixtures import make
 from train import predictor, publish, tokenizer
+from train.data.splits import hashed
 from train.data.video_folder import VideoFolderConfig
-from train.evaluation.videos import held_out
+from train.evaluation.videos import held_out, trained_on
 from train.pack_videos import main as pack_main
 
 RAMP = "color=black:s=32x32:r={rate}:d={seconds},format=gray,geq=lum='20+40*T'"  # gray levels tell the time
@@ -120,14 +121,23 @@ def test_a_card_names_the_files_and_scoring_tells_which_of_them_were_trained_on(
         data=folder, horizon=2, clips=9, device="cpu", layout="", float_range=None, int_range=None
     )
     model = STT(STTConfig.from_dict(TINY.to_dict()))
+    published = publish.portable_card(card)
+    assert published == publish.portable_card(published) and card["files"]["train"][0] not in json.dumps(published)
     model.card = {"tokenizer": card}
     assert "trained on" not in held_out(model, VideoFolderConfig(), args)[1]
     (folder / ".stt-split.json").unlink()  # the folder is split anew, with others
     (folder / card["files"]["test"][0]).unlink()
-    capsys.readouterr()
-    source = held_out(model, VideoFolderConfig(), args)[1]
-    assert "1 of 1 files trained on" in source
-    assert "has trained on files of these names, which" in capsys.readouterr().err
+    for model.card in ({"tokenizer": card}, published):
+        capsys.readouterr()
+        source = held_out(model, VideoFolderConfig(), args)[1]
+        assert "1 of 1 files trained on" in source
+        assert "has trained on files of these names, which" in capsys.readouterr().err
+    for trained, names, hits in (
+        (["a.npz#0", "b"], ["a.npz#1", "c"], []), (["a.npz#0"], ["a.npz"], ["a.npz"]),
+        (["a.npz"], ["a.npz#1"], ["a.npz#1"]), (["a.npz#1"], ["a.npz#1"], ["a.npz#1"]),
+    ):  # fmt: skip
+        for files in (trained, [hashed(name) for name in trained]):
+            assert trained_on({"files": {"train": files}}, names) == hits, (files, names)
 
 
 # ---- classes and actions -----------------------------------------------------------------------------

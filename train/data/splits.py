@@ -125,6 +125,12 @@ def by_file(split: Mapping[str, str]) -> dict[str, list[str]]:
     return {side: sorted(names[side]) for side in SPLITS}
 
 
+def hashed(name: str) -> str:
+    """What a published card says of a source or segment: the hash of its name, and the segment's number."""
+    file = file_of(name)
+    return hashlib.blake2b(file.encode(), digest_size=6).hexdigest() + name[len(file) :]
+
+
 def file_of(name: str) -> str:
     """A source's name, from that of its segment."""
     stem, mark, number = name.rpartition("#")
