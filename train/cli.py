@@ -6,7 +6,6 @@ import argparse
 import ast
 import dataclasses
 import json
-import math
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from stt.api import Config, Model
-from stt.checkpoint import build, check_writable, find, load_any, one_line, read_header, write_whole
+from stt.checkpoint import build, find, load_any, one_line, read_header, write_whole
 from stt.models.layered import LayeredConfig
 from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags, array_options
@@ -28,6 +27,7 @@ from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.shards import world_of
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.flags import check_output, count, number
 from train.presets import PRESETS, Dataset, Preset
 from train.schedule import TrainerConfig
 
@@ -38,33 +38,6 @@ FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
 DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial")
 NUM_ACTIONS = {"tabletop": 2, "robot": 3}  # numbers of an action in simulated sets
-
-
-def count(text: str) -> int:
-    """A whole number of 1 or more, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number of 0 or more, for argparse."""
-    return 0 if text == "0" else count(text)
-
-
-def number(text: str) -> float:
-    """A finite number of 0 or more, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
-    return value
 
 
 def training_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -118,10 +91,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> ar
     """
     words = sys.argv[1:] if words is None else words
     args = parser.parse_args(words)
-    try:
-        check_writable(args.out, folder=True)
-    except ValueError as error:
-        raise SystemExit(f"--out {error}") from error
+    check_output("--out", args.out, folder=True)
     path = args.out / FLAGS_FILE
     command = [*parser.prog.split(), *words]
     if args.resume and path.is_file():
