@@ -111,6 +111,19 @@ def test_a_split_is_kept_when_the_folder_grows_and_when_it_is_packed(tmp_path):
         gray(folder)
 
 
+def test_a_split_is_kept_when_a_folder_becomes_read_only_and_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("STT_CACHE", str(tmp_path / "cache"))
+    folder = arrays(tmp_path / "clips", 20)
+    before = held_out_of(folder)
+    for mode, files in ((0o555, 40), (0o755, 60), (0o555, 80)):
+        folder.chmod(0o755)
+        arrays(folder, files)
+        folder.chmod(mode)
+        after = held_out_of(folder)
+        assert after & {f"{k:02d}.npy" for k in range(files - 20)} == before and len(after) > len(before), files
+        before = after
+
+
 def test_a_card_names_the_files_and_scoring_tells_which_of_them_were_trained_on(tmp_path, capsys):
     folder = arrays(tmp_path / "clips", 12)
     words = ["--preset=videos/frame_vq/cpu", "--steps=1", "--batch=2", "--device=cpu", "--set=widths=(8, 16)"]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stt.api import Config, Model
-from stt.checkpoint import build, find, load_any, one_line, read_header, write_whole
+from stt.checkpoint import FILE_NAME, build, find, load_any, one_line, read_header, write_whole
 from stt.models.layered import LayeredConfig
 from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags, array_options
@@ -151,6 +151,9 @@ def training_card(args: argparse.Namespace, preset: Preset, clips: Dataset) -> d
     if isinstance(clips, VideoFolder):
         card["world"]["fps"] = round(clips.fps, 3)
         card["files"] = clips.card()
+        if args.resume and (args.out / FILE_NAME).is_file():  # the folder may have lost files since
+            before = read_header(args.out / FILE_NAME)["card"].get("files", {}).get("train", [])
+            card["files"]["train"] = sorted({*card["files"]["train"], *before})
     for name in SOURCE_FLAGS:
         if source := getattr(args, name, None):
             card[name] = read_header(find(source))["card"]

@@ -134,7 +134,9 @@ def split_and_record(folder: Path, videos: list[IndexedVideo]) -> tuple[list[Ind
     for v in videos:
         lengths[v.name] = lengths.get(v.name, 0) + (v.last - v.first) / (v.fps or usual)
     place = index_folder(folder, None)
-    record = read_record(place)
+    record = {}  # a folder may have been writable before, or not
+    for other in sorted((inside(folder), outside(folder, None)), key=lambda other: other == place):
+        record |= read_record(other)
     try:
         split = split_by_name(lengths, record, place / RECORD)
     except ValueError as error:
@@ -259,8 +261,15 @@ def index_folder(folder: Path, cache: Path | None) -> Path:
     Those of a list lie in a hidden folder beside it.
     """
     home = folder if folder.is_dir() else folder.parent
-    if cache is None and os.access(home, os.W_OK) and home.stat().st_mode & 0o222:
-        return folder if folder.is_dir() else folder.with_name(f".stt-{folder.name}")
+    writable = os.access(home, os.W_OK) and home.stat().st_mode & 0o222
+    return inside(folder) if cache is None and writable else outside(folder, cache)
+
+
+def inside(folder: Path) -> Path:
+    return folder if folder.is_dir() else folder.with_name(f".stt-{folder.name}")
+
+
+def outside(folder: Path, cache: Path | None) -> Path:
     root = cache or Path(os.environ.get("STT_CACHE") or Path.home() / ".cache" / "stt") / "folders"
     digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
     return Path(root) / f"{folder.resolve().name}-{digest}"

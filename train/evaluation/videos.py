@@ -118,6 +118,8 @@ def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespa
             f"the model has trained on files of these names, which {videos.folder} holds out: {some(trained)}",
             file=sys.stderr,
         )
+    if unnamed := model.card.get("files", {}).get("more_train", 0):
+        print(f"the model's card leaves out {unnamed} of the files that it has trained on", file=sys.stderr)
     batch = videos.held_out(count)
     if batch.actions is None or "actions" not in model.knobs:
         return Batch(batch.video), source
