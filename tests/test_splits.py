@@ -109,6 +109,9 @@ def test_a_split_is_kept_when_the_folder_grows_and_when_it_is_packed(tmp_path):
     (folder / ".stt-split.json").write_text('{"00.npy": "tr')
     with pytest.raises(ValueError, match=r"stt-split.json cannot be read .*: mend it, or delete it to split anew"):
         gray(folder)
+    (folder / ".stt-split.json").write_text('{"00.npy": "Test"}')
+    with pytest.raises(ValueError, match=r"00.npy is 'Test', must be train or test"):
+        gray(folder)
 
 
 def test_a_split_is_kept_when_a_folder_becomes_read_only_and_back(tmp_path, monkeypatch):

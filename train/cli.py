@@ -190,7 +190,11 @@ def preset_of(args: argparse.Namespace) -> Preset:
     training = {name: value for name, value in training.items() if value is not None}
     if "steps" in training:
         training.setdefault("minutes", 0.0)
-    if args.data and not world_of(args.data) and not isinstance(preset.data, VideoFolderConfig):
+    try:
+        world = args.data and world_of(args.data)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    if args.data and not world and not isinstance(preset.data, VideoFolderConfig):
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:
         raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from train.data.arrays import add_array_flags, array_options
+from train.data.packing import pack
 from train.data.readers import ReadOptions
-from train.data.video_folder import pack
 from train.flags import count, number
 
 

@@ -36,6 +36,10 @@ from train.data.splits import (
 
 INDEX, FRAMES, ACCOUNT = ".stt-index.json", ".stt-frames", ".stt-account.json"
 READER = 3  # entries of older readers are decoded anew
+ENTRY = {
+    "state": list, "frames": int, "fps": (int, float), "size": list, "parts": list, "cuts": list, "actions": int,
+    "notes": list, "options": list,
+}  # fmt: skip
 MAX_WORKERS = 8  # decoders at once
 MAX_UNREADABLE = 0.05  # share of files that may be skipped, rounded up to whole files
 
@@ -193,7 +197,8 @@ def update_index(folder: Path, sources: Mapping[str, Source], options: ReadOptio
     errors: dict[str, str] = {}
     entries = {
         name: old[name] for name, source in sources.items()
-        if is_current(old.get(name, {}), source, options.arrays) and frames_file(frames, name).exists()
+        if is_current(old.get(name, {}), source, options.arrays)
+        and is_stored(frames_file(frames, name), old[name], options)
     }  # fmt: skip
     new = [name for name in sources if name not in entries]
     if not new and entries == old:
@@ -218,11 +223,22 @@ def read_index(path: Path) -> tuple[dict[str, dict[str, Entry]], dict[str, list[
     """The index file, empty where there is none or where it is damaged, which a note says."""
     try:
         index = json.loads(path.read_text()) if path.exists() else {}
-        if all(isinstance(entry, dict) for entries in index.values() for entry in entries.values()):
+        if all(well_formed(entry) for entries in index.values() for entry in entries.values()):
             return index, {}
     except (ValueError, AttributeError):
         pass
     return {}, {INDEX: ["was damaged: all files were decoded again"]}
+
+
+def well_formed(entry: Any) -> bool:
+    """Whether an entry has all its values, or is of another reader and not used."""
+    return entry.get("reader") != READER or all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items())
+
+
+def is_stored(frames: Path, entry: Entry, options: ReadOptions) -> bool:
+    """Whether the decoded frames are there and whole."""
+    size = 128 + entry["frames"] * options.size**2 * options.channels  # a header of .npy has 128 bytes
+    return frames.exists() and frames.stat().st_size >= size and (not entry["actions"] or actions_file(frames).exists())
 
 
 def decode(source: Source, out: Path, options: ReadOptions) -> Entry:

@@ -104,6 +104,8 @@ def read_record(folder: Path) -> dict[str, str]:
         record = json.loads(path.read_text()) if path.is_file() else {}
         if not isinstance(record, dict):
             raise ValueError("it holds no names")
+        if other := next((name for name, side in record.items() if side not in SPLITS), None):
+            raise ValueError(f"{other} is {record[other]!r}, must be train or test")
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): mend it, or delete it to split anew") from error
     return record
