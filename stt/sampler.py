@@ -12,8 +12,6 @@ from torch import Tensor
 
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling, Video
 
-DARKEST = 0.1  # on [-1, 1] the darkest pixel of almost every clip is far below, on [0, 1] it is here
-
 
 def checked_seed(seed: int) -> int:
     """The seed as an int, of any integer type but bool; raises ValueError unless it lies in 0 ... 2^31-1."""
@@ -98,10 +96,10 @@ def checked_clip(clip: Any) -> Tensor:
         raise ValueError(f"context has {clip.ndim} axes, must be (T, C, H, W)")
     if clip.numel():
         low, high = (float(v) for v in clip.aminmax())
-        if 0 <= low <= DARKEST < high <= 1:
+        if 0 <= low < high <= 1:
             warnings.warn(
                 f"context values go from {low:.3f} to {high:.3f}, which looks like [0, 1]; the model takes [-1, 1], "
-                "where 0 is middle gray: scale by 2 * x - 1",
+                "where 0 is middle gray: scale by 2 * x - 1, unless it is that bright",
                 stacklevel=3,
             )
     return clip

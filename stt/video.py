@@ -67,6 +67,7 @@ class Decoded(NamedTuple):
     fps: float  # of the frames
     source: Probe
     source_fps: float  # measured
+    varies: bool  # the rate of the file
     notes: tuple[str, ...]
 
 
@@ -152,7 +153,7 @@ def decode_whole(
         damage = _damage(file, log, source, times, fps, limits, deadline, whole=True)
     source_fps = _source_rate(log, times, source.fps, fps, whole=True)
     notes = (*damage, *_notes(source, channels, source_fps, fps, times))
-    return Decoded(frames, fps or source_fps, source, source_fps, notes)
+    return Decoded(frames, fps or source_fps, source, source_fps, fps is None and _varies(times), notes)
 
 
 def to_uint8(video: Tensor) -> np.ndarray:

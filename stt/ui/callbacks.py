@@ -119,13 +119,13 @@ class Callbacks:
         return self.preview(visitor, *values)
 
     def preview_unplayable(self, clip: Any) -> Any:
-        """The clip with a preview of its decoded frames. One that cannot be decoded stays; `change_clip` says why."""
+        """The clip with a preview of its decoded frames; "" where it cannot be decoded, and `change_clip` says why."""
         with plain_errors():
             path = check_clip(clip, self.backend.folders)
         try:
             return {"path": str(path), "preview": str(write_preview(path, self.backend.uploads))}
         except ValueError:
-            return gr.skip()
+            return {"path": str(path), "preview": ""}
 
     def example(self, model: str, number: int | None = None) -> tuple[str, Any]:
         """An example, by default a random one, and its model.
