@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,11 @@ from stt.results import Result, ResultStore
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cleanup import Cleanup, own_folder
+from stt.ui.connections import close_idle, most_connections
 from stt.ui.limits import RequestLimits
 from stt.ui.player import result_value
+from stt.ui.shutdown import stop, wait_for_signal
+from stt.ui.streams import StreamCount, Streams
 from stt.ui.theme import theme
 from stt.ui.wiring import build
 from stt.ui.zero_gpu import zero_gpu_compute
@@ -82,11 +87,14 @@ def serve(
     port: int | None = None,
     share: bool = False,
     block: bool = True,
+    trusted_proxy: Sequence[str] = (),
 ) -> gr.Blocks:
-    """Serves until interrupted, or returns the running app if `block` is False (then call its `close`).
+    """Serves until a signal, or returns the running app if `block` is False (then call its `close`).
 
-    examples: clips. results: files of their results, computed in advance.
+    examples: clips. results: files of their results, computed in advance. trusted_proxy: addresses of proxies whose
+    X-Forwarded-For header names the client.
     """
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(trusted_proxy)  # uvicorn reads it while the server starts
     home = own_folder()
     files = home / "files"
     files.mkdir(exist_ok=True)
@@ -94,15 +102,37 @@ def serve(
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
     store = ResultStore(home / "results", load_results(results))
-    app = build(Callbacks(Backend(models, store, files, examples, zero_gpu_compute(models))))
-    app.queue(max_size=QUEUE_SIZE)
+    hosting = Hosting(most_connections())
+    hosting.streams.blocks = app = build(Callbacks(Backend(models, store, files, examples, zero_gpu_compute(models))))
+    app.fair_queue(hosting.streams, QUEUE_SIZE, by_address=bool(trusted_proxy))
     done = Cleanup(home).start()
     try:
-        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(store))
+        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting))
+        if block:
+            wait_for_signal()
+            stop(app, hosting.loop)
     finally:
         if block:
             done.set()
     return app
+
+
+class Hosting:
+    """What runs beside the app in the server's event loop."""
+
+    def __init__(self, connections: int) -> None:
+        self.streams = Streams()
+        self.connections = connections
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, _: Any) -> AsyncIterator[None]:
+        self.loop = asyncio.get_running_loop()
+        task = asyncio.create_task(close_idle(lambda: getattr(self.streams.blocks, "server", None), self.connections))
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def routes(store: ResultStore) -> list[Route]:
@@ -125,7 +155,7 @@ def routes(store: ResultStore) -> list[Route]:
     return [Route("/runs/{result}.json", result), Route("/runs/{result}/{file}", video)]
 
 
-def _options(store: ResultStore) -> dict[str, Any]:
+def _options(store: ResultStore, hosting: Hosting) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [Path(__file__).with_name("style.css")],
@@ -136,5 +166,9 @@ def _options(store: ResultStore) -> dict[str, Any]:
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
-        "app_kwargs": {"middleware": [Middleware(RequestLimits)], "routes": routes(store)},
+        "app_kwargs": {
+            "middleware": [Middleware(StreamCount, streams=hosting.streams), Middleware(RequestLimits)],
+            "routes": routes(store),
+            "lifespan": hosting.lifespan,
+        },
     }

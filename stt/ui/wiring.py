@@ -9,6 +9,7 @@ import gradio as gr
 
 from stt.request import action_axes, random_seed
 from stt.ui.backend import ARGUMENTS
+from stt.ui.blocks import PageBlocks
 from stt.ui.callbacks import Callbacks
 from stt.ui.clip_box import refuse_links
 from stt.ui.controls import (
@@ -48,9 +49,9 @@ SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
-def build(callbacks: Callbacks) -> gr.Blocks:
+def build(callbacks: Callbacks) -> PageBlocks:
     backend = callbacks.backend
-    with gr.Blocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
+    with PageBlocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
         page = lay_out(backend.models, backend.examples)
         previews = _wire_clip(page, callbacks)
         _wire_settings(page, callbacks)
