@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import subprocess
 import struct
+import subprocess
 import sys
 import threading
 from functools import cache

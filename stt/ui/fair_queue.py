@@ -20,6 +20,7 @@ from fastapi import HTTPException
 from gradio.queueing import Event, Queue
 from gradio.server_messages import ProcessCompletedMessage
 
+from stt.ui.errors import TITLE
 from stt.ui.streams import Streams
 
 PLACES = 3  # requests of one client: 1 that runs and 2 that wait
@@ -51,7 +52,10 @@ class FairQueue(Queue):
         self.by_address = by_address
         self.closed = ""  # why no request is taken
         self.usage = Usage()
-        self.ANALYTICS_MAX_EVENTS = 100  # it summarizes all of them after each request
+        self.ANALYTICS_MAX_EVENTS = 1  # nobody reads them
+
+    def compute_analytics_summary(self, records: Any) -> Any:
+        return self.cached_event_analytics_summary
 
     # ---- asking ------------------------------------------------------------------------------------------
 
@@ -157,8 +161,8 @@ class FairQueue(Queue):
     def _drop(self, event: Event, sentence: str) -> None:
         self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
         self.event_ids_to_events.pop(event._id, None)
-        output = {"error": sentence, "title": "That did not work", "visible": True}
-        self.send_message(event, ProcessCompletedMessage(output=output, success=False, title=output["title"]))
+        output = {"error": sentence, "title": TITLE, "visible": True}
+        self.send_message(event, ProcessCompletedMessage(output=output, success=False, title=TITLE))
 
 
 def names_of(event: Event) -> tuple[str, str]:

@@ -79,6 +79,8 @@ class RequestLimits:
             if bad and not started:
                 return  # the app's own answer to a body that it could not read
             started = True
+            if message.get("status") == 500 and route_of(scope).startswith("run/"):
+                message = {**message, "status": 422}  # Gradio answers each error of a function with 500
             await send(message)
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,24 +15,23 @@ from zipfile import BadZipFile
 
 import gradio as gr
 import torch
+from gradio.context import LocalContext
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
-from stt.request import RequestError
+from stt.prediction import DEADLINE
 from stt.results import Result, ResultStore
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.connections import close_idle, most_connections
+from stt.ui.downloads import Downloads
 from stt.ui.limits import RequestLimits
-from stt.ui.player import result_value
 from stt.ui.shutdown import stop, wait_for_signal
 from stt.ui.streams import StreamCount, Streams
 from stt.ui.theme import theme
+from stt.ui.uploads import UploadRoom
 from stt.ui.wiring import build
 from stt.ui.zero_gpu import zero_gpu_compute
 from stt.video import LIMITS
@@ -88,11 +88,12 @@ def serve(
     share: bool = False,
     block: bool = True,
     trusted_proxy: Sequence[str] = (),
+    max_seconds: float = DEADLINE,
 ) -> gr.Blocks:
     """Serves until a signal, or returns the running app if `block` is False (then call its `close`).
 
     examples: clips. results: files of their results, computed in advance. trusted_proxy: addresses of proxies whose
-    X-Forwarded-For header names the client.
+    X-Forwarded-For header names the client. max_seconds: of computing, for one request.
     """
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(trusted_proxy)  # uvicorn reads it while the server starts
     home = own_folder()
@@ -101,13 +102,17 @@ def serve(
     os.environ["GRADIO_TEMP_DIR"] = str(files)  # Gradio reads it while the page is built
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
-    store = ResultStore(home / "results", load_results(results))
-    hosting = Hosting(most_connections())
-    hosting.streams.blocks = app = build(Callbacks(Backend(models, store, files, examples, zero_gpu_compute(models))))
+    hosting = Hosting(Cleanup(home, permanent=home / "results" / "shipped"), most_connections())
+    store = ResultStore(home / "results", load_results(results), hosting.make_room)
+    shutil.rmtree(store.permanent, ignore_errors=True)  # of other results, perhaps
+    backend = Backend(models, store, files, examples, zero_gpu_compute(models), max_seconds)
+    hosting.streams.blocks = app = build(Callbacks(backend))
     app.fair_queue(hosting.streams, QUEUE_SIZE, by_address=bool(trusted_proxy))
-    done = Cleanup(home).start()
+    done = hosting.cleanup.start()
     try:
-        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting))
+        app.launch(
+            server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting)
+        )
         if block:
             wait_for_signal()
             stop(app, hosting.loop)
@@ -118,12 +123,20 @@ def serve(
 
 
 class Hosting:
-    """What runs beside the app in the server's event loop."""
+    """What the app shares with the server around it."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, cleanup: Cleanup, connections: int) -> None:
         self.streams = Streams()
+        self.cleanup = cleanup
         self.connections = connections
         self.loop: asyncio.AbstractEventLoop | None = None
+
+    def make_room(self, path: Path, size: int) -> None:
+        """For a file of the visitor whose request runs."""
+        request = LocalContext.request.get(None)
+        if client := getattr(request, "client", None):
+            self.cleanup.own(path, client.host)
+        self.cleanup.make_room(size)
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
@@ -133,26 +146,6 @@ class Hosting:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-def routes(store: ResultStore) -> list[Route]:
-    """A result for the player, /runs/ID.json, and its videos, /runs/ID/NAME, written on demand."""
-
-    def result(request: Request) -> Response:
-        try:
-            name = request.path_params["result"]
-            return JSONResponse(result_value(store.get(name), precomputed=name in store.shipped))
-        except RequestError as error:
-            return PlainTextResponse(str(error), 404)
-
-    def video(request: Request) -> Response:
-        try:
-            path, title = store.video(request.path_params["result"], request.path_params["file"])
-        except RequestError as error:
-            return PlainTextResponse(str(error), 404)
-        return FileResponse(path, filename=title)
-
-    return [Route("/runs/{result}.json", result), Route("/runs/{result}/{file}", video)]
 
 
 def _options(store: ResultStore, hosting: Hosting) -> dict[str, Any]:
@@ -167,8 +160,12 @@ def _options(store: ResultStore, hosting: Hosting) -> dict[str, Any]:
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
         "app_kwargs": {
-            "middleware": [Middleware(StreamCount, streams=hosting.streams), Middleware(RequestLimits)],
-            "routes": routes(store),
+            "middleware": [
+                Middleware(StreamCount, streams=hosting.streams),
+                Middleware(RequestLimits),
+                Middleware(UploadRoom, cleanup=hosting.cleanup),
+            ],
+            "routes": Downloads(store).routes(),
             "lifespan": hosting.lifespan,
         },
     }

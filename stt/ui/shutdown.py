@@ -10,6 +10,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from gradio.tunneling import CURRENT_TUNNELS
+
 from stt.ui.fair_queue import FairQueue
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -54,6 +56,8 @@ def stop(app: Any, loop: asyncio.AbstractEventLoop | None) -> None:
     if app.server is not None:
         app.server.config.timeout_graceful_shutdown = 1  # seconds for open pages
     app.close(verbose=False)
+    for tunnel in CURRENT_TUNNELS:  # of a shared address
+        tunnel.kill()
     sys.stdout.flush()
     sys.stderr.flush()
     if not done or threading.active_count() > 1:

@@ -37,6 +37,14 @@ class Streams:
             if counter[key] <= 0:
                 del counter[key]
 
+    def exists(self, name: str) -> bool:
+        """Whether a session or an event may be listened to. An open page's heartbeat creates its session."""
+        if self.blocks is None:
+            return True
+        queue = self.blocks._queue
+        events = queue.event_ids_to_events.keys() | set().union(*queue.pending_event_ids_session.values())
+        return name in events or name in queue.pending_messages_per_session
+
     def drop_sessions(self) -> None:
         """Drops the state of the oldest sessions that neither listen nor wait, all but `SPARE` of them."""
         if self.blocks is None or not hasattr(self.blocks, "state_holder"):
@@ -65,6 +73,8 @@ class StreamCount:
         address = (scope.get("client") or ("", 0))[0]
         if name and self.streams.by_address[address] >= PER_ADDRESS:
             return await answer(send, 429, f"This address has {PER_ADDRESS} open streams; close one of them first.")
+        if name and not route_of(scope).startswith("heartbeat") and not self.streams.exists(name):
+            return await answer(send, 404, "There is no such request, or its answer was read already.", as_json=True)
         if name:
             self.streams.open(name, address)
         try:
@@ -78,7 +88,8 @@ class StreamCount:
 
 def stream_name(scope: Message) -> str | None:
     """The session or event that a request listens to."""
-    match = STREAM.fullmatch(route_of(scope)) if scope["method"] == "GET" else None
+    path = scope["path"].removeprefix("/").removeprefix("gradio_api/")  # the case of an id matters
+    match = STREAM.fullmatch(path) if scope["method"] == "GET" else None
     if match is None:
         return None
     return match[1] or parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]

@@ -135,7 +135,7 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
 
 def _wire_results(page: Page, callbacks: Callbacks) -> None:
     control = page.controls
-    page.player.extend(callbacks.extend, None, [page.pending, control["clip"]], **QUICK)
+    page.player.extend(callbacks.extend, None, [page.pending, control["clip"]], **PREVIEW)  # an encoder runs
     # an extended future is continued, whatever made it
     page.player.extend(lambda: ([], False), None, [control["labels"], control["between"]], **QUICK)
     page.player.restore(callbacks.restore, None, [page.pending, *page.settings, page.new_seed], **QUICK)

@@ -37,7 +37,9 @@ def unread_posts(url: str, posts: int = 17, tries: int = 3, model: str = "digits
             waits.append(seconds)
             outcome.check(not error, f"visitor's try {k + 1}: {error}")
     accepted = statuses.count(200)
-    outcome.figure = f"{posts} posts in {took:.2f} s, {accepted} accepted; the visitor waited {max(waits):.2f} s at most"
+    outcome.figure = (
+        f"{posts} posts in {took:.2f} s, {accepted} accepted; the visitor waited {max(waits):.2f} s at most"
+    )
     return outcome
 
 
@@ -77,7 +79,7 @@ def greedy_clients(
         for thread in threads:
             thread.join()
     outcome.figure = (
-        f"{clients} clients with 4 requests each: {max(waits):.2f} s at most, {solo:.2f} s alone, {running:.2f} s one of"
-        f" theirs; {len(finished)} of theirs served, {len(refused)} turned away"
+        f"{clients} clients with 4 requests each: {max(waits):.2f} s at most, {solo:.2f} s alone, {running:.2f} s"
+        f" one of theirs; {len(finished)} of theirs served, {len(refused)} turned away"
     )
     return outcome
