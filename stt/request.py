@@ -165,6 +165,7 @@ def show(value: Any) -> str:
     if value is None or value == "":
         return "empty"
     if isinstance(value, str):
+        value = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:41])
         return f'"{value if len(value) <= 40 else value[:37] + "..."}"'
     if isinstance(value, bool | float):
         return str(value)
