@@ -15,10 +15,10 @@ from stt.migrations import migrated_scores
 
 SHIPPED_RATES = {"tabletop": 10.0, "car": 10.0}  # Hz, of cards from before they held a rate
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
-CLIP_HORIZONS = (1, 3, 5, 10)  # of the protocol `clips`
+HORIZONS_OF = {"clips": (1, 3, 5, 10), "nowcasts": (1, 3, 6, 12)}  # of protocols with other columns
 PREDICTORS = (  # last words of a figure's name: what was scored
     r"model|best|mean|guess|copy|truth|flow|farneback|dis|blend|tracker|untrained|zero features|unconditional|"
-    r"conditioned|[+-]1|straight \w+"
+    r"conditioned|[+-]1|advection|steps|straight \w+"
 )
 
 LABELS = {"ssim": "ssim (Gaussian window)"}  # SSIM has several definitions, whose figures do not compare
@@ -150,7 +150,7 @@ def _scores(scores: dict[str, Any]) -> list[str]:
     for name, figures in migrated_scores(scores).items():
         lines += ["", f"**{name}**: {figures.get('protocol', '')}", ""]
         rows = figures.get("per_horizon", {})
-        lines += _table(rows, CLIP_HORIZONS if name.startswith("clips") else HORIZONS) if rows else []
+        lines += _table(rows, HORIZONS_OF.get(name.partition(":")[0], HORIZONS)) if rows else []
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
         lines += [""] * bool(rows and rest) + [f"- {LABELS.get(k, k)}: {_join(v)}" for k, v in rest.items()]
     return [*lines, ""]

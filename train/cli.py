@@ -21,6 +21,7 @@ from stt.api import Config, Model
 from stt.checkpoint import build, check_writable, find, load_any, one_line, read_header, write_whole
 from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags
+from train.data.radar import RadarConfig
 from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.shards import world_of
 from train.data.video_folder import VideoFolder, VideoFolderConfig
@@ -215,7 +216,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
     training = {name: value for name, value in training.items() if value is not None}
     if "steps" in training:
         training.setdefault("minutes", 0.0)
-    takes_videos = isinstance(preset.data, VideoFolderConfig | ScenesConfig)
+    takes_videos = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
     if args.data and not world_of(args.data) and not takes_videos:
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:

@@ -25,6 +25,7 @@ from train.cli import count, number
 from train.data.arrays import add_array_flags
 from train.evaluation.clips import ClipsEvaluation
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
+from train.evaluation.nowcast import NowcastEvaluation
 from train.evaluation.protocols import CONTEXT, HORIZON, INSTALLED, PROTOCOLS, Evaluation
 from train.evaluation.robot import RobotEvaluation
 from train.evaluation.tabletop import TabletopEvaluation
@@ -38,7 +39,9 @@ EVALUATIONS = {
     "robot": RobotEvaluation,
     "videos": VideosEvaluation,
     "clips": ClipsEvaluation,
+    "radar": NowcastEvaluation,
 }
+BASELINES_ALONE = ("clips", "radar")  # what can be scored without a model
 KINDS = {
     "tabletop": "tabletop",
     "robot": "robot",
@@ -49,7 +52,7 @@ KINDS = {
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--model", help="file, run folder or owner/repo; on clips, none scores the baselines alone")
+    parser.add_argument("--model", help="file, run folder or owner/repo; without it, the baselines of clips or radar")
     parser.add_argument("--world", choices=EVALUATIONS, help="data set; by default the one that it was trained on")
     parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
     parser.add_argument("--temperature", type=number, default=1.0)
@@ -77,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     clips = parser.add_argument_group("clips")
     clips.add_argument("--windows", type=count, default=8, help="parts of each clip, evenly spaced")
     clips.add_argument("--fps", type=number, default=0.0, help="frames a second; default: the model's, or the clip's")
-    clips.add_argument("--size", type=count, help="longer side of whole frames; default: the model's, or 128")
+    clips.add_argument("--size", type=count, help="longer side of frames; default: the model's, or 128")
     simulator = parser.add_argument_group("tabletop, robot")
     simulator.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")
     digits = parser.add_argument_group("Moving MNIST")
@@ -129,8 +132,8 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    if not args.model and args.world != "clips":
-        raise SystemExit("evaluate: --model is missing; --world clips alone can do without")
+    if not args.model and args.world not in BASELINES_ALONE:
+        raise SystemExit(f"evaluate: --model is missing; without it, --world is {' or '.join(BASELINES_ALONE)}")
     check_outputs(args)
     try:
         model = stt.load(args.model, args.device) if args.model else None

@@ -32,7 +32,7 @@ TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "simulated_futures", "motion_likelihood", "spread", "frechet",
     "class_conditional", "surprise", "interpolation", "segmentation", "pusher_distribution", "hand_distribution",
-    "action_following", "steering", "clips",
+    "action_following", "steering", "clips", "nowcasts",
 )  # fmt: skip
 
 INSTALLED = "installed"  # of --st-lpips: the weights of the package
