@@ -20,6 +20,7 @@ from stt.api import Config, Model
 from stt.checkpoint import FILE_NAME, build, find, load_any, one_line, read_header, write_whole
 from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags
+from train.data.radar import RadarConfig
 from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.shards import world_of
 from train.data.video_folder import VideoFolder, VideoFolderConfig
@@ -192,7 +193,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
         world = args.data and world_of(args.data)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    if args.data and not world and not isinstance(preset.data, VideoFolderConfig | ScenesConfig):
+    takes_data = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
+    if args.data and not world and not takes_data:
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:
         raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")

@@ -11,6 +11,7 @@ from stt.models.layered import LayeredConfig
 from train.data.arrays import array_options
 from train.data.digits import Split
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.radar import RadarConfig, RadarDataset
 from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.shards import world_of
@@ -30,11 +31,18 @@ def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device:
     world = args.data and world_of(args.data)
     first = os.environ.get("RANK", "0") == "0"
     try:
-        if isinstance(data, ScenesConfig):
+        if isinstance(data, ScenesConfig | RadarConfig):
             if world:
-                raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns videos")
-            if model.channels != 3 or maps or getattr(model, "actions", ()) or getattr(model, "classes", 0):
-                raise SystemExit("generated scenes are in colour and have no actions, classes and maps")
+                raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns {data.kind}")
+            if maps or getattr(model, "actions", ()) or getattr(model, "classes", 0):
+                raise SystemExit(f"{data.kind} clips have no actions, classes and maps")
+        if isinstance(data, RadarConfig):
+            if not args.data:
+                raise SystemExit(f"the preset {args.preset} needs --data, a folder of radar events")
+            return RadarDataset(data, args.data, split, model.image_size, model.channels)
+        if isinstance(data, ScenesConfig):
+            if model.channels != 3:
+                raise SystemExit("generated scenes are in colour: the model must have 3 channels")
             real = {args.data: data.real} if args.data else {}
             scenes = ScenesDataset(data, split, model.image_size, real, arrays=array_options(args))
             if first:

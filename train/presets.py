@@ -13,13 +13,14 @@ from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.radar import RadarConfig, RadarDataset
 from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.schedule import TrainerConfig
 
-Dataset = MovingMNIST | TabletopDataset | RobotDataset | VideoFolder | ScenesDataset
+Dataset = MovingMNIST | TabletopDataset | RobotDataset | RadarDataset | VideoFolder | ScenesDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Preset:
 
     summary: str
     model: Config
-    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig | ScenesConfig
+    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig | ScenesConfig | RadarConfig
     training: TrainerConfig
     tokenizer_preset: str = ""  # trained first where no tokenizer is given
 
@@ -50,6 +51,7 @@ tabletop = TabletopDataConfig(frames=20)
 videos = VideoFolderConfig(frames=20)
 car = VideoFolderConfig(frames=20, stride=2)
 scenes = ScenesConfig(frames=12)
+radar = RadarConfig()
 
 # ---- networks ----------------------------------------------------------------------------------------
 

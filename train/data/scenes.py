@@ -36,7 +36,7 @@ class ScenesConfig:
     frames: int = 12  # per clip
     real: float = 0.3  # share of real clips of a batch, where there is a folder
     oblong: float = 0.5  # share of batches whose frames are 16:9 or 9:16, half of them each; others are square
-    max_stride: int = 3  # frames of a real video to one of a clip: 1 to this
+    max_stride: int = 2  # frames of a real video to one of a clip: 1 to this
     workers: int = 1  # processes that generate clips; 0: this one does
 
 
