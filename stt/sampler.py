@@ -112,8 +112,8 @@ def fit_context(model: Predictor, context: Video) -> Video:
         raise ValueError(f"the model's weights are {wrong}, it predicts in torch.float32: call model.float()")
     if context.ndim != 5:
         raise ValueError(f"context has {context.ndim} axes, must be (B, T, C, H, W)")
-    size = (c.channels, c.image_size, c.image_size)
-    if tuple(context.shape[2:]) != size:
+    size = (c.channels, *(context.shape[3:] if model.whole_frames else 2 * [c.image_size]))
+    if tuple(context.shape[2:]) != size or 0 in size:
         raise ValueError(f"context frames are {tuple(context.shape[2:])}, the model takes {size}")
     if context.shape[1] < 1:
         raise ValueError("context has 0 frames, at least 1 is needed")

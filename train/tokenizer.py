@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 from stt.checkpoint import build
 from stt.registry import TOKENIZERS
 from train import cli
+from train.datasets import open_dataset
 from train.evaluation.st_lpips import STLPIPS
 from train.flags import number, whole
 from train.gan import AdversarialTokenizer
@@ -47,7 +48,7 @@ def main(words: list[str] | None = None) -> None:
     if preset.family not in TOKENIZERS:
         raise SystemExit(f"{args.preset} trains a predictor: use train.predictor")
     accelerator = make_accelerator(args.device)
-    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
     cli.start_from(tokenizer, args.start_from)
