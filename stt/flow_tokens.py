@@ -25,9 +25,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stt.api import Condition, Loss, Noise, Sampling, Video
-from stt.layers import Attention, ConvMLP, ResBlock, group_norm, patchify, rotary_grid, unpatchify
+from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
+from stt.metrics import multiscale_error
 from stt.mixture import Mixture
-from stt.optical_flow import advect, optical_flow, resize, resize_flow, warp
+from stt.optical_flow import advect, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
@@ -35,8 +36,6 @@ DETAIL = 2  # flows and masks a side of a patch
 COMPONENTS = 5  # normals of the policy's mixture
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
-SCALES = (1, 2, 4)  # pixels a side that errors are averaged over: coarse ones lead flows to things some pixels away
-SQUARE_WEIGHT = 5.0  # of the squared error beside the absolute one
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
 FLOW_WEIGHT = 1.0  # of a pixel's distance from the optical flow of the true frames
 POLICY_WEIGHT = 0.1
@@ -107,7 +106,7 @@ class FlowTokens(nn.Module):
                 nn.Linear(128, Mixture.num_outputs(COMPONENTS, num_actions)),
             )  # fmt: skip
             self.embed_action = nn.Sequential(nn.Linear(num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.act = nn.ModuleList(ActionBlock(dim, heads) for _ in range(2))
+        self.act = nn.ModuleList(SpatialBlock(dim, heads) for _ in range(2))
         self.up = nn.Conv2d(dim, 2 * width, 1)
         self.middle_out = ResBlock(2 * width)
         self.up_again = nn.Conv2d(2 * width, width, 1)
@@ -174,35 +173,12 @@ class FlowTokens(nn.Module):
         fine = self.fine_out(f.fine + F.interpolate(self.up_again(middle), size=f.fine.shape[-2:]))
         with torch.autocast(frames.device.type, enabled=False):  # flows and masks are to be exact
             x = unpatchify(self.leave(fine.float()), DETAIL)
-            video, flow = self.compose(x, flat, references, flat_motion)
+            flows, masks, pixels = x.split(self.sizes, dim=1)
+            flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
+            video, flow = compose(flows, masks, pixels.tanh(), flat, references, flat_motion)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
         flow = None if flow is None else flow.unflatten(0, (b, t))
         return Prediction(video.unflatten(0, (b, t)), flow, policy, out.cache, kls)
-
-    def compose(
-        self, x: Tensor, frames: Tensor, reference: Tensor, motion: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Outputs (N, O, h, w) -> the next frames (N, C, H, W), the sum of all sources under their masks, and their
-        backward flow (N, 2, H, W), if motion is carried on."""
-        size = frames.shape[-2:]
-        flows, masks, pixels = x.split(self.sizes, dim=1)
-        bias = masks.new_zeros(masks.shape[1])
-        if motion is None:
-            bias[0] = 2.0
-        else:
-            bias[1] = 4.0
-        masks = resize(masks + bias[:, None, None], size).softmax(dim=1)
-        flows = [resize_flow(FLOW_SCALE * flow, size) for flow in flows.split(2, dim=1)]
-        if motion is not None:  # half of the flows, the first included, change the last motion; the others are free
-            flows = [flow + motion if k < (self.flows + 1) // 2 else flow for k, flow in enumerate(flows)]
-        warped = [warp(frames, flow) for flow in flows]
-        sources = torch.stack([frames, *warped, reference, resize(pixels.tanh(), size)], dim=1)  # (N, S, C, H, W)
-        video = (sources * masks[:, :, None]).sum(dim=1)
-        if motion is None:
-            return video, None
-        moving = masks[:, : 1 + self.flows]
-        flow = (torch.stack(flows, dim=1) * moving[:, 1:, None]).sum(dim=1) / moving.sum(dim=1, keepdim=True)
-        return video, flow
 
     def motion_of(self, video: Tensor) -> Tensor | None:
         """Flow (B, T, 2, H, W) of each frame of clips to the one before, 0 for the first; None if not used."""
@@ -251,7 +227,7 @@ class FlowTokens(nn.Module):
                 lambda policy, true_actions=true_actions: true_actions, draw,
                 None if target is None else target[:, k : k + n], cache, features,
             )  # fmt: skip
-            errors.append(error_of_scales(out.video, video[:, k + 1 : k + n + 1]))
+            errors.append(multiscale_error(out.video, video[:, k + 1 : k + n + 1]))
             if true_flow is not None:
                 flow_errors.append((out.flow - true_flow[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)))
             if true_actions is not None:
@@ -344,30 +320,3 @@ class FlowTokens(nn.Module):
         residual = ((out.video - video[:, 1:]) / 2).square().sum(dim=2) / (2 * PIXEL_STD**2)
         nats = F.adaptive_avg_pool2d(residual, (math.ceil(size[0] / cell), math.ceil(size[1] / cell))) * cell**2
         return nats, cell**2 * self.channels
-
-
-class ActionBlock(nn.Module):
-    """Spatial attention, then MLP: what the action does to all positions of a frame. (N, h, w, D) -> same."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.space_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.space, self.mlp = Attention(dim, heads), ConvMLP(dim, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, height, width, dim = x.shape
-        angles = rotary_grid(height, width, dim // self.space.heads, x.device)
-        h = self.space(rearrange(self.space_norm(x), "n h w d -> n (h w) d"), angles)
-        x = x + rearrange(h, "n (h w) d -> n h w d", h=height)
-        return x + self.mlp(self.mlp_norm(x))
-
-
-def error_of_scales(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean absolute and squared error of each frame of (B, T, C, H, W) at several scales, on [0, 1], (T,)."""
-    difference = (predicted - true) / 2
-    total = SQUARE_WEIGHT * difference.square().mean(dim=(0, 2, 3, 4))
-    for scale in SCALES:
-        total = total + F.avg_pool2d(difference.flatten(0, 1), scale).abs().mean(dim=(1, 2, 3)).unflatten(
-            0, difference.shape[:2]
-        ).mean(dim=0)
-    return total

@@ -40,6 +40,35 @@ def advect(flow: Tensor) -> Tensor:
     return warp(flow, flow, "bilinear")
 
 
+def compose(
+    flows: Tensor, masks: Tensor, pixels: Tensor, frames: Tensor, reference: Tensor, motion: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
+
+    Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
+    decoded pixels (N, C, h, w). motion (N, 2, H, W): half of the flows, the first included, are changes of it.
+    Returns the frames' mean backward flow, too, where there is motion to change.
+    """
+    size, count = frames.shape[-2:], flows.shape[1]
+    bias = masks.new_zeros(count + 3)
+    if motion is None:
+        bias[0] = 2.0
+    else:
+        bias[1] = 4.0
+    masks = resize(masks + bias[:, None, None], size).softmax(dim=1)
+    large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
+    if motion is not None:
+        large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
+    warped = [warp(frames, flow) for flow in large]
+    sources = torch.stack([frames, *warped, reference, resize(pixels, size)], dim=1)  # (N, K + 3, C, H, W)
+    video = (sources * masks[:, :, None]).sum(dim=1)
+    if motion is None:
+        return video, None
+    moving = masks[:, : 1 + count]
+    flow = (torch.stack(large, dim=1) * moving[:, 1:, None]).sum(dim=1) / moving.sum(dim=1, keepdim=True)
+    return video, flow
+
+
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Flow (N, 2, H, W) for frames of another size (height, width), in their pixels."""
     height, width = flow.shape[-2:]
