@@ -6,7 +6,6 @@ import argparse
 import ast
 import dataclasses
 import json
-import math
 import os
 import shlex
 import sys
@@ -18,13 +17,14 @@ import torch
 from torch import nn
 
 from stt.api import Config, Model
-from stt.checkpoint import build, check_writable, find, load_any, one_line, read_header, write_whole
+from stt.checkpoint import FILE_NAME, build, find, load_any, one_line, read_header, write_whole
 from train.checkpoint import list_checkpoints
 from train.data.arrays import add_array_flags
 from train.data.radar import RadarConfig
 from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.shards import world_of
 from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.flags import check_output, count, number, whole
 from train.presets import PRESETS, Dataset, Preset
 from train.schedule import TrainerConfig
 
@@ -34,33 +34,6 @@ if TYPE_CHECKING:
 FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
 DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial", "real", "workers")
-
-
-def count(text: str) -> int:
-    """A whole number of 1 or more, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number of 0 or more, for argparse."""
-    return 0 if text == "0" else count(text)
-
-
-def number(text: str) -> float:
-    """A finite number of 0 or more, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
-    return value
 
 
 def training_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -116,10 +89,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> ar
     """
     words = sys.argv[1:] if words is None else words
     args = parser.parse_args(words)
-    try:
-        check_writable(args.out, folder=True)
-    except ValueError as error:
-        raise SystemExit(f"--out {error}") from error
+    check_output("--out", args.out, folder=True)
     path = args.out / FLAGS_FILE
     command = [*parser.prog.split(), *words]
     if args.resume and path.is_file():
@@ -180,6 +150,9 @@ def training_card(args: argparse.Namespace, preset: Preset, clips: Dataset) -> d
         card["world"]["fps"] = round(clips.fps, 3)
     if isinstance(clips, VideoFolder | ScenesDataset):
         card["files"] = clips.card()
+        if args.resume and (args.out / FILE_NAME).is_file():  # the folder may have lost files since
+            before = read_header(args.out / FILE_NAME)["card"].get("files", {}).get("train", [])
+            card["files"]["train"] = sorted({*card["files"]["train"], *before})
     for name in SOURCE_FLAGS:
         if source := getattr(args, name, None):
             card[name] = read_header(find(source))["card"]
@@ -216,8 +189,12 @@ def preset_of(args: argparse.Namespace) -> Preset:
     training = {name: value for name, value in training.items() if value is not None}
     if "steps" in training:
         training.setdefault("minutes", 0.0)
-    takes_videos = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
-    if args.data and not world_of(args.data) and not takes_videos:
+    try:
+        world = args.data and world_of(args.data)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    takes_folders = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
+    if args.data and not world and not takes_folders:
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:
         raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")

@@ -19,9 +19,8 @@ from safetensors import SafetensorError
 
 import stt
 from stt.api import Predictor
-from stt.checkpoint import check_writable, write_whole
+from stt.checkpoint import write_whole
 from stt.model_card import provenance
-from train.cli import count, number
 from train.data.arrays import add_array_flags
 from train.evaluation.clips import ClipsEvaluation
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
@@ -30,6 +29,7 @@ from train.evaluation.protocols import CONTEXT, HORIZON, INSTALLED, PROTOCOLS, E
 from train.evaluation.robot import RobotEvaluation
 from train.evaluation.tabletop import TabletopEvaluation
 from train.evaluation.videos import VideosEvaluation
+from train.flags import check_output, count, number
 
 CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
 PICTURES = (".png", ".jpg", ".webp")
@@ -47,6 +47,7 @@ KINDS = {
     "robot": "robot",
     "folder": "videos",
     "scenes": "clips",
+    "radar": "radar",
 }  # of a card's world; others are Moving MNIST's
 
 
@@ -112,29 +113,13 @@ def evaluation_of(model: Predictor | None, args: argparse.Namespace) -> Evaluati
         raise SystemExit(f"evaluate on {name}: {error}") from error
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """SystemExit, before the work, where a file could not be written."""
-    for flag, path in {"--json": args.json, "--markdown": args.markdown, "--sheet": args.sheet}.items():
-        if path is None:
-            continue
-        if flag == "--sheet" and path.suffix.lower() not in PICTURES:
-            raise SystemExit(f"evaluate: --sheet {path}: a picture's name ends in {', '.join(PICTURES)}")
-        try:
-            check_writable(path)
-        except ValueError as error:
-            raise SystemExit(f"evaluate: {flag} {error}") from error
-    if args.simulated:
-        try:
-            check_writable(args.simulated, folder=True)
-        except ValueError as error:
-            raise SystemExit(f"evaluate: --simulated {error}") from error
-
-
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if not args.model and args.world not in BASELINES_ALONE:
         raise SystemExit(f"evaluate: --model is missing; without it, --world is {' or '.join(BASELINES_ALONE)}")
-    check_outputs(args)
+    for name, endings in (("json", ()), ("markdown", ()), ("sheet", PICTURES)):
+        check_output(f"evaluate: --{name}", getattr(args, name), endings=endings)
+    check_output("evaluate: --simulated", args.simulated, folder=True)
     try:
         model = stt.load(args.model, args.device) if args.model else None
     except (OSError, ValueError) as error:
