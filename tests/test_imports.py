@@ -24,8 +24,8 @@ RANKS = {
     "train.sim": 1, "train.data.arrays": 1, "train.data.strokes": 1, "train.data.bouncing": 1, "train.data.shards": 1,
     "train.data.sources": 1, "train.data.account": 1, "train.data.splits": 2, "train.data.readers": 2,
     "train.data.digits": 2, "train.data.index": 3, "train.data.robot": 2, "train.data.tabletop": 2,
-    "train.data.moving_mnist": 3, "train.data.video_folder": 4, "train.data.scenes": 5, "train.data.packing": 5,
-    "train.data.radar": 3,
+    "train.data.moving_mnist": 3, "train.data.radar": 3, "train.data.video_folder": 4, "train.data.scenes": 5,
+    "train.data.packing": 5,
     "train.evaluation": 6, "train.presets": 7, "train.datasets": 8, "train.cli": 9, "train": 10,
 }  # fmt: skip
 FILES = sorted(path for package in ("stt", "train") for path in (ROOT / package).rglob("*.py"))

@@ -193,8 +193,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
         world = args.data and world_of(args.data)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    takes_folders = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
-    if args.data and not world and not takes_folders:
+    takes_data = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
+    if args.data and not world and not takes_data:
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:
         raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")
