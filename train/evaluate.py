@@ -47,6 +47,7 @@ KINDS = {
     "robot": "robot",
     "folder": "videos",
     "scenes": "clips",
+    "radar": "radar",
 }  # of a card's world; others are Moving MNIST's
 
 

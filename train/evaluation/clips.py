@@ -57,7 +57,7 @@ class ClipsEvaluation(Evaluation):
         if not args.data.exists():
             raise FileNotFoundError(f"{args.data} is not a folder")
         self.context, self.horizon = args.context, min(args.horizon, AHEAD)
-        self.whole = model is None or bool(getattr(model, "whole_frames", False))
+        self.whole = model is None or model.whole_frames
         if args.size and not self.whole:
             raise ValueError(f"the model takes squares of {model.config.image_size} pixels alone: leave out --size")
         size = args.size or (model.config.image_size if model else SIZE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -96,7 +98,7 @@ class NowcastEvaluation(Evaluation):
                 made["guess"] = from_video(guess.mean(dim=2)).cpu()
         before = (to_video(prompt[-2:, None]) + 1) / 2
         made |= {"copy": last, "farneback": from_video(2 * extrapolated(*before, AHEAD)[:, 0] - 1)[None]}
-        return made | pysteps_ensembles(prompt, self.args.futures)
+        return made | pysteps_ensembles(prompt, self.args.futures, self.data.config.kilometres)
 
 
 def central(rain: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ def critical_success_index(counts: Tensor) -> Tensor:
 # ---- pysteps -----------------------------------------------------------------------------------------
 
 
-def pysteps_ensembles(prompt: Tensor, members: int) -> Ensembles:
+def pysteps_ensembles(prompt: Tensor, members: int, kilometres: int) -> Ensembles:
     """Nowcasts of pysteps: `advection`, along Lucas-Kanade's flow, and `steps`, an ensemble (Bowler et al. 2006).
 
     None where pysteps is not installed, and no `steps` where it finds too little rain.
@@ -147,16 +149,17 @@ def pysteps_ensembles(prompt: Tensor, members: int) -> Ensembles:
         return {}
     rain = prompt.numpy().astype(np.float64)
     decibels = np.where(rain >= 0.1, 10 * np.log10(np.maximum(rain, 0.1)), DRY)
-    velocity = motion.get_method("LK")(decibels[-3:], verbose=False)
-    advected = nowcasts.get_method("extrapolation")(rain[-1], velocity, AHEAD)
-    made = {"advection": torch.from_numpy(np.nan_to_num(advected))[None].float()}
-    try:
-        forecast = nowcasts.get_method("steps")(
-            decibels[-3:], velocity, AHEAD, n_ens_members=members, n_cascade_levels=6, precip_thr=-10.0, kmperpixel=2.0,
-            timestep=MINUTES, noise_method="nonparametric", vel_pert_method="bps", mask_method="incremental", seed=24,
-            measure_time=False,
-        )  # fmt: skip
-    except (ValueError, RuntimeError):
-        return made
+    with redirect_stdout(StringIO()):  # it reports every step
+        velocity = motion.get_method("LK")(decibels[-3:], verbose=False)
+        advected = nowcasts.get_method("extrapolation")(rain[-1], velocity, AHEAD)
+        made = {"advection": torch.from_numpy(np.nan_to_num(advected))[None].float()}
+        try:
+            forecast = nowcasts.get_method("steps")(
+                decibels[-3:], velocity, AHEAD, n_ens_members=members, n_cascade_levels=6, precip_thr=-10.0,
+                kmperpixel=float(kilometres), timestep=MINUTES, noise_method="nonparametric", vel_pert_method="bps",
+                mask_method="incremental", seed=SEED,
+            )  # fmt: skip
+        except (ValueError, RuntimeError):
+            return made
     rate = np.where(forecast >= -10.0, 10 ** (forecast / 10), 0.0)
     return made | {"steps": torch.from_numpy(np.nan_to_num(rate)).float()}

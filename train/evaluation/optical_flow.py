@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stt.api import Video
+from stt.optical_flow import optical_flow
 
 Flow = Callable[[Tensor, Tensor], Tensor]  # two frames (C, H, W) on [0, 1] -> pixels (H, W, 2) from one to the other
 
@@ -27,11 +28,8 @@ def farneback(first: Tensor, last: Tensor) -> Tensor:
 
 
 def dis(first: Tensor, last: Tensor) -> Tensor:
-    """As `farneback`, by dense inverse search (Kroeger et al. 2016, arXiv 1603.03590), OpenCV's preset `medium`."""
-    import cv2
-
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return torch.from_numpy(method.calc(_gray(first), _gray(last), None)).to(first.device)
+    """As `farneback`, by dense inverse search (Kroeger et al. 2016, arXiv 1603.03590) down to single pixels."""
+    return optical_flow(2 * first[None] - 1, 2 * last[None] - 1)[0].movedim(0, -1)
 
 
 def _gray(frame: Tensor) -> np.ndarray:

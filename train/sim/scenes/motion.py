@@ -132,7 +132,9 @@ def rotation(rng: Generator, positions: np.ndarray, radius: float) -> np.ndarray
         )
     if form == 3:  # it faces where it goes
         velocity = np.gradient(positions, axis=0)
-        return np.unwrap(np.arctan2(velocity[:, 1], velocity[:, 0] + 1e-9))
+        angles = np.unwrap(np.arctan2(velocity[:, 1], velocity[:, 0] + 1e-9))
+        sharp = np.abs(np.diff(angles, prepend=angles[0])).max() > 0.5  # such as where it turns back
+        return np.full(steps, angles[0]) if sharp else angles
     return (positions[:, 0] - positions[0, 0]) / max(radius, 1.0)  # it rolls
 
 
