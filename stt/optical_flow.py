@@ -14,7 +14,7 @@ MIN_SIDE = 16  # pixels that DIS needs
 
 def optical_flow(frames: Tensor, previous: Tensor) -> Tensor:
     """Flow of frames (N, C, H, W) in [-1, 1] to those before them, by OpenCV's DIS (arXiv 1603.03590) on the CPU."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     dis.setFinestScale(0)
     height, width = frames.shape[-2:]
     gray = ((torch.stack([frames, previous]).mean(dim=2) + 1) * 127.5).clamp(0, 255).round().byte().cpu().numpy()
@@ -49,7 +49,8 @@ def compose(
     decoded pixels (N, C, h, w). motion (N, 2, H, W): half of the flows, the first included, are changes of it.
     Returns the frames' mean backward flow, too, where there is motion to change.
     """
-    size, count = frames.shape[-2:], flows.shape[1]
+    height, width = frames.shape[-2:]
+    size, count = (height, width), flows.shape[1]
     bias = masks.new_zeros(count + 3)
     if motion is None:
         bias[0] = 2.0

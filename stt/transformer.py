@@ -234,8 +234,8 @@ class SpaceTimeTransformer(nn.Module):
         """The learned position of each token (h, w, D); those of another grid lie between the learned ones."""
         if (height, width) == (self.config.rows, self.config.columns):
             return self.position
-        position = rearrange(self.position, "h w d -> 1 d h w")
-        position = F.interpolate(position, size=(height, width), mode="bilinear", align_corners=False)
+        learned = rearrange(self.position, "h w d -> 1 d h w")
+        position = F.interpolate(learned, size=(height, width), mode="bilinear", align_corners=False)
         return rearrange(position[0], "d h w -> h w d")
 
     def _add_actions(self, tokens: Tensor, actions: Tensor | None) -> Tensor:

@@ -232,7 +232,8 @@ def _resizing(source: Probe, size: int, fit: str, pixels: str) -> list[str]:
     flags = "accurate_rnd+full_chroma_int+full_chroma_inp"
     if fit == "whole":
         side: float = max(source.width, source.height)
-        square, bars = [], []
+        square: list[str] = []
+        bars: list[str] = []
         width, height = map(str, _frame_size(source, size, fit))
     elif fit == "crop":
         side = min(source.width, source.height)

@@ -167,7 +167,7 @@ BAD = {
     "--seed -1": "Seed must be",
     "--temperature nan": "Temperature must be",
     "--top-p 0": "Top-p must be",
-    "--fit zoom": "Fit must be one of crop, pad",
+    "--fit zoom": "Fit must be one of auto, crop, pad",
     "--labels seven": 'Labels must be whole numbers from -1 (any) up, not "seven".',
     "--action up": 'Action must be numbers from -1 to 1, or free, not "up".',
     "--action -2,0": 'Action must be numbers from -1 to 1, or free, not "-2,0".',
