@@ -20,7 +20,12 @@ def optical_flow(frames: Tensor, previous: Tensor) -> Tensor:
     gray = ((torch.stack([frames, previous]).mean(dim=2) + 1) * 127.5).clamp(0, 255).round().byte().cpu().numpy()
     bars = [(0, max(MIN_SIDE - side, 0)) for side in (height, width)]
     gray = np.pad(gray, [(0, 0), (0, 0), *bars], mode="edge")
-    flows = np.stack([dis.calc(frame, before, None)[:height, :width] for frame, before in zip(*gray, strict=True)])
+    flows = np.stack(
+        [
+            dis.calc(frame, before, np.zeros((*frame.shape, 2), np.float32))[:height, :width]
+            for frame, before in zip(*gray, strict=True)
+        ]
+    )
     return rearrange(torch.from_numpy(flows), "n h w c -> n c h w").to(frames)
 
 
