@@ -24,7 +24,7 @@ from gradio.server_messages import ProcessCompletedMessage
 from stt.ui.errors import TITLE
 from stt.ui.streams import Streams
 
-PLACES = 3  # requests of one client: 1 that runs and 2 that wait
+PLACES = 3  # predictions of one client: 1 that runs and 2 that wait; as many previews for each that may run at once
 SETTLING = 1.0  # seconds that a client may take between asking and listening before others get its place
 ABANDONED = 30.0  # seconds after which a request that nobody listens to is dropped
 HALF_LIFE = 60.0  # seconds in which computing that was used counts half
@@ -69,18 +69,19 @@ class FairQueue(Queue):
             raise HTTPException(503, self.closed)
         address = address_of(request)
         client = body.session_hash or address
+        places = PLACES * (fn.concurrency_limit if isinstance(fn.concurrency_limit, int) else 1)
         for name, kind in ((client, 0), (address, 1))[: 1 + self.by_address]:
-            if not await self._has_place(name, kind, fn.concurrency_id):
-                raise HTTPException(429, f"You have {PLACES} requests here already; wait until one of them is done.")
+            if not await self._has_place(name, kind, fn.concurrency_id, places):
+                raise HTTPException(429, f"You have {places} requests here already; wait until one of them is done.")
         if self.max_size is not None and len(self) >= self.max_size and not self._displace(address, client):
             raise HTTPException(503, f"The app is busy: {len(self)} requests are waiting. Try again in a minute.")
         return await super().push(body=body, request=request, username=username)
 
-    async def _has_place(self, name: str, kind: int, concurrency_id: str) -> bool:
+    async def _has_place(self, name: str, kind: int, concurrency_id: str, places: int) -> bool:
         """Whether a client (kind 0) or address (1) has a place, perhaps of its own request that nobody listens to."""
         for seconds in (SETTLING, 0):
             own = [e for e in self._events() if e.concurrency_id == concurrency_id and names_of(e)[kind] == name]
-            if len(own) < PLACES:
+            if len(own) < places:
                 return True
             silent = [e for e in self._waiting() if e in own and not self._settled(e)]
             if silent:
