@@ -133,13 +133,11 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as raw:
             if (size := int.from_bytes(raw.read(8), "little")) > MAX_HEADER:
-                raise CheckpointError(f"{path.name} has a header of {size:,} bytes, at most {MAX_HEADER:,} are read")
+                raise ValueError(f"its header has {size:,} bytes, at most {MAX_HEADER:,} are read")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         missing = {"format", "family", "config"} - set(header)
         parts = {} if missing else {name: json.loads(header.get(name, "{}")) for name in ("config", "card")}
-    except CheckpointError:
-        raise
     except (SafetensorError, OSError, ValueError) as error:  # or JSON that Python cannot read
         raise CheckpointError(f"{path.name} is not a readable safetensors file: {one_line(error)}") from error
     except RecursionError:
