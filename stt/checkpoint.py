@@ -20,11 +20,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from stt.api import CompilesStep, Config, Model, Predictor
 from stt.hub import FILE_NAME, NO_REPO, CheckpointError, download, hub_source, upload
 from stt.migrations import migrated, migrated_weights
-from stt.model_card import model_card
+from stt.model_card import model_card, provenance
 from stt.registry import CONFIGS, FAMILIES, TOKENIZERS
 
 FORMAT = "1"
 MAX_NESTING = 100  # levels of a header's config and card
+MAX_HEADER = 8 * 2**20  # bytes; those of shipped files have 30,000
+SPARE_BYTES = 64 * 2**20  # of buffers that a file does not hold, such as masks and tables
 
 
 def build(family: str, config: Config) -> Model:
@@ -129,11 +131,14 @@ def find(source: str | Path) -> Path:
 def read_header(path: Path) -> dict[str, Any]:
     """family, config (dict), card (dict), format; refuses what is not ours."""
     try:
+        with open(path, "rb") as raw:
+            if (size := int.from_bytes(raw.read(8), "little")) > MAX_HEADER:
+                raise ValueError(f"its header has {size:,} bytes, at most {MAX_HEADER:,} are read")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         missing = {"format", "family", "config"} - set(header)
         parts = {} if missing else {name: json.loads(header.get(name, "{}")) for name in ("config", "card")}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:  # or JSON that Python cannot read
         raise CheckpointError(f"{path.name} is not a readable safetensors file: {one_line(error)}") from error
     except RecursionError:
         raise CheckpointError(f"{path.name} has a header that nests deeper than {MAX_NESTING} levels") from None
@@ -167,7 +172,13 @@ def card_fault(card: dict[str, Any]) -> str:
     for name, value in figures.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
             return f"{name} is no number of 0 or more"
-    return "" if isinstance(card.get("command", ""), str) else "command is no text"
+    if not isinstance(card.get("command", ""), str):
+        return "command is no text"
+    try:
+        provenance(card)
+    except Exception:  # of figures that are no numbers, lists that are none, ...
+        return "figures cannot be shown"
+    return ""
 
 
 def nesting(value: Any) -> int:
@@ -225,7 +236,12 @@ def expected_shapes(family: str, config: Config, limit: int) -> dict[str, tuple[
     hook = register_module_parameter_registration_hook(check)
     try:
         with torch.device("meta"):
-            return {name: tuple(t.shape) for name, t in build(family, config).state_dict().items()}
+            model = build(family, config)
+        held = model.state_dict()
+        others = sum(t.numel() * t.element_size() for name, t in model.named_buffers() if name not in held)
+        if others > SPARE_BYTES:
+            raise ValueError(f"its config needs {others:,} bytes of tables, at most {SPARE_BYTES:,} are allowed")
+        return {name: tuple(t.shape) for name, t in held.items()}
     finally:
         hook.remove()
 

@@ -157,6 +157,13 @@ def run_ffmpeg(
     return raw or b"", log, child.returncode
 
 
+def decoder_sandbox() -> str:
+    """Why the child process has no sandbox of the kernel here, "" where it has one."""
+    import imageio_ffmpeg
+
+    return sandbox.missing(imageio_ffmpeg.get_ffmpeg_exe())
+
+
 def failure(log: str, code: int, limits: Limits) -> str:
     """One sentence for ffmpeg's messages; takes numbers and codec names from them, never text."""
     if TOO_MANY in log:

@@ -24,6 +24,7 @@ from stt.ffmpeg import (
     VIDEO_ENDINGS,
     Limits,
     VideoError,
+    decoder_sandbox,
     failure,
     open_video,
     run_ffmpeg,
@@ -32,7 +33,7 @@ from stt.probe import HDR, Colours, Probe, probe, probe_file
 
 __all__ = [
     "LIMITS", "OWN_FILES", "UPLOAD_ENDINGS", "VIDEO_ENDINGS", "Clip", "Decoded", "Limits", "Probe", "VideoError",
-    "decode_whole", "probe", "read_clip", "read_metadata", "to_uint8",
+    "decode_whole", "decoder_sandbox", "probe", "read_clip", "read_metadata", "to_uint8",
 ]  # fmt: skip
 
 # no frame twice; a line of messages for each frame that is used, with its time in the file

@@ -40,12 +40,13 @@ def train(
     at: int = 0,
     rank: int = 0,
     run_class: type[Trainer] = QuickRun,
+    slow: float = 0.0,
     **more: Any,
 ) -> Trainer:
     """Trains a predictor to the end, unless the process of this rank has its mishap in step `at`.
 
     A checkpoint after every step. A clip depends on its number in the run alone: one batch of two clips has those of
-    two batches of one.
+    two batches of one. slow: seconds that a batch takes to be read.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -65,6 +66,7 @@ def train(
         return Loss(total + math.inf if here and mishap == "inf" else total, parts)  # the gradient stays finite
 
     def batches(size: int, number: int) -> Batch:
+        time.sleep(slow)
         return Batch(torch.cat([clips(model, 1, seed=number * size + k) for k in range(size)]))
 
     model.loss = loss
@@ -88,21 +90,21 @@ def final(out: Path) -> dict[str, Any]:
     return read(list_checkpoints(out)[-1]) | {"elapsed": 0.0}
 
 
-def forked(out: Path, steps: int) -> int:
+def forked(out: Path, steps: int, slow: float = 0.0) -> int:
     """A process that begins or resumes the run in `out`; a fork, so that it need not import all over again."""
     if pid := os.fork():
         return pid
     try:
-        train(out, steps, resume=True)
+        train(out, steps, resume=True, slow=slow)
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def survived(folder: Path, steps: int, runs: int, kills: int, seed: int) -> dict[str, int]:
+def survived(folder: Path, steps: int, runs: int, kills: int, seed: int, slow: float = 0.0) -> dict[str, int]:
     """How many runs, each killed so often at random moments and resumed, end as one that is left alone."""
     begin = time.monotonic()
-    assert os.waitpid(forked(folder / "whole", steps), 0)[1] == 0
+    assert os.waitpid(forked(folder / "whole", steps, slow), 0)[1] == 0
     whole, seconds = final(folder / "whole"), time.monotonic() - begin
     chance = random.Random(seed)
     count = {"runs": runs, "equal": 0, "kills": 0, "in a save": 0}
@@ -110,7 +112,7 @@ def survived(folder: Path, steps: int, runs: int, kills: int, seed: int) -> dict
         out, left = folder / "killed", kills
         shutil.rmtree(out, ignore_errors=True)
         while left:
-            pid = forked(out, steps)
+            pid = forked(out, steps, slow)
             time.sleep(chance.uniform(0, 0.95 * seconds / kills))
             os.kill(pid, signal.SIGKILL)
             if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
@@ -121,7 +123,7 @@ def survived(folder: Path, steps: int, runs: int, kills: int, seed: int) -> dict
                 continue
             count["in a save"] += any(out.glob("*.tmp"))
         count["kills"] += kills
-        assert os.waitpid(forked(out, steps), 0)[1] == 0
+        assert os.waitpid(forked(out, steps, slow), 0)[1] == 0
         log = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
         count["equal"] += equal(final(out), whole) and log == list(range(1, steps + 1))
     return count
@@ -138,10 +140,11 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--runs", type=int, help="runs to kill, instead of one to train")
     parser.add_argument("--kills", type=int, default=1, help="of each run")
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds that a batch takes to be read")
     args = vars(parser.parse_args())
     runs, kills = args.pop("runs"), args.pop("kills")
     if runs:
-        print(json.dumps(survived(args["out"], args["steps"], runs, kills, seed=0)))
+        print(json.dumps(survived(args["out"], args["steps"], runs, kills, seed=0, slow=args["slow"])))
     else:
         train(**args)
 

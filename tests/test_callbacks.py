@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +11,10 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from stt.prediction import predict
 from stt.request import RequestError
 from stt.results import NO_RESULT
-from stt.ui import backend
 from stt.ui.clip_box import ACCEPT
+from stt.ui.costs import Costs
 from stt.ui.endpoints import Endpoints
 from stt.ui.errors import plain_errors
 from stt.ui.player import EMPTY
@@ -64,7 +62,7 @@ def test_a_prediction_grows_and_is_stored_under_the_id_that_the_page_has(page):
         assert value["names"] == [f"seed {new}", f"seed {new + 1}"] and new != 7
 
 
-def test_a_prediction_that_stops_or_fails_keeps_its_frames(page, monkeypatch):
+def test_a_prediction_that_stops_or_fails_keeps_its_frames(page):
     whole = page.predict(page.upload(), frames=6)
     events = page.watch(page.upload(), frames=6)
     value = next(value for value, _ in events if len(value["strips"]) == 1)
@@ -76,9 +74,8 @@ def test_a_prediction_that_stops_or_fails_keeps_its_frames(page, monkeypatch):
         raise RuntimeError("the machine is on fire")
 
     results = {1: page.results.get(value["id"])}
-    for frames, computing, slow, sentence in ((2, broken, {}, "our side"), (1, compute, {"deadline": 0.0}, "1 of 6")):
-        page.backend.compute = computing
-        monkeypatch.setattr(backend, "predict", partial(predict, **slow))
+    for frames, computing, seconds, sentence in ((2, broken, 180.0, "our side"), (1, compute, 0.0, "1 of 6")):
+        page.backend.compute, page.backend.costs = computing, Costs(seconds)
         shown = []
         with pytest.raises(gr.Error, match=sentence):
             shown.extend(value for value, _ in page.watch(page.upload(), frames=6))

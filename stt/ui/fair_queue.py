@@ -13,6 +13,7 @@ import math
 import random
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import fastapi
@@ -23,7 +24,7 @@ from gradio.server_messages import ProcessCompletedMessage
 from stt.ui.errors import TITLE
 from stt.ui.streams import Streams
 
-PLACES = 3  # requests of one client: 1 that runs and 2 that wait
+PLACES = 3  # predictions of one client: 1 that runs and 2 that wait; as many previews for each that may run at once
 SETTLING = 1.0  # seconds that a client may take between asking and listening before others get its place
 ABANDONED = 30.0  # seconds after which a request that nobody listens to is dropped
 HALF_LIFE = 60.0  # seconds in which computing that was used counts half
@@ -35,13 +36,13 @@ class Usage:
     def __init__(self) -> None:
         self._seconds: dict[str, tuple[float, float]] = {}
 
-    def __getitem__(self, name: str) -> float:
+    def at(self, now: float, name: str) -> float:
         seconds, when = self._seconds.get(name, (0.0, 0.0))
-        return seconds * 0.5 ** ((time.monotonic() - when) / HALF_LIFE)
+        return seconds * 0.5 ** ((now - when) / HALF_LIFE)
 
     def add(self, name: str, seconds: float) -> None:
         now = time.monotonic()
-        self._seconds[name] = self[name] + seconds, now
+        self._seconds[name] = self.at(now, name) + seconds, now
         self._seconds = {n: s for n, s in self._seconds.items() if now - s[1] < 10 * HALF_LIFE}
 
 
@@ -67,19 +68,20 @@ class FairQueue(Queue):
         if self.closed:
             raise HTTPException(503, self.closed)
         address = address_of(request)
-        names = [body.session_hash or address, *[address] * self.by_address]
-        for name in dict.fromkeys(names):
-            if not await self._has_place(name, fn.concurrency_id):
-                raise HTTPException(429, f"You have {PLACES} requests here already; wait until one of them is done.")
-        if self.max_size is not None and len(self) >= self.max_size and not self._displace(address, names[0]):
+        client = body.session_hash or address
+        places = PLACES * (fn.concurrency_limit if isinstance(fn.concurrency_limit, int) else 1)
+        for name, kind in ((client, 0), (address, 1))[: 1 + self.by_address]:
+            if not await self._has_place(name, kind, fn.concurrency_id, places):
+                raise HTTPException(429, f"You have {places} requests here already; wait until one of them is done.")
+        if self.max_size is not None and len(self) >= self.max_size and not self._displace(address, client):
             raise HTTPException(503, f"The app is busy: {len(self)} requests are waiting. Try again in a minute.")
         return await super().push(body=body, request=request, username=username)
 
-    async def _has_place(self, name: str, concurrency_id: str) -> bool:
-        """Whether a client or address has a place. It takes that of its own request that nobody listens to."""
+    async def _has_place(self, name: str, kind: int, concurrency_id: str, places: int) -> bool:
+        """Whether a client (kind 0) or address (1) has a place, perhaps of its own request that nobody listens to."""
         for seconds in (SETTLING, 0):
-            own = [e for e in self._events() if e.concurrency_id == concurrency_id and name in names_of(e)]
-            if len(own) < PLACES:
+            own = [e for e in self._events() if e.concurrency_id == concurrency_id and names_of(e)[kind] == name]
+            if len(own) < places:
                 return True
             silent = [e for e in self._waiting() if e in own and not self._settled(e)]
             if silent:
@@ -108,8 +110,9 @@ class FairQueue(Queue):
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """The next request: its client listens, has none that runs, and computed least of late."""
+        now = time.monotonic()  # once: usage shrinks with time, and requests of one client stay in order
         for event in self._waiting():
-            if not self._listens(event) and time.monotonic() - event.enqueue_time > ABANDONED:
+            if not self._listens(event) and now - event.enqueue_time > ABANDONED:
                 self._drop(event, f"Nobody listened for the answer of this request for {ABANDONED:.0f} seconds.")
         running = {(names_of(e)[0], e.concurrency_id) for e in self.running()}
         queues = list(self.event_queue_per_concurrency_id.values())
@@ -119,14 +122,14 @@ class FairQueue(Queue):
                 continue
             ready = [e for e in queue.queue if self._listens(e) and (names_of(e)[0], e.concurrency_id) not in running]
             if ready:
-                event = min(ready, key=self._rank)
+                event = min(ready, key=partial(self._rank, now))
                 queue.queue.remove(event)
                 return [event], False, queue.concurrency_id
         return None
 
-    def _rank(self, event: Event) -> tuple[float, ...]:
+    def _rank(self, now: float, event: Event) -> tuple[float, ...]:
         client, address = names_of(event)
-        return self.usage[address], self.usage[client], event.enqueue_time
+        return self.usage.at(now, address), self.usage.at(now, client), event.enqueue_time
 
     async def process_events(self, events: list[Event], *arguments: Any, **options: Any) -> None:
         began = time.monotonic()

@@ -34,7 +34,7 @@ from stt.ui.theme import theme
 from stt.ui.uploads import UploadRoom
 from stt.ui.wiring import build
 from stt.ui.zero_gpu import zero_gpu_compute
-from stt.video import LIMITS
+from stt.video import LIMITS, decoder_sandbox
 
 QUEUE_SIZE = 16  # requests; beyond it visitors are asked to come back later
 
@@ -108,6 +108,8 @@ def serve(
     backend = Backend(models, store, files, examples, zero_gpu_compute(models), max_seconds)
     hosting.streams.blocks = app = build(Callbacks(backend))
     app.fair_queue(hosting.streams, QUEUE_SIZE, by_address=bool(trusted_proxy))
+    if why := decoder_sandbox():
+        print(f"uploads are decoded without a sandbox of the kernel: {why}", file=sys.stderr)
     done = hosting.cleanup.start()
     try:
         app.launch(

@@ -29,6 +29,7 @@ class Application:
     url: str
     home: Path  # TMPDIR of the process
     log: Path
+    model: str = "digits-stt"  # that predictions may use
 
     @property
     def folder(self) -> Path:
@@ -59,9 +60,23 @@ class Application:
 
 
 @contextmanager
-def application(*options: Any, limits: str = "", port: int = FIRST_PORT, **variables: str) -> Iterator[Application]:
-    """limits: shell commands, such as a ulimit, before the app starts."""
-    with tempfile.TemporaryDirectory() as home:
+def small_disk(size: str = "300m") -> Iterator[Path | None]:
+    """A folder on a disk of its own, None where this system mounts none for us."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True)
+        try:
+            yield None if done.returncode else Path(folder)
+        finally:
+            if not done.returncode:
+                subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def application(
+    *options: Any, limits: str = "", port: int = FIRST_PORT, disk: Path | None = None, **variables: str
+) -> Iterator[Application]:
+    """limits: shell commands, such as a ulimit, before the app starts. disk: where its files go."""
+    with tempfile.TemporaryDirectory(dir=disk) as home:
         log = Path(home) / "log.txt"
         command = [sys.executable, "-u", "app.py", "--port", str(port), *map(str, options)]
         environment = {k: v for k, v in os.environ.items() if k not in ("GRADIO_TEMP_DIR", "FORWARDED_ALLOW_IPS")}
@@ -73,7 +88,7 @@ def application(*options: Any, limits: str = "", port: int = FIRST_PORT, **varia
             )  # fmt: skip
         app = Application(process, f"http://127.0.0.1:{port}/", Path(home), log)
         try:
-            end = time.monotonic() + 120
+            end = time.monotonic() + 300
             while "Running on local URL" not in app.text():
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"the app did not start:\n{app.text()}")

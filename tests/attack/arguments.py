@@ -19,7 +19,8 @@ def bodies(clip: dict[str, Any], model: str) -> Iterator[tuple[str, Any]]:
     """Name -> arguments, or a raw body."""
     good = arguments(clip, model=model, frames=1, futures=1)
     for name, value in (
-        ("a file of the system", file_data("/etc/passwd")), ("a folder", file_data("/etc")), ("a bare path", clip["path"]),
+        ("a file of the system", file_data("/etc/passwd")), ("a folder", file_data("/etc")),
+        ("a bare path", clip["path"]),
         ("a link", file_data("http://127.0.0.1:1/a.mp4")), ("a path that is a list", {**clip, "path": [1]}),
         ("no path", {"meta": {"_type": "gradio.FileData"}}), ("a number", 7), ("a list", [clip]), ("nothing", None),
         ("a path with NUL", file_data(clip["path"] + "\0")), ("a path of 20,000 letters", file_data(LONG)),

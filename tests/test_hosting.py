@@ -1,0 +1,261 @@
+"""What keeps one visitor from costing another: places in the queue, room on the disk, costs, connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fastapi import HTTPException
+
+from stt import sandbox
+from stt.request import Request, RequestError
+from stt.ui import fair_queue
+from stt.ui.cleanup import Cleanup
+from stt.ui.connections import close_idle
+from stt.ui.costs import Costs
+from stt.ui.fair_queue import PLACES, FairQueue, address_of
+from stt.ui.streams import Streams
+
+
+class Function:
+    """What a queue reads of a function of the page."""
+
+    concurrency_id, concurrency_limit, api_name, connection = "gpu", 1, "predict", "sse"
+    validator = fn = time_limit = None
+    batch = False
+
+
+class Visitors:
+    """A fair queue without an app."""
+
+    def __init__(self, **options) -> None:
+        blocks = SimpleNamespace(fns={0: Function()})
+        settings = {"live_updates": True, "concurrency_count": 4, "update_intervals": 1, "max_size": 8}
+        self.queue = FairQueue(Streams(), blocks=blocks, **settings | options)
+        self.queue.active_jobs = [None] * 4
+
+    async def ask(self, session: str | None, address: str = "1.1.1.1", listens: bool = True) -> str:
+        body = SimpleNamespace(fn_index=0, session_hash=session, event_id=None)
+        request = SimpleNamespace(client=SimpleNamespace(host=address))
+        accepted, name, _ = await self.queue.push(body, request, None)
+        assert accepted
+        if listens:
+            self.queue.streams.open(session or name, address)
+        return name
+
+    def next(self) -> str | None:
+        """The id of the request that runs next; it ends at once."""
+        events = self.queue.get_events()
+        return events[0][0]._id if events else None
+
+
+@pytest.fixture(autouse=True)
+def no_session_state(monkeypatch):
+    monkeypatch.setattr("gradio.route_utils.get_fn", lambda blocks, name, body: blocks.fns[body.fn_index])
+    monkeypatch.setattr(fair_queue, "SETTLING", 0.05)
+
+
+def test_a_client_has_three_places_and_another_one_its_own():
+    async def visit():
+        visitors = Visitors()
+        for _ in range(PLACES):
+            await visitors.ask("greedy")
+        with pytest.raises(HTTPException, match="3 requests") as error:
+            await visitors.ask("greedy")
+        assert error.value.status_code == 429
+        await visitors.ask("polite")
+        for _ in range(PLACES):
+            await visitors.ask(None)  # calls without a session are one client
+        with pytest.raises(HTTPException, match="3 requests"):
+            await visitors.ask(None)
+
+    asyncio.run(visit())
+
+
+def test_behind_a_trusted_proxy_an_address_is_one_client_whatever_its_sessions():
+    async def visit():
+        visitors = Visitors(by_address=True)
+        for k in range(PLACES):
+            await visitors.ask(f"session {k}", "2.2.2.2")
+        with pytest.raises(HTTPException, match="3 requests"):
+            await visitors.ask("another session", "2.2.2.2")
+        await visitors.ask("a", "2.2.2.3")
+
+    asyncio.run(visit())
+
+
+def test_whoever_computed_least_goes_first():
+    async def visit():
+        visitors = Visitors()
+        greedy = [await visitors.ask("greedy") for _ in range(2)]
+        polite = await visitors.ask("polite")
+        visitors.queue.usage.add("greedy", 30)
+        assert [visitors.next() for _ in range(4)] == [polite, *greedy, None]
+
+    asyncio.run(visit())
+
+
+def test_what_nobody_listens_to_is_not_begun_and_gives_its_place_away():
+    async def visit():
+        visitors = Visitors(max_size=4)
+        unread = [await visitors.ask(None, listens=False) for _ in range(3)]
+        assert visitors.next() is None
+        read = await visitors.ask(None)  # of the same address: it waits until the others had time to listen
+        assert visitors.next() == read
+        assert unread[0] not in visitors.queue.event_ids_to_events
+        for k in range(4):
+            await asyncio.sleep(2 * fair_queue.SETTLING)
+            await visitors.ask(f"late {k}", f"3.3.3.{k}", listens=k > 0)
+        assert len(visitors.queue) == 4
+        visitors.queue.drop_waiting("The app stops.")
+        assert len(visitors.queue) == 0
+
+    asyncio.run(visit())
+
+
+def test_a_full_queue_costs_whoever_has_most_in_it():
+    async def visit():
+        visitors = Visitors(max_size=4)
+        own = [await visitors.ask(f"tab {k}", "4.4.4.4") for k in range(4)]
+        with pytest.raises(HTTPException, match="The app is busy: 4 requests are waiting"):
+            await visitors.ask("tab 5", "4.4.4.4")
+        await visitors.ask("one", "5.5.5.5")
+        assert own[-1] not in visitors.queue.event_ids_to_events and len(visitors.queue) == 4
+
+    asyncio.run(visit())
+
+
+def test_addresses_of_one_household_count_as_one():
+    def of(host):
+        return address_of(SimpleNamespace(client=SimpleNamespace(host=host)))
+
+    assert of("2001:db8::1") == of("2001:db8::ffff") != of("2001:db8:0:1::1")
+    assert (of("10.0.0.1"), of("testclient")) == ("10.0.0.1", "testclient")
+
+
+# ---- disk ------------------------------------------------------------------------------------------------
+
+
+def file_of(folder: Path, name: str, size: int, age: float = 0.0) -> Path:
+    path = folder / name / "clip.mp4"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"0" * size)
+    stamp = time.time() - age
+
+    os.utime(path, (stamp, stamp))
+    return path
+
+
+def test_a_flood_costs_the_files_of_whoever_floods_before_the_quota_is_passed(tmp_path):
+    cleanup = Cleanup(tmp_path, quota=1000, reserve=0)
+    polite = file_of(tmp_path, "polite", 300, age=50)
+    cleanup.own(polite, "1.1.1.1")
+    flood = [file_of(tmp_path, f"flood-{k}", 200, age=40 - k) for k in range(3)]
+    for path in flood:
+        cleanup.own(path, "2.2.2.2")
+    cleanup.make_room(300)
+    assert [path.exists() for path in (polite, *flood)] == [True, False, True, True]
+
+
+def test_a_full_disk_is_named_and_costs_nothing_where_others_filled_it(tmp_path, monkeypatch):
+    Usage = namedtuple("Usage", "total used free")
+    own = file_of(tmp_path, "own", 500)
+    cleanup = Cleanup(tmp_path, reserve=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 1_500_000))
+    with pytest.raises(RequestError, match=r"disk is full: 0 MB are free for this app, 25.0 MB are needed"):
+        cleanup.make_room(25_000_000)
+    assert own.exists()
+    cleanup.make_room(400_000)
+
+
+# ---- costs -----------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_costs_too_much_is_refused_with_the_numbers():
+    costs, request = Costs(limit=60), Request(Path("clip.mp4"), "slow", frames=40, futures=8)
+    costs.check(request)  # nothing is measured yet
+    costs.add(request, futures=4, frames=10, seconds=20)
+    with pytest.raises(RequestError) as error:
+        costs.check(request)
+    assert str(error.value) == (
+        "40 frames of 8 futures take about 160 s here, at 500 ms each; the limit is 60 s: choose at most 15 frames, or"
+        " fewer futures."
+    )
+    costs.check(Request(Path("clip.mp4"), "slow", frames=15, futures=8))
+
+
+# ---- connections -----------------------------------------------------------------------------------------
+
+
+def test_connections_without_a_request_are_closed_the_oldest_first(monkeypatch):
+    monkeypatch.setattr("stt.ui.connections.PAUSE", 0.01)
+    closed = []
+
+    class Connection:
+        def __init__(self, name: str, cycle: object = None) -> None:
+            self.cycle = cycle
+            self.transport = SimpleNamespace(close=lambda: closed.append(name))
+
+    busy = Connection("busy", SimpleNamespace(response_complete=False))
+    idle = [Connection(f"idle {k}") for k in range(3)]
+    server = SimpleNamespace(config=SimpleNamespace(), server_state=SimpleNamespace(connections=[busy, *idle]))
+
+    async def look(most: int) -> None:
+        task = asyncio.create_task(close_idle(lambda: server, most))
+        await asyncio.sleep(0.05)
+        task.cancel()
+
+    asyncio.run(look(4))
+    assert set(closed) == {"idle 0"} and server.config.limit_concurrency == 4
+    monkeypatch.setattr("stt.ui.connections.IDLE", 0.0)
+    asyncio.run(look(100))
+    assert set(closed) == {"idle 0", "idle 1", "idle 2"}
+
+
+# ---- sandbox ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
+def test_a_decoder_has_no_files_and_no_network(tmp_path):
+    import imageio_ffmpeg
+
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    if why := sandbox.missing(program):
+        pytest.skip(why)
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    for script, works in (
+        ("cat /etc/passwd", False), (f"exec {program} -version", True), (f". {secret}", False),
+        (f"echo > {tmp_path}/new", False), (f"{program} -i http://127.0.0.1:9/", False), ("ls /", False),
+    ):  # fmt: skip
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with sandbox.popen(["/bin/sh", "-c", script], program, **options) as child:
+            text = child.communicate(timeout=20)[0].decode()
+        assert (child.returncode == 0) == works, (script, text)
+    assert "Operation not permitted" in network_error(program)
+    assert not (tmp_path / "new").exists()
+
+
+def network_error(program: str) -> str:
+    command = [program, "-hide_banner", "-i", "http://127.0.0.1:9/"]
+    with sandbox.popen(command, program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        return child.communicate(timeout=20)[0].decode()
+
+
+def test_a_system_without_a_sandbox_says_so_and_decodes(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "abacus")
+    sandbox.missing.cache_clear()
+    try:
+        assert sandbox.missing(sys.executable) == f"{sys.platform} on abacus has no sandbox that this program knows"
+        with sandbox.popen([sys.executable, "-c", "print(1)"], sys.executable, stdout=subprocess.PIPE) as child:
+            assert child.communicate()[0] == b"1\n"
+    finally:
+        sandbox.missing.cache_clear()
