@@ -68,7 +68,9 @@ class Branch:
         return min(self.snapshots, default=self.length)
 
     def copy(self) -> Branch:
-        parts = {name: getattr(self, name).copy() for name in ("noise", "seeds", "pixels", "actions", "chunk", "snapshots")}
+        parts = {
+            name: getattr(self, name).copy() for name in ("noise", "seeds", "pixels", "actions", "chunk", "snapshots")
+        }
         return replace(self, **parts)
 
     def save(self, max_bytes: int) -> None:

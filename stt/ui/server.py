@@ -15,7 +15,7 @@ import torch
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
@@ -25,6 +25,7 @@ from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.limits import RequestLimits
+from stt.ui.live import Live
 from stt.ui.player import result_value
 from stt.ui.theme import theme
 from stt.ui.wiring import build
@@ -94,19 +95,24 @@ def serve(
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
     store = ResultStore(home / "results", load_results(results))
-    app = build(Callbacks(Backend(models, store, files, examples, zero_gpu_compute(models))))
+    backend = Backend(models, store, files, examples, zero_gpu_compute(models))
+    live = Live(backend)
+    backend.compute = live.compute_beside(backend.compute)
+    app = build(Callbacks(backend))
     app.queue(max_size=QUEUE_SIZE)
     done = Cleanup(home).start()
     try:
-        app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(store))
+        app.launch(
+            server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(store, live)
+        )
     finally:
         if block:
             done.set()
     return app
 
 
-def routes(store: ResultStore) -> list[Route]:
-    """A result for the player, /runs/ID.json, and its videos, /runs/ID/NAME, written on demand."""
+def routes(store: ResultStore, live: Live) -> list[BaseRoute]:
+    """A result for the player, /runs/ID.json, its videos, /runs/ID/NAME, written on demand, and the socket /live."""
 
     def result(request: Request) -> Response:
         try:
@@ -122,13 +128,17 @@ def routes(store: ResultStore) -> list[Route]:
             return PlainTextResponse(str(error), 404)
         return FileResponse(path, filename=title)
 
-    return [Route("/runs/{result}.json", result), Route("/runs/{result}/{file}", video)]
+    return [
+        Route("/runs/{result}.json", result),
+        Route("/runs/{result}/{file}", video),
+        WebSocketRoute("/live", live.serve),
+    ]
 
 
-def _options(store: ResultStore) -> dict[str, Any]:
+def _options(store: ResultStore, live: Live) -> dict[str, Any]:
     return {
         "theme": theme(),
-        "css_paths": [Path(__file__).with_name("style.css")],
+        "css_paths": [Path(__file__).with_name(name) for name in ("style.css", "live.css")],
         "footer_links": ["api", "settings"],
         "run_history": False,  # the page has its own
         "max_file_size": LIMITS.file_bytes,
@@ -136,5 +146,5 @@ def _options(store: ResultStore) -> dict[str, Any]:
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
-        "app_kwargs": {"middleware": [Middleware(RequestLimits)], "routes": routes(store)},
+        "app_kwargs": {"middleware": [Middleware(RequestLimits)], "routes": routes(store, live)},
     }
