@@ -46,8 +46,6 @@ MESSAGE_CHARS = 8192
 START_SECONDS = 10.0  # from the connection to its settings
 # branch, number of the frame (0: the prompt's last), count of its action, milliseconds of its step
 HEADER = struct.Struct("<IIIf")
-    "<IIIf"
-)  # branch, number of the frame (0: the prompt's last), count of its action, ms of the step
 NO_MACHINE = "Play needs a machine of its own; this Space borrows its GPU for single predictions."
 BROKEN = "Something went wrong on our side; please try again."
 
@@ -90,7 +88,7 @@ class Live:
             controls.stop()
             for task in (reader, player, writer):
                 task.cancel()
-            await asyncio.gather(reader, player, writer, return_exceptions=True)
+            await asyncio.wait({reader, player, writer})
 
     async def _read(self, socket: WebSocket, controls: Controls) -> None:
         """Returns when the visitor is gone, or sends what this page never sends."""
@@ -101,10 +99,10 @@ class Live:
                 if not isinstance(message, dict):
                     return await socket.close(1009 if message is None else 1003)
                 controls.take(message)
-        except (WebSocketDisconnect, RuntimeError, KeyError):
-            return
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, KeyError):  # no JSON, or bytes
             await socket.close(1003)
+        except (WebSocketDisconnect, RuntimeError):
+            return
 
     async def _write(self, socket: WebSocket, out: Outbox) -> None:
         """Sends until a message that ends the session."""
