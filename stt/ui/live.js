@@ -15,7 +15,7 @@ const press = (label, text, action, more = {}) =>
     if (event.detail) event.currentTarget.blur(); // else the space bar would press it again
   } }, text);
 const title = node("b");
-const meter = node("output", { class: "meter" });
+const meter = node("output", { class: "meter", title: "Rate of frames, and time from a key to the first picture that follows it" });
 const input = makeInput(steer);
 const message = node("p", { class: "message", role: "status" });
 const again = press("Play again", "Play again", () => open(settings), { class: "again primary" });
@@ -158,7 +158,7 @@ function measure() {
   const rate = arrivals.length > 2 && span > 0 ? (1000 * (arrivals.length - 1)) / span : null;
   dialog.dataset.rate = rate?.toFixed(1) ?? "";
   dialog.dataset.latency = latency?.toFixed(0) ?? "";
-  meter.textContent = [rate && `${rate.toFixed(1)} frames/s`, latency && `key to picture ${latency.toFixed(0)} ms`].filter(Boolean).join(" · ");
+  meter.textContent = [rate && `${rate.toFixed(1)} frames/s`, latency && `latency ${latency.toFixed(0)} ms`].filter(Boolean).join(" · ");
 }
 
 // ---- driving -----------------------------------------------------------------------------------------
@@ -276,14 +276,12 @@ function refresh() {
   draw();
 }
 
-// The largest squares that fit.
+// The largest squares that fit, in a row or below each other.
 function layOut() {
-  const box = dialog.querySelector(".pictures"), count = other ? 2 : 1;
-  const across = box.clientWidth > box.clientHeight || count === 1;
-  const width = (box.clientWidth - 12 * (count + 1)) / (across || box.clientHeight < 1.3 * box.clientWidth ? count : 1);
-  const rows = across || box.clientHeight < 1.3 * box.clientWidth ? 1 : count;
-  const side = Math.floor(Math.min(width, (box.clientHeight - 30 * rows) / rows));
-  dialog.style.setProperty("--side", `${Math.max(side, 64)}px`);
+  const box = dialog.querySelector(".pictures"), count = other ? 2 : 1, [gap, caption] = [12, 26];
+  const side = (columns, rows) => Math.min((box.clientWidth - gap * (columns - 1) - 6) / columns, box.clientHeight / rows - caption);
+  box.style.flexDirection = side(count, 1) >= side(1, count) ? "row" : "column";
+  dialog.style.setProperty("--side", `${Math.max(Math.floor(Math.max(side(count, 1), side(1, count))), 64)}px`);
 }
 
 // ---- events ------------------------------------------------------------------------------------------
