@@ -280,8 +280,9 @@ function refresh() {
 function layOut() {
   const box = dialog.querySelector(".pictures"), count = other ? 2 : 1, [gap, caption] = [12, 26];
   const side = (columns, rows) => Math.min((box.clientWidth - gap * (columns - 1) - 6) / columns, box.clientHeight / rows - caption);
-  box.style.flexDirection = side(count, 1) >= side(1, count) ? "row" : "column";
-  dialog.style.setProperty("--side", `${Math.max(Math.floor(Math.max(side(count, 1), side(1, count))), 64)}px`);
+  const row = side(count, 1) > 0.8 * side(1, count); // where it makes little difference, in a row
+  box.style.flexDirection = row ? "row" : "column";
+  dialog.style.setProperty("--side", `${Math.max(Math.floor(row ? side(count, 1) : side(1, count)), 64)}px`);
 }
 
 // ---- events ------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -158,7 +159,8 @@ class Outbox:
         self.put = self.queue.put_nowait
 
     def put_from_thread(self, message: bytes | dict[str, Any]) -> None:
-        self.loop.call_soon_threadsafe(self.put, message)
+        with suppress(RuntimeError):  # the server has closed
+            self.loop.call_soon_threadsafe(self.put, message)
 
 
 class Visit:
