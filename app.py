@@ -26,6 +26,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--compile", action="store_true", help="compile the sampling loop; pays on a GPU")
     parser.add_argument("--share", action="store_true", help="also open a temporary public address")
+    parser.add_argument(
+        "--max-seconds", type=float, default=180, metavar="N",
+        help="of computing, for one request; on a shared host choose fewer (default: 180)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trusted-proxy", nargs="+", default=[], metavar="ADDRESS",
+        help="addresses of proxies whose X-Forwarded-For names the visitor; then limits count by that address, too",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -45,6 +53,8 @@ def check_address(host: str | None, port: int | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    if not options.max_seconds > 0:
+        raise SystemExit(f"app: max-seconds is {options.max_seconds:g}, must be above 0")
     check_address(options.host, options.port)
     with suppress(ImportError):
         import spaces  # noqa: F401  # on a ZeroGPU Space, before anything touches CUDA
@@ -67,7 +77,13 @@ def main(arguments: list[str] | None = None) -> None:
     examples = sorted((HERE / "assets/prompts").glob("*.mp4"), key=lambda path: path.stem)
     examples.sort(key=lambda path: next((k for k, p in enumerate(EXAMPLES_FIRST) if path.stem.startswith(p)), 2))
     results = sorted((HERE / "assets/results").glob("*.npz"))
-    serve(models, examples, results, host=options.host, port=options.port, share=options.share)
+    try:
+        serve(
+            models, examples, results, host=options.host, port=options.port, share=options.share,
+            trusted_proxy=options.trusted_proxy, max_seconds=options.max_seconds,
+        )  # fmt: skip
+    except OSError as error:  # no port, or no temporary folder
+        sys.exit(f"app: {error}")
 
 
 if __name__ == "__main__":

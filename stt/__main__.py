@@ -34,7 +34,7 @@ SETTINGS = {  # the flags that are fields of a Request
     "top_k": "sample from the k likeliest codes only; 0: all",
     "top_p": "sample from the likeliest codes up to this total probability",
     "stride": "use every n-th frame of the clip; 0: frames at the rate that the model learned at",
-    "fit": "crop or pad: how a clip becomes a square",
+    "fit": "auto, crop or pad: how a clip becomes the model's frames; auto keeps the aspect where the model can",
     "labels": "digits to imagine without the clip, such as 3, or 3,7, or any; for models with classes",
     "action": "action at every new frame, numbers from -1 to 1 such as 0.5,-1, or free: the model chooses; for models "
     "with actions",

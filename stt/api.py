@@ -264,6 +264,7 @@ class Predictor(Model):
     family: ClassVar[str]
     knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
+    whole_frames = False  # takes frames of any size, else squares of image_size
 
     @property
     def frozen_tokenizer(self) -> Tokenizer | None:

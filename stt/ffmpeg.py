@@ -1,7 +1,8 @@
 """ffmpeg as a sandboxed child process: the only program that opens an uploaded file.
 
 The process gets the file as an open descriptor, so a name or a playlist cannot point it elsewhere. It has lists of
-allowed containers and codecs, and limits on time, memory and output. Every failure raises `VideoError`.
+allowed containers and codecs, and limits on time, memory and output. Where Linux allows it, it has no network and no
+files (`stt.sandbox`). Every failure raises `VideoError`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from stt import sandbox
 
 # ffmpeg's names of what an upload may be, and of what else a file of one's own may be
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif", "mpegts", "ogg", "h264", "hevc")
@@ -132,28 +135,26 @@ def run_ffmpeg(
     )
     import imageio_ffmpeg  # here, since training from packed data needs none
 
-    command = limited([imageio_ffmpeg.get_ffmpeg_exe(), *arguments.split()], limits)
+    program = imageio_ffmpeg.get_ffmpeg_exe()
     os.lseek(file, 0, os.SEEK_SET)
     with tempfile.TemporaryFile() as messages:  # a file, so that ulimit bounds what a hostile clip can cause
-        try:
-            done = subprocess.run(
-                command,
-                stdin=file,
-                stdout=out or subprocess.PIPE,
-                stderr=messages,
-                timeout=max(deadline - time.monotonic(), 0.001),
-                cwd="/",
-                env={"LC_ALL": "C"},  # ffmpeg obeys variables, one of which makes it write report files
-            )
-        except subprocess.TimeoutExpired:
-            raise VideoError(_too_costly(limits)) from None
+        with sandbox.popen(
+            limited([program, *arguments.split()], limits), program, stdin=file, stdout=out or subprocess.PIPE,
+            stderr=messages, cwd="/", env={"LC_ALL": "C"},  # ffmpeg obeys variables; one makes it write report files
+        ) as child:  # fmt: skip
+            try:
+                raw, _ = child.communicate(timeout=max(deadline - time.monotonic(), 0.001))
+            except subprocess.TimeoutExpired:
+                raise VideoError(_too_slow(limits)) from None
+            finally:
+                child.kill()  # nothing, if it has ended
         messages.seek(0)
         log = messages.read().decode(errors="replace")
-    if -done.returncode in (signal.SIGKILL, signal.SIGXCPU):
-        raise VideoError(_too_costly(limits))
-    if done.returncode < 0:  # crashed: whatever it wrote before is not to be trusted
+    if -child.returncode in (signal.SIGKILL, signal.SIGXCPU):
+        raise VideoError(_too_slow(limits))
+    if child.returncode < 0:  # crashed: whatever it wrote before is not to be trusted
         raise VideoError(DAMAGED)
-    return done.stdout or b"", log, done.returncode
+    return raw or b"", log, child.returncode
 
 
 def failure(log: str, code: int, limits: Limits) -> str:
@@ -166,7 +167,7 @@ def failure(log: str, code: int, limits: Limits) -> str:
     if codec := re.search(r"Codec \((\w+)\) not on whitelist.*\n.*Error while opening decoder", log):
         return f"The codec {codec[1]} is not supported; use {CODECS_TEXT}."
     if "Cannot allocate memory" in log or "Resource temporarily unavailable" in log:
-        return _too_costly(limits)
+        return f"Decoding needs more than {limits.memory_bytes / 1e9:g} GB of memory; use a clip of smaller frames."
     for message, sentence in REASONS.items():
         if message in log:
             return sentence
@@ -181,6 +182,5 @@ def bad_size(width: int, height: int, limits: Limits) -> str:
     )
 
 
-def _too_costly(limits: Limits) -> str:
-    cost = f"{limits.wall_seconds:g} s or {limits.memory_bytes / 1e9:g} GB of memory"
-    return f"Decoding needs more than {cost}; use a shorter or smaller clip."
+def _too_slow(limits: Limits) -> str:
+    return f"Decoding takes longer than {limits.wall_seconds:g} seconds; use a shorter or smaller clip."

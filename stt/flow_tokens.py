@@ -5,34 +5,39 @@ sources under masks that add up to 1. Sources are the last frame as it stands, t
 several flows, the prompt's first frame, which shows what was hidden since, and pixels decoded anew. Where they have a
 convolutional LSTM, we have the space-time transformer.
 
+With `optical_flow`, flows begin from the last motion carried on, so that untrained networks let things go on as they
+went. Flows and masks apply to frames of any size: the network reads them with image_size pixels on the longer side.
+
 Where the config names actions, chance lies in them: a mixture density network over the next action, the policy, is
 sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 
 from stt.api import Condition, Loss, Noise, Sampling, Video
-from stt.layers import Attention, ConvMLP, ResBlock, group_norm, patchify, rotary_grid, unpatchify
+from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
+from stt.metrics import multiscale_error
 from stt.mixture import Mixture
+from stt.optical_flow import advect, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
-PATCH = 2  # pixels a side that the convolutions take as one place
-CELL = 8  # pixels a side of a token
+TOKEN = 4  # patches a side of a token
+DETAIL = 2  # flows and masks a side of a patch
 COMPONENTS = 5  # normals of the policy's mixture
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
-SCALES = (1, 2, 4)  # pixels a side that errors are averaged over: coarse ones lead flows to things some pixels away
-SQUARE_WEIGHT = 5.0  # of the squared error beside the absolute one
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
+FLOW_WEIGHT = 1.0  # of a pixel's distance from the optical flow of the true frames
 POLICY_WEIGHT = 0.1
 PIXEL_STD = 0.1  # of what is not predicted, for the likelihood
 
@@ -42,6 +47,7 @@ ChooseActions = Callable[[Mixture], Tensor]  # policy of N items -> actions (N, 
 class FlowState(NamedTuple):
     recent: Tensor  # (B, 2, C, H, W) the last two frames
     reference: Tensor  # (B, C, H, W) the prompt's first frame
+    motion: Tensor | None  # (B, 2, H, W) expected backward flow of the next frame
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
     condition: Condition
@@ -49,17 +55,18 @@ class FlowState(NamedTuple):
 
 
 class Features(NamedTuple):
-    """A frame at three scales."""
+    """A frame at three scales, for patches of p pixels a side."""
 
-    fine: Tensor  # (N, w, H/2, W/2)
-    middle: Tensor  # (N, 2 * w, H/4, W/4)
-    tokens: Tensor  # (N, D, H/8, W/8)
+    fine: Tensor  # (N, w, H/p, W/p)
+    middle: Tensor  # (N, 2 * w, H/2p, W/2p)
+    tokens: Tensor  # (N, D, H/4p, W/4p)
 
 
 class Prediction(NamedTuple):
     """What a step of T frames gives."""
 
     video: Tensor  # (B, T, C, H, W) each frame's successor
+    flow: Tensor | None  # (B, T, 2, H, W) its backward flow, the mean of those under the masks
     policy: Mixture | None  # of B * T items: the action that follows each frame
     cache: Cache
     kls: list[Tensor]  # per Gaussian layer: nats of a frame
@@ -72,18 +79,22 @@ class FlowTokens(nn.Module):
         self,
         image_size: int,
         channels: int,
+        patch: int,
         flows: int,
         width: int,
+        has_motion: bool,
         dim: int,
         heads: int,
         num_actions: int,
         has_posterior: bool,
+        kl_weight: float,
         scheduled_sampling: float,
     ) -> None:
         super().__init__()
         self.flows, self.channels, self.num_actions = flows, channels, num_actions
-        self.rows = self.columns = image_size // CELL
-        self.enter = nn.Conv2d(3 * channels * PATCH**2, width, 3, padding=1)
+        self.image_size, self.patch, self.has_motion = image_size, patch, has_motion
+        self.rows = self.columns = image_size // (TOKEN * patch)
+        self.enter = nn.Conv2d((3 * channels + has_motion * (2 + channels)) * patch**2, width, 3, padding=1)
         self.fine_in = ResBlock(width)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.middle_in = ResBlock(2 * width)
@@ -95,24 +106,36 @@ class FlowTokens(nn.Module):
                 nn.Linear(128, Mixture.num_outputs(COMPONENTS, num_actions)),
             )  # fmt: skip
             self.embed_action = nn.Sequential(nn.Linear(num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.act = nn.ModuleList(ActionBlock(dim, heads) for _ in range(2))
+        self.act = nn.ModuleList(SpatialBlock(dim, heads) for _ in range(2))
         self.up = nn.Conv2d(dim, 2 * width, 1)
         self.middle_out = ResBlock(2 * width)
         self.up_again = nn.Conv2d(2 * width, width, 1)
         self.fine_out = nn.Sequential(ResBlock(width), group_norm(width), nn.SiLU())
         self.sizes = [2 * flows, flows + 3, channels]  # flows, masks, pixels
-        self.leave = nn.Conv2d(width, PATCH**2 * sum(self.sizes), 3, padding=1)
-        nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still
+        self.leave = nn.Conv2d(width, DETAIL**2 * sum(self.sizes), 3, padding=1)
+        nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still, or its motion goes on
         nn.init.zeros_(self.leave.bias)
+        self.kl_weight = kl_weight
         self.scheduled_sampling = scheduled_sampling  # share of steps that predict from predictions
         self.num_context: int | None = None  # true frames before them, None for all
 
     # ---- one step --------------------------------------------------------------------------------------
 
-    def features(self, frames: Tensor, previous: Tensor, reference: Tensor) -> Features:
-        """Frames (N, C, H, W), those before them, and the prompts' first ones."""
-        x = patchify(torch.cat([frames, frames - previous, reference], dim=1), PATCH)
-        fine = self.fine_in(self.enter(x))
+    def input_size(self, frames: Tensor) -> tuple[int, int]:
+        """Height and width at which the network reads frames (..., H, W): whole patches, nearly of their aspect."""
+        scale = self.image_size / max(frames.shape[-2:]) / self.patch
+        height, width = (max(round(side * scale), 1) * self.patch for side in frames.shape[-2:])
+        return height, width
+
+    def features(self, frames: Tensor, previous: Tensor, reference: Tensor, motion: Tensor | None) -> Features:
+        """Frames (N, C, H, W), those before them, the prompts' first ones, and the expected flow of the next ones."""
+        size = self.input_size(frames)
+        frames, previous, reference = (resize(x, size) for x in (frames, previous, reference))
+        parts = [frames, frames - previous, reference]
+        if motion is not None:
+            motion = resize_flow(motion, size)
+            parts += [motion / FLOW_SCALE, warp(frames, motion)]
+        fine = self.fine_in(self.enter(patchify(torch.cat(parts, dim=1), self.patch)))
         middle = self.middle_in(self.down(fine))
         return Features(fine, middle, self.to_tokens(middle))
 
@@ -122,16 +145,19 @@ class FlowTokens(nn.Module):
         frames: Tensor,  # (B, T, C, H, W)
         previous: Tensor,  # (B, T, C, H, W) the frame before each
         reference: Tensor,  # (B, C, H, W)
+        motion: Tensor | None,  # (B, T, 2, H, W)
         past_actions: Tensor | None,  # (B, T, A) that led to each frame, nan if unknown
         choose: ChooseActions,
         draw: Draw,
         target: Tensor | None = None,
         cache: Cache | None = None,
+        features: Features | None = None,
     ) -> Prediction:
+        """features: of the frames, where the caller has them."""
         b, t = frames.shape[:2]
-        flat = frames.flatten(0, 1)
+        flat, flat_motion = frames.flatten(0, 1), None if motion is None else motion.flatten(0, 1)
         references = reference[:, None].expand(b, t, *reference.shape[1:]).flatten(0, 1)
-        f = self.features(flat, previous.flatten(0, 1), references)
+        f = features or self.features(flat, previous.flatten(0, 1), references, flat_motion)
         tokens = rearrange(f.tokens, "(b t) d h w -> b t h w d", b=b)
         out = network(tokens, draw, target=target, cache=cache, actions=past_actions)
         h, policy = out.hidden.flatten(0, 1), None  # (B * T, h, w, D)
@@ -143,22 +169,26 @@ class FlowTokens(nn.Module):
         for block in self.act:
             h = block(h)
         h = rearrange(h, "n h w d -> n d h w")
-        middle = self.middle_out(f.middle + F.interpolate(self.up(h), scale_factor=2.0))
-        fine = self.fine_out(f.fine + F.interpolate(self.up_again(middle), scale_factor=2.0))
+        middle = self.middle_out(f.middle + F.interpolate(self.up(h), size=f.middle.shape[-2:]))
+        fine = self.fine_out(f.fine + F.interpolate(self.up_again(middle), size=f.fine.shape[-2:]))
         with torch.autocast(frames.device.type, enabled=False):  # flows and masks are to be exact
-            video = self.compose(unpatchify(self.leave(fine.float()), PATCH), flat, references)
+            x = unpatchify(self.leave(fine.float()), DETAIL)
+            flows, masks, pixels = x.split(self.sizes, dim=1)
+            flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
+            video, flow = compose(flows, masks, pixels.tanh(), flat, references, flat_motion)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
-        return Prediction(video.unflatten(0, (b, t)), policy, out.cache, kls)
+        flow = None if flow is None else flow.unflatten(0, (b, t))
+        return Prediction(video.unflatten(0, (b, t)), flow, policy, out.cache, kls)
 
-    def compose(self, x: Tensor, frames: Tensor, reference: Tensor) -> Tensor:
-        """Outputs (N, O, H, W) -> the next frames (N, C, H, W): the sum of all sources under their masks."""
-        flows, masks, pixels = x.split(self.sizes, dim=1)
-        bias = masks.new_zeros(masks.shape[1])
-        bias[0] = 2.0
-        masks = (masks + bias[:, None, None]).softmax(dim=1)
-        warped = [warp(frames, FLOW_SCALE * flow) for flow in flows.split(2, dim=1)]
-        sources = torch.stack([frames, *warped, reference, pixels.tanh()], dim=1)  # (N, S, C, H, W)
-        return (sources * masks[:, :, None]).sum(dim=1)
+    def motion_of(self, video: Tensor) -> Tensor | None:
+        """Flow (B, T, 2, H, W) of each frame of clips to the one before, 0 for the first; None if not used."""
+        if not self.has_motion:
+            return None
+        b, t, _, height, width = video.shape
+        if t == 1:
+            return video.new_zeros(b, 1, 2, height, width)
+        flow = optical_flow(video[:, 1:].flatten(0, 1), video[:, :-1].flatten(0, 1)).unflatten(0, (b, t - 1))
+        return torch.cat([torch.zeros_like(flow[:, :1]), flow], dim=1)
 
     # ---- training --------------------------------------------------------------------------------------
 
@@ -176,39 +206,47 @@ class FlowTokens(nn.Module):
         past = None
         if actions is not None:
             past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
-        target, draw = None, draw_mean
+        target, features, draw, motion = None, None, draw_mean, self.motion_of(video)
+        before = torch.cat([video[:, :1], video[:, :-1]], dim=1)
         if self.target is not None:
-            before = video[:, :-1].flatten(0, 1)
-            references = video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
-            tokens = self.features(video[:, 1:].flatten(0, 1), before, references).tokens
-            target = rearrange(self.target(rearrange(tokens, "n d h w -> n h w d")), "(b t) h w d -> b t h w d", b=b)
-            draw = draw_posterior
-        frames = video[:, :num_context]
-        previous = torch.cat([video[:, :1], video[:, : num_context - 1]], dim=1)
-        errors, nats, kls, cache, k = [], [], [], None, 0
+            references = video[:, :1].expand_as(video).flatten(0, 1)
+            flow = None if motion is None else motion.flatten(0, 1)
+            whole = self.features(video.flatten(0, 1), before.flatten(0, 1), references, flow)
+            features = Features(*(x.unflatten(0, (b, t))[:, :num_context].flatten(0, 1) for x in whole))
+            tokens = rearrange(whole.tokens, "(b t) d h w -> b t h w d", b=b)[:, 1:]
+            target, draw = self.target(tokens.flatten(0, 1)).unflatten(0, (b, t - 1)), draw_posterior
+        frames, previous = video[:, :num_context], before[:, :num_context]
+        true_flow, motion = motion, None if motion is None else motion[:, :num_context]
+        errors, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
         while k < t - 1:
             n = frames.shape[1]
             true_actions = None if actions is None else actions[:, k : k + n].flatten(0, 1)
             out = self.predict(
-                network, frames, previous, video[:, 0],
+                network, frames, previous, video[:, 0], motion,
                 None if past is None else past[:, k : k + n],
                 lambda policy, true_actions=true_actions: true_actions, draw,
-                None if target is None else target[:, k : k + n], cache,
+                None if target is None else target[:, k : k + n], cache, features,
             )  # fmt: skip
-            errors.append(error_of_scales(out.video, video[:, k + 1 : k + n + 1]))
+            errors.append(multiscale_error(out.video, video[:, k + 1 : k + n + 1]))
+            if true_flow is not None:
+                flow_errors.append((out.flow - true_flow[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)))
             if true_actions is not None:
                 nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)).mean(dim=0))
             kls += out.kls
-            previous, frames, cache, k = frames[:, -1:], out.video[:, -1:], out.cache, k + n
+            previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
+            motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
         error = torch.cat(errors)
         total = RECONSTRUCTION_WEIGHT * error.mean()
         parts = {"error at 1": error[0], "error ahead": error[-1]}
+        if flow_errors:
+            flow = torch.cat(flow_errors).mean()
+            total, parts = total + FLOW_WEIGHT * flow, parts | {"flow": flow}
         if nats:
             policy = torch.cat(nats).mean()
             total, parts = total + POLICY_WEIGHT * policy, parts | {"policy": policy}
         if kls:
-            kl = torch.stack(kls).mean()
-            total, parts = total + kl * len(network.blocks), parts | {"kl": kl}
+            kl = torch.stack(kls).mean() * sum(block.gaussian is not None for block in network.blocks)
+            total, parts = total + self.kl_weight * kl, parts | {"kl": kl}
         return Loss(total, {name: value.detach() for name, value in parts.items()})
 
     # ---- prediction ------------------------------------------------------------------------------------
@@ -216,16 +254,19 @@ class FlowTokens(nn.Module):
     def start(self, context: Video, network: SpaceTimeTransformer, condition: Condition) -> FlowState:
         b, t = context.shape[:2]
         action = context.new_full((b, self.num_actions), torch.nan) if self.num_actions else None
-        cache = None
+        motion, cache = self.motion_of(context[:, max(0, t - 2) :]), None
         if t > 1:
-            frames = context[:, :-1]
-            previous = torch.cat([context[:, :1], context[:, :-2]], dim=1)
-            references = context[:, :1].expand_as(frames).flatten(0, 1)
-            tokens = self.features(frames.flatten(0, 1), previous.flatten(0, 1), references).tokens
+            small = resize(context.flatten(0, 1), self.input_size(context)).unflatten(0, (b, t))
+            frames = small[:, :-1]
+            previous = torch.cat([small[:, :1], small[:, :-2]], dim=1)
+            references = small[:, :1].expand_as(frames).flatten(0, 1)
+            flow = self.motion_of(frames)
+            flow = None if flow is None else flow.flatten(0, 1)
+            tokens = self.features(frames.flatten(0, 1), previous.flatten(0, 1), references, flow).tokens
             tokens = rearrange(tokens, "(b t) d h w -> b t h w d", b=b)
             cache = network(tokens, draw_mean).cache
         recent = torch.cat([context[:, max(0, t - 2) : t - 1] if t > 1 else context, context[:, -1:]], dim=1)
-        return FlowState(recent, context[:, 0], action, cache, condition)
+        return FlowState(recent, context[:, 0], None if motion is None else motion[:, -1], action, cache, condition)
 
     def step(
         self, state: FlowState, network: SpaceTimeTransformer, actions: Tensor | None, sampling: Sampling, noise: Noise
@@ -233,6 +274,7 @@ class FlowTokens(nn.Module):
         n = noise.futures
         previous, frame = (part.expand(n, *part.shape[1:]) for part in state.recent.split(1, dim=1))
         reference = state.reference.expand(n, *state.reference.shape[1:])
+        motion = None if state.motion is None else state.motion.expand(n, *state.motion.shape[1:])[:, None]
         past = None if state.action is None else state.action.expand(n, -1)[:, None]
         chosen = []
 
@@ -247,65 +289,34 @@ class FlowTokens(nn.Module):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         cache = state.cache.expand(n) if state.cache else None
-        out = self.predict(network, frame, previous, reference, past, choose, draw, cache=cache)
+        out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache)
         video = out.video.clamp(-1, 1)
         recent = torch.cat([frame, video], dim=1)
         action = chosen[0] if chosen else None
         return video, state._replace(
-            recent=recent, reference=reference, action=action, cache=out.cache, num_frames=state.num_frames + 1
+            recent=recent,
+            reference=reference,
+            motion=None if out.flow is None else advect(out.flow[:, 0]),
+            action=action,
+            cache=out.cache,
+            num_frames=state.num_frames + 1,
         )
 
     # ---- likelihood ------------------------------------------------------------------------------------
 
     def nats(self, video: Video, network: SpaceTimeTransformer) -> tuple[Tensor, int]:
-        """Nats of each frame but the first by place (B, T - 1, h, w), and the pixels of a place.
+        """Nats of each frame but the first by token (B, T - 1, h, w), and the numbers of a token.
 
         The squared error of the frame that the likeliest action leads to, as normal noise of PIXEL_STD beyond none.
         """
-        previous = torch.cat([video[:, :1], video[:, :-2]], dim=1)
-        past = None
-        if self.num_actions:
-            past = video.new_full((*video[:, :-1].shape[:2], self.num_actions), torch.nan)
+        video = resize(video.flatten(0, 1), self.input_size(video)).unflatten(0, video.shape[:2])
+        frames, previous = video[:, :-1], torch.cat([video[:, :1], video[:, :-2]], dim=1)
+        past = frames.new_full((*frames.shape[:2], self.num_actions), torch.nan) if self.num_actions else None
         out = self.predict(
-            network, video[:, :-1], previous, video[:, 0], past, lambda policy: policy.sample(0.0, None), draw_mean
-        )
+            network, frames, previous, video[:, 0], self.motion_of(frames), past,
+            lambda policy: policy.sample(0.0, None), draw_mean,
+        )  # fmt: skip
+        size, cell = video.shape[-2:], TOKEN * self.patch
         residual = ((out.video - video[:, 1:]) / 2).square().sum(dim=2) / (2 * PIXEL_STD**2)
-        return reduce(residual, "b t (h p) (w q) -> b t h w", "sum", p=CELL, q=CELL), CELL**2 * self.channels
-
-
-class ActionBlock(nn.Module):
-    """Spatial attention, then MLP: what the action does to all positions of a frame. (N, h, w, D) -> same."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.space_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.space, self.mlp = Attention(dim, heads), ConvMLP(dim, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, height, width, dim = x.shape
-        angles = rotary_grid(height, width, dim // self.space.heads, x.device)
-        h = self.space(rearrange(self.space_norm(x), "n h w d -> n (h w) d"), angles)
-        x = x + rearrange(h, "n (h w) d -> n h w d", h=height)
-        return x + self.mlp(self.mlp_norm(x))
-
-
-def error_of_scales(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean absolute and squared error of each frame of (B, T, C, H, W) at several scales, on [0, 1], (T,)."""
-    difference = (predicted - true) / 2
-    total = SQUARE_WEIGHT * difference.square().mean(dim=(0, 2, 3, 4))
-    for scale in SCALES:
-        total = total + F.avg_pool2d(difference.flatten(0, 1), scale).abs().mean(dim=(1, 2, 3)).unflatten(
-            0, difference.shape[:2]
-        ).mean(dim=0)
-    return total
-
-
-def warp(frames: Tensor, flow: Tensor) -> Tensor:
-    """Frames (N, C, H, W) seen along backward flow (N, 2, H, W), pixels right and down; bicubic, borders repeat."""
-    height, width = frames.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=frames.device), torch.arange(width, device=frames.device), indexing="ij"
-    )
-    place = torch.stack([x, y], dim=-1) + rearrange(flow, "n c h w -> n h w c")
-    scale = place.new_tensor([2 / (width - 1), 2 / (height - 1)])
-    return F.grid_sample(frames, place * scale - 1, mode="bicubic", padding_mode="border", align_corners=True)
+        nats = F.adaptive_avg_pool2d(residual, (math.ceil(size[0] / cell), math.ceil(size[1] / cell))) * cell**2
+        return nats, cell**2 * self.channels

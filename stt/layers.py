@@ -271,3 +271,19 @@ class UNet(nn.Module):
             x = decoder(skips.pop() + up(x))
         with torch.autocast(x.device.type, enabled=False):  # pixels take single precision
             return unpatchify(self.head(torch.cat([x.float(), patches.float()], dim=1)), self.patch)
+
+
+class SpatialBlock(nn.Module):
+    """Spatial attention, then MLP, each residual and pre-normed: (N, h, w, D) -> the same."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.space_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.space, self.mlp = Attention(dim, heads), ConvMLP(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, dim = x.shape
+        angles = rotary_grid(height, width, dim // self.space.heads, x.device)
+        h = self.space(rearrange(self.space_norm(x), "n h w d -> n (h w) d"), angles)
+        x = x + rearrange(h, "n (h w) d -> n h w d", h=height)
+        return x + self.mlp(self.mlp_norm(x))

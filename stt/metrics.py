@@ -11,6 +11,9 @@ from torch import Tensor
 
 from stt.api import Video
 
+SCALES = (1, 2, 4)  # pixels a side
+SQUARE_WEIGHT = 5.0  # of the squared error beside the absolute ones
+
 
 def unit(video: Video) -> Tensor:
     """[-1, 1] -> [0, 1], clamped."""
@@ -81,3 +84,17 @@ def spread(futures: Video, correction: int = 0) -> Tensor:
     if futures.ndim != 5:
         raise ValueError(f"futures have shape {tuple(futures.shape)}, must be (F, T, C, H, W)")
     return futures.var(dim=0, correction=correction).mean(dim=1).sqrt()
+
+
+def multiscale_error(predicted: Video, true: Video) -> Tensor:
+    """A loss: mean absolute and squared error of each frame of videos (B, T, C, H, W) in [-1, 1], (T,).
+
+    Both are of differences on [0, 1]. The absolute one is averaged over squares of several sizes first: coarse ones
+    lead what is off by some pixels.
+    """
+    difference = (predicted - true) / 2
+    total = SQUARE_WEIGHT * difference.square().mean(dim=(0, 2, 3, 4))
+    for scale in SCALES:
+        pooled = F.avg_pool2d(difference.flatten(0, 1), scale).unflatten(0, difference.shape[:2])
+        total = total + pooled.abs().mean(dim=(0, 2, 3, 4))
+    return total

@@ -15,9 +15,10 @@ from stt.migrations import migrated_scores
 
 SHIPPED_RATES = {"tabletop": 10.0, "car": 10.0}  # Hz, of cards from before they held a rate
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
+HORIZONS_OF = {"clips": (1, 3, 5, 10), "nowcasts": (1, 3, 6, 12)}  # of protocols with other columns
 PREDICTORS = (  # last words of a figure's name: what was scored
-    r"model|best|mean|guess|copy|truth|flow|blend|tracker|untrained|zero features|unconditional|conditioned|[+-]1|"
-    r"straight \w+"
+    r"model|best|mean|guess|copy|truth|flow|farneback|dis|blend|tracker|untrained|zero features|unconditional|"
+    r"conditioned|[+-]1|advection|steps|straight \w+"
 )
 
 LABELS = {"ssim": "ssim (Gaussian window)"}  # SSIM has several definitions, whose figures do not compare
@@ -149,16 +150,16 @@ def _scores(scores: dict[str, Any]) -> list[str]:
     for name, figures in migrated_scores(scores).items():
         lines += ["", f"**{name}**: {figures.get('protocol', '')}", ""]
         rows = figures.get("per_horizon", {})
-        lines += _table(rows) if rows else []
+        lines += _table(rows, HORIZONS_OF.get(name.partition(":")[0], HORIZONS)) if rows else []
         rest = {k: v for k, v in figures.items() if k not in ("protocol", "per_horizon", "mean")}
         lines += [""] * bool(rows and rest) + [f"- {LABELS.get(k, k)}: {_join(v)}" for k, v in rest.items()]
     return [*lines, ""]
 
 
-def _table(rows: Mapping[str, list[float | None]]) -> list[str]:
+def _table(rows: Mapping[str, list[float | None]], horizons: tuple[int, ...]) -> list[str]:
     """Figures per frame ahead, such as "psnr copy": a line for each measure, a column for each predictor."""
     cells: dict[str, dict[str, str]] = {}
-    frames = [t for t in HORIZONS if t <= max(map(len, rows.values()))]
+    frames = [t for t in horizons if t <= max(map(len, rows.values()))]
     for name, values in rows.items():
         match = re.fullmatch(rf"(.+) ({PREDICTORS})", name)
         measure, predictor = match.groups() if match else (name, "model")

@@ -15,6 +15,7 @@ from stt.request import Request, RequestError
 from stt.video import LIMITS, Clip, Limits, read_clip, to_uint8
 
 MAX_FPS = 30.0  # faster clips play slower: otherwise ten frames are over at once
+WHOLE_SIZE = 512  # pixels of the longer side, for models that take whole frames
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,18 @@ class Prompt:
 
 
 def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS) -> Clip:
-    """The clip at the model's size and frame rate, or at the stride of the request.
+    """The clip at the model's frame rate, or at the stride of the request, and at its size.
+
+    A model that takes whole frames gets them at the clip's own aspect, unless the request makes them square.
 
     Raises `stt.video.VideoError` for a file that is no usable video.
     """
-    c = model.config
+    c, whole = model.config, model.whole_frames and request.fit == "auto"
     return read_clip(
         request.clip,
-        size=c.image_size,
+        size=WHOLE_SIZE if whole else c.image_size,
         channels=c.channels,
-        fit=request.fit,
+        fit="whole" if whole else request.fit.replace("auto", "crop"),
         fps=None if request.stride else frame_rate(model.card),
         stride=request.stride or 1,
         limits=limits,

@@ -126,7 +126,7 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     c, clip, used = model.config, prompt.clip, len(prompt.context)
     imagined, gap = is_imagined(request, model), request.between
     continued = not (imagined or gap)
-    limit = c.context_frames
+    limit, (height, width) = c.context_frames, clip.video.shape[-2:]
     rate = frame_rate(model.card) or 0.0
     fps = clip.source_fps if rate and not request.stride else clip.fps if rate else 0.0
     here = f"; at stride {request.stride} this clip has {clip.fps:.4g}" if request.stride else ""
@@ -143,8 +143,7 @@ def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
         "From a single frame the model can only guess what moves.": continued and prompt.start == used == 1,
         "The clip was cropped to a square around its centre.": clip.cropped,
         "Black bars make the clip a square.": clip.padded,
-        f"It was resized to the {c.image_size} x {c.image_size} pixels of the model.": tuple(clip.source_size)
-        != (c.image_size, c.image_size),
+        f"It was resized to {width} x {height} pixels.": tuple(clip.source_size) != (width, height),
         f"The model looks back {limit} frames; later frames no longer see the first ones.": continued
         and used + request.frames > limit + 1,
         ONE_FUTURE: not is_stochastic(model),

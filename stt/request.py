@@ -16,7 +16,7 @@ from typing import Any
 
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling
 
-FITS = ("crop", "pad")
+FITS = ("auto", "crop", "pad")  # auto: the whole picture for models that take it, else crop
 DECIMAL = r"[-+]?(\d+\.?\d*|\.\d+)"
 
 
@@ -55,7 +55,7 @@ class Request:
     top_k: int = 0
     top_p: float = 1.0
     stride: int = 0  # every n-th frame of the file; 0: frames at the rate that the model learned at
-    fit: str = "crop"
+    fit: str = "auto"
     fps: float = 0.0  # frame rate of the output; 0: the clip's own
     labels: tuple[int, ...] = ()  # classes to imagine without the clip, -1 for any; none: continue the clip
     between: bool = False  # fill a gap in the clip: `frames` frames after the prompt frames
@@ -165,6 +165,7 @@ def show(value: Any) -> str:
     if value is None or value == "":
         return "empty"
     if isinstance(value, str):
+        value = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value[:41])
         return f'"{value if len(value) <= 40 else value[:37] + "..."}"'
     if isinstance(value, bool | float):
         return str(value)

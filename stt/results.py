@@ -6,7 +6,8 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class Result:
     # (P + T' + E - 1, h, w) bits per dimension and place of every frame but the first; empty without a likelihood
     ending: Pixels = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
     # (E, H, W, 3) frames of the clip after the gap; empty without a gap, or if it is not filled to its end
+
+    @property
+    def bytes(self) -> int:
+        """In memory, which its file and each of its videos stay below."""
+        return sum(getattr(self, name).nbytes for name in ARRAYS) + 100_000
 
     @property
     def fps(self) -> float:
@@ -126,15 +132,29 @@ def new_id() -> str:
 class ResultStore:
     """Results by id, in a folder."""
 
-    def __init__(self, folder: Path, shipped: Mapping[str, Result] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shipped: Mapping[str, Result] | None = None,
+        make_room: Callable[[Path, int], None] = lambda path, size: None,
+    ) -> None:
+        """make_room: is called before a file of about so many bytes is written; may raise RequestError."""
         self.folder = folder
         self.shipped = dict(shipped or {})  # results that come with the app
+        self.make_room = make_room
         self.writing = threading.Lock()
+
+    @property
+    def permanent(self) -> Path:
+        """Where the videos of shipped results lie: they are made once."""
+        return self.folder / "shipped"
 
     def put(self, result: Result, name: str | None = None) -> Result:
         """Saves a result; returns it with its id in the report."""
         result = replace(result, report=result.report | {"id": name or new_id()})
-        result.save(self.folder / result.report["id"] / FILE)
+        path = self.folder / result.report["id"] / FILE
+        self.make_room(path, result.bytes)
+        result.save(path)
         return result
 
     def get(self, name: Any) -> Result:
@@ -152,9 +172,10 @@ class ResultStore:
         result = self.get(name)
         if video not in result.names:
             raise RequestError("There is no such file.")
-        path = self.folder / name / video
-        with self.writing:  # one at a time: an encoder takes a whole core
+        path = (self.permanent if name in self.shipped else self.folder) / name / video
+        with self.writing if not path.is_file() else nullcontext():  # one at a time: an encoder takes a whole core
             if not path.is_file():
+                self.make_room(path, result.bytes)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 result.write(video, path)
         return path, result.title(video)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling, Video
 
-DARKEST = 0.1  # on [-1, 1] the darkest pixel of almost every clip is far below, on [0, 1] it is here
-
 
 def checked_seed(seed: int) -> int:
     """The seed as an int, of any integer type but bool; raises ValueError unless it lies in 0 ... 2^31-1."""
@@ -105,10 +103,10 @@ def checked_clip(clip: Any) -> Tensor:
         raise ValueError(f"context has {clip.ndim} axes, must be (T, C, H, W)")
     if clip.numel():
         low, high = (float(v) for v in clip.aminmax())
-        if 0 <= low <= DARKEST < high <= 1:
+        if 0 <= low < high <= 1:
             warnings.warn(
                 f"context values go from {low:.3f} to {high:.3f}, which looks like [0, 1]; the model takes [-1, 1], "
-                "where 0 is middle gray: scale by 2 * x - 1",
+                "where 0 is middle gray: scale by 2 * x - 1, unless it is that bright",
                 stacklevel=3,
             )
     return clip
@@ -121,8 +119,8 @@ def fit_context(model: Predictor, context: Video) -> Video:
         raise ValueError(f"the model's weights are {wrong}, it predicts in torch.float32: call model.float()")
     if context.ndim != 5:
         raise ValueError(f"context has {context.ndim} axes, must be (B, T, C, H, W)")
-    size = (c.channels, c.image_size, c.image_size)
-    if tuple(context.shape[2:]) != size:
+    size = (c.channels, *(context.shape[3:] if model.whole_frames else 2 * [c.image_size]))
+    if tuple(context.shape[2:]) != size or 0 in size:
         raise ValueError(f"context frames are {tuple(context.shape[2:])}, the model takes {size}")
     if context.shape[1] < 1:
         raise ValueError("context has 0 frames, at least 1 is needed")

@@ -122,11 +122,11 @@ class GaussianLayer(nn.Module):
             shift = self._normal(self.posterior, F.silu(self.read_target(torch.cat([h, target], dim=-1))))
             posterior = Normal(prior.mean + shift.mean, prior.logvar + shift.logvar)
         z = draw(prior, posterior)
-        up = F.interpolate(self.write(z), scale_factor=x.shape[1] // self.cells)
+        up = F.interpolate(self.write(z), size=x.shape[1:3])
         return x + rearrange(up, "b d h w -> b h w d"), PriorPosterior(prior, posterior)
 
     def _normal(self, conv: nn.Conv2d, h: Tensor) -> Normal:
-        pooled = F.avg_pool2d(rearrange(h, "b h w d -> b d h w"), h.shape[1] // self.cells)
+        pooled = F.adaptive_avg_pool2d(rearrange(h, "b h w d -> b d h w"), self.cells)
         mean, logvar = conv(pooled).float().chunk(2, dim=1)
         # Keeps the prior's std and the posterior's std relative to it within e^-3 ... e^3.
         return Normal(mean, 6 * torch.tanh(logvar / 6))
@@ -215,8 +215,9 @@ class SpaceTimeTransformer(nn.Module):
     ) -> SpaceTimeOutput:
         """target (B, T, h, w, D): features of the next frames, for posteriors. actions: as `_add_actions`."""
         c, start = self.config, cache.time if cache else 0
-        x = self._add_actions(tokens, actions) + self.position
-        space = rotary_grid(c.rows, c.columns, c.dim // c.heads, x.device)
+        height, width = tokens.shape[2:4]
+        x = self._add_actions(tokens, actions) + self._position(height, width)
+        space = rotary_grid(height, width, c.dim // c.heads, x.device)
         times = torch.arange(start, start + x.shape[1], device=x.device)
         time = rotary(times, c.dim // c.heads, longest=32.0)
         keys, values, gaussians = [], [], []
@@ -228,6 +229,14 @@ class SpaceTimeTransformer(nn.Module):
             if gaussian is not None:
                 gaussians.append(gaussian)
         return SpaceTimeOutput(self.norm(x), gaussians, Cache(tuple(keys), tuple(values), start + x.shape[1]))
+
+    def _position(self, height: int, width: int) -> Tensor:
+        """The learned position of each token (h, w, D); those of another grid lie between the learned ones."""
+        if (height, width) == (self.config.rows, self.config.columns):
+            return self.position
+        position = rearrange(self.position, "h w d -> 1 d h w")
+        position = F.interpolate(position, size=(height, width), mode="bilinear", align_corners=False)
+        return rearrange(position[0], "d h w -> h w d")
 
     def _add_actions(self, tokens: Tensor, actions: Tensor | None) -> Tensor:
         """Tokens (B, T, h, w, D) plus the action after each frame: actions (B, T, A), nan where free, or None."""

@@ -67,6 +67,7 @@ class Decoded(NamedTuple):
     fps: float  # of the frames
     source: Probe
     source_fps: float  # measured
+    varies: bool  # the rate of the file
     notes: tuple[str, ...]
 
 
@@ -81,11 +82,12 @@ def read_clip(
     max_frames: int | None = None,
     limits: Limits = LIMITS,
 ) -> Clip:
-    """Decodes the start of a clip to square frames of `size` pixels a side.
+    """Decodes the start of a clip to frames of `size` pixels.
 
     channels: 1 (gray) or 3 (colour). fit: "crop" cuts out the centre square, "pad" shows the whole picture, its longer
-    side `size` pixels, centred on black. fps: resample to so many frames per second, each the one nearest in time.
-    stride: keep every n-th frame. max_frames: the most frames to return.
+    side `size` pixels, centred on black; "whole" keeps the clip's aspect: its longer side has `size` pixels, or its own
+    where these are fewer, and both sides are even. fps: resample to so many frames per second, each the one nearest in
+    time. stride: keep every n-th frame. max_frames: the most frames to return.
     ffmpeg crops and resizes, so memory holds small frames only. A clip of the right size keeps its pixels.
     Raises `VideoError` for the file, `ValueError` for the arguments.
     """
@@ -100,12 +102,14 @@ def read_clip(
         # one frame more shows whether the clip goes on
         output = f"{_options(source, size, channels, fit, fps)} -frames:v {most + 1}"
         raw, log, code = run_ffmpeg(file, output, limits, deadline)
-        decoded = len(raw) // (size * size * channels)
+        width, height = _frame_size(source, size, fit)
+        decoded = len(raw) // (width * height * channels)
         if not decoded:
             raise VideoError(failure(log, code, limits))
         times = _times(log, decoded)
         damage = _damage(file, log, source, times, fps, limits, deadline, whole=decoded <= most)
-    frames = np.frombuffer(raw, np.uint8, decoded * size * size * channels).reshape(decoded, size, size, channels)
+    frames = np.frombuffer(raw, np.uint8, decoded * width * height * channels)
+    frames = frames.reshape(decoded, height, width, channels)
     used = min(decoded, most, decoded if fps else _frames_within(times, limits.clip_seconds, decoded))
     source_fps = _source_rate(log, times[:used], source.fps, fps, whole=decoded <= most)
     aspect = source.width * source.pixel_aspect / source.height
@@ -132,7 +136,7 @@ def decode_whole(
     fps: float | None = None,
     limits: Limits = LIMITS,
 ) -> Decoded:
-    """Writes all frames of a video of any length to a file: (T, size, size, channels) uint8, as `read_clip` decodes.
+    """Writes all frames of a video of any length to a file: (T, height, width, channels) uint8, as `read_clip` decodes.
 
     The limits on a clip's frames and seconds do not apply. Raises `VideoError`.
     """
@@ -141,14 +145,15 @@ def decode_whole(
     with open_video(path, limits) as file:
         source = probe_file(file, limits, deadline)
         _, log, code = run_ffmpeg(file, _options(source, size, channels, fit, fps), limits, deadline, out)
-        frames = os.fstat(out.fileno()).st_size // (size * size * channels)
+        width, height = _frame_size(source, size, fit)
+        frames = os.fstat(out.fileno()).st_size // (width * height * channels)
         if not frames:
             raise VideoError(failure(log, code, limits))
         times = _times(log, frames)
         damage = _damage(file, log, source, times, fps, limits, deadline, whole=True)
     source_fps = _source_rate(log, times, source.fps, fps, whole=True)
     notes = (*damage, *_notes(source, channels, source_fps, fps, times))
-    return Decoded(frames, fps or source_fps, source, source_fps, notes)
+    return Decoded(frames, fps or source_fps, source, source_fps, fps is None and _varies(times), notes)
 
 
 def to_uint8(video: Tensor) -> np.ndarray:
@@ -184,8 +189,8 @@ def read_metadata(path: str | Path, *, limits: Limits = LIMITS) -> dict[str, Any
 def _check_arguments(size: int, channels: int, fit: str, fps: float | None) -> None:
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, must be 1 (gray) or 3 (colour)")
-    if fit not in ("crop", "pad"):
-        raise ValueError(f"fit is {fit!r}, must be 'crop' or 'pad'")
+    if fit not in ("crop", "pad", "whole"):
+        raise ValueError(f"fit is {fit!r}, must be 'crop', 'pad' or 'whole'")
     if size < 1:
         raise ValueError(f"size is {size}, must be at least 1")
     if fps is not None and not 0.01 <= fps <= 1000:
@@ -196,7 +201,7 @@ def _options(source: Probe, size: int, channels: int, fit: str, fps: float | Non
     filters = [
         *["bwdif=mode=send_frame:deint=interlaced"] * source.interlaced,
         *_resampling(fps),
-        *_squaring(source, size, fit, "gray" if channels == 1 else "rgb24"),
+        *_resizing(source, size, fit, "gray" if channels == 1 else "rgb24"),
     ]
     return f"{DECODE.format(stream=source.stream)} -vf {','.join(filters)} -f rawvideo"
 
@@ -212,11 +217,25 @@ def _resampling(fps: float | None) -> list[str]:
     return ["settb=1/705600000", middle, f"fps={fps}:round=up"]  # a unit in which all usual rates are whole
 
 
-def _squaring(source: Probe, size: int, fit: str, pixels: str) -> list[str]:
-    """Filters that make each frame square and resize it. They adapt when the size changes within a clip."""
+def _frame_size(source: Probe, size: int, fit: str) -> tuple[int, int]:
+    """Width and height of decoded frames."""
+    if fit != "whole":
+        return size, size
+    sides = source.width * source.pixel_aspect, source.height
+    scale = min(size / max(sides), 1)
+    width, height = (max(2 * round(side * scale / 2), 2) for side in sides)
+    return width, height
+
+
+def _resizing(source: Probe, size: int, fit: str, pixels: str) -> list[str]:
+    """Filters that crop, resize and pad each frame. They adapt when the size changes within a clip."""
     flags = "accurate_rnd+full_chroma_int+full_chroma_inp"
-    if fit == "crop":
-        side: float = min(source.width, source.height)
+    if fit == "whole":
+        side: float = max(source.width, source.height)
+        square, bars = [], []
+        width, height = map(str, _frame_size(source, size, fit))
+    elif fit == "crop":
+        side = min(source.width, source.height)
         square = ["crop=min(iw\\,ih/sar):min(ih\\,iw*sar):exact=1"]  # sar: pixels that are not square
         width = height = str(size)
         bars = []

@@ -54,6 +54,10 @@ TINY_CONFIGS = {
     "stt, flows without actions": STTConfig.from_dict(
         TINY_FLOWS.to_dict() | {"channels": 1, "actions": (), "gaussian_grid": (1, 2), "gaussian_dim": 4}
     ),
+    "stt, flows from optical flow": STTConfig.from_dict(
+        TINY_FLOWS.to_dict()
+        | {"actions": (), "patch": 1, "optical_flow": True, "whole_frames": True, "gaussian_grid": (0, 2)}
+    ),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
-    "stt.api": 0, "stt.ffmpeg": 0, "stt.encode": 0, "stt.default_model": 0, "stt.probe": 1, "stt.video": 2,
-    "stt.side_by_side": 1, "stt.layers": 1, "stt.quantize": 1,
+    "stt.sandbox": -1, "stt.api": 0, "stt.ffmpeg": 0, "stt.encode": 0, "stt.default_model": 0, "stt.probe": 1,
+    "stt.video": 2, "stt.side_by_side": 1, "stt.layers": 1, "stt.optical_flow": 1, "stt.quantize": 1,
     "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1, "stt.motion": 1,
     "stt.tokenizer": 2, "stt.segmenter": 2, "stt.object_segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
     "stt.gpt": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,
@@ -19,13 +19,14 @@ RANKS = {
     "stt.request": 7, "stt": 7, "stt.prompt": 8, "stt.results": 8, "stt.report": 9, "stt.prediction": 10,
     "stt.live": 11, "stt.__main__": 12, "stt.ui": 12,
     "train.seeding": 0, "train.signals": 0, "train.throughput": 0, "train.optim": 0, "train.checkpoint": 0,
-    "train.gan": 0, "train.prefetch": 0, "train.schedule": 0,
+    "train.gan": 0, "train.prefetch": 0, "train.schedule": 0, "train.flags": 0,
     "train.processes": 0, "train.sheets": 0, "train.logging": 1, "train.trainer": 2,
     "train.sim": 1, "train.data.arrays": 1, "train.data.strokes": 1, "train.data.bouncing": 1, "train.data.shards": 1,
     "train.data.sources": 1, "train.data.account": 1, "train.data.splits": 2, "train.data.readers": 2,
     "train.data.digits": 2, "train.data.index": 3, "train.data.robot": 2, "train.data.tabletop": 2,
-    "train.data.moving_mnist": 3, "train.data.video_folder": 4,
-    "train.evaluation": 5, "train.presets": 6, "train.cli": 7, "train": 8,
+    "train.data.moving_mnist": 3, "train.data.radar": 3, "train.data.video_folder": 4, "train.data.scenes": 5,
+    "train.data.packing": 5,
+    "train.evaluation": 6, "train.presets": 7, "train.datasets": 8, "train.cli": 9, "train": 10,
 }  # fmt: skip
 FILES = sorted(path for package in ("stt", "train") for path in (ROOT / package).rglob("*.py"))
 

@@ -25,7 +25,7 @@ from stt.sampler import predict
 from stt.ui import live_controls
 from stt.ui.backend import Backend
 from stt.ui.live import HEADER, NO_MACHINE, Live, live_request
-from stt.ui.live_controls import FULL, IDLE, axis_controls
+from stt.ui.live_controls import FULL, IDLE, YOURS, axis_controls
 from stt.video import to_uint8
 from tests.conftest import TINY, lively
 from tests.ui_fixtures import Slow, action_model, moving_dot
@@ -221,6 +221,14 @@ def test_too_long_a_line_is_closed(live, monkeypatch):
         first.until("ready")
         with playing(client) as second:
             assert second.next() == {"end": FULL}
+
+
+def test_behind_a_proxy_an_address_has_few_places(backend):
+    live = Live(backend, cores=4, by_address=True)
+    with client_of(live) as client, playing(client) as first, playing(client) as second, playing(client) as third:
+        first.until("ready")
+        second.until("ready")
+        assert third.next() == {"end": YOURS}
 
 
 def test_nobody_there_ends_a_session_and_a_held_key_keeps_it(live, monkeypatch):

@@ -19,7 +19,8 @@ from stt.ui import server
 from tests.own_videos import odd_files, odd_videos
 from tests.page_fixtures import FakePage
 from train import evaluate, pack_videos, predictor, publish, tokenizer
-from train.cli import open_dataset, preset_of, training_parser
+from train.cli import preset_of, training_parser
+from train.datasets import open_dataset
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--batch=2", "--set=dim=32", "--set=depth=2", "--set=heads=2", "--set=gaussian_grid=(1, 2)"]

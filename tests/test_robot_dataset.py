@@ -13,9 +13,9 @@ import torch
 from stt.models.stt import STTConfig
 from stt.tokenizer import FrameVQConfig
 from tests.robot_fixtures import why_not
-from train import cli
 from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.shards import decompress_segmentation
+from train.datasets import open_dataset
 from train.make_robot import main
 from train.presets import PRESETS
 from train.sim.robot.world import Robot, RobotConfig
@@ -108,7 +108,7 @@ def test_presets_get_the_robots_clips_at_their_size_or_are_refused(stored):
     args = argparse.Namespace(data=stored, preset="NAME", mnist=None)
     tokenizer = FrameVQConfig(image_size=32, channels=3)
     preset = replace(PRESETS["tabletop/frame_vq/cpu"], model=tokenizer, data=RobotDataConfig(frames=3))
-    batch = cli.open_dataset(preset, args, "train", torch.device("cpu")).batch(2, 0, 0)
+    batch = open_dataset(preset, args, "train", torch.device("cpu")).batch(2, 0, 0)
     assert batch.video.shape == (2, 3, 3, 32, 32) and batch.actions.shape == (2, 3, 3)
     steered = STTConfig(image_size=32, channels=3, tokenizer=tokenizer, actions=("right", "forward"))
     for changes, message in (
@@ -119,4 +119,4 @@ def test_presets_get_the_robots_clips_at_their_size_or_are_refused(stored):
         ({"data": RobotDataConfig(frames=9)}, "frames is 9, the set's clips have 4"),
     ):
         with pytest.raises(SystemExit, match=message):
-            cli.open_dataset(replace(preset, **changes), args, "train", torch.device("cpu"))
+            open_dataset(replace(preset, **changes), args, "train", torch.device("cpu"))

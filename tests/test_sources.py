@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -245,3 +246,80 @@ def test_a_damaged_index_is_made_again_and_said(tmp_path):
         assert torch.equal(videos.batch(4, 0, 0).video, before)
         assert ".stt-index.json: was damaged: all files were decoded again" in videos.account.text()
     assert "was damaged" not in opened(tmp_path).account.text()
+
+
+def test_odd_names_copies_and_links_to_files_are_named(tmp_path):
+    bar = moving(3, 9)
+    for name, video in (("two\nlines", bar[0]), ("a", bar[1]), ("copy of a", bar[1]), ("b#1", bar[2])):
+        np.save(tmp_path / f"{name}.npy", video)
+    np.save(tmp_path / os.fsdecode(b"latin\xe9.npy"), bar[0])
+    (tmp_path / "link.npy").symlink_to(tmp_path / "a.npy")
+    (tmp_path / "out").mkdir()
+    for name in ("frames.npy", "index.json"):
+        (tmp_path / "out" / name).write_text("{}")
+    videos = opened(tmp_path)
+    assert videos.account.passed_over == {
+        "latin\\xe9.npy": "its name is no UTF-8 text: rename it", "link.npy": "the same file as a.npy",
+        "out/frames.npy": "part of a packed set", "out/index.json": "part of a packed set",
+    }  # fmt: skip
+    assert videos.account.notes == {"copy of a.npy": ["the same content as a.npy"]} and videos.classes == ()
+    write_pictures(tmp_path, bar[0])
+    (tmp_path / "text").mkdir()
+    (tmp_path / "two\nlines.npy").rename(tmp_path / "text" / "two\nlines.npy")
+    for path in tmp_path.glob("*.npy"):
+        path.unlink()
+    text = opened(tmp_path).account.text()
+    assert "classes  none: its own frames lies beside text/" in text
+
+
+def test_what_speaks_against_one_clip_in_a_folder_of_frames_is_said(tmp_path):
+    video = moving(1, 8)[0]
+    for name, patterns in (("even", ["f%d.png"]), ("mixed", ["a%d.png", "b%d.png"]), ("gap", ["f%d.png"])):
+        for pattern in patterns:
+            write_pictures(tmp_path / name, video, pattern)
+    (tmp_path / "gap" / "f4.png").unlink()
+    assert opened(tmp_path).account.notes == {
+        "gap": ["the numbers of its pictures are not evenly spaced, first near f3.png"],
+        "mixed": ["pictures of 2 names, a#.png, b#.png, are one clip"],
+    }
+
+
+def test_a_list_keeps_names_and_split_when_it_grows_and_says_what_is_not_there(tmp_path):
+    for name in ("sub/a", "sub/b", "sub/c", "far/d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", moving(1, 9)[0])
+    listed = tmp_path / "here" / "set.txt"
+    listed.parent.mkdir()
+    lines = ["../sub/a.npy", "../sub/b.npy", "../far/../sub/b.npy"]
+    listed.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    before = opened(listed).names
+    listed.write_text("\n".join([*lines, "../far/d.npy", str(tmp_path / "sub" / "c.npy"), "lost.mp4"]))
+    after = opened(listed)
+    assert all(set(before[side]) <= set(after.names[side]) for side in before)
+    assert after.account.files == 4 and after.account.passed_over == {"lost.mp4": "is not there"}
+    listed.write_text("nowhere.mp4 cat\n")
+    with pytest.raises(ValueError, match=r"holds no file that can be read.*\n  nowhere.mp4 cat: is not there"):
+        opened(listed)
+    np.save(listed.parent / "z.npy", moving(1, 9)[0])
+    listed.write_text("z.npy\nnowhere.mp4")
+    with pytest.raises(ValueError, match=r"of z.npy: another video is needed\n  nowhere.mp4: is not there"):
+        opened(listed)
+
+
+def test_masks_rates_and_sizes_of_arrays_are_checked(tmp_path):
+    video = moving(1, 9)[0]
+    twice(tmp_path / "mask", (video > 200).astype(np.uint8))
+    assert set(np.unique(read_pixels(tmp_path / "mask"))) == {0, 255}
+    assert "uint8 values from 0 (black) to 1 (white)" in opened(tmp_path / "mask").account.text()
+    twice(tmp_path / "hwtc", np.zeros((16, 16, 30, 3), np.uint8))
+    twice(tmp_path / "number", np.array(3))
+    for folder, message in (
+        ("hwtc", r"thwc \(1 clip of 16 frames, colour\) or hwtc \(1 clip of 30 frames"), ("number", "holds int64 ()"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            opened(tmp_path / folder)
+    for fps in ([30, 30], -5, np.nan, "x"):
+        for name in ("a", "b"):
+            np.savez(tmp_path / f"{name}.npz", video=video, fps=fps)
+        with pytest.raises(ValueError, match="its fps is .*, must be a number from 0 to 1000"):
+            opened(tmp_path)

@@ -14,8 +14,9 @@ from tests.conftest import TINY
 from tests.test_video_folder import arrays, counted, gray, numbers
 from tests.video_fixtures import make
 from train import predictor, publish, tokenizer
+from train.data.splits import hashed
 from train.data.video_folder import VideoFolderConfig
-from train.evaluation.videos import held_out
+from train.evaluation.videos import held_out, trained_on
 from train.pack_videos import main as pack_main
 
 RAMP = "color=black:s=32x32:r={rate}:d={seconds},format=gray,geq=lum='20+40*T'"  # gray levels tell the time
@@ -39,7 +40,8 @@ def held_out_of(folder) -> set[str]:
 
 def test_split_folders_are_known_by_their_usual_names_in_any_case(tmp_path):
     for k, (train, test) in enumerate((("Train", "Test"), ("TRAINING", "testing"), ("train", "val"),
-                                       ("train", "Valid"), ("train", "validation"))):  # fmt: skip
+                                       ("train", "Valid"), ("train", "validation"), ("train", "dev"),
+                                       ("train_videos", "Test Set"), ("training", "holdout"))):  # fmt: skip
         folder = folders(tmp_path / str(k), train, test)
         assert numbers(gray(folder).batch(8, 0, 0).video).max() < 40, train
         assert numbers(gray(folder, "test").batch(8, 0, 0).video).min() >= 40, test
@@ -48,6 +50,23 @@ def test_split_folders_are_known_by_their_usual_names_in_any_case(tmp_path):
             in gray(folder).account.text()
         )
         assert gray(folder).classes == ()
+
+
+def test_folders_around_and_inside_a_split_are_seen_through(tmp_path):
+    for k, (names, classes) in enumerate((
+        (("all/train", "all/test"), ()), (("all/Train/ant", "all/Train/bee", "all/test/ant"), ("ant", "bee")),
+        (("ant/train", "ant/test", "bee/train", "bee/test"), ("ant", "bee")),
+    )):  # fmt: skip
+        videos = gray(folders(tmp_path / str(k), *names))
+        assert videos.classes == classes, names
+        assert all("train" in name.lower() for name in videos.names["train"]), names
+        assert all("test" in name for name in videos.names["test"]), names
+    videos = gray(folders(tmp_path / "x", "DCIM/100APPLE", "DCIM/101APPLE"))
+    assert videos.classes == ("100APPLE", "101APPLE")
+    (tmp_path / "z" / "only").mkdir(parents=True)
+    for name in ("a", "b"):
+        np.save(tmp_path / "z" / "only" / f"{name}.npy", counted(10))
+    assert gray(tmp_path / "z").classes == ()  # one folder around all is no class
 
 
 def test_what_lies_outside_the_split_is_named(tmp_path):
@@ -90,6 +109,22 @@ def test_a_split_is_kept_when_the_folder_grows_and_when_it_is_packed(tmp_path):
     (folder / ".stt-split.json").write_text('{"00.npy": "tr')
     with pytest.raises(ValueError, match=r"stt-split.json cannot be read .*: mend it, or delete it to split anew"):
         gray(folder)
+    (folder / ".stt-split.json").write_text('{"00.npy": "Test"}')
+    with pytest.raises(ValueError, match=r"00.npy is 'Test', must be train or test"):
+        gray(folder)
+
+
+def test_a_split_is_kept_when_a_folder_becomes_read_only_and_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("STT_CACHE", str(tmp_path / "cache"))
+    folder = arrays(tmp_path / "clips", 20)
+    before = held_out_of(folder)
+    for mode, files in ((0o555, 40), (0o755, 60), (0o555, 80)):
+        folder.chmod(0o755)
+        arrays(folder, files)
+        folder.chmod(mode)
+        after = held_out_of(folder)
+        assert after & {f"{k:02d}.npy" for k in range(files - 20)} == before and len(after) > len(before), files
+        before = after
 
 
 def test_a_card_names_the_files_and_scoring_tells_which_of_them_were_trained_on(tmp_path, capsys):
@@ -102,14 +137,23 @@ def test_a_card_names_the_files_and_scoring_tells_which_of_them_were_trained_on(
         data=folder, horizon=2, clips=9, device="cpu", layout="", float_range=None, int_range=None
     )
     model = STT(STTConfig.from_dict(TINY.to_dict()))
+    published = publish.portable_card(card)
+    assert published == publish.portable_card(published) and card["files"]["train"][0] not in json.dumps(published)
     model.card = {"tokenizer": card}
     assert "trained on" not in held_out(model, VideoFolderConfig(), args)[1]
     (folder / ".stt-split.json").unlink()  # the folder is split anew, with others
     (folder / card["files"]["test"][0]).unlink()
-    capsys.readouterr()
-    source = held_out(model, VideoFolderConfig(), args)[1]
-    assert "1 of 1 files trained on" in source
-    assert "has trained on files of these names, which" in capsys.readouterr().err
+    for model.card in ({"tokenizer": card}, published):
+        capsys.readouterr()
+        source = held_out(model, VideoFolderConfig(), args)[1]
+        assert "1 of 1 files trained on" in source
+        assert "has trained on files of these names, which" in capsys.readouterr().err
+    for trained, names, hits in (
+        (["a.npz#0", "b"], ["a.npz#1", "c"], []), (["a.npz#0"], ["a.npz"], ["a.npz"]),
+        (["a.npz"], ["a.npz#1"], ["a.npz#1"]), (["a.npz#1"], ["a.npz#1"], ["a.npz#1"]),
+    ):  # fmt: skip
+        for files in (trained, [hashed(name) for name in trained]):
+            assert trained_on({"files": {"train": files}}, names) == hits, (files, names)
 
 
 # ---- classes and actions -----------------------------------------------------------------------------
@@ -161,7 +205,7 @@ def test_slow_motion_and_other_rates_are_resampled_by_time_to_the_median_rate(tm
     assert gray(tmp_path, frames=8, stride=3).fps == 10
     text = tenth.account.text()
     assert "rates    24 to 240 frames a second, median 30" in text
-    assert "at 10 frames a second; 4 files have other rates and are resampled" in text
+    assert "at 10 frames a second; 4 of 4 files have other rates and are resampled" in text
     assert gray(tmp_path, frames=4, fps=60).account.slower == ["a.mp4", "b.mp4", "film.mkv"]
 
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import stt
 from stt.api import NO_CONDITION, Batch, Condition, Sampling
-from stt.flow_tokens import warp
 from stt.metrics import unit
 from stt.models.stt import STT, STTConfig
 from stt.motion import Layers, Match, Motion, Shape, composite, shape_of
 from stt.motion_tokens import MotionState, split_penalty
+from stt.optical_flow import warp
 from stt.sampler import SeededNoise
 from stt.transformer import Normal, PriorPosterior, SpaceTimeOutput, draw_mean
 from tests.conftest import TINY, TINY_CONFIGS, TINY_FLOWS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
@@ -370,6 +371,30 @@ def test_untrained_flows_let_every_frame_stand_still_but_for_pixels_decoded_anew
     context = torch.rand(3, 3, 16, 16) * 0.1
     future = stt.predict(model, context, 3, Sampling(temperature=0.0))
     assert (future - context[-1]).abs().max() < 0.2
+
+
+def test_with_optical_flow_an_untrained_model_carries_motion_on_at_the_size_of_the_clip():
+    torch.manual_seed(0)
+    config = STTConfig.from_dict(TINY_FLOWS.to_dict() | {"actions": (), "optical_flow": True, "whole_frames": True})
+    model = STT(config).eval()
+    texture = F.interpolate(torch.rand(1, 3, 16, 48) * 1.6 - 0.8, scale_factor=4.0, mode="bicubic")[0]
+    video = torch.stack([texture.clamp(-1, 1)[:, 8:40, 16 + 2 * t : 80 + 2 * t] for t in range(6)])
+    future = stt.predict(model, video[:3], 3, Sampling(temperature=0.0))[0]
+    assert future.shape == (3, 3, 32, 64)
+    inner = (slice(None), slice(None), slice(4, -4), slice(4, -10))
+    moved, still = (future - video[3:])[inner].abs().mean(), (video[2] - video[3:])[inner].abs().mean()
+    assert moved < 0.35 * still, (moved, still)
+
+
+def test_a_model_of_whole_frames_takes_odd_sizes_and_one_of_squares_names_its_size():
+    squares = STT(STTConfig.from_dict(TINY_FLOWS.to_dict() | {"actions": ()})).eval()
+    whole = STT(STTConfig.from_dict(squares.config.to_dict() | {"optical_flow": True, "whole_frames": True})).eval()
+    for height, width in ((16, 16), (31, 57), (9, 130), (200, 6)):
+        video = torch.rand(2, 3, height, width) - 0.5
+        assert stt.predict(whole, video, 2, seeds=[0, 1]).shape == (2, 2, 3, height, width)
+        if (height, width) != (16, 16):
+            with pytest.raises(ValueError, match=rf"\(3, {height}, {width}\), the model takes \(3, 16, 16\)"):
+                stt.predict(squares, video, 1)
 
 
 def test_flows_refuse_clips_without_the_actions_that_they_take():

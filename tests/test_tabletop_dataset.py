@@ -15,7 +15,6 @@ import torch
 
 from stt.sprites import MAX_SPRITES, composite, extract_sprites
 from tests.tabletop_fixtures import why_not
-from train.cli import open_dataset
 from train.data.moving_mnist import MovingMNISTConfig
 from train.data.shards import (
     compress_frames,
@@ -27,6 +26,7 @@ from train.data.shards import (
 )
 from train.data.tabletop import Crops, TabletopDataConfig, TabletopDataset, write_set, write_shard
 from train.data.video_folder import VideoFolderConfig
+from train.datasets import open_dataset
 from train.presets import PRESETS
 from train.sim.tabletop.world import Tabletop, TabletopConfig
 

@@ -375,3 +375,31 @@ def test_a_packed_set_gives_the_same_clips_without_decoding(car, tmp_path, capsy
         VideoFolder(out, "train", 4, 32, 1)
     with pytest.raises(SystemExit, match="set is not empty"):
         pack_main([str(out), str(out)])
+
+
+def test_damaged_files_of_a_set_are_made_again_or_named(tmp_path):
+    folder, packed = arrays(tmp_path / "clips", 4), tmp_path / "set"
+    before = gray(folder).batch(4, 0, 0).video
+    index, whole = folder / ".stt-index.json", json.loads((folder / ".stt-index.json").read_text())
+    for name in ("state", "fps", "frames", "size", "parts", "cuts", "notes", "options", "actions"):
+        for value in (None, "x"):
+            [entries] = json.loads(json.dumps(whole)).values()
+            entries["00.npy"][name] = value
+            index.write_text(json.dumps(dict.fromkeys(whole, entries)))
+            videos = gray(folder)
+            assert torch.equal(videos.batch(4, 0, 0).video, before), name
+            assert "was damaged" in videos.account.text(), name
+    for frames in folder.glob(".stt-frames/*/*.npy"):
+        frames.write_bytes(frames.read_bytes()[:-9])
+    assert torch.equal(gray(folder).batch(4, 0, 0).video, before)
+    pack_main([str(folder), str(packed), "--size=16", "--channels=1"])
+    (packed / "account.json").write_text('{"fol')
+    assert torch.equal(gray(packed).batch(4, 0, 0).video, before)
+    for name, data, message in (
+        ("frames.npy", b"", "frames.npy is missing or damaged: pack the folder again"),
+        ("frames.npy", (packed / "frames.npy").read_bytes()[:-9], "frames.npy is missing or damaged"),
+        ("index.json", (packed / "index.json").read_bytes()[:-9], "packed set whose index.json is damaged"),
+    ):
+        (packed / name).write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            gray(packed)

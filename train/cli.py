@@ -6,7 +6,6 @@ import argparse
 import ast
 import dataclasses
 import json
-import math
 import os
 import shlex
 import sys
@@ -18,16 +17,14 @@ import torch
 from torch import nn
 
 from stt.api import Config, Model
-from stt.checkpoint import build, check_writable, find, load_any, one_line, read_header, write_whole
-from stt.models.layered import LayeredConfig
+from stt.checkpoint import FILE_NAME, build, find, load_any, one_line, read_header, write_whole
 from train.checkpoint import list_checkpoints
-from train.data.arrays import add_array_flags, array_options
-from train.data.digits import Split
-from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.data.robot import RobotDataConfig, RobotDataset
+from train.data.arrays import add_array_flags
+from train.data.radar import RadarConfig
+from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.shards import world_of
-from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
+from train.flags import check_output, count, number, whole
 from train.presets import PRESETS, Dataset, Preset
 from train.schedule import TrainerConfig
 
@@ -36,35 +33,7 @@ if TYPE_CHECKING:
 
 FLAGS_FILE = "run.json"
 SOURCE_FLAGS = ("tokenizer", "start_from")  # each takes a path or a name on the Hub
-DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial")
-NUM_ACTIONS = {"tabletop": 2, "robot": 3}  # numbers of an action in simulated sets
-
-
-def count(text: str) -> int:
-    """A whole number of 1 or more, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number of 0 or more, for argparse."""
-    return 0 if text == "0" else count(text)
-
-
-def number(text: str) -> float:
-    """A finite number of 0 or more, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
-    return value
+DATA_FLAGS = ("strokes", "digits", "frames", "fps", "stride", "fit", "flip", "partial", "real", "workers")
 
 
 def training_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -97,6 +66,8 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     data.add_argument("--fit", choices=["crop", "pad"], help="make your own videos square: crop, or add black bars")
     data.add_argument("--flip", action="store_true", default=None, help="mirror clips of your own videos at random")
     data.add_argument("--partial", action="store_true", default=None, help="train on what there is of a robot set yet")
+    data.add_argument("--real", type=number, metavar="SHARE", help="share of clips of --data beside generated scenes")
+    data.add_argument("--workers", type=whole, help="processes that generate scenes; 0: the training itself")
     add_array_flags(data)
     schedule = parser.add_argument_group("schedule", "Values in brackets hold where the preset does not set another.")
     for f in dataclasses.fields(TrainerConfig):
@@ -118,10 +89,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> ar
     """
     words = sys.argv[1:] if words is None else words
     args = parser.parse_args(words)
-    try:
-        check_writable(args.out, folder=True)
-    except ValueError as error:
-        raise SystemExit(f"--out {error}") from error
+    check_output("--out", args.out, folder=True)
     path = args.out / FLAGS_FILE
     command = [*parser.prog.split(), *words]
     if args.resume and path.is_file():
@@ -180,7 +148,11 @@ def training_card(args: argparse.Namespace, preset: Preset, clips: Dataset) -> d
     card = {"preset": args.preset, "world": dataclasses.asdict(preset.data), "command": without_folders(args.command)}
     if isinstance(clips, VideoFolder):
         card["world"]["fps"] = round(clips.fps, 3)
+    if isinstance(clips, VideoFolder | ScenesDataset):
         card["files"] = clips.card()
+        if args.resume and (args.out / FILE_NAME).is_file():  # the folder may have lost files since
+            before = read_header(args.out / FILE_NAME)["card"].get("files", {}).get("train", [])
+            card["files"]["train"] = sorted({*card["files"]["train"], *before})
     for name in SOURCE_FLAGS:
         if source := getattr(args, name, None):
             card[name] = read_header(find(source))["card"]
@@ -217,7 +189,12 @@ def preset_of(args: argparse.Namespace) -> Preset:
     training = {name: value for name, value in training.items() if value is not None}
     if "steps" in training:
         training.setdefault("minutes", 0.0)
-    if args.data and not world_of(args.data) and not isinstance(preset.data, VideoFolderConfig):
+    try:
+        world = args.data and world_of(args.data)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    takes_data = isinstance(preset.data, VideoFolderConfig | ScenesConfig | RadarConfig)
+    if args.data and not world and not takes_data:
         preset = replace(preset, data=VideoFolderConfig(frames=preset.data.frames))
     if args.fps and args.stride:
         raise SystemExit("--fps says the rate by itself, and so does --stride: leave out one of them")
@@ -280,69 +257,3 @@ def resume(run: Trainer, args: argparse.Namespace) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         raise SystemExit(f"{args.out}: its checkpoint does not fit these flags: {one_line(error)}") from error
     save_flags(args, resumed=True)
-
-
-def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device: torch.device) -> Dataset:
-    """The preset's clips, or those of --data. SystemExit where the preset and --data do not fit."""
-    data, model = preset.data, preset.model
-    maps, layered = getattr(model, "maps", ()), isinstance(model, LayeredConfig)
-    if layered and not isinstance(data, TabletopDataConfig):
-        raise SystemExit("the family layered learns from poses, which only tabletop sets have")
-    world = args.data and world_of(args.data)
-    try:
-        if isinstance(data, VideoFolderConfig):
-            if not args.data:
-                raise SystemExit(f"the preset {args.preset} needs --data, a folder of videos")
-            if world:
-                raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns videos")
-            options = {name: getattr(data, name) for name in ("frames", "fps", "stride", "fit", "flip")}
-            options |= {"image_size": model.image_size, "channels": model.channels, "arrays": array_options(args)}
-            folder = VideoFolder(args.data, split, device=device, **options)
-            check_folder(folder, preset)
-            if os.environ.get("RANK", "0") == "0":
-                folder.report()
-            return folder
-        if isinstance(data, MovingMNISTConfig):
-            if args.data:
-                raise SystemExit(f"--data holds {world} clips, but the preset {args.preset} learns digits")
-            return MovingMNIST(data, args.mnist, split, device, maps=maps)
-        if not args.data:
-            raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.make_{data.kind} wrote")
-        check_simulated(preset)
-        if isinstance(data, RobotDataConfig):
-            options = {"image_size": model.image_size, "frames": data.frames, "partial": data.partial}
-            return RobotDataset(args.data / split, device=device, **options)
-        straight = [args.data / "straight_line"] if split == "train" and layered else []
-        return TabletopDataset(args.data / split, *straight, frames=data.frames, sprites=layered, device=device)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
-
-
-def check_simulated(preset: Preset) -> None:
-    """SystemExit where a model learns from what simulated clips lack: classes, maps, other actions."""
-    model, kind = preset.model, preset.data.kind
-    if getattr(model, "classes", 0) or getattr(model, "maps", ()):
-        raise SystemExit(f"{kind} clips have no classes and no maps")
-    actions = len(getattr(model, "actions", ()))
-    if actions not in (0, NUM_ACTIONS[kind]):
-        raise SystemExit(f"the model takes {actions} actions, {kind} clips have {NUM_ACTIONS[kind]}")
-
-
-def check_folder(videos: VideoFolder, preset: Preset) -> None:
-    """SystemExit where a model learns from what a folder lacks: actions, classes, maps."""
-    model, folder = preset.model, videos.folder
-    reason = videos.account.no_classes
-    why = f"no class sub-folders ({reason})" if reason else "no class sub-folders"
-    actions, classes = len(getattr(model, "actions", ())), getattr(model, "classes", 0)
-    if actions and videos.actions != actions:
-        number = f"{videos.actions} numbers a frame" if videos.actions else "no actions"
-        raise SystemExit(f'the model takes {actions} actions, {folder} has {number}: add --set "actions=()" for none')
-    if actions:
-        videos.check_actions()
-    if classes and not videos.classes:
-        raise SystemExit(f"the model takes {classes} classes, {folder} has {why}: add --set classes=0")
-    if classes and len(videos.classes) > classes:
-        count = len(videos.classes)
-        raise SystemExit(f"the model takes {classes} classes, {folder} has {count}: add --set classes={count}")
-    if getattr(model, "maps", ()):
-        raise SystemExit(f'the model learns maps of {", ".join(model.maps)}, {folder} has none: add --set "maps=()"')

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
+from stt.checkpoint import one_line, usable_device
 from train.evaluation.digit_classifier import (
     DigitClassifier,
     accuracy_of,
@@ -14,14 +16,15 @@ from train.evaluation.digit_classifier import (
     save_digit_classifier,
     train_digit_classifier,
 )
+from train.flags import check_output, count, number
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded by default")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--minutes", type=number, default=60)
+    parser.add_argument("--batch", type=count, default=64)
+    parser.add_argument("--lr", type=number, default=3e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the frames; choose another one to continue with")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--start-from", type=Path, metavar="FILE", help="weights to start from, not random ones")
@@ -29,11 +32,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    args = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    check_output("--out", args.out, parents=True)
     torch.manual_seed(args.seed)
-    classifier = load_digit_classifier(args.start_from) if args.start_from else DigitClassifier()
-    classifier.to(args.device)
+    try:
+        classifier = load_digit_classifier(args.start_from) if args.start_from else DigitClassifier()
+        classifier.to(usable_device(args.device))
+        accuracy_of(classifier, args.mnist, frames=1)  # finds MNIST
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SystemExit(f"digit_classifier: {one_line(error)}") from error
 
     def report(frames: int, minutes: float, loss: float) -> None:
         accuracy = accuracy_of(classifier, args.mnist, frames=500)

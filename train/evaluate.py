@@ -2,6 +2,7 @@
 
 On the tabletop or the robot: python -m train.evaluate --world robot --model runs/stt --json scores.json
 On your own videos: python -m train.evaluate --model runs/my_stt --data FOLDER --json scores.json
+On any clips: python -m train.evaluate --world clips --model runs/my_stt --data FOLDER --json scores.json
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from safetensors import SafetensorError
 
 import stt
 from stt.api import Predictor
-from stt.checkpoint import check_writable, write_whole
+from stt.checkpoint import write_whole
 from stt.model_card import provenance
-from train.cli import count, number
 from train.data.arrays import add_array_flags
+from train.evaluation.clips import ClipsEvaluation
 from train.evaluation.moving_mnist import MovingMNISTEvaluation
+from train.evaluation.nowcast import NowcastEvaluation
 from train.evaluation.protocols import CONTEXT, HORIZON, INSTALLED, PROTOCOLS, Evaluation
 from train.evaluation.robot import RobotEvaluation
 from train.evaluation.tabletop import TabletopEvaluation
 from train.evaluation.videos import VideosEvaluation
+from train.flags import check_output, count, number
 
 CLASSIFIER = Path(__file__).parent.parent / "assets" / "digit_classifier.safetensors"
 PICTURES = (".png", ".jpg", ".webp")
@@ -35,13 +38,21 @@ EVALUATIONS = {
     "tabletop": TabletopEvaluation,
     "robot": RobotEvaluation,
     "videos": VideosEvaluation,
+    "clips": ClipsEvaluation,
+    "radar": NowcastEvaluation,
 }
-KINDS = {"tabletop": "tabletop", "robot": "robot", "folder": "videos"}  # of a card's world; others are Moving MNIST's
+BASELINES_ALONE = ("clips", "radar")  # what can be scored without a model
+KINDS = {
+    "tabletop": "tabletop",
+    "robot": "robot",
+    "folder": "videos",
+    "scenes": "clips",
+}  # of a card's world; others are Moving MNIST's
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--model", required=True, help="file, run folder or owner/repo")
+    parser.add_argument("--model", help="file, run folder or owner/repo; without it, the baselines of clips or radar")
     parser.add_argument("--world", choices=EVALUATIONS, help="data set; by default the one that it was trained on")
     parser.add_argument("--only", nargs="*", choices=PROTOCOLS, default=PROTOCOLS, help="protocols to run, or none")
     parser.add_argument("--temperature", type=number, default=1.0)
@@ -66,13 +77,19 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--data", type=Path, help="folder of videos, which is then the data set")
     add_array_flags(own)
     own.add_argument("--horizon", type=count, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
+    clips = parser.add_argument_group("clips")
+    clips.add_argument("--windows", type=count, default=8, help="parts of each clip, evenly spaced")
+    clips.add_argument("--fps", type=number, default=0.0, help="frames a second; default: the model's, or the clip's")
+    clips.add_argument("--size", type=count, help="longer side of frames; default: the model's, or 128")
     simulator = parser.add_argument_group("tabletop, robot")
     simulator.add_argument("--simulated", type=Path, help="folder that stores simulated clips and futures")
     digits = parser.add_argument_group("Moving MNIST")
     digits.add_argument("--mnist", type=Path, help="folder of the MNIST .gz files; downloaded by default")
     digits.add_argument("--digits", type=int, choices=(1, 2), help="digits per clip; default: as trained, or 2")
     digits.add_argument("--strokes", type=number, default=0.0, help="share of synthetic digits; 1 needs no MNIST")
-    digits.add_argument("--context", type=count, default=CONTEXT, help="frames of the prompt on the sheet")
+    digits.add_argument(
+        "--context", type=count, default=CONTEXT, help="frames of the prompt: of clips, and on the sheet"
+    )
     digits.add_argument(
         "--moving-clips", type=count, default=1000, help="clips of moving_mnist; the official number is 10000"
     )
@@ -83,9 +100,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluation_of(model: Predictor, args: argparse.Namespace) -> Evaluation:
+def evaluation_of(model: Predictor | None, args: argparse.Namespace) -> Evaluation:
     """The evaluation on --world, on --data, or on what the model was trained on. SystemExit where that fails."""
-    world = model.card.get("world", {})
+    world = model.card.get("world", {}) if model else {}
     name = args.world or ("videos" if args.data else KINDS.get(world.get("kind"), "moving_mnist"))
     try:
         return EVALUATIONS[name](model, args, world)
@@ -95,29 +112,15 @@ def evaluation_of(model: Predictor, args: argparse.Namespace) -> Evaluation:
         raise SystemExit(f"evaluate on {name}: {error}") from error
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """SystemExit, before the work, where a file could not be written."""
-    for flag, path in {"--json": args.json, "--markdown": args.markdown, "--sheet": args.sheet}.items():
-        if path is None:
-            continue
-        if flag == "--sheet" and path.suffix.lower() not in PICTURES:
-            raise SystemExit(f"evaluate: --sheet {path}: a picture's name ends in {', '.join(PICTURES)}")
-        try:
-            check_writable(path)
-        except ValueError as error:
-            raise SystemExit(f"evaluate: {flag} {error}") from error
-    if args.simulated:
-        try:
-            check_writable(args.simulated, folder=True)
-        except ValueError as error:
-            raise SystemExit(f"evaluate: --simulated {error}") from error
-
-
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
-    check_outputs(args)
+    if not args.model and args.world not in BASELINES_ALONE:
+        raise SystemExit(f"evaluate: --model is missing; without it, --world is {' or '.join(BASELINES_ALONE)}")
+    for name, endings in (("json", ()), ("markdown", ()), ("sheet", PICTURES)):
+        check_output(f"evaluate: --{name}", getattr(args, name), endings=endings)
+    check_output("evaluate: --simulated", args.simulated, folder=True)
     try:
-        model = stt.load(args.model, args.device)
+        model = stt.load(args.model, args.device) if args.model else None
     except (OSError, ValueError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
@@ -130,8 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"evaluate: passes over {', '.join(unsuitable)}: not for this model and data", file=sys.stderr)
         scores = evaluation.run(args.only)
         picture = evaluation.sheet() if args.sheet else None
-    card = dict(model.card)
-    text = "\n".join([f"# {args.model}", "", *provenance(card | {"scores": scores})])
+    card = dict(model.card) if model else {}
+    text = "\n".join([f"# {args.model or 'baselines'}", "", *provenance(card | {"scores": scores})])
     print(text)
     if args.json:
         data = json.dumps({"model": args.model, "settings": settings, "card": card} | scores, indent=1).encode()

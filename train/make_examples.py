@@ -24,6 +24,7 @@ from stt.results import Result
 from stt.video import to_uint8
 from train.data.bouncing import DigitState, render, simulate_deterministic, simulate_stochastic
 from train.data.strokes import draw_digits
+from train.flags import check_output
 from train.seeding import generator_for
 from train.sim.tabletop.world import Tabletop, TabletopConfig
 
@@ -100,7 +101,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if bool(args.results) != bool(args.model):
         raise SystemExit("make_examples: --results and --model need each other")
-    model = load(args.model) if args.model else None
+    check_output("--out", args.out, folder=True)
+    check_output("--results", args.results, folder=True)
+    try:
+        model = load(args.model) if args.model else None
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"make_examples: {error}") from error
     args.out.mkdir(parents=True, exist_ok=True)
     clips = {example.name: partial(clip_of, example) for example in EXAMPLES}
     if args.tabletop:

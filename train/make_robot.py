@@ -15,6 +15,7 @@ import numpy as np
 
 from train.data.robot import write_set
 from train.data.shards import read_shard
+from train.flags import check_output
 from train.sim.robot.world import RobotConfig
 
 
@@ -41,12 +42,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if min(args.clips, args.test_clips, args.per_shard, args.workers) < 1:
         raise SystemExit("--clips, --test-clips, --per-shard and --workers must be at least 1")
+    check_output("--out", args.out, folder=True)
     for split, clips in (("test", args.test_clips), ("train", args.clips)):
         out = args.out / split
         try:
             config = RobotConfig(image_size=args.size, frames=args.frames)
             write_set(out, config, split, args.seed, clips, args.crf, args.per_shard, args.workers)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise SystemExit(str(error)) from error
         size = sum(path.stat().st_size for path in out.glob("shard-*")) / 2**20
         psnr = np.concatenate([read_shard(path)["psnr"] for path in out.glob("shard-*.npz")]).astype(float)

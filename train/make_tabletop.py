@@ -10,6 +10,7 @@ import numpy as np
 
 from train.data.shards import read_shard
 from train.data.tabletop import STRAIGHT_LINE, write_set
+from train.flags import check_output
 from train.sim.tabletop.world import TabletopConfig
 
 
@@ -36,13 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if min(args.clips, args.held_out, args.per_shard, args.workers) < 1:
         raise SystemExit("--clips, --held-out, --per-shard and --workers must be at least 1")
+    check_output("--out", args.out, folder=True)
     counts = {"test": args.held_out, "straight_line": max(1, round(STRAIGHT_LINE * args.clips)), "train": args.clips}
     for split, clips in counts.items():
         out = args.out / split
         try:
             config = TabletopConfig(image_size=args.size, frames=args.frames)
             write_set(out, config, split, args.seed, clips, args.crf, args.per_shard, args.workers)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise SystemExit(str(error)) from error
         shards = sorted(out.glob("shard-*.npz"))
         size = sum(path.stat().st_size for path in shards) / 2**20

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from train.data.arrays import add_array_flags, array_options
+from train.data.packing import pack
 from train.data.readers import ReadOptions
-from train.data.video_folder import pack
+from train.flags import count, number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,10 +21,10 @@ def parser() -> argparse.ArgumentParser:
         "plain; or a .txt list of them",
     )  # fmt: skip
     parser.add_argument("out", type=Path, help="an empty folder")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side")
+    parser.add_argument("--size", type=count, default=64, help="pixels a side")
     parser.add_argument("--channels", type=int, choices=[1, 3], default=3, help="1 (gray) or 3 (colour)")
     parser.add_argument("--fit", choices=["crop", "pad"], default="crop", help="the centre square, or black bars")
-    parser.add_argument("--fps", type=float, default=0.0, help="frames a second to store; default: all that there are")
+    parser.add_argument("--fps", type=number, default=0.0, help="frames a second to store; default: all that there are")
     add_array_flags(parser)
     return parser
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from train.flags import check_output
 from train.logging import LOG_FILE
 
 EPOCH = 10_000  # clips of an epoch in the papers on Moving MNIST
@@ -76,8 +77,9 @@ def curves(logs: dict[str, list[dict[str, Any]]]) -> Any:
     return figure
 
 
-def main() -> None:
-    args = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    check_output("--out", args.out, parents=True, endings=(".png", ".svg", ".pdf"))
     logs = {run.name: read_log(run) for run in args.runs}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     curves(logs).savefig(args.out, dpi=100)

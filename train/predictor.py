@@ -14,6 +14,7 @@ from stt.checkpoint import build
 from stt.registry import FAMILIES
 from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
+from train.datasets import open_dataset
 from train.evaluation.moving_mnist import held_out, moving_mnist
 from train.presets import Dataset, Preset
 from train.processes import make_accelerator, run_as_process
@@ -36,7 +37,7 @@ def main(words: list[str] | None = None) -> None:
     if preset.family not in FAMILIES:
         raise SystemExit(f"{args.preset} trains a tokenizer: use train.tokenizer")
     accelerator = make_accelerator(args.device)
-    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     clips = test.batch(4, seed=1, index=0).video
     if clips.shape[1] < 2:
         raise SystemExit(f"clips have {clips.shape[1]} frame, a predictor learns from 2 or more: give --frames")

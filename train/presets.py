@@ -13,12 +13,14 @@ from stt.models.videogpt import VideoGPTConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+from train.data.radar import RadarConfig, RadarDataset
 from train.data.robot import RobotDataConfig, RobotDataset
+from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.tabletop import TabletopDataConfig, TabletopDataset
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.schedule import TrainerConfig
 
-Dataset = MovingMNIST | TabletopDataset | RobotDataset | VideoFolder
+Dataset = MovingMNIST | TabletopDataset | RobotDataset | RadarDataset | VideoFolder | ScenesDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Preset:
 
     summary: str
     model: Config
-    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig
+    data: MovingMNISTConfig | TabletopDataConfig | RobotDataConfig | VideoFolderConfig | ScenesConfig | RadarConfig
     training: TrainerConfig
     tokenizer_preset: str = ""  # trained first where no tokenizer is given
 
@@ -48,6 +50,8 @@ deterministic_digits = MovingMNISTConfig(kind="deterministic", digits=2, strokes
 tabletop = TabletopDataConfig(frames=20)
 videos = VideoFolderConfig(frames=20)
 car = VideoFolderConfig(frames=20, stride=2)
+scenes = ScenesConfig(frames=12)
+radar = RadarConfig()
 
 # ---- networks ----------------------------------------------------------------------------------------
 
@@ -86,8 +90,20 @@ layered_cpu = LayeredConfig(channels=3, actions=("push right", "push up"))
 layered_gpu = replace(layered_cpu, segmenter_width=32, agent_width=24, dynamics_width=44, compositor_width=48)
 
 robot_stt_cpu = STTConfig(
-    channels=3, flows=4, dim=160, heads=5, gaussian_grid=(0,) * 4, actions=("right", "forward", "up"), context_frames=12
+    channels=3,
+    flows=4,
+    optical_flow=True,
+    dim=160,
+    heads=5,
+    gaussian_grid=(0,) * 4,
+    actions=("right", "forward", "up"),
+    context_frames=12,
 )
+
+scenes_stt_cpu = STTConfig(
+    image_size=128, channels=3, patch=4, flows=2, flow_width=48, optical_flow=True, whole_frames=True, dim=160, heads=5,
+    gaussian_grid=(0, 1, 0, 4), kl_weight=0.02, context_frames=10,
+)  # fmt: skip
 
 videos_vq = FrameVQConfig(channels=3, levels=(8,) * 12)
 videos_stt = STTConfig(channels=3, tokenizer=videos_vq, jitter=0.1, window=10)
@@ -190,6 +206,11 @@ PRESETS: dict[str, Preset] = {
     "robot/stt/cpu": Preset(
         summary="STT with flows on the robot, actions drawn or given. One CPU core, 60 minutes; not measured.",
         model=robot_stt_cpu, data=RobotDataConfig(frames=10), training=replace(cpu_predictor, lr=1.5e-3),
+    ),
+    "scenes/stt/cpu": Preset(
+        summary="STT with flows on generated scenes and on your own videos beside them, for clips of any kind. "
+        "One CPU core, 60 minutes; not measured.",
+        model=scenes_stt_cpu, data=scenes, training=replace(cpu_predictor, muon=False, lr=1.5e-3),
     ),
     "videos/frame_vq/cpu": Preset(
         summary="FrameVQ tokenizer on your own videos, colour, 64x64. Two CPU cores, 8 minutes; not measured.",

@@ -32,8 +32,10 @@ from stt.checkpoint import (
 )
 from stt.model_card import facts, provenance
 from train.cli import with_overrides, without_folders
+from train.data.splits import hashed
 from train.evaluation.protocols import PROTOCOLS
 
+HASHED = re.compile(r"[0-9a-f]{12}(#\d+)?")  # of a card that was published before
 MAX_BYTES = 16 * 2**20  # of a file in assets
 
 
@@ -187,7 +189,7 @@ def first_difference(tokenizer: nn.Module, other: nn.Module) -> str | None:
 
 
 def portable_card(card: dict[str, Any], outer: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A card without folders of the machine in its commands, and without scores of the models that it builds on.
+    """A card without folders of the machine in its commands, names of files, and scores of the models it builds on.
 
     A nested card names its tokenizer, data, files and preset only where the card around it has others, and no decoder
     that was replaced later.
@@ -206,6 +208,11 @@ def portable_card(card: dict[str, Any], outer: dict[str, Any] | None = None) -> 
         return portable_card(new, mine)
 
     clean = {name: nested(value) for name, value in card.items()}
+    if files := clean.get("files"):  # names are private; hashes still tell which files were trained on
+        clean["files"] = {
+            name: [n if HASHED.fullmatch(n) else hashed(n) for n in part] if isinstance(part, list) else part
+            for name, part in files.items()
+        }
     if "command" in clean:
         command = without_folders(shlex.split(clean["command"]))
         clean["command"] = re.sub(

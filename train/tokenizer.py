@@ -10,7 +10,9 @@ from accelerate.utils import set_seed
 from stt.checkpoint import build
 from stt.registry import TOKENIZERS
 from train import cli
+from train.datasets import open_dataset
 from train.evaluation.st_lpips import STLPIPS
+from train.flags import number, whole
 from train.gan import AdversarialTokenizer
 from train.processes import make_accelerator, run_as_process
 from train.sheets import reconstruction_sheet
@@ -20,11 +22,9 @@ from train.trainer import Trainer
 def parser() -> argparse.ArgumentParser:
     parser = cli.training_parser("train.tokenizer", "Trains a tokenizer.")
     vqgan = parser.add_argument_group("VQGAN stage")
-    vqgan.add_argument("--gan-weight", type=cli.number, default=0.0, help="weight of the adversarial loss; 0: none")
-    vqgan.add_argument("--gan-start", type=cli.whole, default=0, metavar="STEP", help="step at which it begins")
-    vqgan.add_argument(
-        "--perceptual-weight", type=cli.number, default=0.0, help="weight of the ST-LPIPS distance; 0: none"
-    )
+    vqgan.add_argument("--gan-weight", type=number, default=0.0, help="weight of the adversarial loss; 0: none")
+    vqgan.add_argument("--gan-start", type=whole, default=0, metavar="STEP", help="step at which it begins")
+    vqgan.add_argument("--perceptual-weight", type=number, default=0.0, help="weight of the ST-LPIPS distance; 0: none")
     vqgan.add_argument(
         "--st-lpips", type=Path, metavar="WEIGHTS", help="its weights; default: those of the package stlpips-pytorch"
     )
@@ -48,7 +48,7 @@ def main(words: list[str] | None = None) -> None:
     if preset.family not in TOKENIZERS:
         raise SystemExit(f"{args.preset} trains a predictor: use train.predictor")
     accelerator = make_accelerator(args.device)
-    train, test = (cli.open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
     cli.start_from(tokenizer, args.start_from)

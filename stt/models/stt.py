@@ -51,7 +51,10 @@ class STTConfig(PredictorConfig):
     layers: int = 0  # motion layers in front of a background
     reach: int = 5  # largest displacement of a layer, pixels a frame and axis
     flows: int = 0  # along which a pixel can come from the last frame
-    flow_width: int = 32  # channels of the flows' convolutions at half the resolution
+    flow_width: int = 32  # channels of the flows' convolutions at their finest scale
+    patch: int = 2  # pixels a side that the flows' convolutions take as one place; a token has 4 patches a side
+    optical_flow: bool = False  # flows begin from the last motion
+    whole_frames: bool = False  # frames of any size: the longer side has image_size pixels where the network reads them
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
     dim: int = 128
     depth: int = 4
@@ -77,8 +80,10 @@ class STTConfig(PredictorConfig):
         for name in ("flow_width", "segmenter_width"):
             if getattr(self, name) % 16:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be a multiple of 16")
-        if self.flows and self.image_size % 8:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of 8")
+        if self.patch < 1 or (self.flows and self.image_size % (4 * self.patch)):
+            raise ValueError(f"image_size {self.image_size} is not a multiple of 4 patches of {self.patch} pixels")
+        if (self.optical_flow or self.whole_frames) and not self.flows:
+            raise ValueError("optical_flow and whole_frames need flows, which are 0")
         if self.chunk_frames != 1:
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1: a step predicts one frame")
         if self.layers and any(self.gaussian_grid):
@@ -100,6 +105,7 @@ class STT(Predictor):
     def __init__(self, config: STTConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.whole_frames = c.whole_frames
         self.knobs = frozenset(
             {"temperature", *(["actions"] if c.actions else []), *(["top_k", "top_p"] if c.layers else [])}
         )
@@ -111,12 +117,15 @@ class STT(Predictor):
             self.tokens = FlowTokens(
                 c.image_size,
                 c.channels,
+                c.patch,
                 c.flows,
                 c.flow_width,
+                c.optical_flow,
                 c.dim,
                 c.heads,
                 len(c.actions),
                 any(c.gaussian_grid),
+                c.kl_weight,
                 c.scheduled_sampling,
             )
         else:

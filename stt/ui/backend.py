@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from stt.api import Predictor
-from stt.prediction import Compute, Progress, compute, predict
+from stt.prediction import DEADLINE, Compute, Progress, compute, predict
 from stt.prompt import Prompt, file_hash
 from stt.request import Request
 from stt.results import Result, ResultStore
+from stt.ui.costs import Costs
 from stt.ui.request import page_request
 
 MAX_CLIPS = 10_000  # paths that ClipIndex holds
@@ -29,12 +30,15 @@ class Backend:
         uploads: Path,
         examples: Sequence[Path] = (),
         compute: Compute = compute,
+        max_seconds: float = DEADLINE,
     ) -> None:
+        """max_seconds: of computing, for one request."""
         self.models = models
         self.results = results
         self.uploads = uploads
         self.examples = list(examples)
         self.compute = compute
+        self.costs = Costs(max_seconds)
         self.clips = ClipIndex(examples)
 
     @property
@@ -47,7 +51,16 @@ class Backend:
         return page_request(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
 
     def predict(self, request: Request) -> Iterator[Progress | Result]:
-        yield from predict(request, self.models[request.model], self.compute)
+        """Raises RequestError for a request that costs too much."""
+        self.costs.check(request)
+        progress: Progress | None = None
+        try:
+            for event in predict(request, self.models[request.model], self.compute, self.costs.limit):
+                progress = event if isinstance(event, Progress) else progress
+                yield event
+        finally:
+            if progress is not None and progress.frames:
+                self.costs.add(request, len(progress.frames[0]), len(progress.frames), progress.computing)
 
     def shipped_result(self, request: Request, prompt: Prompt) -> Result | None:
         """The result that came with the app for this prompt and these weights; none of them fills a gap."""

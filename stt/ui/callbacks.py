@@ -119,13 +119,13 @@ class Callbacks:
         return self.preview(visitor, *values)
 
     def preview_unplayable(self, clip: Any) -> Any:
-        """The clip with a preview of its decoded frames. One that cannot be decoded stays; `change_clip` says why."""
+        """The clip with a preview of its decoded frames; "" where it cannot be decoded, and `change_clip` says why."""
         with plain_errors():
             path = check_clip(clip, self.backend.folders)
         try:
             return {"path": str(path), "preview": str(write_preview(path, self.backend.uploads))}
         except ValueError:
-            return gr.skip()
+            return {"path": str(path), "preview": ""}
 
     def example(self, model: str, number: int | None = None) -> tuple[str, Any]:
         """An example, by default a random one, and its model.
@@ -146,7 +146,7 @@ class Callbacks:
     def restore(self, event: gr.EventData) -> tuple[Any, ...]:
         """The settings of an earlier result, which the page itself shows: (pending, clip, *settings, new_seed)."""
         with plain_errors():
-            result = self.backend.results.get(event._data.get("result"))
+            result = self.backend.results.get(data_of(event).get("result"))
             settings = usable_settings(result.report["settings"], self.backend.models)
             clip = self.backend.clips.of_result(result.report["id"])
         if clip is None:
@@ -156,7 +156,8 @@ class Callbacks:
     def extend(self, event: gr.EventData) -> tuple[dict[str, Any], str]:
         """A future as the next prompt: (pending, clip)."""
         with plain_errors():
-            result, future = self.backend.results.get(event._data.get("result")), event._data.get("future")
+            data = data_of(event)
+            result, future = self.backend.results.get(data.get("result")), data.get("future")
             if not isinstance(future, int) or not 0 <= future < len(result.futures):
                 raise RequestError("There is no such future.")
             video = result.single(future)
@@ -194,6 +195,10 @@ class Callbacks:
         clip = metadata.get("clip")
         sha256 = clip.get("sha256") if isinstance(clip, dict) else None
         return self.backend.clips.of_content(visitor.session_hash, str(sha256))
+
+
+def data_of(event: gr.EventData) -> dict[str, Any]:
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def changed(values: Sequence[Any], **changes: Any) -> list[Any]:

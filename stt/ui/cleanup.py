@@ -1,4 +1,4 @@
-"""Deletes old files of the app's temporary folder.
+"""Bounds the app's temporary folder: old files go, the quota holds before each write, and some of the disk stays free.
 
 Gradio's own cleanup misses aborted uploads, empty folders and everything from before a crash.
 """
@@ -6,12 +6,16 @@ Gradio's own cleanup misses aborted uploads, empty folders and everything from b
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from stt.request import RequestError
 
 
 def own_folder() -> Path:
@@ -25,35 +29,90 @@ def own_folder() -> Path:
     return folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cleanup:
     folder: Path
     max_age: float = 3600.0  # seconds
-    quota: int = 2 * 10**9  # bytes; above it the oldest files are deleted
+    quota: int = 2 * 10**9  # bytes
+    reserve: int = 200 * 10**6  # bytes of the disk that stay free
     pause: float = 60.0  # seconds between two sweeps
+    permanent: Path | None = None  # a folder inside `folder` whose files stay: their number is bounded
+    owners: dict[Path, str] = field(default_factory=dict)  # of folders: whose files lie in them
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sweep(self) -> int:
         """Deletes files that are too old or above the quota; returns their number."""
-        now, removed, total = time.time(), 0, 0
-        for age, size, path in sorted(self._files(now)):  # youngest first
-            total += size
-            if age > self.max_age or total > self.quota:
-                with suppress(OSError):
-                    path.unlink()
-                    removed += 1
+        now, removed = time.time(), 0
+        for age, _, path in self._files():
+            if age > self.max_age:
+                removed += self._delete(path)
         for folder in sorted(self.folder.rglob("*"), reverse=True):  # inner ones first
             with suppress(OSError):
                 if folder.is_dir() and now - folder.stat().st_mtime > self.max_age:
                     folder.rmdir()  # only if it is empty
-        return removed
+        self.owners = {folder: owner for folder, owner in list(self.owners.items()) if folder.exists()}
+        return removed + self._evict(0)
 
-    def _files(self, now: float) -> list[tuple[float, int, Path]]:
-        files = []
-        for path in self.folder.rglob("*"):
+    def own(self, path: Path, owner: str) -> None:
+        """owner: whose file it is, such as a visitor's address."""
+        self.owners[path.parent] = owner
+
+    def make_room(self, size: int) -> None:
+        """Deletes files until `size` more bytes fit into the quota and the disk; those first of whoever has most.
+
+        Raises RequestError where the disk has no room even then.
+        """
+        self._evict(size)
+        free = shutil.disk_usage(self.folder).free
+        if free < size + self.reserve:
+            raise RequestError(
+                f"The server's disk is full: {max(free - self.reserve, 0) / 1e6:,.0f} MB are free for this app,"
+                f" {size / 1e6:,.1f} MB are needed. Try again later."
+            )
+
+    def _evict(self, size: int) -> int:
+        with self.lock:
+            files = sorted(self._files())  # youngest first
+            total = sum(file[1] for file in files)
+            free = shutil.disk_usage(self.folder).free
+            need = total + size - self.quota
+            if free < size + self.reserve <= free + total:  # otherwise others filled the disk
+                need = max(need, size + self.reserve - free)
+            used, removed = Counter[str](), 0
+            for _, bytes_, path in files:
+                used[self.owners.get(path.parent, "")] += bytes_
+            while need > 0 and files:
+                owner = used.most_common(1)[0][0]
+                k = max(k for k, file in enumerate(files) if self.owners.get(file[2].parent, "") == owner)
+                _, bytes_, path = files.pop(k)
+                removed, need = removed + self._delete(path), need - bytes_
+                used[owner] -= bytes_
+                if not any(self.owners.get(file[2].parent, "") == owner for file in files):
+                    del used[owner]
+            return removed
+
+    def drop_half_uploads(self, *, older_than: float = 0.0) -> None:
+        """Deletes what aborted uploads left behind. Call it while none arrives, or with their longest duration."""
+        for path in (self.folder / "files").glob("tmp*"):
             with suppress(OSError):
-                if path.is_file() or path.is_symlink():
-                    stat = path.lstat()
-                    files.append((now - stat.st_mtime, stat.st_size, path))
+                if path.is_file() and time.time() - path.stat().st_mtime >= older_than:
+                    path.unlink()
+
+    def _delete(self, path: Path) -> bool:
+        with suppress(OSError):
+            path.unlink()
+            return True
+        return False
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(age, bytes, path)."""
+        files, now = [], time.time()
+        for path in self.folder.rglob("*"):
+            if self.permanent is None or not path.is_relative_to(self.permanent):
+                with suppress(OSError):
+                    if path.is_file() or path.is_symlink():
+                        stat = path.lstat()
+                        files.append((now - stat.st_mtime, stat.st_size, path))
         return files
 
     def start(self) -> threading.Event:

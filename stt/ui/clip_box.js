@@ -25,6 +25,8 @@ function show() {
     message.textContent = "";
     video.hidden = false;
     video.src = preview ? served(preview) : local.get(path) || served(path);
+  } else if (value.preview === "") {
+    message.textContent = "The clip cannot be read.";
   }
   if (fresh) trigger("new_clip");
 }

@@ -35,7 +35,7 @@ class Endpoints:
         top_k: Any = 0,
         top_p: Any = 1.0,
         stride: Any = 0,
-        fit: Any = "crop",
+        fit: Any = "auto",
         fps: Any = 0,
         labels: Any = "",
         between: Any = False,
@@ -47,10 +47,10 @@ class Endpoints:
         2; 0 is deterministic. seed: 0 to 2147483647, of the first future; future k has seed + k; null draws one.
         futures: 1 to 8. prompt_frames: the future starts after this frame of the clip; 0: after the last one. top_k,
         top_p: sample from the likeliest codes only; 0 and 1 keep all. stride: use every n-th frame of the file; 0: take
-        frames by time, at the rate that the model learned at. fit: "crop" to a square or "pad" with black. fps: of the
-        returned videos; 0: the clip's own. labels: classes to imagine without the clip, such as "3", "3, 7" or "any";
-        for models with classes. between: true fills a gap of `frames` frames after prompt_frames; for models that
-        interpolate. action: one number from -1 to 1 for each of the model's actions in /models, such as "0.5, -1";
+        frames by time, at the rate that the model learned at. fit: "auto", "crop" to a square or "pad" with black. fps:
+        of the returned videos; 0: the clip's own. labels: classes to imagine without the clip, such as "3", "3, 7" or
+        "any"; for models with classes. between: true fills a gap of `frames` frames after prompt_frames; for models
+        that interpolate. action: one number from -1 to 1 for each of the model's actions in /models, such as "0.5, -1";
         "free" or none: the model chooses.
 
         Returns the clip beside all futures as one video, one video per future (the clip, then that future), the first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import torch
 
 from stt.request import RequestError
 from stt.video import VideoError
+
+TITLE = "That did not work"
+OUR_SIDE = "Something went wrong on our side; please try again."
+FULL = "The server's disk is full; try again later."
 
 
 @contextmanager
@@ -25,10 +30,19 @@ def plain_errors() -> Iterator[None]:
         raise user_error(str(error)) from None
     except torch.OutOfMemoryError:
         raise user_error("The machine is out of memory; choose fewer futures or frames.") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            log()
+            raise user_error(OUR_SIDE) from None
+        raise user_error(FULL) from None
     except Exception:
-        logging.getLogger("stt.ui").exception("a prediction failed")
-        raise user_error("Something went wrong on our side; please try again.") from None
+        log()
+        raise user_error(OUR_SIDE) from None
+
+
+def log() -> None:
+    logging.getLogger("stt.ui").exception("a prediction failed")
 
 
 def user_error(text: str) -> gr.Error:
-    return gr.Error(html.escape(text, quote=False), title="That did not work", print_exception=False)
+    return gr.Error(html.escape(text, quote=False), title=TITLE, print_exception=False)

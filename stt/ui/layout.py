@@ -173,7 +173,7 @@ def _advanced(model: Predictor) -> Controls:
             stride = _slider(0, PAGE.stride, 0, 1, "Stride", stride_info(model))
             fps = _slider(0, PAGE.fps, 0, 1, "Frames per second", "Playback speed; 0: the clip's own")
         fit = gr.Radio(
-            [("Crop to a square", "crop"), ("Whole picture, black bars", "pad")], value="crop",
-            label="Clips that are not square", info="The model sees squares",
+            [("As the model takes them", "auto"), ("Crop to a square", "crop"), ("Black bars", "pad")], value="auto",
+            label="Clips that are not square", info="Most models take squares: they get the centre",
         )  # fmt: skip
     return {"top_k": top_k, "top_p": top_p, "stride": stride, "fps": fps, "fit": fit}

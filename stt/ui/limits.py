@@ -1,4 +1,4 @@
-"""Middleware that limits the size of requests and closes routes.
+"""Middleware that limits the size and the duration of requests, closes routes, and answers errors with a sentence.
 
 Gradio limits uploaded files, but not the other fields of a form nor JSON bodies, and opens some routes that this app
 does not need.
@@ -6,8 +6,14 @@ does not need.
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from gradio.route_utils import FnIndexInferError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -15,6 +21,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 UPLOAD_BYTES = 26_000_000  # a clip of 25 MB and its multipart headers
 BODY_BYTES = 1_000_000
+BODY_SECONDS = 60.0  # for a whole body to arrive
+CALLS = ("queue/", "call/", "run/", "api/")  # whose clients read JSON
 CLOSED = (
     "process_recording",  # would run ffmpeg on anybody's upload, outside of the queue
     "component_server",
@@ -26,12 +34,12 @@ CLOSED = (
 )
 
 
-class TooLarge(Exception):
-    pass
+class BadBody(Exception):
+    """A body that is not taken: status and sentence."""
 
 
 class RequestLimits:
-    """ASGI middleware: 404 for closed routes, 413 for bodies over the limit."""
+    """ASGI middleware: 404 for closed routes, 413 and 408 for bodies over the limits."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -39,46 +47,71 @@ class RequestLimits:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        route = scope["path"].lower().removeprefix("/").removeprefix("gradio_api/")
+        route = route_of(scope)
         if route.startswith(CLOSED):
             return await answer(send, 404, "Not found.")
         limit = UPLOAD_BYTES if route.startswith("upload") else BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > limit:
+        if not declared.isdigit() or int(declared[:20]) > limit:
             return await answer(send, 413, f"The request is larger than {limit / 1e6:.0f} MB.")
-        await self._count(scope, receive, send, limit)
+        await self._bounded(scope, receive, send, limit)
 
-    async def _count(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
-        """Counts the bytes that arrive: a chunked body declares no length."""
-        received, over, started = 0, False, False
+    async def _bounded(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
+        """Counts the bytes that arrive, since a chunked body declares no length, and the seconds that it takes."""
+        received, more, bad, started = 0, True, None, False
+        end = time.monotonic() + BODY_SECONDS
 
         async def counting() -> Message:
-            nonlocal received, over
-            message = await receive()
-            received += len(message.get("body", b""))
+            nonlocal received, more, bad
+            try:
+                message = await (asyncio.wait_for(receive(), end - time.monotonic()) if more else receive())
+            except TimeoutError:
+                bad = 408, f"The request took longer than {BODY_SECONDS:.0f} seconds to arrive."
+                raise BadBody from None
+            received, more = received + len(message.get("body", b"")), message.get("more_body", False)
             if received > limit:
-                over = True
-                raise TooLarge
+                bad = 413, f"The request is larger than {limit / 1e6:.0f} MB."
+                raise BadBody
             return message
 
         async def sending(message: Message) -> None:
             nonlocal started
-            if over and not started:
+            if bad and not started:
                 return  # the app's own answer to a body that it could not read
             started = True
+            if message.get("status") == 500 and route_of(scope).startswith("run/"):
+                message = {**message, "status": 422}  # Gradio answers each error of a function with 500
             await send(message)
 
         try:
             await self.app(scope, counting, sending)
-        except Exception:
-            if not over:
-                raise
-        if over and not started:
-            await answer(send, 413, f"The request is larger than {limit / 1e6:.0f} MB.")
+        except Exception as error:
+            if not bad:
+                if started:
+                    raise
+                bad = sentence_of(error, scope)
+        if bad and not started:
+            await answer(send, *bad, as_json=route_of(scope).startswith(CALLS))
 
 
-async def answer(send: Send, status: int, text: str) -> None:
-    body = text.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+def route_of(scope: Message) -> str:
+    return scope["path"].lower().removeprefix("/").removeprefix("gradio_api/")
+
+
+def sentence_of(error: Exception, scope: Message) -> tuple[int, str]:
+    """Status and sentence for an exception of Gradio's own routes."""
+    if isinstance(error, FnIndexInferError) or (isinstance(error, KeyError) and "/v2/" in scope["path"]):
+        return 404, "There is no endpoint of this name."
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    logging.getLogger("stt.ui").error("%s failed: %.300s", scope["path"][:100], text)
+    if not route_of(scope).startswith(CALLS):
+        return 500, "Something went wrong on our side; please try again."
+    return 400, "The request cannot be read; /gradio_api/info describes the endpoints and their arguments."
+
+
+async def answer(send: Send, status: int, text: str, *, as_json: bool = False) -> None:
+    body = json.dumps({"detail": text}).encode() if as_json else text.encode()
+    kind = b"application/json" if as_json else b"text/plain; charset=utf-8"
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

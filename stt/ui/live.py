@@ -48,15 +48,20 @@ START_SECONDS = 10.0  # from the connection to its settings
 # branch, number of the frame (0: the prompt's last), count of its action, milliseconds of its step
 HEADER = struct.Struct("<IIIf")
 NO_MACHINE = "Play needs a machine of its own; this Space borrows its GPU for single predictions."
+NO_SETTINGS = "No settings came."
 BROKEN = "Something went wrong on our side; please try again."
 
 
 class Live:
-    """The places of live visitors: one per core, each served by a thread of its own."""
+    """The places of live visitors: one per core, each served by a thread of its own.
 
-    def __init__(self, backend: Backend, cores: int | None = None) -> None:
+    by_address: an address has PER_ADDRESS places at most, in the queue or playing.
+    """
+
+    def __init__(self, backend: Backend, cores: int | None = None, by_address: bool = False) -> None:
         self.backend = backend
         self.cores = cores or torch.get_num_threads()
+        self.by_address = by_address
         self.line = Line(self.cores)
         self.threads = ThreadPoolExecutor(self.cores, thread_name_prefix="live")
 
@@ -81,7 +86,8 @@ class Live:
         await socket.accept()
         controls, out = Controls(), Outbox(asyncio.get_running_loop())
         reader = asyncio.create_task(self._read(socket, controls))
-        player = asyncio.create_task(self._play(controls, out))
+        address = socket.client.host if self.by_address and socket.client else None
+        player = asyncio.create_task(self._play(controls, out, address))
         writer = asyncio.create_task(self._write(socket, out))
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,14 +125,14 @@ class Live:
         except (WebSocketDisconnect, RuntimeError):
             return
 
-    async def _play(self, controls: Controls, out: Outbox) -> None:
+    async def _play(self, controls: Controls, out: Outbox, address: str | None) -> None:
         try:
             if os.environ.get("SPACES_ZERO_GPU"):
                 raise RequestError(NO_MACHINE)
             settings = await asyncio.wait_for(controls.started, START_SECONDS)
-            ticket = self.line.enter()
+            ticket = self.line.enter(address)
         except (RequestError, TimeoutError) as error:
-            return out.put({"end": str(error) or "No settings came."})
+            return out.put({"end": str(error) or NO_SETTINGS})
         try:
             while ahead := self.line.ahead(ticket):
                 out.put({"wait": ahead})

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stt.api import MAX_SEED
@@ -17,9 +18,12 @@ WINDOW = 3  # frames that may be on their way
 IDLE_SECONDS = 30.0
 SESSION_SECONDS = 900.0
 MAX_WAITING = 16  # visitors
+PER_ADDRESS = 2  # of them
 IDLE = "Nobody touched the controls for half a minute, so the place went to the next visitor."
 OVER = "A session lasts fifteen minutes at most; start another one."
 FULL = "Too many visitors are waiting to play; come back later."
+
+YOURS = "You play already; close the other tab."
 
 
 class Ended(Exception):
@@ -97,30 +101,37 @@ class Controls:
             return self.action, self.count
 
 
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    address: str | None
+
+
 class Line:
     """Visitors in the order in which they came; the first `places` of them play. For one event loop."""
 
     def __init__(self, places: int) -> None:
         self.places = places
-        self.tickets: list[object] = []
+        self.tickets: list[Ticket] = []
         self.changes: set[asyncio.Future[None]] = set()
 
     @property
     def playing(self) -> int:
         return min(len(self.tickets), self.places)
 
-    def enter(self) -> object:
-        """Raises RequestError when too many wait."""
+    def enter(self, address: str | None = None) -> Ticket:
+        """Raises RequestError when too many wait, or when too many come from this address."""
+        if address is not None and sum(ticket.address == address for ticket in self.tickets) >= PER_ADDRESS:
+            raise RequestError(YOURS)
         if len(self.tickets) >= self.places + MAX_WAITING:
             raise RequestError(FULL)
-        self.tickets.append(ticket := object())
+        self.tickets.append(ticket := Ticket(address))
         return ticket
 
-    def ahead(self, ticket: object) -> int:
+    def ahead(self, ticket: Ticket) -> int:
         """The place in the queue, from 1; 0 for who plays."""
         return max(self.tickets.index(ticket) + 1 - self.places, 0)
 
-    def leave(self, ticket: object) -> None:
+    def leave(self, ticket: Ticket) -> None:
         self.tickets.remove(ticket)
         for change in self.changes:
             if not change.done():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +15,25 @@ from zipfile import BadZipFile
 
 import gradio as gr
 import torch
+from gradio.context import LocalContext
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
-from stt.request import RequestError
+from stt.prediction import DEADLINE
 from stt.results import Result, ResultStore
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cleanup import Cleanup, own_folder
+from stt.ui.connections import close_idle, most_connections
+from stt.ui.downloads import Downloads
 from stt.ui.limits import RequestLimits
 from stt.ui.live import Live
-from stt.ui.player import result_value
+from stt.ui.shutdown import stop, wait_for_signal
+from stt.ui.streams import StreamCount, Streams
 from stt.ui.theme import theme
+from stt.ui.uploads import UploadRoom
 from stt.ui.wiring import build
 from stt.ui.zero_gpu import zero_gpu_compute
 from stt.video import LIMITS
@@ -83,59 +89,70 @@ def serve(
     port: int | None = None,
     share: bool = False,
     block: bool = True,
+    trusted_proxy: Sequence[str] = (),
+    max_seconds: float = DEADLINE,
 ) -> gr.Blocks:
-    """Serves until interrupted, or returns the running app if `block` is False (then call its `close`).
+    """Serves until a signal, or returns the running app if `block` is False (then call its `close`).
 
-    examples: clips. results: files of their results, computed in advance.
+    examples: clips. results: files of their results, computed in advance. trusted_proxy: addresses of proxies whose
+    X-Forwarded-For header names the client. max_seconds: of computing, for one request.
     """
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(trusted_proxy)  # uvicorn reads it while the server starts
     home = own_folder()
     files = home / "files"
     files.mkdir(exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(files)  # Gradio reads it while the page is built
     examples = [path.resolve() for path in examples]
     gr.set_static_paths(examples)
-    store = ResultStore(home / "results", load_results(results))
-    backend = Backend(models, store, files, examples, zero_gpu_compute(models))
-    live = Live(backend)
+    hosting = Hosting(Cleanup(home, permanent=home / "results" / "shipped"), most_connections())
+    store = ResultStore(home / "results", load_results(results), hosting.make_room)
+    shutil.rmtree(store.permanent, ignore_errors=True)  # of other results, perhaps
+    backend = Backend(models, store, files, examples, zero_gpu_compute(models), max_seconds)
+    live = Live(backend, by_address=bool(trusted_proxy))
     backend.compute = live.compute_beside(backend.compute)
-    app = build(Callbacks(backend))
-    app.queue(max_size=QUEUE_SIZE)
-    done = Cleanup(home).start()
+    hosting.streams.blocks = app = build(Callbacks(backend))
+    app.fair_queue(hosting.streams, QUEUE_SIZE, by_address=bool(trusted_proxy))
+    done = hosting.cleanup.start()
     try:
         app.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=not block, **_options(store, live)
+            server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting, live)
         )
+        if block:
+            wait_for_signal()
+            stop(app, hosting.loop)
     finally:
         if block:
             done.set()
     return app
 
 
-def routes(store: ResultStore, live: Live) -> list[BaseRoute]:
-    """A result for the player, /runs/ID.json, its videos, /runs/ID/NAME, written on demand, and the socket /live."""
+class Hosting:
+    """What the app shares with the server around it."""
 
-    def result(request: Request) -> Response:
-        try:
-            name = request.path_params["result"]
-            return JSONResponse(result_value(store.get(name), precomputed=name in store.shipped))
-        except RequestError as error:
-            return PlainTextResponse(str(error), 404)
+    def __init__(self, cleanup: Cleanup, connections: int) -> None:
+        self.streams = Streams()
+        self.cleanup = cleanup
+        self.connections = connections
+        self.loop: asyncio.AbstractEventLoop | None = None
 
-    def video(request: Request) -> Response:
-        try:
-            path, title = store.video(request.path_params["result"], request.path_params["file"])
-        except RequestError as error:
-            return PlainTextResponse(str(error), 404)
-        return FileResponse(path, filename=title)
+    def make_room(self, path: Path, size: int) -> None:
+        """For a file of the visitor whose request runs."""
+        request = LocalContext.request.get(None)
+        if client := getattr(request, "client", None):
+            self.cleanup.own(path, client.host)
+        self.cleanup.make_room(size)
 
-    return [
-        Route("/runs/{result}.json", result),
-        Route("/runs/{result}/{file}", video),
-        WebSocketRoute("/live", live.serve),
-    ]
+    @asynccontextmanager
+    async def lifespan(self, _: Any) -> AsyncIterator[None]:
+        self.loop = asyncio.get_running_loop()
+        task = asyncio.create_task(close_idle(lambda: getattr(self.streams.blocks, "server", None), self.connections))
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
-def _options(store: ResultStore, live: Live) -> dict[str, Any]:
+def _options(store: ResultStore, hosting: Hosting, live: Live) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [Path(__file__).with_name(name) for name in ("style.css", "live.css")],
@@ -146,5 +163,13 @@ def _options(store: ResultStore, live: Live) -> dict[str, Any]:
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
-        "app_kwargs": {"middleware": [Middleware(RequestLimits)], "routes": routes(store, live)},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(StreamCount, streams=hosting.streams),
+                Middleware(RequestLimits),
+                Middleware(UploadRoom, cleanup=hosting.cleanup),
+            ],
+            "routes": [*Downloads(store).routes(), WebSocketRoute("/live", live.serve)],
+            "lifespan": hosting.lifespan,
+        },
     }

@@ -9,6 +9,7 @@ import gradio as gr
 
 from stt.request import action_axes, random_seed
 from stt.ui.backend import ARGUMENTS
+from stt.ui.blocks import PageBlocks
 from stt.ui.callbacks import Callbacks
 from stt.ui.clip_box import refuse_links
 from stt.ui.controls import (
@@ -49,9 +50,9 @@ SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
-def build(callbacks: Callbacks) -> gr.Blocks:
+def build(callbacks: Callbacks) -> PageBlocks:
     backend = callbacks.backend
-    with gr.Blocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
+    with PageBlocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
         page = lay_out(backend.models, backend.examples)
         previews = _wire_clip(page, callbacks)
         _wire_settings(page, callbacks)
@@ -136,7 +137,7 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
 
 def _wire_results(page: Page, callbacks: Callbacks) -> None:
     control = page.controls
-    page.player.extend(callbacks.extend, None, [page.pending, control["clip"]], **QUICK)
+    page.player.extend(callbacks.extend, None, [page.pending, control["clip"]], **PREVIEW)  # an encoder runs
     # an extended future is continued, whatever made it
     page.player.extend(lambda: ([], False), None, [control["labels"], control["between"]], **QUICK)
     page.player.restore(callbacks.restore, None, [page.pending, *page.settings, page.new_seed], **QUICK)

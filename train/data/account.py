@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from stt.checkpoint import write_whole
@@ -44,7 +44,7 @@ class Account:
 
     def to_json(self) -> dict[str, Any]:
         rates = self.rates
-        summary = {"min": rates[0], "median": median(rates), "max": rates[-1]} if rates else {}
+        summary = {"min": rates[0], "median": median_low(rates), "max": rates[-1]} if rates else {}
         return dataclasses.asdict(self) | {"rates": summary | {"unknown": len(self.fps) - len(rates)}}
 
     def publish(self, path: Path) -> None:
@@ -65,10 +65,10 @@ class Account:
             "clips": self._clips(),
             "split": self.split
             + "; {train} to train on, {test} held out".format_map({"train": 0, "test": 0} | self.split_files),
-            "classes": ", ".join(self.classes) if self.classes else f"none{self.no_classes and ': ' + self.no_classes}",
+            "classes": ", ".join(map(printable, self.classes)) or f"none{self.no_classes and ': ' + self.no_classes}",
             "actions": self.actions,
         }
-        lines = [f"{self.folder}", *(f"  {name:8} {value}" for name, value in rows.items() if value)]
+        lines = [printable(self.folder), *(f"  {name:8} {value}" for name, value in rows.items() if value)]
         for title, reasons in (("passed over", self.passed_over), ("too short", self.too_short)):
             lines += self._grouped(title, {name: [reason] for name, reason in reasons.items()})
         slower = {name: ["slower than the clips: frames repeat"] for name in self.slower}
@@ -81,7 +81,7 @@ class Account:
 
     def _rates(self) -> str:
         rates, unknown = self.rates, len(self.fps) - len(self.rates)
-        text = f"{rates[0]:g} to {rates[-1]:g} frames a second, median {median(rates):g}" if rates else ""
+        text = f"{rates[0]:g} to {rates[-1]:g} frames a second, median {median_low(rates):g}" if rates else ""
         return text + (f"{'; ' if text else ''}{unknown} file{'s' * (unknown > 1)} without a rate" if unknown else "")
 
     def _clips(self) -> str:
@@ -91,7 +91,7 @@ class Account:
         text = f"{c['train']:,} to train on and {c['test']:,} held out, of {c['frames']} frames"
         text += f" at {c['fps']:g} frames a second" if c["fps"] else ""
         if self.resampled:
-            text += f"; {len(self.resampled)} files have other rates and are resampled"
+            text += f"; {len(self.resampled)} of {len(self.fps)} files have other rates and are resampled"
         if c["stride"] > 1 and len(self.rates) < len(self.fps):
             text += f"; one of {c['stride']} frames of files without a rate"
         return text
@@ -109,7 +109,20 @@ class Account:
 def some(names: list[str]) -> str:
     """A few names, and how many there are more."""
     more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(printable, names[:MAX_NAMES])) + (f" and {more} more" if more > 0 else "")
+
+
+def lines_of(reasons: dict[str, str]) -> str:
+    """Reasons by name for the end of a message: a line for each of the first ones."""
+    lines = [f"\n  {printable(name)}: {reason}" for name, reason in sorted(reasons.items())]
+    return "".join(lines[:MAX_LINES]) + f"\n  and {len(lines) - MAX_LINES} more" * (len(lines) > MAX_LINES)
+
+
+def printable(name: str) -> str:
+    """A source's name on one line: it may hold any character."""
+    if name == ".":
+        return "its own frames"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def count_sizes(sizes: list[tuple[int, int]]) -> dict[str, int]:

@@ -73,7 +73,7 @@ def write_frames(path: Path, shape: tuple[int, ...], frames: Iterable[np.ndarray
 
 def as_clips(array: np.ndarray, options: ArrayOptions) -> tuple[np.ndarray, str]:
     """A view (N, T, H, W, C) of an array, and its layout. Raises ValueError for axes that are not clear."""
-    layout = options.layout if len(options.layout) == array.ndim else axis_order(array)
+    layout = options.layout if len(options.layout) == array.ndim > 0 else axis_order(array)
     lengths = dict(zip(layout, array.shape, strict=True))
     if lengths.get("c", 1) not in (1, 2, 3, 4) or not array.size:
         raise ValueError(f"it holds {array.dtype} {array.shape}, which is no video in the layout {layout}")
@@ -93,6 +93,8 @@ def axis_order(array: np.ndarray) -> str:
     possible = [layout for layout in possible if frames_of(layout, shape) > 1] or possible
     if array.ndim == 3 and shape[0] == shape[1] != shape[2] >= MIN_SIDE:
         possible.append("hwt")
+    if array.ndim == 4 and shape[0] == shape[1] != shape[2] >= MIN_SIDE and "thwc" in possible:
+        possible.append("hwtc")
     if array.ndim == 4 and "tchw" in possible:  # of 1 or 3 clips or frames nobody makes a set
         return "tchw"
     if array.ndim == 4 and shape[0] == 1 and "cthw" in possible:  # the same as one gray clip
@@ -147,10 +149,10 @@ def smoothness(array: np.ndarray, axis: int) -> tuple[float, float]:
 
 def value_range(array: np.ndarray, options: ArrayOptions) -> tuple[float, float] | None:
     """The values of black and white; None for bytes. Raises ValueError where they are not stated, or exceeded."""
+    if array.dtype == bool or (array.dtype == np.uint8 and array.max() == 1):  # a mask
+        return 0.0, 1.0
     if array.dtype == np.uint8:
         return None
-    if array.dtype == bool:
-        return 0.0, 1.0
     if array.dtype.kind not in "fiu":
         raise ValueError(f"it holds {array.dtype}, expected numbers")
     name = "float_range" if array.dtype.kind == "f" else "int_range"

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from stt.checkpoint import write_whole
 from stt.ffmpeg import VIDEO_ENDINGS
-from train.data.account import Account, count_sizes, some
+from train.data.account import Account, count_sizes, lines_of, printable, some
 from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
 from train.data.readers import READ_ERRORS, ReadOptions, detect_cuts, read
-from train.data.sources import ARRAYS, PACK, PICTURES, Source, list_sources
+from train.data.sources import ARRAYS, PACK, PICTURES, Source, list_sources, repeated
 from train.data.splits import (
     RECORD,
     file_of,
@@ -35,7 +35,11 @@ from train.data.splits import (
 )
 
 INDEX, FRAMES, ACCOUNT = ".stt-index.json", ".stt-frames", ".stt-account.json"
-READER = 2  # entries of older readers are decoded anew
+READER = 3  # entries of older readers are decoded anew
+ENTRY = {
+    "state": list, "frames": int, "fps": (int, float), "size": list, "parts": list, "cuts": list, "actions": int,
+    "notes": list, "options": list,
+}  # fmt: skip
 MAX_WORKERS = 8  # decoders at once
 MAX_UNREADABLE = 0.05  # share of files that may be skipped, rounded up to whole files
 
@@ -79,6 +83,7 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
         pictures = ", ".join(suffix[1:] for suffix in PICTURES)
         raise ValueError(
             f"{folder} holds no file that can be read: {suffixes}, {PACK}, or folders of frames ({pictures})"
+            + lines_of(skipped | by_folder.skipped)
         )
     classes, no_classes = classes_of(by_folder.inner)
     entries, errors, place, notes = update_index(folder, sources, options, cache)
@@ -87,7 +92,7 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
     for name, entry in entries.items():
         label = classes.index(by_folder.inner[name][0]) if classes else -1
         videos += shots_of(name, entry, by_folder.of.get(name, ""), label, frames_file(frames, name))
-    how = by_folder.how
+    how, repeats = by_folder.how, repeated({name: sources[name].path for name in entries})
     if not how:
         videos, how = split_and_record(folder, videos)
     account = Account(
@@ -96,21 +101,22 @@ def index_videos(folder: Path, options: ReadOptions, cache: Path | None = None) 
         fps={name: entry["fps"] for name, entry in entries.items()}, split=how,
         classes=list(classes), no_classes=no_classes,
         actions=action_summary(videos), passed_over=skipped | by_folder.skipped | errors,
-        notes=notes | {name: entry["notes"] for name, entry in entries.items() if entry["notes"]},
+        notes=notes | {name: texts for name in entries if (texts := [*entries[name]["notes"], *repeats.get(name, ())])},
     )  # fmt: skip
     return IndexedFolder(videos, classes, account, place / ACCOUNT)
 
 
 def classes_of(inner: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, ...], str]:
-    """Names of the sub-folders if all sources lie in one, or none and why."""
-    loose = [name for name, parts in inner.items() if len(parts) == 1]
+    """Names of the sub-folders if all sources lie in one of several, or none and why."""
+    loose = [name for name, parts in inner.items() if len(parts) < 2]  # the folder's own frames have no part
     folders = sorted({parts[0] for parts in inner.values() if len(parts) > 1})
-    if not loose:
+    if not loose and len(folders) > 1:
         return tuple(folders), ""
-    if folders:
-        beside = f"{loose[0]} lies" if len(loose) == 1 else f"{loose[0]} and {len(loose) - 1} more lie"
+    if folders and loose:
+        first = printable(loose[0])
+        beside = f"{first} lies" if len(loose) == 1 else f"{first} and {len(loose) - 1} more lie"
         return (), f"{beside} beside {some([f'{name}/' for name in folders])}"
-    return (), ""
+    return (), f"all files lie in {printable(folders[0])}/" if folders else ""
 
 
 def shots_of(name: str, entry: Entry, split: str, label: int, pixels: Path) -> list[IndexedVideo]:
@@ -132,7 +138,9 @@ def split_and_record(folder: Path, videos: list[IndexedVideo]) -> tuple[list[Ind
     for v in videos:
         lengths[v.name] = lengths.get(v.name, 0) + (v.last - v.first) / (v.fps or usual)
     place = index_folder(folder, None)
-    record = read_record(place)
+    record = {}  # a folder may have been writable before, or not
+    for other in sorted((inside(folder), outside(folder, None)), key=lambda other: other == place):
+        record |= read_record(other)
     try:
         split = split_by_name(lengths, record, place / RECORD)
     except ValueError as error:
@@ -165,9 +173,8 @@ def action_summary(videos: list[IndexedVideo]) -> str:
 def check_readable(folder: Path, files: int, entries: dict[str, Entry], errors: dict[str, str]) -> None:
     """ValueError where too many files cannot be read; it names them."""
     if len(errors) > math.ceil(MAX_UNREADABLE * files) or not entries:
-        reasons = "".join(f"\n  {name}: {reason}" for name, reason in sorted(errors.items()))
         raise ValueError(
-            f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{reasons}"
+            f"{folder}: {len(errors)} of {files} files cannot be read, at most 5 % may be skipped:{lines_of(errors)}"
         )
 
 
@@ -190,7 +197,8 @@ def update_index(folder: Path, sources: Mapping[str, Source], options: ReadOptio
     errors: dict[str, str] = {}
     entries = {
         name: old[name] for name, source in sources.items()
-        if is_current(old.get(name, {}), source, options.arrays) and frames_file(frames, name).exists()
+        if is_current(old.get(name, {}), source, options.arrays)
+        and is_stored(frames_file(frames, name), old[name], options)
     }  # fmt: skip
     new = [name for name in sources if name not in entries]
     if not new and entries == old:
@@ -215,11 +223,22 @@ def read_index(path: Path) -> tuple[dict[str, dict[str, Entry]], dict[str, list[
     """The index file, empty where there is none or where it is damaged, which a note says."""
     try:
         index = json.loads(path.read_text()) if path.exists() else {}
-        if all(isinstance(entry, dict) for entries in index.values() for entry in entries.values()):
+        if all(well_formed(entry) for entries in index.values() for entry in entries.values()):
             return index, {}
     except (ValueError, AttributeError):
         pass
     return {}, {INDEX: ["was damaged: all files were decoded again"]}
+
+
+def well_formed(entry: Any) -> bool:
+    """Whether an entry has all its values, or is of another reader and not used."""
+    return entry.get("reader") != READER or all(isinstance(entry.get(name), kind) for name, kind in ENTRY.items())
+
+
+def is_stored(frames: Path, entry: Entry, options: ReadOptions) -> bool:
+    """Whether the decoded frames are there and whole."""
+    size = 128 + entry["frames"] * options.size**2 * options.channels  # a header of .npy has 128 bytes
+    return frames.exists() and frames.stat().st_size >= size and (not entry["actions"] or actions_file(frames).exists())
 
 
 def decode(source: Source, out: Path, options: ReadOptions) -> Entry:
@@ -258,8 +277,15 @@ def index_folder(folder: Path, cache: Path | None) -> Path:
     Those of a list lie in a hidden folder beside it.
     """
     home = folder if folder.is_dir() else folder.parent
-    if cache is None and os.access(home, os.W_OK) and home.stat().st_mode & 0o222:
-        return folder if folder.is_dir() else folder.with_name(f".stt-{folder.name}")
+    writable = os.access(home, os.W_OK) and home.stat().st_mode & 0o222
+    return inside(folder) if cache is None and writable else outside(folder, cache)
+
+
+def inside(folder: Path) -> Path:
+    return folder if folder.is_dir() else folder.with_name(f".stt-{folder.name}")
+
+
+def outside(folder: Path, cache: Path | None) -> Path:
     root = cache or Path(os.environ.get("STT_CACHE") or Path.home() / ".cache" / "stt") / "folders"
     digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
     return Path(root) / f"{folder.resolve().name}-{digest}"

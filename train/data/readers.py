@@ -7,6 +7,7 @@ opens videos.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -31,6 +32,7 @@ from train.data.arrays import (
 from train.data.sources import ARRAYS, PACK, PACK_INDEX, Source
 
 CUT_JUMP, CUT_RATIO, CUT_WINDOW = 15.0, 3.0, 2  # gray levels of 255, times the median jump of so many frames around it
+MAX_SIZE = 4096  # pixels a side
 READ_ERRORS = (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, cv2.error)  # VideoError is a ValueError
 
 
@@ -42,6 +44,10 @@ class ReadOptions:
     channels: int  # 1 or 3
     fit: str = "crop"  # "crop" or "pad"
     arrays: ArrayOptions = ArrayOptions()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(f"size is {self.size}, must be from 1 to {MAX_SIZE}")
 
     @property
     def variant(self) -> str:
@@ -82,13 +88,14 @@ def _read_video(path: Path, options: ReadOptions, scratch: Path) -> DecodedVideo
     """Frames at the file's own rate. Where that varies, those nearest in time at its average."""
     size, channels, fit = options.size, options.channels, options.fit
     with tempfile.TemporaryFile(dir=scratch) as file:
-        count, fps, source, _, notes = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=OWN_FILES)
-        if any("frame rate varies" in note for note in notes):
+        decoded = decode_whole(path, file, size=size, channels=channels, fit=fit, limits=OWN_FILES)
+        count, fps, source = decoded.frames, decoded.fps, decoded.source
+        if decoded.varies:
             file.seek(0)
             file.truncate()
             count = decode_whole(path, file, size=size, channels=channels, fit=fit, fps=fps, limits=OWN_FILES).frames
         frames = np.memmap(file, np.uint8, "r", shape=(count, size, size, channels))
-    return DecodedVideo(frames, count, (source.width, source.height), fps, [0], None, notes)
+    return DecodedVideo(frames, count, (source.width, source.height), fps, [0], None, decoded.notes)
 
 
 def resize_square(frame: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
@@ -128,7 +135,19 @@ def _read_pictures(paths: tuple[Path, ...], options: ReadOptions) -> DecodedVide
                 )
             yield options.square(frame)
 
-    return DecodedVideo(frames(), len(paths), (width, height), 0.0, [0], None, tuple(notes))
+    return DecodedVideo(frames(), len(paths), (width, height), 0.0, [0], None, (*notes, *_order_notes(paths)))
+
+
+def _order_notes(paths: tuple[Path, ...]) -> list[str]:
+    """What in the names of a clip's pictures speaks against one clip at one rate."""
+    names = sorted({re.sub(r"\d+", "#", path.name) for path in paths})
+    if len(names) > 1:
+        return [f"pictures of {len(names)} names, {', '.join(names[:2])}{' ...' * (len(names) > 2)}, are one clip"]
+    numbers = [int(found[-1]) for path in paths if (found := re.findall(r"\d+", path.stem))]
+    for path, change in zip(paths[1:], np.diff(numbers, n=2).tolist(), strict=False):
+        if change:
+            return [f"the numbers of its pictures are not evenly spaced, first near {path.name}"]
+    return []
 
 
 def picture(path: Path, options: ArrayOptions, notes: dict[str, None]) -> np.ndarray:
@@ -175,7 +194,7 @@ def _read_array(path: Path, options: ReadOptions) -> DecodedVideo:
         with array as arrays, PARSING:
             if "video" not in arrays:
                 raise ValueError(f"it holds {sorted(arrays)}, expected an array named video")
-            array, actions, fps = arrays["video"], arrays.get("actions"), float(arrays.get("fps", 0.0))
+            array, actions, fps = arrays["video"], arrays.get("actions"), _rate(arrays.get("fps", np.zeros(1)))
     clips, layout = as_clips(array, options.arrays)
     values = value_range(array, options.arrays)
     count, times, height, width, _ = clips.shape
@@ -187,6 +206,13 @@ def _read_array(path: Path, options: ReadOptions) -> DecodedVideo:
     notes += [f"{array.dtype} values from {values[0]:g} (black) to {values[1]:g} (white)"] if values else []
     starts = list(range(0, count * times, times))
     return DecodedVideo(frames, count * times, (width, height), fps, starts, rows, tuple(notes))
+
+
+def _rate(fps: np.ndarray) -> float:
+    """Frames a second of a video array, 0 for none."""
+    if fps.size != 1 or fps.dtype.kind not in "iuf" or not 0 <= fps.item() <= 1000:
+        raise ValueError(f"its fps is {fps.tolist()}, must be a number from 0 to 1000")
+    return float(fps.item())
 
 
 def detect_cuts(pixels: Iterable[np.ndarray], segments: list[int]) -> list[int]:

@@ -90,7 +90,7 @@ def read_index(folder: Path, world: str, version: int) -> dict[str, Any]:
     path = folder / "index.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; make the set again")
-    index = json.loads(path.read_text())
+    index = read_json(path)
     if (other := index.get("world", "tabletop")) != world:
         raise ValueError(f"{folder} holds clips of the {other}, not of the {world}")
     if index["format"] != version:
@@ -98,10 +98,22 @@ def read_index(folder: Path, world: str, version: int) -> dict[str, Any]:
     return index
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: make the set again") from error
+
+
 def world_of(folder: Path) -> str | None:
     """The world of a set with splits, "tabletop" or "robot"; None of any other folder."""
     path = folder / "train" / "index.json"
-    index = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        index = read_json(path) if path.is_file() else {}
+    except ValueError:
+        if any(path.parent.glob("shard-*.npz")):
+            raise
+        index = {}  # of something else
     return index.get("world", "tabletop") if {"format", "per_shard", "crf"} <= set(index) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,9 @@ from stt.checkpoint import write_whole
 SPLITS = ("train", "test")
 RECORD = ".stt-split.json"
 FOLDERS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "val": "validation", "valid": "validation", "validation": "validation",
+    "train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "holdout": "test", "heldout": "test", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation",
 }  # fmt: skip
 TEST_SHARE = 0.08  # least share of the time that a split by name holds out; whole files make it about a tenth
 
@@ -31,25 +33,44 @@ class FolderSplit(NamedTuple):
 def split_by_folders(names: Iterable[str]) -> FolderSplit:
     """Sub-folders train and test, or train and validation, in any case and under their usual names, are the split.
 
-    Beside train and test, validation is used for neither.
+    They lie at the top or in other folders. Beside train and test, validation is used for neither. Folders that hold
+    everything say nothing and are left out of `inner`.
     """
-    parts = {name: tuple(Path(name).parts) for name in names}
-    top = {name: FOLDERS.get(p[0].lower(), "") if p else "" for name, p in parts.items()}
-    found = set(top.values()) - {""}
+    parts = without_common_folders({name: tuple(p for p in Path(name).parts if p != "..") for name in names})
+    level = {name: next((k for k, part in enumerate(p) if role_of(part, k)), -1) for name, p in parts.items()}
+    role = {name: role_of(parts[name][k], k) if k >= 0 else "" for name, k in level.items()}
+    found = set(role.values()) - {""}
     if not found:
         return FolderSplit({}, parts, {}, "")
     held_out = "test" if "test" in found else "validation"
-    roles = {"train": "train", held_out: "test"}
-    of = {name: roles[folder] for name, folder in top.items() if folder in roles}
-    folders = {role: sorted({f"{parts[name][0]}/" for name in of if of[name] == role}) for role in SPLITS}
+    of = {name: "train" if role[name] == "train" else "test" for name in parts if role[name] in ("train", held_out)}
+    own = {name: f"{parts[name][k]}/" for name, k in level.items() if k >= 0}
+    folders = {side: sorted({own[name] for name in of if of[name] == side}) for side in SPLITS}
     words = {"train": "trained on", "test": "held out"}
-    text = ", ".join(f"{' and '.join(folders[role])} {words[role]}" for role in SPLITS if folders[role])
-    used = " and ".join(folder for role in SPLITS for folder in folders[role])
+    text = ", ".join(f"{' and '.join(folders[side])} {words[side]}" for side in SPLITS if folders[side])
+    used = " and ".join(folder for side in SPLITS for folder in folders[side])
     skipped = {
-        name: f"{parts[name][0]}/ is used for nothing beside {used}" if top[name] else f"outside {used}"
+        name: f"{own[name]} is used for nothing beside {used}" if role[name] else f"outside {used}"
         for name in parts if name not in of
     }  # fmt: skip
-    return FolderSplit(of, {name: parts[name][1:] or parts[name] for name in of}, skipped, f"by sub-folders: {text}")
+    inner = {name: parts[name][: level[name]] + parts[name][level[name] + 1 :] or parts[name] for name in of}
+    return FolderSplit(of, inner, skipped, f"by sub-folders: {text}")
+
+
+def role_of(folder: str, level: int) -> str:
+    """What a folder's name says of its split, "" for nothing; at the top also "train_videos" or "Test Set"."""
+    name = folder.lower()
+    if level == 0:
+        name = re.sub(r"(set|data|videos?|clips?|frames|images|split)$", "", re.sub(r"[\W_]", "", name))
+    return FOLDERS.get(name, "")
+
+
+def without_common_folders(parts: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Parts of names without the first folders that all names share, unless they name a split."""
+    tops = {p[:1] for p in parts.values()}
+    if len(tops) != 1 or any(len(p) < 2 for p in parts.values()) or role_of(*next(iter(tops)), 0):
+        return parts
+    return without_common_folders({name: p[1:] for name, p in parts.items()})
 
 
 def split_by_name(
@@ -83,6 +104,8 @@ def read_record(folder: Path) -> dict[str, str]:
         record = json.loads(path.read_text()) if path.is_file() else {}
         if not isinstance(record, dict):
             raise ValueError("it holds no names")
+        if other := next((name for name, side in record.items() if side not in SPLITS), None):
+            raise ValueError(f"{other} is {record[other]!r}, must be train or test")
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): mend it, or delete it to split anew") from error
     return record
@@ -102,6 +125,12 @@ def by_file(split: Mapping[str, str]) -> dict[str, list[str]]:
     for name, side in split.items():
         names[side].add(file_of(name) if len(sides[file_of(name)]) == 1 else name)
     return {side: sorted(names[side]) for side in SPLITS}
+
+
+def hashed(name: str) -> str:
+    """What a published card says of a source or segment: the hash of its name, and the segment's number."""
+    file = file_of(name)
+    return hashlib.blake2b(file.encode(), digest_size=6).hexdigest() + name[len(file) :]
 
 
 def file_of(name: str) -> str:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from stt.api import Batch
-from stt.checkpoint import write_whole
-from train.data.account import Account, from_json
-from train.data.arrays import ArrayOptions, extremes, open_array, write_frames
+from train.data.account import Account, from_json, lines_of, printable
+from train.data.arrays import ArrayOptions, extremes, open_array
 from train.data.digits import Split
 from train.data.index import IndexedFolder, IndexedVideo, index_videos
 from train.data.readers import ReadOptions
-from train.data.sources import LISTS
 from train.data.splits import SPLITS, by_file, file_of
 from train.seeding import generator_for
 
@@ -81,10 +78,6 @@ class VideoFolder:
             raise ValueError(
                 f"frames {frames}, stride {stride} and image_size {image_size} must be 1 or more, fps {fps:g} 0 to 1000"
             )
-        if not self.folder.exists():
-            raise FileNotFoundError(f"{folder} is not a folder")
-        if self.folder.is_file() and self.folder.suffix.lower() not in LISTS:
-            raise ValueError(f"{folder} is a file: give its folder, or a .txt list of files")
         options = ReadOptions(size=image_size, channels=channels, fit=fit, arrays=arrays or ArrayOptions())
         indexed = open_packed(self.folder, options) or index_videos(self.folder, options, cache)
         self.classes, self.account_file = indexed.classes, indexed.account_file
@@ -185,7 +178,7 @@ class VideoFolder:
         for v in sorted(indexed.videos, key=lambda v: v.last - v.first):
             longest[file_of(v.name)] = v
         short = {
-            name: f"{v.last - v.first} frames without a cut, a clip takes {self.span(v)}"
+            name: f"{v.last - v.first} frame{'s' * (v.last - v.first > 1)} without a cut, a clip takes {self.span(v)}"
             for name, v in sorted(longest.items()) if name not in enough
         }  # fmt: skip
         for side in dict.fromkeys((self.split, "test")):
@@ -206,8 +199,9 @@ class VideoFolder:
     def _one_sided(self, indexed: IndexedFolder, lacking: str) -> str:
         """Why a folder cannot be used that has nothing in a split."""
         if "sub-folders" not in indexed.account.split:
-            only = indexed.videos[0].name
-            return f"{self.folder} has a {indexed.videos[0].split} split alone, of {only}: another video is needed"
+            v, passed_over = indexed.videos[0], lines_of(indexed.account.passed_over)
+            only = printable(v.name)
+            return f"{self.folder} has a {v.split} split alone, of {only}: another video is needed{passed_over}"
         made = f"{self.folder} is split {indexed.account.split}"
         if lacking == "train":
             return f"{made}: it can be scored, but to train it needs a sub-folder train/"
@@ -237,8 +231,8 @@ class VideoFolder:
 
 
 def default_fps(account: Account, stride: int) -> float:
-    """The median of a folder's rates, divided by the stride; 0 where no file has a rate."""
-    return median(account.rates) / stride if account.rates else 0.0
+    """The median of a folder's rates, one that some file has, divided by the stride; 0 where no file has a rate."""
+    return median_low(account.rates) / stride if account.rates else 0.0
 
 
 def step_of(own: float, fps: float, stride: int) -> float:
@@ -257,65 +251,39 @@ def resampled(count: int, step: float) -> np.ndarray:
 # ---- packed sets -------------------------------------------------------------------------------------
 
 
-def pack(folder: Path, out: Path, options: ReadOptions, fps: float = 0.0) -> VideoFolder:
-    """Writes a folder's videos as frames.npy (F, size, size, channels), actions.npy (F, A), index and account.
-
-    fps: frames a second to store; 0: all of each video. Prints the account before. Returns the set, opened for clips
-    of 20 frames, or of as many as all splits have. Raises ValueError for a folder that `VideoFolder` cannot read, and
-    where `out` is not empty.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: give another folder, or delete what it holds")
-    with tempfile.TemporaryDirectory(dir=out) as cache:
-        videos, classes, account, _ = index_videos(folder, options, Path(cache))
-        picks = [picked(v, fps) for v in videos]
-        rate = fps or default_fps(account, 1)
-        longest = [max((len(picked(v, rate)) for v in videos if v.split == side), default=20) for side in SPLITS]
-        clips = {
-            "split": "train" if any(v.split == "train" for v in videos) else "test", "frames": min(20, *longest),
-            "image_size": options.size, "channels": options.channels, "fit": options.fit, "fps": rate,
-        }  # fmt: skip
-        VideoFolder(folder, cache=Path(cache), arrays=options.arrays, **clips).account.publish(out / PACKED_ACCOUNT)
-        ends = np.cumsum([len(pick) for pick in picks]).tolist()
-        shape, pairs = (ends[-1], options.size, options.size, options.channels), list(zip(videos, picks, strict=True))
-        write_frames(out / "frames.npy", shape, (open_array(v.pixels)[pick] for v, pick in pairs))
-        rows = [
-            [v.name, v.split, v.label, end - len(pick), end, fps if fps and v.fps else v.fps]
-            for (v, pick), end in zip(pairs, ends, strict=True)
-        ]
-        if actions := all(v.actions for v in videos):
-            parts = [open_array(v.actions)[pick] for v, pick in pairs]
-            np.save(out / "actions.npy", np.concatenate(parts))
-    index = {
-        "kind": KIND, "format": FORMATS[-1], "image_size": options.size, "channels": options.channels,
-        "fit": options.fit, "classes": classes, "actions": actions, "recordings": rows,
-    }  # fmt: skip
-    write_whole(out / "index.json", lambda file: file.write(json.dumps(index).encode()))
-    return VideoFolder(out, **clips)
-
-
-def picked(video: IndexedVideo, fps: float) -> np.ndarray:
-    """Numbers of a shot's frames at a rate; all of them where a rate is 0."""
-    step = step_of(video.fps, fps, 1)
-    return video.first + resampled(int((video.last - video.first - 1) / step + 1e-9) + 1, step)
-
-
 def open_packed(folder: Path, options: ReadOptions) -> IndexedFolder | None:
     """A packed set; None for another folder. ValueError where it is of another format, size or number of channels."""
-    path = folder / "index.json"
-    index = json.loads(path.read_text()) if path.is_file() else {}
-    if not isinstance(index, dict) or index.get("kind") != KIND:
-        return None
+    path, pixels = folder / "index.json", folder / "frames.npy"
+    index = read_json(path)
+    if index.get("kind") != KIND:
+        if index or not (path.exists() and pixels.exists()):
+            return None
+        raise ValueError(f"{folder} is a packed set whose index.json is damaged: pack it again")
     expected = {"format": FORMATS, "image_size": (options.size,), "channels": (options.channels,)}
     for name, values in expected.items():
         if index[name] not in values:
             raise ValueError(f"{folder} is packed with {name} {index[name]}, not {values[-1]}: pack it again")
-    pixels, actions = folder / "frames.npy", folder / "actions.npy" if index["actions"] else None
+    actions = folder / "actions.npy" if index["actions"] else None
     videos = [IndexedVideo(*row[:3], pixels, actions, *row[3:]) for row in index["recordings"]]
+    for array in filter(None, (pixels, actions)):
+        try:
+            whole = len(open_array(array)) >= max(v.last for v in videos)
+        except (OSError, ValueError, EOFError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{array} is missing or damaged: pack the folder again")
     return IndexedFolder(
         videos, tuple(index["classes"]), packed_account(folder, videos, index), folder / PACKED_ACCOUNT
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; {} where there is none or it is damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def packed_account(folder: Path, videos: list[IndexedVideo], index: dict[str, Any]) -> Account:
@@ -327,5 +295,5 @@ def packed_account(folder: Path, videos: list[IndexedVideo], index: dict[str, An
         "classes": index["classes"],
     }  # fmt: skip
     size = f"{index['image_size']}x{index['image_size']}"
-    stored = json.loads(path.read_text()) if path.is_file() else {"split": "as packed", "sizes": {size: len(rates)}}
+    stored = read_json(path) or {"split": "as packed", "sizes": {size: len(rates)}}
     return from_json(stored | mine | {"clips": {}, "resampled": [], "slower": [], "too_short": {}})

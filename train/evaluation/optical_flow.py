@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from stt.api import Video
 
+Flow = Callable[[Tensor, Tensor], Tensor]  # two frames (C, H, W) on [0, 1] -> pixels (H, W, 2) from one to the other
+
 
 def farneback(first: Tensor, last: Tensor) -> Tensor:
     """Flow from one frame to another, (C, H, W) on [0, 1] each -> (H, W, 2) pixels (x, y).
@@ -19,8 +22,20 @@ def farneback(first: Tensor, last: Tensor) -> Tensor:
     """
     import cv2  # lazily: nothing else that scores a model needs it
 
-    gray = [np.ascontiguousarray((255 * frame.mean(dim=0)).byte().cpu().numpy()) for frame in (first, last)]
-    return torch.from_numpy(cv2.calcOpticalFlowFarneback(*gray, None, 0.5, 3, 15, 3, 5, 1.2, 0)).to(first.device)
+    flow = cv2.calcOpticalFlowFarneback(_gray(first), _gray(last), None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    return torch.from_numpy(flow).to(first.device)
+
+
+def dis(first: Tensor, last: Tensor) -> Tensor:
+    """As `farneback`, by dense inverse search (Kroeger et al. 2016, arXiv 1603.03590), OpenCV's preset `medium`."""
+    import cv2
+
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return torch.from_numpy(method.calc(_gray(first), _gray(last), None)).to(first.device)
+
+
+def _gray(frame: Tensor) -> np.ndarray:
+    return np.ascontiguousarray((255 * frame.mean(dim=0)).byte().cpu().numpy())
 
 
 def interpolated(first: Tensor, last: Tensor, frames: int) -> Video:
@@ -33,14 +48,23 @@ def interpolated(first: Tensor, last: Tensor, frames: int) -> Video:
     return (1 - share) * _warped(first, -share * ahead) + share * _warped(last, -(1 - share) * back)
 
 
-def extrapolated(before: Tensor, last: Tensor, frames: int) -> Video:
+def extrapolated(before: Tensor, last: Tensor, frames: int, flow: Flow = farneback) -> Video:
     """Two successive frames (C, H, W) on [0, 1] -> those that follow at constant velocity: (frames, C, H, W).
 
-    A backward warp: each pixel of frame t comes from the last frame, t times the flow away, where the flow is that from
-    the last frame back to the one before. The border's pixels continue beyond it.
+    Semi-Lagrangian: flow goes from the last frame back to the one before, and is carried along itself from frame to
+    frame. Pixels come from the last frame, along the flows of all steps, so that they are interpolated once. The
+    border's pixels continue beyond it.
     """
-    times = torch.arange(1, frames + 1, device=last.device)[:, None, None, None]
-    return _warped(last, times * farneback(last, before))
+    velocity = flow(last, before).movedim(-1, 0)  # (2, H, W): from a pixel to where it was a frame ago
+    total, steps = torch.zeros_like(velocity), []
+    for _ in range(frames):
+        origin = velocity
+        for _ in range(3):  # the flow that a pixel arrives with is that of where it comes from
+            origin = _warped(velocity, origin.movedim(0, -1)[None])[0]
+        velocity = origin
+        total = velocity + _warped(total, velocity.movedim(0, -1)[None])[0]
+        steps.append(total.movedim(0, -1))
+    return _warped(last, torch.stack(steps))
 
 
 def sideways_motion(video: Video) -> Tensor:

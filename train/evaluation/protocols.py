@@ -32,7 +32,7 @@ TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
 PROTOCOLS = (
     "tokenizer", "moving_mnist", "best_of", "simulated_futures", "motion_likelihood", "spread", "frechet",
     "class_conditional", "surprise", "interpolation", "segmentation", "pusher_distribution", "hand_distribution",
-    "action_following", "steering",
+    "action_following", "steering", "clips", "nowcasts",
 )  # fmt: skip
 
 INSTALLED = "installed"  # of --st-lpips: the weights of the package
@@ -51,7 +51,7 @@ class Evaluation(ABC):
     horizon: int  # frames ahead of best_of and spread
     surprise_frames = 20  # of a clip
 
-    def __init__(self, model: Predictor, args: argparse.Namespace) -> None:
+    def __init__(self, model: Predictor | None, args: argparse.Namespace) -> None:
         self.model, self.args, self.sampling = model, args, Sampling(temperature=args.temperature)
         self.st_lpips: STLPIPS | None = None
         if args.st_lpips:

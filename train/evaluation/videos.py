@@ -19,7 +19,7 @@ from stt.metrics import unit
 from stt.sampler import predict
 from train.data.account import some
 from train.data.arrays import array_options
-from train.data.splits import file_of
+from train.data.splits import file_of, hashed
 from train.data.video_folder import VideoFolder, VideoFolderConfig
 from train.evaluation.frechet import st_lpips_frechet
 from train.evaluation.optical_flow import sideways_motion
@@ -118,6 +118,8 @@ def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespa
             f"the model has trained on files of these names, which {videos.folder} holds out: {some(trained)}",
             file=sys.stderr,
         )
+    if unnamed := model.card.get("files", {}).get("more_train", 0):
+        print(f"the model's card leaves out {unnamed} of the files that it has trained on", file=sys.stderr)
     batch = videos.held_out(count)
     if batch.actions is None or "actions" not in model.knobs:
         return Batch(batch.video), source
@@ -130,7 +132,8 @@ def held_out(model: Predictor, config: VideoFolderConfig, args: argparse.Namespa
 def trained_on(card: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Those of some files or segments that a model, or one that it builds on, has trained on, by its card."""
     files = set(card.get("files", {}).get("train", ()))
-    own = [name for name in names if name in files or file_of(name) in files or name in map(file_of, files)]
+    whole = files | set(map(file_of, files))
+    own = [name for name in names if {file_of(name), hashed(file_of(name))} & files or {name, hashed(name)} & whole]
     nested = [name for part in card.values() if isinstance(part, dict) for name in trained_on(part, names)]
     return sorted({*own, *nested})
 

@@ -1,0 +1,87 @@
+"""Backward optical flow (N, 2, H, W): for each pixel of a frame, where it was in the frame before, right and down."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+MIN_SIDE = 16  # pixels that DIS needs
+
+
+def optical_flow(frames: Tensor, previous: Tensor) -> Tensor:
+    """Flow of frames (N, C, H, W) in [-1, 1] to those before them, by OpenCV's DIS (arXiv 1603.03590) on the CPU."""
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    dis.setFinestScale(0)
+    height, width = frames.shape[-2:]
+    gray = ((torch.stack([frames, previous]).mean(dim=2) + 1) * 127.5).clamp(0, 255).round().byte().cpu().numpy()
+    bars = [(0, max(MIN_SIDE - side, 0)) for side in (height, width)]
+    gray = np.pad(gray, [(0, 0), (0, 0), *bars], mode="edge")
+    flows = np.stack([dis.calc(frame, before, None)[:height, :width] for frame, before in zip(*gray, strict=True)])
+    return rearrange(torch.from_numpy(flows), "n h w c -> n c h w").to(frames)
+
+
+def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
+    """Frames (N, C, H, W) as seen along backward flow; borders repeat."""
+    height, width = frames.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=frames.device), torch.arange(width, device=frames.device), indexing="ij"
+    )
+    place = torch.stack([x, y], dim=-1) + rearrange(flow, "n c h w -> n h w c")
+    scale = place.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
+    return F.grid_sample(frames, place * scale - 1, mode=mode, padding_mode="border", align_corners=True)
+
+
+def advect(flow: Tensor) -> Tensor:
+    """The flow of the next frame if all that moves keeps its velocity."""
+    return warp(flow, flow, "bilinear")
+
+
+def compose(
+    flows: Tensor, masks: Tensor, pixels: Tensor, frames: Tensor, reference: Tensor, motion: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
+
+    Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
+    decoded pixels (N, C, h, w). motion (N, 2, H, W): half of the flows, the first included, are changes of it.
+    Returns the frames' mean backward flow, too, where there is motion to change.
+    """
+    size, count = frames.shape[-2:], flows.shape[1]
+    bias = masks.new_zeros(count + 3)
+    if motion is None:
+        bias[0] = 2.0
+    else:
+        bias[1] = 4.0
+    masks = resize(masks + bias[:, None, None], size).softmax(dim=1)
+    large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
+    if motion is not None:
+        large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
+    warped = [warp(frames, flow) for flow in large]
+    sources = torch.stack([frames, *warped, reference, resize(pixels, size)], dim=1)  # (N, K + 3, C, H, W)
+    video = (sources * masks[:, :, None]).sum(dim=1)
+    if motion is None:
+        return video, None
+    moving = masks[:, : 1 + count]
+    flow = (torch.stack(large, dim=1) * moving[:, 1:, None]).sum(dim=1) / moving.sum(dim=1, keepdim=True)
+    return video, flow
+
+
+def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Flow (N, 2, H, W) for frames of another size (height, width), in their pixels."""
+    height, width = flow.shape[-2:]
+    if (height, width) == size:
+        return flow
+    scale = flow.new_tensor([size[1] / width, size[0] / height])
+    return resize(flow, size) * scale[:, None, None]
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) at another size (height, width): area averages where it shrinks, else bilinear."""
+    if x.shape[-2:] == size:
+        return x
+    if size[0] <= x.shape[-2] and size[1] <= x.shape[-1]:
+        return F.interpolate(x, size=size, mode="area")
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
