@@ -82,7 +82,7 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x - 60, y)
-    play_until(page, 1.0)
+    play_until(page, seconds(page) + 1.0)
     page.mouse.up()
     assert before - rod(page, 0) > 4
     page.keyboard.press("Space")
