@@ -64,6 +64,7 @@ function open(value) {
   [branches, stamps, arrivals] = [new Map(), new Map(), []];
   saved.replaceChildren();
   say("Reading the clip …");
+  dialog.dataset.state = "waiting";
   if (!dialog.open) dialog.showModal();
   dialog.focus();
   refresh();

@@ -19,7 +19,7 @@ IDLE_SECONDS = 30.0
 SESSION_SECONDS = 900.0
 MAX_WAITING = 16  # visitors
 PER_ADDRESS = 2  # of them
-IDLE = "Nobody touched the controls for half a minute, so the place went to the next visitor."
+IDLE = "Nobody touched the controls for half a minute, so the session ended to make room for others."
 OVER = "A session lasts fifteen minutes at most; start another one."
 FULL = "Too many visitors are waiting to play; come back later."
 
