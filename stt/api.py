@@ -282,6 +282,10 @@ class Predictor(Model):
         B is `noise.futures`; a state of batch 1 serves any number of futures.
         """
 
+    def follow(self, state: Any, condition: Condition) -> Any:
+        """The state with another condition for the frames to come; for models that take actions."""
+        return state._replace(condition=condition)
+
 
 # ---- what only some families can do, tested with `isinstance` ------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,12 @@ class SeededNoise:
     @property
     def futures(self) -> int:
         return len(self.generators)
+
+    def copy(self) -> SeededNoise:
+        """Draws what this one would draw next."""
+        other = copy.copy(self)
+        other.generators = [generator.clone_state() for generator in self.generators]
+        return other
 
     def normal(self, *shape: int) -> Tensor:
         draws = [torch.randn(shape, generator=g) for g in self.generators]

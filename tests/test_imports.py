@@ -17,7 +17,7 @@ RANKS = {
     "stt.sprite_networks": 3, "stt.models": 4,
     "stt.migrations": 4, "stt.registry": 5, "stt.model_card": 5, "stt.hub": 5, "stt.checkpoint": 6,
     "stt.request": 7, "stt": 7, "stt.prompt": 8, "stt.results": 8, "stt.report": 9, "stt.prediction": 10,
-    "stt.__main__": 11, "stt.ui": 11,
+    "stt.live": 11, "stt.__main__": 12, "stt.ui": 12,
     "train.seeding": 0, "train.signals": 0, "train.throughput": 0, "train.optim": 0, "train.checkpoint": 0,
     "train.gan": 0, "train.prefetch": 0, "train.schedule": 0, "train.flags": 0,
     "train.processes": 0, "train.sheets": 0, "train.logging": 1, "train.trainer": 2,

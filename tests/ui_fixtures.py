@@ -90,15 +90,16 @@ def result_of(model: Predictor, clip: Path, **changes) -> Result:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
-    """Everything that the app writes lands in `folder`. The last of four examples has a result that ships."""
-    examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(4)]
+def served(
+    folder: Path, models: dict[str, Predictor] | None = None, examples: list[Path] | None = None
+) -> Iterator[Served]:
+    """Everything that the app writes lands in `folder`. Of its own four examples the last has a result that ships."""
+    results = []
+    if models is None or examples is None:
+        models, examples, results = _own(folder)
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
-    models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model()}
-    result_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
-    app = serve(models, examples, [folder / "example-3.npz"], host="127.0.0.1", block=False)
+    app = serve(models, examples, results, host="127.0.0.1", block=False)
     try:
         yield Served(app.local_url, folder, examples)
     finally:
@@ -107,3 +108,11 @@ def served(folder: Path) -> Iterator[Served]:
         if before[0] is not None:
             os.environ["GRADIO_TEMP_DIR"] = before[0]
         tempfile.tempdir = before[1]
+
+
+def _own(folder: Path) -> tuple[dict[str, Predictor], list[Path], list[Path]]:
+    examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(4)]
+    models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
+    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model()}
+    result_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
+    return models, examples, [folder / "example-3.npz"]

@@ -14,6 +14,7 @@ from stt.request import action_axes, is_stochastic, label_space
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
 from stt.ui.controls import PRESETS, action_slider, gap_updates, label_dropdown, stride_info
+from stt.ui.live_stage import live_stage
 from stt.ui.player import player
 from stt.ui.request import PAGE
 
@@ -36,6 +37,7 @@ class Page:
     axes: list[gr.Slider]  # one per number of an action; together they are the control "action"
     predict: gr.Button
     stop: gr.Button
+    play: gr.Button
     random_example: gr.Button
     player: gr.HTML
     examples: gr.Dataset
@@ -70,6 +72,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Path]) -> Page:
             with gr.Row(elem_id="go"):
                 predict = gr.Button("Predict", variant="primary", elem_id="predict", scale=2)
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=1)
+                play = gr.Button("Play", elem_id="play", scale=1, min_width=60)
             controls |= {
                 "clip": clip, "between": between, "seed": seed,
                 "labels": gr.JSON([], visible="hidden", elem_id="labels"),
@@ -78,9 +81,10 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Path]) -> Page:
             controls |= _advanced(default)
         with gr.Column(scale=1, min_width=320, elem_id="futures"):
             stage = player()
+    live_stage()
     return Page(
         controls=controls, new_seed=new_seed, dice=dice, presets=presets, labels=labels, steer=steer, axes=axes,
-        predict=predict, stop=stop, random_example=random_example, player=stage, examples=strip,
+        predict=predict, stop=stop, play=play, random_example=random_example, player=stage, examples=strip,
         pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 

@@ -286,6 +286,10 @@ overlay.addEventListener("change", draw);
 new ResizeObserver(() => current && layOut()).observe(home);
 window.addEventListener("stt-start", () => (status.textContent = current ? "Waiting for the model …" : ""));
 window.addEventListener("stt-end", endPrediction);
+window.addEventListener("stt-result", async ({ detail }) => { // a live session's
+  const answer = await fetch(`${root()}/runs/${encodeURIComponent(detail)}.json`);
+  if (answer.ok) show(await answer.json());
+});
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not(.time), textarea, select, video, [contenteditable], [role=option]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !current) return;

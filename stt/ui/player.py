@@ -26,6 +26,7 @@ from stt.video import to_uint8
 
 SCRIPTS = ("player_drawing.js", "player_charts.js", "player_visit.js", "player.js")
 EMPTY = {"state": "empty"}
+STRIP_FRAMES = 100
 
 
 def player() -> gr.HTML:
@@ -101,7 +102,7 @@ def result_value(result: Result, before: dict[str, Any] | None = None, precomput
         "between": report["between"],
         "ending": strip(result.ending[None]),
         "ending_frames": len(result.ending),
-        "strips": before["strips"] if before else [{"frames": frames, "src": strip(result.futures)}],
+        "strips": before["strips"] if before else strips(result.futures),
         "spread": strip(spread_map(result.futures)[None]) if len(result.futures) > 1 else "",
         "surprise": strip(surprise_map(result.surprise)[None]) if len(result.surprise) else "",
         "report": {name: report[name] for name in ("spread", "scores", "surprise", "notes", "clip", "weights")},
@@ -164,6 +165,12 @@ def surprise_map(surprise: NDArray[np.float32]) -> Pixels:
 def _gray(values: NDArray[np.floating]) -> Pixels:
     """(..., H, W) in 0 ... 1 -> (..., H, W, 3)."""
     return np.repeat((255 * values).round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def strips(futures: Pixels) -> list[dict[str, Any]]:
+    """(F, T, H, W, 3) -> pictures of up to STRIP_FRAMES frames: browsers draw none of more than 32,767 pixels."""
+    parts = [futures[:, t : t + STRIP_FRAMES] for t in range(0, futures.shape[1], STRIP_FRAMES)]
+    return [{"frames": part.shape[1], "src": strip(part)} for part in parts]
 
 
 def strip(frames: Pixels) -> str:

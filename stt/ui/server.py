@@ -17,6 +17,7 @@ import gradio as gr
 import torch
 from gradio.context import LocalContext
 from starlette.middleware import Middleware
+from starlette.routing import WebSocketRoute
 
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
@@ -28,6 +29,7 @@ from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.connections import close_idle, most_connections
 from stt.ui.downloads import Downloads
 from stt.ui.limits import RequestLimits
+from stt.ui.live import Live
 from stt.ui.shutdown import stop, wait_for_signal
 from stt.ui.streams import StreamCount, Streams
 from stt.ui.theme import theme
@@ -106,6 +108,8 @@ def serve(
     store = ResultStore(home / "results", load_results(results), hosting.make_room)
     shutil.rmtree(store.permanent, ignore_errors=True)  # of other results, perhaps
     backend = Backend(models, store, files, examples, zero_gpu_compute(models), max_seconds)
+    live = Live(backend, by_address=bool(trusted_proxy))
+    backend.compute = live.compute_beside(backend.compute)
     hosting.streams.blocks = app = build(Callbacks(backend))
     app.fair_queue(hosting.streams, QUEUE_SIZE, by_address=bool(trusted_proxy))
     if why := decoder_sandbox():
@@ -113,7 +117,7 @@ def serve(
     done = hosting.cleanup.start()
     try:
         app.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting)
+            server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting, live)
         )
         if block:
             wait_for_signal()
@@ -150,10 +154,10 @@ class Hosting:
             await task
 
 
-def _options(store: ResultStore, hosting: Hosting) -> dict[str, Any]:
+def _options(store: ResultStore, hosting: Hosting, live: Live) -> dict[str, Any]:
     return {
         "theme": theme(),
-        "css_paths": [Path(__file__).with_name("style.css")],
+        "css_paths": [Path(__file__).with_name(name) for name in ("style.css", "live.css")],
         "footer_links": ["api", "settings"],
         "run_history": False,  # the page has its own
         "max_file_size": LIMITS.file_bytes,
@@ -167,7 +171,7 @@ def _options(store: ResultStore, hosting: Hosting) -> dict[str, Any]:
                 Middleware(RequestLimits),
                 Middleware(UploadRoom, cleanup=hosting.cleanup),
             ],
-            "routes": Downloads(store).routes(),
+            "routes": [*Downloads(store).routes(), WebSocketRoute("/live", live.serve)],
             "lifespan": hosting.lifespan,
         },
     }

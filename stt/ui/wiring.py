@@ -23,6 +23,7 @@ from stt.ui.controls import (
 )
 from stt.ui.endpoints import Endpoints
 from stt.ui.layout import TITLE, Page, lay_out
+from stt.ui.live_stage import wire_play
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
@@ -57,6 +58,7 @@ def build(callbacks: Callbacks) -> PageBlocks:
         _wire_settings(page, callbacks)
         _wire_results(page, callbacks)
         _wire_prediction(page, callbacks, previews)
+        wire_play(page.play, page.settings, page.new_seed)
         app.load(callbacks.open_page, page.memory, [page.pending, *page.settings, page.new_seed], **QUICK)
         _serve_clients(page, Endpoints(backend))
     return app

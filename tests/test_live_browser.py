@@ -1,0 +1,115 @@
+"""Play in a real browser: keys, the stick, looking back, recordings, and tabs that close."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stt.checkpoint import load
+from tests.test_browser import chromium, visit, wait_for  # noqa: F401  # a fixture
+from tests.ui_fixtures import served
+
+pytestmark = pytest.mark.browser
+
+ASSETS = Path(__file__).parent.parent / "assets"
+STAGE = "dialog.live[data-state=live]"
+PIXELS = """n => {
+  const canvas = document.querySelectorAll('dialog.live canvas')[n];
+  return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """One core, so one visitor plays at a time."""
+    models = {"tabletop": load(str(ASSETS / "models/tabletop-layered.safetensors"), "cpu")}
+    examples = sorted((ASSETS / "prompts").glob("tray-a*.mp4"))
+    with served(tmp_path_factory.mktemp("app"), models, examples) as app:
+        yield app
+
+
+@pytest.fixture
+def page(chromium, running):  # noqa: F811
+    page, complaints = visit(chromium, running)
+    page.click("#play")
+    page.wait_for_selector(STAGE)
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def seconds(page) -> float:
+    return float(page.locator("dialog.live .where").inner_text().removesuffix(" s"))
+
+
+def play_until(page, moment: float) -> None:
+    wait_for(lambda: seconds(page) >= moment, 60)
+
+
+def rod(page, k: int) -> float:
+    """Where the black rod stands in a picture, in pixels from the left."""
+    picture = np.array(page.evaluate(PIXELS, k), np.uint8).reshape(64, 64, 4)[..., :3]
+    return float(np.nonzero(picture.max(axis=-1) < 30)[1].mean())
+
+
+def test_the_pusher_goes_where_the_keys_say_and_two_branches_stand_side_by_side(page):
+    page.keyboard.down("ArrowRight")
+    play_until(page, 1.2)
+    page.keyboard.up("ArrowRight")
+    page.locator("dialog.live .time").fill("0")  # back to the prompt
+    assert seconds(page) == 0
+    assert page.get_by_text("Go on from here").is_visible()
+    page.keyboard.down("KeyA")  # who drives goes on from there
+    page.wait_for_function("document.querySelector('dialog.live figure:nth-child(2)').checkVisibility()")
+    play_until(page, 1.2)
+    page.keyboard.up("KeyA")
+    page.keyboard.press("Space")
+    page.locator("dialog.live .time").fill("10")
+    assert rod(page, 0) - rod(page, 1) > 8  # told right, told left, of 64 pixels
+    captions = page.locator("dialog.live figcaption").all_inner_texts()
+    assert captions == ["what was", "what if"]
+    page.get_by_role("button", name="Drive the other branch").click()
+    page.wait_for_function("document.querySelector('dialog.live .where').textContent >= '1.2 s'")
+    assert float(page.locator("dialog.live").get_attribute("data-latency")) > 0
+
+
+def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
+    stick = page.locator("dialog.live .stick").bounding_box()
+    x, y = stick["x"] + stick["width"] / 2, stick["y"] + stick["height"] / 2
+    before = rod(page, 0)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 60, y)
+    play_until(page, seconds(page) + 1.0)
+    page.mouse.up()
+    assert before - rod(page, 0) > 4
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Save these frames").click()
+    page.get_by_text("Show on the page").click()
+    page.wait_for_selector(".player[data-state=done]")
+    assert not page.locator("dialog.live").is_visible()
+    assert page.locator(".player .future .name").first.inner_text().startswith("live, seed ")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="as mp4").first.click()
+    assert download.value.suggested_filename.endswith(".mp4")
+    page.get_by_role("button", name="as prompt").first.click()  # the recording is the next clip
+    page.wait_for_selector(".player[data-state=ready]")
+
+
+def test_the_next_visitor_waits_and_a_closed_tab_makes_room(chromium, running, page):  # noqa: F811
+    second, complaints = visit(chromium, running)
+    second.click("#play")
+    second.get_by_text("You are next").wait_for()
+    assert not second.locator(STAGE).count()
+    page.close()
+    second.wait_for_selector(STAGE)
+    second.keyboard.press("Escape")
+    assert not second.locator("dialog.live").is_visible()
+    third, more = visit(chromium, running)
+    third.click("#play")
+    third.wait_for_selector(STAGE)  # leaving the stage makes room, too
+    for one in (second, third):
+        one.close()
+    assert complaints == more == []
