@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,7 @@ def stop(app: Any, loop: asyncio.AbstractEventLoop | None) -> None:
     done = loop is None or asyncio.run_coroutine_threadsafe(drain(app._queue), loop).result(FINISHING + STOPPING + 1)
     if app.server is not None:
         app.server.config.timeout_graceful_shutdown = 1  # seconds for open pages
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # each of them would be a traceback
     app.close(verbose=False)
     for tunnel in CURRENT_TUNNELS:  # of a shared address
         tunnel.kill()
