@@ -74,7 +74,7 @@ def app():
 
 
 def test_an_app_keeps_its_size_and_ends_its_prediction_and_itself_at_a_signal(app):
-    outcome = memory.predictions(app, 20, growth=20)
+    outcome = memory.predictions(app, 8, growth=20, warm_up=4)
     ends.end_while_running(app, "digits-transframer", signal.SIGTERM, outcome, [])
     assert not outcome.failures
 

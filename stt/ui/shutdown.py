@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from gradio.tunneling import CURRENT_TUNNELS
 
 from stt.ui.fair_queue import FairQueue
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FINISHING = 4.0  # seconds for running predictions to end by themselves
-STOPPING = 5.0  # seconds more for them to stop at their next frame
+FINISHING = 3.0  # seconds for running predictions to end by themselves
+STOPPING = 4.0  # seconds more for them to stop at their next frame
 STOPS = "The app stops; ask again in a minute."
 
 
@@ -52,13 +54,24 @@ async def drain(queue: FairQueue) -> bool:
 
 def stop(app: Any, loop: asyncio.AbstractEventLoop | None) -> None:
     """Ends what runs and closes the server. A computation that does not end ends with the process."""
-    done = loop is None or asyncio.run_coroutine_threadsafe(drain(app._queue), loop).result(FINISHING + STOPPING + 1)
+    done = loop is None
+    if loop is not None:
+        with suppress(Exception):  # a loop that does not answer in time
+            done = asyncio.run_coroutine_threadsafe(drain(app._queue), loop).result(FINISHING + STOPPING + 1)
+    if not done:
+        leave()
     if app.server is not None:
         app.server.config.timeout_graceful_shutdown = 1  # seconds for open pages
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # each of them would be a traceback
     app.close(verbose=False)
     for tunnel in CURRENT_TUNNELS:  # of a shared address
         tunnel.kill()
+    if threading.active_count() > 1:
+        leave()
+
+
+def leave() -> NoReturn:
+    """Ends the process: threads of libraries that still compute would abort an ordinary exit."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if not done or threading.active_count() > 1:
-        os._exit(0)  # threads of libraries that still compute would abort an ordinary exit
+    os._exit(0)

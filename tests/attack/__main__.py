@@ -34,7 +34,7 @@ def attacks(short: bool) -> Iterator[Attack]:
     with small_disk() as folder:
         if folder is not None:
             with application(disk=folder) as app:
-                yield "a visitor's flood", partial(disk.flood, app, 100e6)
+                yield "a visitor's flood", partial(disk.flood, app, 300 * 2**20 - 200e6)
                 yield "full disk", partial(disk.full_disk, app)
     yield "signals", ends.signals
     yield "mistakes", partial(ends.mistakes, 4 if short else 1)
