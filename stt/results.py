@@ -80,6 +80,16 @@ class Result:
         else:
             write_mp4(path, video, self.fps, self.metadata(future))
 
+    def only(self, future: int) -> Result:
+        """One of its futures as a result of its own, without an id."""
+        report = self.report | {"spread": [0.0] * len(self.report["spread"])}
+        report["settings"] = report["settings"] | {"seed": report["seeds"][future], "futures": 1}
+        report |= {name: report[name][future : future + 1] for name in ("names", "seeds")}
+        if scores := report["scores"]:
+            one = {name: lines[future : future + 1] for name, lines in scores["futures"].items()}
+            report["scores"] = scores | {"futures": one}
+        return replace(self, report=report, futures=self.futures[future : future + 1])
+
     def single(self, future: int) -> Pixels:
         """The context, one future, and the clip after a gap (P + T + E, H', W', 3), enlarged by a whole factor."""
         video = np.concatenate([self.context, self.futures[future], *self.ending[:, None]])
@@ -99,7 +109,7 @@ class Result:
         settings = self.report["settings"]
         if future is not None:
             settings = settings | {"seed": self.report["seeds"][future], "futures": 1}
-        source = {name: self.report[name] for name in ("family", "weights", "clip")}
+        source = {name: self.report.get(name) for name in ("id", "family", "weights", "clip")}
         return {"app": "stt", **settings, **source, "context": len(self.context), "alone": future is not None}
 
     def title(self, name: str) -> str:

@@ -18,9 +18,9 @@ from stt.video import UPLOAD_ENDINGS, read_clip, to_uint8
 
 ACCEPT = ",".join(("video/*", *UPLOAD_ENDINGS))  # phones know their videos by kind, computers by ending
 TEMPLATE = f"""<div class="clip-box">
-<label><span><b>Choose a clip</b><br>or drop it here</span>
+<video autoplay loop muted playsinline hidden></video>
+<label><span><b>Upload a clip</b><br>or drop it here</span>
 <input type="file" accept="{ACCEPT}" aria-label="Clip"></label>
-<video class="pixels" autoplay loop muted playsinline hidden></video>
 <p role="status"></p>
 <button type="button" class="clear" aria-label="Remove the clip" title="Remove the clip" hidden>×</button>
 </div>"""
