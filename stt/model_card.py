@@ -32,7 +32,7 @@ tags:
 
 # {name}
 
-Continues a short clip, or a single frame{futures}.
+Continues a short clip, or a single frame{futures}.{knows}
 
 | | |
 |---|---|
@@ -77,6 +77,7 @@ def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
         repo=repo,
         name=repo.partition("/")[2],
         futures=", into several possible futures, one per seed" if knobs else "",
+        knows=f"\n\n{known}" if (known := about(header["card"]).knows) != About.knows else "",
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
         size=model.config.image_size,
         channels=model.config.channels,
@@ -103,6 +104,7 @@ class About(NamedTuple):
 
     world: str = ""  # the heading of its example clips; "" where nobody wrote it down
     knows: str = "Its file does not say what it knows."  # one sentence
+    example: str = ""  # name of the clip that stands for it, the first of its examples
 
 
 def about(card: Mapping[str, Any]) -> About:

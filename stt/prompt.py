@@ -36,8 +36,8 @@ class Prompt:
         return to_uint8(self.context)
 
 
-def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS) -> Clip:
-    """The clip at the model's size and frame rate, or at the stride of the request.
+def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS, channels: int = 0) -> Clip:
+    """The clip at the model's size and frame rate, or at the stride of the request. channels: 0 for the model's.
 
     Raises `stt.video.VideoError` for a file that is no usable video.
     """
@@ -45,7 +45,7 @@ def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS) -> Cl
     return read_clip(
         request.clip,
         size=c.image_size,
-        channels=c.channels,
+        channels=channels or c.channels,
         fit=request.fit,
         fps=None if request.stride else frame_rate(model.card),
         stride=request.stride or 1,

@@ -39,6 +39,10 @@ function unplayable() { // a GIF, or a codec that this browser lacks: the server
 
 async function choose(file) {
   if (!file) return;
+  if (file.size > props.limit) {
+    message.textContent = `The file is ${Math.ceil(file.size / 1e5) / 10} MB; the limit is ${props.limit / 1e6} MB.`;
+    return;
+  }
   message.textContent = `Uploading ${file.name} …`;
   try {
     const { path } = await upload(file);

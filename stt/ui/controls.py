@@ -74,5 +74,4 @@ def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]
 def gap_updates(model: Predictor, between: bool) -> list[Any]:
     """Of the checkbox for gaps and of frames."""
     gap = between and isinstance(model, Interpolates)
-    frames = {"label": "Gap length", "info": "Frames missing"} if gap else {"label": "Frames", "info": "How far ahead"}
-    return [gr.update(visible=isinstance(model, Interpolates)), gr.update(**frames)]
+    return [gr.update(visible=isinstance(model, Interpolates)), gr.update(label="Gap length" if gap else "Frames")]

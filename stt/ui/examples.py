@@ -59,7 +59,8 @@ def find_examples(
             frame = results[ordered[model]].context[-1]
             world = about(models[model].card).world or model
             examples.append(Example(clip, ordered, world, strip(frame[None, None])))
-    return sorted(examples, key=lambda example: list(models).index(example.model))
+    first = {about(model.card).example for model in models.values()}
+    return sorted(examples, key=lambda one: (list(models).index(one.model), one.clip.stem not in first))
 
 
 def world_of(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
@@ -109,8 +110,10 @@ def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.
 
 def knows_value(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
     """What a model knows, as HTML: a picture, a sentence, and its first example."""
+    facts = about(models[name].card)
     own = [(number, one) for number, one in enumerate(examples) if name in one.results]
-    text = escape(about(models[name].card).knows)
+    own.sort(key=lambda item: item[1].clip.stem != facts.example)
+    text = escape(facts.knows)
     if not own:
         return f'<p class="knows"><span>{text} <em>Experimental: no example shows it well.</em></span></p>'
     number, one = own[0]

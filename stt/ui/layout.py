@@ -10,6 +10,7 @@ import gradio as gr
 
 from stt.api import MAX_SEED, Interpolates, Predictor
 from stt.request import DEFAULTS, action_axes, is_stochastic, label_space
+from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
 from stt.ui.controls import action_slider, label_dropdown, stride_info
@@ -55,8 +56,8 @@ class Page:
         return [self.controls[name] for name in ARGUMENTS]
 
 
-def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example]) -> Page:
-    """Builds the page inside a `gr.Blocks`."""
+def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first: Result | None) -> Page:
+    """Builds the page inside a `gr.Blocks`. first: what the page opens with."""
     name, default = next(iter(models.items()))
     random = is_stochastic(default)
     gr.HTML(WELCOME)
@@ -71,8 +72,8 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example]) -> Pag
                 model = gr.Dropdown(model_choices(models, examples), value=name, label="Model", filterable=False)
                 knows = _clickable(knows_value(name, models, examples), "knows")
             with gr.Row(elem_id="amount"):
-                futures = _slider("futures", 1, PAGE.futures, 1, "Futures", "One per seed", visible=random)
-                frames = _slider("frames", 1, PAGE.frames, 1, "Frames", "How far ahead")
+                futures = _slider("futures", 1, PAGE.futures, 1, "Futures", None, visible=random)
+                frames = _slider("frames", 1, PAGE.frames, 1, "Frames", None)
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 start = start_marker()
                 labels = _labels(models)
@@ -94,7 +95,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example]) -> Pag
                 controls = _rare(default)
             gallery_ = gallery(models, examples)
         with gr.Column(scale=1, min_width=320, elem_id="futures"):
-            stage = player({name: len(rivals(name, models, examples)) for name in models})
+            stage = player(first, {name: len(rivals(name, models, examples)) for name in models})
     controls |= {
         "clip": clip, "model": model, "futures": futures, "frames": frames, "between": between, "seed": seed,
         "temperature": temperature, "labels": gr.JSON([], visible="hidden", elem_id="labels"),
@@ -113,7 +114,7 @@ def _clickable(html: str, name: str) -> gr.HTML:
     return gr.HTML(html, js_on_load=CLICKS, apply_default_css=False, elem_id=name)
 
 
-def _slider(name: str, low: float, high: float, step: float, label: str, info: str, **more: Any) -> gr.Slider:
+def _slider(name: str, low: float, high: float, step: float, label: str, info: str | None, **more: Any) -> gr.Slider:
     """At the default of the setting called `name`."""
     return gr.Slider(low, high, DEFAULTS[name], step=step, label=label, info=info, buttons=[], min_width=120, **more)
 

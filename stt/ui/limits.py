@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from stt.video import LIMITS
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -24,6 +26,12 @@ CLOSED = (
     "vibe-",
     "deep_link",
 )
+
+
+def too_large(limit: int) -> str:
+    if limit == UPLOAD_BYTES:
+        return f"The limit of a file is {LIMITS.file_bytes / 1e6:g} MB."
+    return f"The request is larger than {limit / 1e6:g} MB."
 
 
 class TooLarge(Exception):
@@ -45,7 +53,7 @@ class RequestLimits:
         limit = UPLOAD_BYTES if route.startswith("upload") else BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
-            return await answer(send, 413, f"The request is larger than {limit / 1e6:.0f} MB.")
+            return await answer(send, 413, too_large(limit))
         await self._count(scope, receive, send, limit)
 
     async def _count(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
@@ -74,7 +82,7 @@ class RequestLimits:
             if not over:
                 raise
         if over and not started:
-            await answer(send, 413, f"The request is larger than {limit / 1e6:.0f} MB.")
+            await answer(send, 413, too_large(limit))
 
 
 async def answer(send: Send, status: int, text: str) -> None:

@@ -28,12 +28,16 @@ SCRIPTS = ("player_drawing.js", "player_charts.js", "player_visit.js", "player.j
 EMPTY = {"state": "empty"}
 
 
-def player(rivals: dict[str, int]) -> gr.HTML:
-    """Shows one result at a time; events: extend, restore, compare. rivals: how many models a comparison has."""
+def player(first: Result | None, rivals: dict[str, int]) -> gr.HTML:
+    """Shows one result at a time; events: extend, restore, compare.
+
+    first: what the page opens with. rivals: how many models a comparison has.
+    """
     script = "\n".join(Path(__file__).with_name(name).read_text() for name in SCRIPTS)
+    value = result_value(first, precomputed=True) if first else EMPTY
     return gr.HTML(
-        EMPTY, html_template='<div class="player"></div>', apply_default_css=False, js_on_load=script, elem_id="player",
-        rivals=rivals,
+        value, html_template='<div class="player"></div>', apply_default_css=False, js_on_load=script,
+        elem_id="player", rivals=rivals,
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ function layOut() {
   }
   // whole multiples of the clip's pixels, unless much would be lost
   const pixel = (current?.size || 64) / (window.devicePixelRatio || 1), whole = Math.floor(best.side / pixel) * pixel;
-  const side = Math.max(Math.floor(whole > 0.93 * best.side ? whole : best.side), 40);
+  const side = Math.max(Math.floor(whole > 0.96 * best.side ? whole : best.side), 40);
   stage.style.minHeight = phone ? "" : `${height + 2 * GAP}px`;
   panels.style.setProperty("--side", `${side}px`);
   panels.style.setProperty("--caption", `${captionHeight(side)}px`);

@@ -16,6 +16,7 @@ from stt.ui.endpoints import Endpoints
 from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.running import Runs
+from stt.ui.verdict import Verdicts
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
@@ -48,11 +49,13 @@ STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); retu
 def build(callbacks: Callbacks) -> gr.Blocks:
     backend = callbacks.backend
     with gr.Blocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
-        page = lay_out(backend.models, backend.gallery)
+        first = next((backend.result_of(one.clip, one.model) for one in backend.gallery), None)
+        page = lay_out(backend.models, backend.gallery, first)
         previews = _wire_clip(page, callbacks)
         _wire_settings(page, callbacks)
         _wire_results(page, callbacks)
-        _wire_prediction(page, Runs(callbacks), previews)
+        checks = _wire_verdict(page, Verdicts(callbacks))
+        _wire_prediction(page, Runs(callbacks), [*previews, *checks])
         app.load(callbacks.open_page, page.memory, [page.pending, *_stage(page)], **QUICK)
         _serve_clients(page, Endpoints(backend))
     return app
@@ -89,6 +92,17 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
     return previews
+
+
+def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
+    control = page.controls
+    options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
+    triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
+    target = verdicts.check, page.settings, page.verdict
+    return [
+        control["clip"].new_clip(*target, trigger_mode="always_last", **options),
+        gr.on(triggers, *target, trigger_mode="always_last", **options),
+    ]
 
 
 def _model_of(event: gr.EventData) -> Any:
