@@ -44,7 +44,7 @@ class SelfCheck(NamedTuple):
 
 
 def usual_figure(card: Mapping[str, Any], name: str) -> float | None:
-    """ "error": the largest on the model's own examples; "seconds": how long a check takes."""
+    """ "error": the largest on the model's own examples; "seconds": the CPU seconds of a check."""
     part = card.get("self_check")
     value = part.get(name) if isinstance(part, dict) else None
     return float(value) if isinstance(value, int | float) and 0 <= value < 1e6 else None

@@ -84,21 +84,34 @@ def request_for(clip: Path, **changes) -> Request:
     return Request(clip, **{"model": "tiny", "frames": 3, "seed": 7, "futures": 3, **changes})
 
 
-def result_of(model: Predictor, clip: Path, **changes) -> Result:
-    *_, result = predict(request_for(clip, **changes), model)
+def result_of(predictor: Predictor, clip: Path, **changes) -> Result:
+    *_, result = predict(request_for(clip, **changes), predictor)
     return result
+
+
+def ship(models: dict[str, Predictor], examples: list[Path], folder: Path) -> list[Path]:
+    """Names the models' weights and worlds, and writes results of the examples, as an app ships them."""
+    for name, model in models.items():
+        model.weights_hash, model.card = name, {"about": {"world": "Dots", "knows": f"Dots, as {name} sees them."}}
+    results = [folder / f"{example.stem}--tiny.npz" for example in examples]
+    for example, path in zip(examples, results, strict=True):
+        result_of(models["tiny"], example, prompt_frames=5).save(path)
+    if "classes" in models:
+        results.append(folder / f"{examples[0].stem}--classes.npz")
+        result_of(models["classes"], examples[0], model="classes", prompt_frames=4).save(results[-1])
+    return results
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """Everything that the app writes lands in `folder`. The last of four examples has a result that ships."""
+    """Everything that the app writes lands in `folder`. Four examples of the model tiny, the first also of classes."""
     examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(4)]
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
     models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model()}
-    result_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
-    app = serve(models, examples, [folder / "example-3.npz"], host="127.0.0.1", block=False)
+    results = ship(models, examples, folder)
+    app = serve(models, examples, results, host="127.0.0.1", block=False)
     try:
         yield Served(app.local_url, folder, examples)
     finally:

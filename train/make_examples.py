@@ -8,6 +8,7 @@ clips but runs of these. The app groups clips by the worlds of the models whose 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +85,7 @@ def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
     """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
     start = min(model.config.context_frames, frames)  # so that a longer clip goes on beside its futures
     request = Request(clip=clip, model=name, seed=0, prompt_frames=start)
-    *_, run = predict(request, model)
+    *_, run = predict(request, model, deadline=math.inf)
     return run
 
 

@@ -64,9 +64,9 @@ class Callbacks:
         """The result that a video of this app holds: itself, if it is still here, or else its settings and its clip."""
         settings, result = usable_settings(metadata, self.backend.models), self._stored(metadata)
         clip = self._original_clip(visitor, metadata)
-        if result is not None:
+        if result is not None and (clip is not None or not metadata.get("alone")):
             seeds = result.report["seeds"]
-            if metadata.get("alone") and len(seeds) > 1 and metadata["seed"] in seeds:
+            if metadata.get("alone") and len(seeds) > 1 and metadata.get("seed") in seeds:
                 result = self.backend.results.put(result.only(seeds.index(metadata["seed"])))
             controls = updates(settings, clip=str(clip) if clip else None)
             return {**settings, "stay": True}, result_value(result), gr.skip(), *controls
@@ -217,7 +217,7 @@ class Callbacks:
         request = self.backend.request(*values)
         model = self.backend.models[request.model]
         action = request.action if action_axes(model) else ()
-        labels = () if action or "labels" not in model.knobs else request.labels
+        labels = () if action else request.labels
         return replace(
             request, between=request.between and isinstance(model, Interpolates), action=action, labels=labels
         )
