@@ -6,6 +6,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from zipfile import ZipFile
 
 import numpy as np
 import pytest

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from stt.api import Interpolates, Predictor
-from stt.model_card import frame_rate
 from stt.request import action_axes, is_stochastic, label_space
 
 CONTINUE = ("continue the clip", "")  # the first choice for labels
@@ -15,16 +14,10 @@ ANY = ("any digit", -1)
 
 
 def sampling_updates(model: Predictor) -> list[Any]:
-    """Of futures, seed, new seed, temperature, top-k, top-p and stride."""
+    """Of futures, seed, new seed, temperature, top-k and top-p."""
     random = gr.update(visible=is_stochastic(model))
     filters = [gr.update(visible=name in model.knobs) for name in ("top_k", "top_p")]
-    return [random, random, random, random, *filters, gr.update(info=stride_info(model))]
-
-
-def stride_info(model: Predictor) -> str:
-    """Names the frame rate of the training clips."""
-    rate = frame_rate(model.card)
-    return f"Every n-th frame; 0: {f'{rate:g} a second, as learned' if rate else 'all frames'}"
+    return [random, random, random, random, *filters]
 
 
 # ---- labels ----------------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ def find_examples(
             frame = results[ordered[model]].context[-1]
             world = about(models[model].card).world or model
             examples.append(Example(clip, ordered, world, strip(frame[None, None])))
-    first = {about(model.card).example for model in models.values()}
-    return sorted(examples, key=lambda one: (list(models).index(one.model), one.clip.stem not in first))
+    best = {name: about(model.card).example for name, model in models.items()}
+    return sorted(examples, key=lambda one: (list(models).index(one.model), one.clip.stem != best[one.model]))
 
 
 def world_of(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:

@@ -13,7 +13,7 @@ from stt.request import DEFAULTS, action_axes, is_stochastic, label_space
 from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
-from stt.ui.controls import action_slider, label_dropdown, stride_info
+from stt.ui.controls import action_slider, label_dropdown
 from stt.ui.examples import Example, gallery, knows_value, model_choices, rivals
 from stt.ui.player import player
 from stt.ui.request import PAGE
@@ -72,8 +72,8 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
                 model = gr.Dropdown(model_choices(models, examples), value=name, label="Model", filterable=False)
                 knows = _clickable(knows_value(name, models, examples), "knows")
             with gr.Row(elem_id="amount"):
-                futures = _slider("futures", 1, PAGE.futures, 1, "Futures", None, visible=random)
-                frames = _slider("frames", 1, PAGE.frames, 1, "Frames", None)
+                futures = _slider("futures", 1, PAGE.futures, 1, "Futures", visible=random)
+                frames = _slider("frames", 1, PAGE.frames, 1, "Frames")
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 start = start_marker()
                 labels = _labels(models)
@@ -84,14 +84,11 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
                 )  # fmt: skip
                 with gr.Row(elem_id="chance"):
                     seed = gr.Number(
-                        None, label="Seed", info="Same seed, same future", precision=0, minimum=0, maximum=MAX_SEED,
-                        visible=random, min_width=120, elem_id="seed", placeholder="random",
+                        None, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, visible=random, min_width=100,
+                        elem_id="seed", placeholder="random",
                     )  # fmt: skip
-                    new_seed = gr.Checkbox(True, label="🎲 New for each prediction", elem_id="dice", visible=random)
-                    temperature = _slider(
-                        "temperature", 0, PAGE.temperature, 0.05, "Temperature", "0: the likeliest; 1: as learned",
-                        visible=random,
-                    )  # fmt: skip
+                    new_seed = gr.Checkbox(True, label="⚂ New each time", elem_id="dice", visible=random, min_width=100)
+                temperature = _slider("temperature", 0, PAGE.temperature, 0.05, "Temperature", visible=random)
                 controls = _rare(default)
             gallery_ = gallery(models, examples)
         with gr.Column(scale=1, min_width=320, elem_id="futures"):
@@ -114,9 +111,11 @@ def _clickable(html: str, name: str) -> gr.HTML:
     return gr.HTML(html, js_on_load=CLICKS, apply_default_css=False, elem_id=name)
 
 
-def _slider(name: str, low: float, high: float, step: float, label: str, info: str | None, **more: Any) -> gr.Slider:
-    """At the default of the setting called `name`."""
-    return gr.Slider(low, high, DEFAULTS[name], step=step, label=label, info=info, buttons=[], min_width=120, **more)
+def _slider(name: str, low: float, high: float, step: float, label: str, **more: Any) -> gr.Slider:
+    """At the default of the setting called `name`; on one line unless it stands in a row."""
+    return gr.Slider(
+        low, high, DEFAULTS[name], step=step, label=label, buttons=[], min_width=120, elem_classes="line", **more
+    )  # fmt: skip
 
 
 def _labels(models: Mapping[str, Predictor]) -> list[gr.Dropdown]:
@@ -141,24 +140,19 @@ def _action(models: Mapping[str, Predictor]) -> tuple[gr.Checkbox, list[gr.Slide
             elem_id="steer",
         )  # fmt: skip
         axes = [
-            gr.Slider(-1, 1, 0, step=0.1, buttons=[], elem_classes="axis", **action_slider(default, False, place))
+            gr.Slider(
+                -1, 1, 0, step=0.1, buttons=[], elem_classes=["line", "axis"], **action_slider(default, False, place)
+            )
             for place in range(max(len(action_axes(model)) for model in models.values()))
         ]
     return steer, axes
 
 
 def _rare(model: Predictor) -> Controls:
-    with gr.Row():
-        top_k = _slider(
-            "top_k", 0, PAGE.top_k, 1, "Top-k", "Only the k likeliest codes; 0: all", visible="top_k" in model.knobs
-        )
-        top_p = _slider(
-            "top_p", 0.01, 1, 0.01, "Top-p", "Only the likeliest codes up to this probability",
-            visible="top_p" in model.knobs,
-        )  # fmt: skip
-    with gr.Row():
-        stride = _slider("stride", 0, PAGE.stride, 1, "Stride", stride_info(model))
-        fps = _slider("fps", 0, PAGE.fps, 1, "Playback", "Frames per second; 0: the clip's own")
+    top_k = _slider("top_k", 0, PAGE.top_k, 1, "Top-k (0: all)", visible="top_k" in model.knobs)
+    top_p = _slider("top_p", 0.01, 1, 0.01, "Top-p (1: all)", visible="top_p" in model.knobs)
+    stride = _slider("stride", 0, PAGE.stride, 1, "Stride (0: own)")
+    fps = _slider("fps", 0, PAGE.fps, 1, "Frames/s (0: own)")
     fit = gr.Radio(
         [("Cut to a square", "crop"), ("Whole picture, black bars", "pad")], value=DEFAULTS["fit"],
         label="Clips that are not square",

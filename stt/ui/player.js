@@ -23,9 +23,9 @@ const mark = make("span", { class: "mark", title: "The future starts here" });
 const where = make("output", { class: "where" });
 const speed = make("select", { "aria-label": "Speed", title: "Speed" },
   ...SPEEDS.map((s) => make("option", { value: s, selected: s === 1 }, `${s}×`)));
-const all = make("a", { class: "all", download: true, title: "The clip beside all futures as one video" }, "Save mp4");
-const zip = make("a", { class: "zip", download: true, title: "All futures, one video each" }, "Save zip");
-const link = button("Copy a link to this result", "Copy link", copyLink, { class: "link" });
+const all = make("a", { class: "all", download: true, title: "The clip beside all futures as one video" }, "Save");
+const zip = make("a", { class: "zip", download: true, title: "All futures, one video each" }, "zip");
+const link = button("Copy a link to this result", "Link", copyLink, { class: "link" });
 const compare = button("The same clip and seed by every model of this world", "Compare models", () => trigger("compare"), { class: "compare" });
 const bar = make("div", { class: "bar" },
   button("One frame back (arrow left)", icon("back"), () => step(-1)), play, button("One frame forward (arrow right)", icon("forward"), () => step(1)),

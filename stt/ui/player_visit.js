@@ -63,5 +63,5 @@ async function copyLink() {
   } catch {
     prompt("The link to this result:", address.href);
   }
-  setTimeout(() => (link.textContent = "Copy link"), 1500);
+  setTimeout(() => (link.textContent = "Link"), 1500);
 }

@@ -117,7 +117,7 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     control, models = page.controls, callbacks.backend.models
     model = control["model"]
     sampling = [control["futures"], control["seed"], page.new_seed]
-    sampling += [control[name] for name in ("temperature", "top_k", "top_p", "stride")]
+    sampling += [control[name] for name in ("temperature", "top_k", "top_p")]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
     gallery = callbacks.backend.gallery
     model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
