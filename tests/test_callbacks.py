@@ -320,7 +320,7 @@ def test_settings_whose_controls_the_model_hides_do_not_count_on_the_page(page):
 def test_a_gap_moves_and_shrinks_until_it_lies_in_the_clip(page):
     preview = page.callbacks.preview
     for start, frames, shown in (
-        (4, 3, (4, 8, 3)), (11, 3, (8, 8, 3)), (4, 10, (1, 2, 10)), (4, 40, (1, 2, 10)),
+        (4, 3, (4, 8, 3)), (11, 3, (8, 8, 3)), (4, 10, (1, 1, 10)), (4, 40, (1, 1, 10)),
     ):  # fmt: skip
         changes = GAP | {"prompt_frames": start, "frames": frames}
         player, marker, *controls = preview(ME, *values(page.upload(), **changes))

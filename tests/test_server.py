@@ -200,7 +200,7 @@ def test_the_api_is_the_prediction_and_the_list_of_models(client):
 
 def test_the_models_are_listed_the_default_one_first(client):
     models = client.predict(api_name="/models")
-    assert [model["name"] for model in models] == ["tiny", "slow", "classes", "gaps", "actions"]
+    assert [model["name"] for model in models] == ["tiny", "slow", "classes", "gaps", "actions", "mean"]
     assert models[0] == {
         "name": "tiny", "family": "stt", "knobs": ["temperature"], "image_size": 16, "channels": 1,
         "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [], "fps": None,
@@ -209,7 +209,7 @@ def test_the_models_are_listed_the_default_one_first(client):
     }  # fmt: skip
     assert models[1]["world"] == "Experimental" and models[2]["examples"] == ["example-0"]
     assert (models[2]["classes"], models[2]["labels"]) == (10, 2) and "labels" in models[2]["knobs"]
-    assert [model["interpolates"] for model in models] == [False, False, False, True, False]
+    assert [model["interpolates"] for model in models] == [False, False, False, True, False, False]
     assert models[4]["actions"] == ["push right", "push up"] and "actions" in models[4]["knobs"]
 
 

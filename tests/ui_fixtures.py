@@ -16,13 +16,14 @@ import numpy as np
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.models.stt import STT, STTConfig
+from stt.models.timesformer import TimeSformer
 from stt.models.transframer import Transframer
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.prediction import predict
 from stt.request import Request
 from stt.results import Result
 from stt.ui.server import serve
-from tests.conftest import TINY, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
+from tests.conftest import TINY, TINY_TIMESFORMER, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
 
 SECONDS_PER_STEP = 0.25
 
@@ -39,6 +40,11 @@ def class_model(labels: int = 2) -> VideoGPT:
     """Imagines ten classes, up to `labels` of them in a clip."""
     config = TINY_VIDEOGPT.to_dict() | {"classes": 10, "labels": labels}
     return lively(VideoGPT(VideoGPTConfig.from_dict(config))).eval()
+
+
+def mean_model() -> TimeSformer:
+    """Has no chance: one future."""
+    return lively(TimeSformer(TINY_TIMESFORMER)).eval()
 
 
 def gap_model() -> Transframer:
@@ -109,7 +115,7 @@ def served(folder: Path) -> Iterator[Served]:
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model()}
+    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model(), "mean": mean_model()}
     results = ship(models, examples, folder)
     app = serve(models, examples, results, host="127.0.0.1", block=False)
     try:

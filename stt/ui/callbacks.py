@@ -200,8 +200,8 @@ class Callbacks:
         if query.get("clip") in stems:
             clip = backend.examples[stems.index(query["clip"])]
         else:
-            clip = None if settings.get("labels") and linked else self._remembered(memory)
-        if clip is None and backend.gallery and not settings.get("labels"):
+            clip = None if linked.get("labels") else self._remembered(memory)
+        if clip is None and backend.gallery and not linked.get("labels"):
             if not linked:
                 with plain_errors():
                     return self._open_example(visitor, 0)

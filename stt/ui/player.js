@@ -26,7 +26,7 @@ const speed = make("select", { "aria-label": "Speed", title: "Speed" },
 const all = make("a", { class: "all", download: true, title: "The clip beside all futures as one video" }, "Save");
 const zip = make("a", { class: "zip", download: true, title: "All futures, one video each" }, "zip");
 const link = button("Copy a link to this result", "Link", copyLink, { class: "link" });
-const compare = button("The same clip and seed by every model of this world", "Compare models", () => trigger("compare"), { class: "compare" });
+const compare = button("Compare models: the same clip and seed by every model of this world", "Compare models", () => trigger("compare"), { class: "compare" });
 const bar = make("div", { class: "bar" },
   button("One frame back (arrow left)", icon("back"), () => step(-1)), play, button("One frame forward (arrow right)", icon("forward"), () => step(1)),
   make("span", { class: "track" }, time, mark), where, speed,

@@ -17,7 +17,7 @@ from stt.video import VideoError
 
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
-    "<br>Train one on your own videos: two commands and about 40 minutes on two cores. In a copy of this project:<br>"
+    "<br>To train one on your own videos, in a copy of this project (about 40 minutes on two cores):<br>"
     "<code>python -m train.predictor --preset videos/stt/cpu --data FOLDER --fps 10 --out runs/own</code>"
 )
 
