@@ -12,6 +12,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
+WAIT = 60  # seconds, on a machine that does other work too
 STATE = ".player[data-state={}]"
 PIXELS = """n => {
   const canvas = document.querySelectorAll('.player .panel canvas')[n];
@@ -62,6 +63,7 @@ def page(tab, running):
 
 def new_tab(chromium, running):
     page = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.set_default_timeout(1000 * WAIT)
     complaints = []
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" and not is_goodbye(m.text) else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -89,7 +91,7 @@ def is_foreign(url: str, own: str) -> bool:
     return not url.startswith((own, "data:", "blob:", "about:"))
 
 
-def wait_for(condition, seconds: float = 20):
+def wait_for(condition, seconds: float = WAIT):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "it did not happen in time"

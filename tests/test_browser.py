@@ -56,10 +56,9 @@ def running(tmp_path_factory):
 
 
 def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
-    upload(page, moving_dot(tmp_path / "mine.mp4"))
-    assert names(page) == [f"future {k}" for k in range(1, 5)]  # which nobody has predicted yet
+    upload(page, moving_dot(tmp_path / "mine.mp4", start=3))
+    assert names(page) == [f"future {k}" for k in range(1, 4)]  # which nobody has predicted yet
     assert re.fullmatch(r"clip \d of 5", page.locator(".player .where").inner_text())
-    set_number(page, "Futures", 3)
     set_number(page, "Frames", 4)
     predict(page)
     open_advanced(page)
@@ -140,7 +139,7 @@ def test_one_click_compares_all_models_of_a_world(page):
     assert [name.partition(" · ")[2] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[0] for name in names(page)}) == 1  # one seed
     predict(page)
-    assert len(names(page)) == 4 and not any("·" in name for name in names(page))
+    assert len(names(page)) == 3 and not any("·" in name for name in names(page))
     choose_model(page, "gaps")
     assert page.locator(".player .compare").is_hidden()  # nobody else knows its world
 
@@ -185,6 +184,8 @@ def test_digits_are_imagined_without_a_clip_and_their_settings_travel(page, runn
     assert result(page)["settings"]["labels"] == [3]
     address = page.url
     page.goto(address)
+    page.wait_for_selector("#predict")
+    open_advanced(page)
     wait_for(
         lambda: page.locator("#imagine input").count() and page.locator("#imagine input").first.input_value() == "3"
     )
@@ -197,6 +198,7 @@ def test_a_gap_is_filled_and_shown_between_the_frames_around_it(page, tmp_path):
     choose_model(page, "gaps")
     open_advanced(page)
     set_number(page, "Futures", 2)
+    set_number(page, "Frames", 10)
     page.get_by_label("Fill a gap").check()
     wait_for(lambda: value_of(page, "Gap length") == "7")  # of nine frames: one before it, one after
     set_number(page, "Gap length", 3)

@@ -110,7 +110,7 @@ def test_whoever_uploads_is_told_before_predict_whether_the_model_knows_such_cli
 
 
 def test_a_bad_file_leaves_the_clip_and_says_one_thing(page, tmp_path):
-    upload(page, moving_dot(tmp_path / "mine.mp4"))
+    upload(page, moving_dot(tmp_path / "mine.mp4", start=3))
     source = page.locator("#clip video").get_attribute("src")
     page.set_input_files(
         "#clip input[type=file]", {"name": "bad.mp4", "mimeType": "video/mp4", "buffer": b"no video " * 50}
