@@ -87,7 +87,8 @@ def main(words: list[str] | None = None) -> None:
             save(model, path, half=True, card=card)
         check_saved(model, path)
         size = path.stat().st_size
-        print(f"{args.out or args.repo}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
+        parts = ", ".join(f"{name} ({len(part)})" if isinstance(part, dict) else name for name, part in card.items())
+        print(f"{args.out or args.repo}: {size / 2**20:.1f} MiB; its card holds {parts}")
         if args.out and size > MAX_BYTES:
             raise SystemExit(f"{args.out} would have {size} bytes, shipped files have at most {MAX_BYTES}")
         if args.out:
