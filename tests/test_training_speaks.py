@@ -20,7 +20,7 @@ def test_a_run_names_its_phases_its_first_loss_and_what_to_do_next(tmp_path, cap
     text = capsys.readouterr().err
     phases = re.findall(r"Training (\w+) for 1 steps, into (\S+)", text)
     assert phases == [("VideoVQ", str(tmp_path / "run/tokenizer")), ("VideoGPT", str(tmp_path / "run"))]
-    assert len({loss for loss in re.findall(r"step 1 loss ([\d.]+)", text)}) == 2
+    assert len(set(re.findall(r"step 1 loss ([\d.]+)", text))) == 2
     (end,) = re.findall(r"saved to .*", text)
     assert end == f"saved to {tmp_path / 'run'}; now run python app.py --models {tmp_path / 'run'}"
 
