@@ -14,7 +14,7 @@ from stt.ui.callbacks import Callbacks
 from stt.ui.verdict import Verdicts
 from tests.page_fixtures import values
 from tests.ui_fixtures import moving_dot
-from tests.video_fixtures import make
+from tests.video_fixtures import PLAIN, make
 
 ASSETS = Path(__file__).parent.parent / "assets"
 DIGITS, TABLETOP = ("digits-stt", "digits-timesformer"), ("tabletop-layered",)
@@ -30,7 +30,7 @@ def patterns(tmp_path_factory):
     """Test patterns, which no model knows."""
     folder = tmp_path_factory.mktemp("patterns")
     return [
-        make(folder / f"{name}.mp4", source=f"{name}=s=96x96:r=10" + ":d=2" * (name == "testsrc2"))
+        make(folder / f"{name}.mp4", f"{PLAIN} -t 2", f"{name}=s=96x96:r=10")
         for name in ("testsrc2", "mandelbrot", "life")
     ]
 
