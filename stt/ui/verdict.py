@@ -92,7 +92,7 @@ def _name(model: str) -> str:
 def _reason(model: str, check: SelfCheck, card: Any) -> str:
     usual = usual_figure(card, "error")
     if check.ratio > WORSE or not usual:
-        why = "a still picture would come closer"
+        why = "a still picture comes as close"
     else:
         why = f"it errs {check.error / usual:.0f} times as much as on its own"
     return f"{_name(model)} does not know such clips: on the last {HELD_BACK} frames of this one, {why}."
