@@ -30,7 +30,7 @@ element.addEventListener("click", (event) => {
 });
 window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page
   for (const node of element.querySelectorAll(".example")) {
-    const chosen = node.title.startsWith(`${detail}, `);
+    const chosen = node.dataset.clip === detail;
     node.setAttribute("aria-pressed", chosen);
     if (chosen) open(panels.indexOf(node.closest('[role="tabpanel"]')));
   }

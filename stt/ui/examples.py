@@ -85,8 +85,9 @@ def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.
     groups: dict[str, list[str]] = {}
     for number, one in enumerate(examples):
         groups.setdefault(one.world, []).append(
-            f'<button type="button" class="example" data-number="{number}" title="{escape(one.caption)}, for '
-            f'{escape(one.model)}"><img src="{one.picture}" alt=""><span>{escape(one.caption)}</span></button>'
+            f'<button type="button" class="example" data-number="{number}" data-clip="{escape(one.clip.stem)}" '
+            f'title="{escape(one.caption)}, for {escape(one.model)}"><img src="{one.picture}" alt="">'
+            f"<span>{escape(one.caption)}</span></button>"
         )
     for name, model in models.items():
         if world_of(name, models, examples) == EXPERIMENTAL:
