@@ -196,7 +196,9 @@ class Callbacks:
         result = self._stored({"id": query.get("result")})
         if result is not None:  # the link's own frames and seeds
             own = usable_settings(result.report["settings"], backend.models)
-            return own, result_value(result), gr.skip(), *updates(own)
+            example = backend.clips.of_content(None, result.report["clip"]["sha256"])
+            clip = {"clip": str(example)} if example else {}
+            return own, result_value(result), gr.skip(), *updates(own, **clip)
         if query.get("clip") in stems:
             clip = backend.examples[stems.index(query["clip"])]
         else:
