@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-EXAMPLES_FIRST = ("pair", "tray")  # names of the examples that come first begin with these
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -74,8 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         models = load_models(sources, device, compile=options.compile)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"app: {error}")
-    examples = sorted((HERE / "assets/prompts").glob("*.mp4"), key=lambda path: path.stem)
-    examples.sort(key=lambda path: next((k for k, p in enumerate(EXAMPLES_FIRST) if path.stem.startswith(p)), 2))
+    examples = sorted((HERE / "assets/prompts").glob("*.mp4"))
     results = sorted((HERE / "assets/results").glob("*.npz"))
     try:
         serve(

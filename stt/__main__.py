@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import re
@@ -18,9 +17,9 @@ import torch
 from stt.api import MAX_SEED, Predictor
 from stt.checkpoint import check_writable, find, load, name_of, write_whole
 from stt.default_model import default_model
-from stt.model_card import facts, frame_rate, provenance
+from stt.model_card import about, facts, frame_rate, provenance
 from stt.prediction import predict
-from stt.request import Request, RequestError, action_axes, parse_setting
+from stt.request import DEFAULTS, Request, RequestError, action_axes, parse_setting
 from stt.results import Result
 from stt.video import OWN_FILES, VideoError
 
@@ -67,12 +66,10 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m stt", description="Continue a clip into several possible futures.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     predict = commands.add_parser("predict", help="continue a clip", description="Continue a clip, as the app does.")
-    predict.add_argument("clip", type=Path, help="video file")
+    predict.add_argument("clip", type=Path, nargs="?", help="video file; none: imagine --labels")
     predict.add_argument("--model", help=f"{MODEL} (default: the model of the app)")
-    defaults = {field.name: field.default for field in dataclasses.fields(Request)}
-    defaults |= dict.fromkeys(("seed", "labels", "action"))
     for name, text in SETTINGS.items():
-        default = defaults[name]
+        default = None if name in ("labels", "action") else DEFAULTS[name]
         predict.add_argument(
             f"--{name.replace('_', '-')}", type=str if name in METAVARS else number, default=default,
             metavar=METAVARS.get(name, "N"), help=text + f" (default: {default})" * (default is not None),
@@ -98,13 +95,13 @@ def predict_clip(args: argparse.Namespace) -> None:
     source = args.model or str(default_model())
     settings = {name: parse_setting(name, getattr(args, name)) for name in (*SETTINGS, "between")}
     request = Request(clip=args.clip, model=name_of(source), **settings)
-    videos = outputs(request, args.out or Path(f"{args.clip.stem}-future.mp4"), args.each)
+    videos = outputs(request, args.out or Path(f"{args.clip.stem if args.clip else 'imagined'}-future.mp4"), args.each)
     report = Path(args.report) if args.report not in (None, "-") else None
     if report and report.suffix.lower() != ".json":
         raise RequestError(f"{report}: a report's name ends in .json.")
     for path in [*videos, *([report] if report else [])]:
         check_writable(path)
-        if path.exists() and request.clip.exists() and path.samefile(request.clip):
+        if path.exists() and request.clip and request.clip.exists() and path.samefile(request.clip):
             raise RequestError(f"{path} is the clip itself; choose another name.")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     result = run(request, load(source, device, compile=args.compile))
@@ -156,12 +153,17 @@ def run(request: Request, model: Predictor) -> Result:
 def describe(args: argparse.Namespace) -> None:
     model = load(args.model)
     rate = frame_rate(model.card)
-    rows = facts(model) | {
-        "frame rate": f"{rate:g} per second" if rate else "any",
-        "settings": ", ".join(sorted(model.knobs)) or "none",
-        **({"actions": ", ".join(action_axes(model))} if action_axes(model) else {}),
-        "file": f"{find(args.model).stat().st_size / 2**20:.1f} MiB",
-    }
+    known = about(model.card)
+    rows = (
+        {"knows": f"{known.world}: {known.knows}" if known.world else known.knows}
+        | facts(model)
+        | {
+            "frame rate": f"{rate:g} per second" if rate else "any",
+            "settings": ", ".join(sorted(model.knobs)) or "none",
+            **({"actions": ", ".join(action_axes(model))} if action_axes(model) else {}),
+            "file": f"{find(args.model).stat().st_size / 2**20:.1f} MiB",
+        }
+    )
     width = max(map(len, rows))
     print(name_of(args.model), "", *(f"{name:{width}}  {value}" for name, value in rows.items()), "", sep="\n")
     print(*provenance(model.card), sep="\n")

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -33,7 +33,7 @@ tags:
 
 # {name}
 
-Continues a short clip, or a single frame{futures}.
+Continues a short clip, or a single frame{futures}.{knows}
 
 | | |
 |---|---|
@@ -78,6 +78,7 @@ def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
         repo=repo,
         name=repo.partition("/")[2],
         futures=", into several possible futures, one per seed" if knobs else "",
+        knows=f"\n\n{known}" if (known := about(header["card"]).knows) != About.knows else "",
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
         size=model.config.image_size,
         channels=model.config.channels,
@@ -97,6 +98,20 @@ def frame_rate(card: Mapping[str, Any]) -> float | None:
         return min(max(float(rate), 0.1), 1000.0)
     words = {world.get("kind"), *re.split(r"[/_]", str(card.get("preset", "")))}
     return next((rate for name, rate in SHIPPED_RATES.items() if name in words), None)
+
+
+class About(NamedTuple):
+    """What a model knows, for people who choose one. A card holds it as its part "about"."""
+
+    world: str = ""  # the heading of its example clips; "" where nobody wrote it down
+    knows: str = "Its file does not say what it knows."  # one sentence
+    example: str = ""  # name of the clip that stands for it, the first of its examples
+
+
+def about(card: Mapping[str, Any]) -> About:
+    part = card.get("about")
+    texts = {name: part[name] for name in About._fields if part.get(name)} if isinstance(part, dict) else {}
+    return About(**{name: str(text)[:200] for name, text in texts.items()})
 
 
 def facts(model: Predictor) -> dict[str, str]:

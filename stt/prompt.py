@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from stt.api import Predictor
@@ -36,10 +37,11 @@ class Prompt:
         return to_uint8(self.context)
 
 
-def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS) -> Clip:
+def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS, channels: int = 0) -> Clip:
     """The clip at the model's frame rate, or at the stride of the request, and at its size.
 
     A model that takes whole frames gets them at the clip's own aspect, unless the request makes them square.
+    channels: 0 for the model's.
 
     Raises `stt.video.VideoError` for a file that is no usable video.
     """
@@ -47,7 +49,7 @@ def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS) -> Cl
     return read_clip(
         request.clip,
         size=WHOLE_SIZE if whole else c.image_size,
-        channels=c.channels,
+        channels=channels or c.channels,
         fit="whole" if whole else request.fit.replace("auto", "crop"),
         fps=None if request.stride else frame_rate(model.card),
         stride=request.stride or 1,
@@ -64,8 +66,9 @@ def fit_to_clip(request: Request, model: Predictor, frames: int) -> Request:
     """The request with its start and its gap moved into a clip of `frames` frames, as far as possible."""
     if request.between:
         request = replace(request, frames=max(min(request.frames, frames - 2), 1))
-    start = min(request.prompt_frames or model.config.context_frames, latest_start(request, frames))
-    return replace(request, prompt_frames=max(start, 1))
+    last = latest_start(request, frames)
+    start = request.prompt_frames or (model.config.context_frames if request.between else last)
+    return replace(request, prompt_frames=max(min(start, last), 1))
 
 
 def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
@@ -90,8 +93,8 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
     continuation = clip.video[start:]
     return Prompt(
         clip=clip,
-        name=request.clip.name,
-        sha256=file_hash(request.clip),
+        name=request.clip.name if request.clip else "",
+        sha256=file_hash(request.clip) if request.clip else "",
         start=start,
         context=clip.video[:start][-c.context_frames :],
         continuation=continuation,
@@ -101,7 +104,15 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
 
 
 def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS) -> Prompt:
-    return split_clip(load_clip(request, model, limits), request, model)
+    clip = load_clip(request, model, limits) if request.clip else black_frame(model)
+    return split_clip(clip, request if request.clip else replace(request, prompt_frames=0), model)
+
+
+def black_frame(model: Predictor) -> Clip:
+    """Stands for the clip where labels are imagined without one."""
+    c, fps = model.config, frame_rate(model.card) or 10.0
+    video = -torch.ones(1, c.channels, c.image_size, c.image_size)
+    return Clip(video, fps, fps, (c.image_size, c.image_size), 1, truncated=False, cropped=False, padded=False)
 
 
 def file_hash(path: Path) -> str:

@@ -17,7 +17,7 @@ UNUSUAL = 1.5  # times the surprise of the 99th percentile of frames like the tr
 
 IMAGINED = "The model imagined these futures without the clip, so they are not compared with it."
 STEERED = "The futures follow the chosen action; the real clip followed other actions."
-ONE_FUTURE = "This model predicts the mean of what may follow: where the future is open, it blurs."
+ALIKE = 0.02  # standard deviation of a pixel over futures that nobody sees, on [0, 1]
 
 
 def report(
@@ -28,7 +28,7 @@ def report(
     imagined = is_imagined(request, model)
     comparable = len(truth) and not imagined
     measured = None if surprise is None else surprise_report(surprise.tolist(), model, prompt)
-    remarks = notes(request, model, prompt)
+    remarks = notes(request, model, prompt, futures)
     if measured and measured["unusual_frames"] and not imagined:
         remarks.insert(0, unusual_note(measured["unusual_frames"], len(measured["bits"])))
     return {
@@ -121,35 +121,27 @@ def unusual_note(frames: list[int], length: int) -> str:
     return f"{which} unlike anything in the training data, so do not trust these futures."
 
 
-def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
-    """One sentence for everything that happened to the clip or that explains the futures."""
-    c, clip, used = model.config, prompt.clip, len(prompt.context)
-    imagined, gap = is_imagined(request, model), request.between
-    continued = not (imagined or gap)
-    limit, (height, width) = c.context_frames, clip.video.shape[-2:]
+def notes(request: Request, model: Predictor, prompt: Prompt, futures: Tensor) -> list[str]:
+    """One sentence for each thing out of the ordinary that happened to the clip or that explains the futures."""
+    clip, used = prompt.clip, len(prompt.context)
+    continued = not (is_imagined(request, model) or request.between)
     rate = frame_rate(model.card) or 0.0
-    fps = clip.source_fps if rate and not request.stride else clip.fps if rate else 0.0
-    here = f"; at stride {request.stride} this clip has {clip.fps:.4g}" if request.stride else ""
+    steered, open_ = bool(named_action(request, model)), is_stochastic(model) and request.futures > 1
+    alike = open_ and float(spread(unit(futures)).max()) < ALIKE
     conditions = {
-        IMAGINED: imagined,
-        STEERED: bool(named_action(request, model)) and len(prompt.continuation) > 0,
+        IMAGINED: is_imagined(request, model) and request.clip is not None,
+        STEERED: steered and len(prompt.continuation) > 0,
         "The clip is too long; only its start was used.": clip.truncated,
         **dict.fromkeys(clip.notes, True),
-        f"The model learned at {rate:g} frames per second{here}.": not math.isclose(fps, rate, rel_tol=0.02),
-        f"For each frame the model saw the {limit} nearest on both sides, real or filled in.": gap
-        and used + request.frames + len(prompt.ending) > limit + 1,
-        f"The model saw the last {used} of the {prompt.start} frames before the future.": continued
-        and prompt.start > used,
+        f"At stride {request.stride} the clip has {clip.fps:.4g} frames per second; the model learned at {rate:g}.": (
+            rate > 0 and request.stride > 0 and not math.isclose(clip.fps, rate, rel_tol=0.02)
+        ),
         "From a single frame the model can only guess what moves.": continued and prompt.start == used == 1,
         "The clip was cropped to a square around its centre.": clip.cropped,
-        "Black bars make the clip a square.": clip.padded,
-        f"It was resized to {width} x {height} pixels.": tuple(clip.source_size) != (width, height),
-        f"The model looks back {limit} frames; later frames no longer see the first ones.": continued
-        and used + request.frames > limit + 1,
-        ONE_FUTURE: not is_stochastic(model),
-        "At temperature 0 all futures are the same.": is_stochastic(model)
-        and request.temperature == 0
-        and request.futures > 1,
+        "At temperature 0 all futures are the same.": open_ and request.temperature == 0,
+        "The futures are alike: with your action, this model leaves nothing to chance.": alike
+        and steered
+        and request.temperature > 0,
         f"The clip has {clip.fps:.4g} frames per second; it plays at {MAX_FPS:g}.": clip.fps > MAX_FPS
         and not request.fps,
     }

@@ -17,7 +17,12 @@ from typing import Any
 from stt.api import MAX_SEED, Condition, Interpolates, Predictor, Sampling
 
 FITS = ("auto", "crop", "pad")  # auto: the whole picture for models that take it, else crop
+NO_CLIP = "Choose an example or upload a clip first."
 DECIMAL = r"[-+]?(\d+\.?\d*|\.\d+)"
+
+
+def to_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 class RequestError(ValueError):
@@ -45,9 +50,11 @@ UNBOUNDED = Bounds()
 
 @dataclass(frozen=True)
 class Request:
-    clip: Path
+    """Its defaults are those of the page, the API and the command line."""
+
+    clip: Path | None  # None: imagine the labels
     model: str
-    frames: int = 10
+    frames: int = 20
     temperature: float = 1.0
     seed: int = 0
     futures: int = 4
@@ -87,6 +94,8 @@ class Request:
         """Raises RequestError for labels, an action or a gap that the model cannot handle."""
         classes, places = label_space(model)
         axes = action_axes(model)
+        if self.clip is None and not (self.labels and classes):
+            raise RequestError(NO_CLIP)
         if self.action and len(self.action) != len(axes):
             numbers, names = ", ".join(f"{number:g}" for number in self.action), ", ".join(axes)
             takes = f"{len(axes)} number{'s' * (len(axes) > 1)} ({names})" if axes else "no action"
@@ -107,6 +116,11 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """All but the clip, as JSON: enough to repeat the request."""
         return {name: to_json(value) for name, value in dataclasses.asdict(self).items() if name != "clip"}
+
+
+DEFAULTS: dict[str, Any] = {
+    field.name: to_json(field.default) for field in dataclasses.fields(Request) if field.name not in ("clip", "model")
+} | {"seed": None}  # drawn
 
 
 # ---- what a model supports -------------------------------------------------------------------------------
@@ -154,10 +168,6 @@ def parse_setting(name: str, value: Any, bounds: Bounds = UNBOUNDED) -> Any:
     seed: None or "" draws one. labels, action: a list, a number, or a text such as "3, 7", "any" or "free".
     """
     return PARSERS[name](value, bounds)
-
-
-def to_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def show(value: Any) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ from stt.side_by_side import SideBySide
 MIN_SIDE = 256  # pixels of a single future's video
 NO_RESULT = "This result is gone; predict it again."
 FILE = "result.npz"
+ALL = "futures.zip"
 ARRAYS = ("context", "futures", "truth", "surprise", "ending")
 NEW_SETTINGS = {"between": False, "action": []}  # missing in older files
 NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}}
@@ -73,18 +77,42 @@ class Result:
 
     @property
     def names(self) -> list[str]:
-        """Of the videos that `write` makes; futures count from 1."""
-        stems = ["side-by-side", *(f"future-{k}" for k in range(1, 1 + len(self.futures)))]
-        return [f"{stem}.{ending}" for stem in stems for ending in ("mp4", "gif")]
+        """Of the files that `write` makes; futures count from 1."""
+        return [f"{stem}.{ending}" for stem in ("side-by-side", *self._stems) for ending in ("mp4", "gif")] + [ALL]
+
+    @property
+    def _stems(self) -> list[str]:
+        return [f"future-{k}" for k in range(1, 1 + len(self.futures))]
 
     def write(self, name: str, path: Path) -> None:
-        """Writes the video called `name`, one of `names`."""
+        """Writes the file called `name`, one of `names`."""
+        if name == ALL:
+            return self._write_zip(path)
         future, ending = _parse_name(name)
         video = self.side_by_side() if future is None else self.single(future)
         if ending == "gif":
             write_gif(path, video, self.fps)
         else:
             write_mp4(path, video, self.fps, self.metadata(future))
+
+    def _write_zip(self, path: Path) -> None:
+        """Every future as an mp4."""
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder, ZipFile(Path(folder) / ALL, "w") as archive:
+            for name in (f"{stem}.mp4" for stem in self._stems):
+                self.write(name, Path(folder) / name)
+                archive.write(Path(folder) / name, self.title(name))
+            archive.close()
+            os.replace(Path(folder) / ALL, path)
+
+    def only(self, future: int) -> Result:
+        """One of its futures as a result of its own, without an id."""
+        report = self.report | {"spread": [0.0] * len(self.report["spread"])}
+        report["settings"] = report["settings"] | {"seed": report["seeds"][future], "futures": 1}
+        report |= {name: report[name][future : future + 1] for name in ("names", "seeds")}
+        if scores := report["scores"]:
+            one = {name: lines[future : future + 1] for name, lines in scores["futures"].items()}
+            report["scores"] = scores | {"futures": one}
+        return replace(self, report=report, futures=self.futures[future : future + 1])
 
     def single(self, future: int) -> Pixels:
         """The context, one future, and the clip after a gap (P + T + E, H', W', 3), enlarged by a whole factor."""
@@ -105,16 +133,18 @@ class Result:
         settings = self.report["settings"]
         if future is not None:
             settings = settings | {"seed": self.report["seeds"][future], "futures": 1}
-        source = {name: self.report[name] for name in ("family", "weights", "clip")}
+        source = {name: self.report.get(name) for name in ("id", "family", "weights", "clip")}
         return {"app": "stt", **settings, **source, "context": len(self.context), "alone": future is not None}
 
     def title(self, name: str) -> str:
         """The name of a downloaded video: its model and its seeds."""
         names, seeds = self.report["names"], self.report["seeds"]
-        future, ending = _parse_name(name)
+        future, ending = (None, "zip") if name == ALL else _parse_name(name)
         which = names[future or 0]
         if future is None:
-            which = (f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else which) + " side-by-side"
+            which = (f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else which) + (
+                " side-by-side" if name != ALL else ""
+            )
         return re.sub(r"[^\w.-]+", "-", f"{self.report['settings']['model']} {which}") + f".{ending}"
 
 

@@ -126,8 +126,8 @@ def page(tmp_path, models):
 def notices(monkeypatch):
     """The app's messages to its visitor."""
     messages = []
-    monkeypatch.setattr("gradio.Info", messages.append)
-    monkeypatch.setattr("gradio.Warning", messages.append)
+    for kind in ("Info", "Warning"):
+        monkeypatch.setattr(f"gradio.{kind}", lambda text, **_: messages.append(text))
     return messages
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from stt.api import Predictor
 from stt.results import Result, ResultStore
 from stt.ui.backend import ARGUMENTS, Backend
 from stt.ui.callbacks import Callbacks
-from tests.ui_fixtures import moving_dot
+from stt.ui.running import Runs
+from stt.ui.server import load_results
+from tests.ui_fixtures import moving_dot, ship
 
 SETTINGS = {
     "model": "tiny", "frames": 3, "temperature": 0.8, "seed": 7, "futures": 2, "prompt_frames": 4, "top_k": 5,
@@ -43,22 +45,23 @@ class FakePage:
 
     folder: Path
     models: dict[str, Predictor]
-    shipped: dict[str, Result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.uploads = self.folder / "uploads"
         self.uploads.mkdir(parents=True)
         self.examples = [moving_dot(self.uploads / f"example-{k}.mp4", frames=12, start=3 * k) for k in range(2)]
-        self.results = ResultStore(self.folder / "results", self.shipped)
+        shipped = load_results(ship(self.models, self.examples, self.folder))
+        self.results = ResultStore(self.folder / "results", shipped)
         self.backend = Backend(self.models, self.results, self.uploads, self.examples)
         self.callbacks = Callbacks(self.backend)
+        self.runs = Runs(self.callbacks)
 
     def upload(self, **changes) -> Path:
         return moving_dot(self.uploads / "mine.mp4", **{"frames": 12, "width": 48, **changes})
 
     def watch(self, clip: Path | None, new_seed: bool = False, **changes):
         """The values that the player gets during a prediction, and the seeds."""
-        yield from self.callbacks.run_prediction(ME, new_seed, *values(clip, **changes))
+        yield from self.runs.predict(ME, new_seed, *values(clip, **changes))
 
     def predict(self, clip: Path, **changes) -> Result:
         *_, (value, _) = self.watch(clip, **changes)
@@ -73,8 +76,8 @@ class FakePage:
 class Answer:
     """What `change_clip` answers: for the player, what is pending, and the controls that change."""
 
-    def __init__(self, player: Any, pending: dict, *controls: Any) -> None:
-        self.player, self.pending = player, pending
+    def __init__(self, pending: dict, player: Any, start: Any, *controls: Any) -> None:
+        self.pending, self.player, self.start = pending, player, start
         self.controls = changes_of(controls)
 
 

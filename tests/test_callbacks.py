@@ -11,16 +11,15 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from stt.request import RequestError
+from stt.request import NO_CLIP, RequestError
 from stt.results import NO_RESULT
 from stt.ui.clip_box import ACCEPT
 from stt.ui.costs import Costs
 from stt.ui.endpoints import Endpoints
 from stt.ui.errors import plain_errors
+from stt.ui.examples import find_examples, gallery, rivals
 from stt.ui.player import EMPTY
-from stt.ui.request import NO_CLIP, PAGE
 from stt.video import probe, read_clip
-from tests.conftest import TINY_CONFIGS, built, lively
 from tests.page_fixtures import ME, SETTINGS, FakePage, changes_of, event_of, sheet, values
 from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot
 from tests.video_fixtures import make
@@ -108,14 +107,14 @@ def test_impossible_requests_are_explained(page):
 # ---- choosing a clip -------------------------------------------------------------------------------------
 
 
-def test_a_new_clip_is_shown_and_the_future_starts_after_a_full_context(page):
-    for frames, start, movable in ((12, 6, True), (3, 3, True), (1, 1, False)):
+def test_a_new_clip_is_shown_and_the_future_starts_at_its_end(page):
+    for frames, used, movable in ((12, 6, True), (3, 3, True), (1, 1, "hidden")):
         answer = page.choose(page.upload(frames=frames), stride=1, frames=4)
-        assert (answer.player["state"], answer.player["context_frames"]) == ("ready", start)
-        assert answer.player["truth_frames"] == min(frames - start, 4)
-        control = answer.controls.pop("prompt_frames")
-        assert (control["value"], control["maximum"], control["interactive"]) == (start, max(frames, 2), movable)
-        assert answer.controls == {}
+        assert (answer.player["state"], answer.player["context_frames"]) == ("ready", used)
+        assert answer.player["truth_frames"] == 0 and answer.start["visible"] == movable
+        marker = answer.start["value"]
+        assert (marker["start"], marker["count"], marker["last"], marker["gap"]) == (frames, frames, frames, 0)
+        assert answer.controls == {"prompt_frames": frames, "frames": 4}
     answer = page.choose(None)
     assert answer.player == EMPTY and answer.controls == {}
     (page.uploads / "bad.mp4").write_text("no video " * 50)
@@ -123,57 +122,95 @@ def test_a_new_clip_is_shown_and_the_future_starts_after_a_full_context(page):
         page.choose(page.uploads / "bad.mp4")
 
 
+def test_a_file_that_is_no_video_leaves_the_last_clip_in_place(page, notices):
+    good, bad = page.upload(), page.uploads / "bad.mp4"
+    bad.write_text("no video " * 50)
+    pending = page.choose(good).pending
+    answer = page.choose(bad, pending)
+    assert answer.controls == {"clip": str(good)} and answer.player == gr.skip() and answer.pending == pending
+    assert len(notices) == 1 and notices[0].startswith("The file is ")
+
+
 def test_a_pending_start_holds_for_its_own_clip_as_far_as_the_clip_goes(page):
     for start, expected in ((2, 2), (12, 12), (40, 12)):
         answer = page.choose(page.upload(), {"prompt_frames": start}, stride=1)
-        assert answer.controls["prompt_frames"]["value"] == expected
+        assert answer.controls["prompt_frames"] == expected
         assert answer.player["context_frames"] == min(expected, 6)
     first, second = page.examples
     pending = page.choose(first, {"prompt_frames": 2}, stride=1).pending
-    assert page.choose(first, pending, stride=1).controls["prompt_frames"]["value"] == 2  # reported twice
-    assert page.choose(second, pending, stride=1).controls["prompt_frames"]["value"] == 6
+    assert pending == {"clip": str(first)}
+    assert page.choose(second, {"prompt_frames": 2, "clip": str(first)}, stride=1).controls["prompt_frames"] == 12
 
 
 def test_another_start_updates_the_preview(page):
-    player, start, _ = page.callbacks.preview(ME, *values(page.upload(), prompt_frames=5))
-    assert (player["context_frames"], player["truth_frames"], start["maximum"]) == (5, 1, 6)
-    assert page.callbacks.preview(ME, *values(page.upload(), prompt_frames=11))[1]["value"] == 6
+    player, start, *_ = page.callbacks.preview(ME, *values(page.upload(), prompt_frames=5))
+    assert (player["context_frames"], player["truth_frames"], start["value"]["last"]) == (5, 1, 6)
+    assert page.callbacks.preview(ME, *values(page.upload(), prompt_frames=11))[1]["value"]["start"] == 6
     assert page.callbacks.preview(ME, *values(None))[0] == EMPTY
 
 
-def test_a_shipped_result_shows_for_its_own_prompt_and_weights_only(tmp_path, models):
-    models["other"].weights_hash = "other@2"
-    first = FakePage(tmp_path / "first", models)
-    plain = {"stride": 1, "fit": "crop"}
-    shipped = {
-        "0": first.predict(first.examples[0], **plain, prompt_frames=6),
-        "1": first.predict(first.examples[0], **plain, model="gaps", prompt_frames=3),
-    }
-    page = FakePage(tmp_path / "second", models, shipped)
-    player = page.choose(page.examples[0], **plain, seed=None, futures=8).player
-    assert (player["state"], player["precomputed"]) == ("done", True)
-    np.testing.assert_array_equal(sheet(player["strips"][0]["src"]), shipped["0"].futures)
-    for changes, state in (
-        ({"clip": page.examples[1]}, "ready"), ({"stride": 2}, "ready"), ({"fit": "pad"}, "ready"),
-        ({"model": "other"}, "ready"), ({"model": "gaps", "prompt_frames": 3}, "done"),
-        ({"model": "gaps", "prompt_frames": 3, "between": True}, "ready"),
+SHIPPED = {"model": "tiny", "frames": 3, "futures": 3, "seed": 7, "temperature": 1.0, "prompt_frames": 5}
+PLAIN = SHIPPED | {"stride": 0, "fit": "crop", "labels": [], "top_k": 0, "top_p": 1.0, "fps": 0}
+
+
+def test_a_shipped_result_shows_for_its_own_settings_only_and_the_controls_say_what_it_shows(page):
+    first = page.examples[0]
+    for changes, exact, state in (
+        ({}, {}, "done"), ({"frames": 9, "seed": 1}, {}, "done"), ({"seed": 1}, {"seed": 1}, "ready"),
+        ({"frames": 4}, {"frames": 4}, "ready"), ({"stride": 2}, {}, "ready"), ({"fit": "pad"}, {}, "ready"),
+        ({"model": "other"}, {}, "ready"), ({"clip": page.upload()}, {}, "ready"), ({"prompt_frames": 4}, {}, "ready"),
     ):  # fmt: skip
-        settings = {"clip": page.examples[0], **plain, **changes}
-        assert page.choose(settings.pop("clip"), **settings).player["state"] == state, changes
+        settings = {"clip": first, **PLAIN, **changes}
+        pending = {name: settings[name] for name in ("prompt_frames", *exact)}
+        answer = page.choose(settings.pop("clip"), pending, **settings)
+        assert answer.player["state"] == state, changes
+        if state == "done":
+            assert answer.controls == {name: SHIPPED[name] for name in SHIPPED if name != "model"}
 
 
-def test_an_example_brings_the_model_of_its_result_if_the_channels_differ(page):
-    colour = lively(built(TINY_CONFIGS["stt, colour"])).eval()
-    colour.weights_hash, page.models["tiny"].weights_hash, page.models["other"].weights_hash = "c", "t", "o"
-    page.backend.models = page.models | {"colour": colour}
-    for number, weights in ((0, "c"), (1, "t")):
-        report = page.predict(page.examples[number], frames=1).report
-        page.results.shipped[weights] = SimpleNamespace(report=report | {"weights": weights})
-    example = page.callbacks.example
-    assert example("tiny", 1)[0] == str(page.examples[1])
-    assert {example("tiny")[0] for _ in range(40)} == set(map(str, page.examples))
-    assert example("tiny", 0)[1] == "colour" and example("colour", 1)[1] == "tiny"
-    assert [example(*one)[1] for one in (("colour", 0), ("tiny", 1), ("other", 1))] == [gr.skip()] * 3
+def test_an_example_brings_its_model_its_settings_and_its_result(page):
+    assert [one.caption for one in page.backend.gallery] == ["Example 0", "Example 1"]
+    for number, model, expected in ((0, None, "tiny"), (1, "nobody", "tiny"), (0, "classes", "classes")):
+        event = event_of(number=number, model=model)
+        pending, player, start, *controls = page.callbacks.example(ME, event)
+        changes = changes_of(controls)
+        assert (player["state"], player["model"], player["id"]) == ("done", expected, f"example-{number}--{expected}")
+        assert (changes["clip"], changes["model"]) == (str(page.examples[number]), expected)
+        assert pending["clip"] == changes["clip"] and start["value"]["start"] == changes["prompt_frames"]
+    for number in (-1, 2):
+        with pytest.raises(gr.Error, match="no such example"):
+            page.callbacks.example(ME, event_of(number=number))
+
+
+def test_a_model_chosen_by_hand_brings_its_own_result_of_the_example(page):
+    for model, state in (("classes", "done"), ("tiny", "done"), ("other", "ready")):
+        player, *_ = page.callbacks.change_model(ME, *values(page.examples[0], **PLAIN | {"model": model}))
+        assert (player["state"], player["model"]) == (state, model)
+
+
+def test_with_own_weights_only_examples_that_they_know_are_shown(page):
+    models = {"mine": page.models["other"]}
+    assert find_examples(page.examples, models, page.results.shipped) == []
+    assert gallery(models, []).visible is False
+
+
+def test_all_models_of_a_world_are_compared_with_one_prompt_and_one_seed(page):
+    *_, (value, seed) = page.runs.compare(ME, *values(page.examples[0], **PLAIN | {"seed": 5}))
+    assert seed == 5 and (value["model"], value["names"]) == ("classes", ["seed 5"])
+    (other,) = value["beside"]
+    first, second = page.results.get(other), page.results.get(value["id"])
+    assert first.report["settings"]["model"] == "tiny" and first.report["seeds"] == second.report["seeds"] == [5]
+    assert first.report["clip"] == second.report["clip"] and first.futures.shape == second.futures.shape
+    assert rivals("other", page.models, page.backend.gallery) == ["other"]  # no example shows it
+
+
+def test_labels_are_imagined_without_a_clip_and_only_by_a_model_that_knows_them(page):
+    value = last(page.watch(None, model="classes"))
+    assert value["imagined"] and value["clip"] == "" and value["settings"]["labels"] == [3, 7]
+    with pytest.raises(gr.Error, match=NO_CLIP):
+        list(page.watch(None, model="tiny"))
+    *_, (_, videos, _, report) = Endpoints(page.backend).predict(None, "classes", labels="3", frames=2, futures=2)
+    assert len(videos) == 2 and report["notes"] == []
 
 
 def test_a_clip_that_the_browser_cannot_play_gets_a_preview_of_its_frames(page, tmp_path):
@@ -198,39 +235,59 @@ def test_the_file_dialog_offers_every_kind_of_upload_by_the_ending_of_its_name()
 # ---- links and memory ------------------------------------------------------------------------------------
 
 
-def opened(page: FakePage, memory: Any = None, **query: str) -> tuple[dict, dict]:
-    pending, *controls = page.callbacks.open_page(memory, SimpleNamespace(query_params=query))
-    return pending, changes_of(controls)
+def opened(page: FakePage, memory: Any = None, **query: str) -> tuple[dict, Any, dict]:
+    visitor = SimpleNamespace(query_params=query, session_hash="me")
+    pending, player, _, *controls = page.callbacks.open_page(memory, visitor)
+    return pending, player, changes_of(controls)
+
+
+def test_the_page_opens_with_the_first_example_and_its_futures(page):
+    for memory in (None, {}, [], {"clip": "/etc/passwd"}, {"frames": 9}):
+        pending, player, controls = opened(page, memory)
+        assert player["state"] == "done" and player["precomputed"], memory
+        assert controls["clip"] == pending["clip"] == str(page.examples[0]) and controls["frames"] == 3
+        assert "new_seed" not in controls
 
 
 def test_a_link_carries_all_settings_and_its_clip(page):
-    pending, controls = opened(page, None, clip="example-1", **{n: str(v) for n, v in SETTINGS.items()})
-    assert controls == SETTINGS | {"clip": str(page.examples[1]), "new_seed": False}
-    assert page.choose(page.examples[1], pending, stride=1).controls["prompt_frames"]["value"] == 4
+    pending, player, controls = opened(page, None, clip="example-1", **{n: str(v) for n, v in SETTINGS.items()})
+    assert controls == SETTINGS | {"clip": str(page.examples[1]), "new_seed": False} and player == gr.skip()
+    answer = page.choose(page.examples[1], pending, **{**SETTINGS, "stride": 1})
+    assert answer.controls["prompt_frames"] == 4 and answer.player["state"] == "ready"  # other seeds than the shipped
 
 
-def test_a_link_wins_over_the_browsers_memory(page):
-    remembered = {"frames": 20, "futures": 3, "fit": "pad", "labels": [3, 7], "between": True, "action": [0.5, -1]}
+def test_a_link_to_a_result_opens_that_result(page):
+    result = page.predict(page.upload())
+    _, player, controls = opened(page, None, result=result.report["id"], seed="1", frames="9")
+    np.testing.assert_array_equal(sheet(player["strips"][0]["src"]), result.futures)
+    assert controls == SETTINGS | {"new_seed": False}
+
+
+def test_a_reload_keeps_the_clip_and_a_link_wins_over_the_browsers_memory(page):
+    clip = str(page.upload())
+    remembered = {"clip": clip, "frames": 20, "futures": 3, "fit": "pad", "labels": [3, 7], "action": [0.5, -1]}
     known = remembered | {"action": [0.5, -1.0]}
     for query, changes in (
         ({}, {}),
         ({"frames": "5", "temperature": "0.25"}, {"frames": 5, "temperature": 0.25}),
-        ({"labels": "", "action": "", "between": "false"}, {"labels": [], "action": [], "between": False}),
         ({"seed": "42", "action": "1,0"}, {"seed": 42, "new_seed": False, "action": [1.0, 0.0]}),
+        ({"clip": "example-1"}, {"clip": str(page.examples[1])}),
     ):
-        assert opened(page, remembered, **query)[1] == known | changes
+        assert opened(page, remembered, **query)[2] == known | changes
 
 
-def test_junk_in_a_link_or_in_memory_changes_nothing(page):
-    memories = [None, [], "x", 3, {"frames": 10**400, "model": "gone"}, {"frames": {"a": 1}}]
-    queries = [
-        {}, {"frames": "many", "seed": "", "model": "gone", "fps": "1e999"}, {"clip": "../../etc/passwd"}, {"clip": ""},
-        {"__theme": "dark", "frames": str(PAGE.frames + 1), "new_seed": "x"},
-    ]  # fmt: skip
-    for memory, query in itertools.product(memories, queries):
-        assert opened(page, memory, **query) == ({}, {}), (memory, query)
-    pending, *controls = page.callbacks.open_page(None, None)
-    assert pending == {} and changes_of(controls) == {}
+def test_bad_values_of_an_address_are_named_and_left_out(page, notices):
+    for query, named in (
+        ({"frames": "many"}, ["Frames must be a whole number from 1 to 40"]),
+        ({"frames": "41", "model": "gone", "fps": "1e999"}, ["Frames must", "Model must", "Frames per second must"]),
+        ({"clip": "../../etc/passwd"}, ["The clip of this link is not here"]), ({"__theme": "dark", "seed": ""}, []),
+    ):  # fmt: skip
+        controls = opened(page, None, **query)[2]
+        assert controls["frames"] == 3 and controls["model"] == "tiny" and len(notices) == len(named), query
+        assert all(any(text.startswith(one) for text in notices) for one in named), (query, notices)
+        notices.clear()
+    for memory in ([], "x", 3, {"frames": 10**400, "model": "gone"}, {"frames": {"a": 1}}):
+        assert opened(page, memory)[2]["frames"] == 3
 
 
 # ---- gaps and actions ------------------------------------------------------------------------------------
@@ -260,18 +317,18 @@ def test_settings_whose_controls_the_model_hides_do_not_count_on_the_page(page):
 def test_a_gap_moves_and_shrinks_until_it_lies_in_the_clip(page):
     preview = page.callbacks.preview
     for start, frames, shown in (
-        (4, 3, (4, 8, 3)), (11, 3, (8, 8, 3)), (4, 10, (1, 2, 10)), (4, 40, (1, 2, 10)),
+        (4, 3, (4, 8, 3)), (11, 3, (8, 8, 3)), (4, 10, (1, 1, 10)), (4, 40, (1, 1, 10)),
     ):  # fmt: skip
         changes = GAP | {"prompt_frames": start, "frames": frames}
-        player, control, kept = preview(ME, *values(page.upload(), **changes))
-        assert (control["value"], control["maximum"], player["frames"]) == shown
-        assert kept == (gr.skip() if frames == shown[2] else shown[2])
+        player, marker, *controls = preview(ME, *values(page.upload(), **changes))
+        assert (marker["value"]["start"], marker["value"]["last"], player["frames"]) == shown
+        assert changes_of(controls) == {"prompt_frames": shown[0], "frames": shown[2]}
         assert player["ending_frames"] == min(12 - shown[0] - shown[2], 3) and player["truth_frames"] == shown[2]
     answer = page.choose(page.upload(frames=6), **GAP | {"frames": 10})
-    assert (answer.controls["frames"], answer.controls["prompt_frames"]["value"]) == (4, 1)
+    assert (answer.controls["frames"], answer.controls["prompt_frames"]) == (4, 1)
     pending = {"prompt_frames": 2, "frames": 3, "between": True}
     answer = page.choose(page.upload(frames=6), pending, **GAP | {"frames": 10, "between": False})
-    assert answer.player["between"] and answer.controls["prompt_frames"]["value"] == 2
+    assert answer.player["between"] and answer.controls["prompt_frames"] == 2
     with pytest.raises(gr.Error, match="A gap of 1 needs a clip of at least 3 frames"):
         preview(ME, *values(page.upload(frames=2), **GAP))
 
@@ -280,7 +337,8 @@ def test_the_number_of_frames_changes_the_preview_of_a_gap_only(page):
     clip = page.upload()
     assert page.callbacks.preview_gap(ME, *values(clip, **GAP))[0]["frames"] == 3
     for one, changes in ((clip, {"between": False}), (clip, {"model": "tiny"}), (None, {})):
-        assert page.callbacks.preview_gap(ME, *values(one, **GAP | changes)) == (gr.skip(),) * 3
+        player, start, *controls = page.callbacks.preview_gap(ME, *values(one, **GAP | changes))
+        assert (player, start, changes_of(controls)) == (gr.skip(), gr.skip(), {})
 
 
 def test_an_extended_future_has_the_time_of_the_clip_however_fast_it_played(page):

@@ -20,12 +20,12 @@ from stt.video import read_clip
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).with_name("golden.npz")  # by model: (seeds, frames, C, 32, 32) uint8
 PROMPTS = {  # by model: the example clip whose first frames it continues
-    "car-stt": "tray-turning-a-brick",  # no clip of the car ships, and any will do
+    "car-stt": "turning-a-brick",  # no clip of the car ships, and any will do
     "digits-stt": "four-falling",
     "digits-timesformer": "pair-crossing",
     "digits-transframer": "four-falling",
     "digits-videogpt": "four-falling",
-    "tabletop-layered": "tray-turning-a-brick",
+    "tabletop-layered": "turning-a-brick",
 }
 GIVEN, FRAMES, SEEDS = 5, 8, (0, 1)
 # The same machine gives the same levels. Another one's kernels add up in another order, which moves a pixel by a level

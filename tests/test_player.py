@@ -80,10 +80,10 @@ def test_a_result_is_plain_json_that_holds_all_of_it(tiny, clip):
     assert sheet(value["spread"]).shape[1] == 3
     assert sheet(value["surprise"], result.surprise.shape[1]).shape[1] == 7  # every frame of context and truth
     assert value["report"]["scores"] == result.report["scores"] and value["settings"] == result.report["settings"]
-    assert value["facts"][:2] == ["tiny at temperature 1", "5 frames of the clip, then 3 predicted"]
-    assert value["facts"][2].startswith("first frame after ") and "3 futures × 3 frames" in value["facts"][2]
+    assert value["facts"][:2] == ["tiny", "5 frames of the clip, then 3 predicted"]
+    assert value["facts"][2].startswith("3 futures in ") and (value["model"], value["clip"]) == ("tiny", "in")
     value = result_value(result, precomputed=True)
-    assert value["precomputed"] and value["status"] == "Computed in advance"
+    assert value["precomputed"]
     assert value["facts"][2] == "computed in advance"  # no time is claimed
 
 
@@ -91,7 +91,7 @@ def test_imagined_futures_say_which_labels(clip):
     request = request_for(clip, prompt_frames=5, labels=(3, -1), temperature=0.5)
     first, done = first_and_last(request, class_model())
     for value in (first, done):
-        assert value["imagined"] and value["detail"] == "3 and any · temp 0.5"
+        assert value["imagined"] and value["detail"] == "3 and any · temperature 0.5"
     assert done["facts"][1] == "3 frames of 3 and any, imagined without the clip"
     assert done["report"]["scores"] is None and done["truth_frames"] == 2
     assert not value_of(class_model(), clip)["imagined"]
@@ -114,7 +114,7 @@ def test_a_filled_gap_stands_between_the_frames_around_it(clip):
 def test_futures_with_an_action_name_it(clip):
     first, done = first_and_last(request_for(clip, prompt_frames=5, action=(0.5, -1.0)), action_model())
     for value in (first, done):
-        assert (value["action"], value["detail"]) == ("push right 0.5, push up -1", "temp 1")
+        assert (value["action"], value["detail"]) == ("push right 0.5, push up -1", "")
     assert done["facts"][1] == "5 frames of the clip, then 3 predicted with push right 0.5, push up -1"
     free = value_of(action_model(), clip, prompt_frames=5)
     assert free["action"] == "" and free["facts"][1] == "5 frames of the clip, then 3 predicted"
@@ -124,7 +124,7 @@ def test_futures_with_an_action_name_it(clip):
 def test_one_future_has_no_spread_and_a_single_frame_no_surprise(tiny, tmp_path):
     value = value_of(tiny, moving_dot(tmp_path / "one.mp4", frames=1), futures=1)
     assert (value["spread"], value["surprise"], value["truth"]) == ("", "", "")
-    assert "1 future ×" in value["facts"][2]
+    assert value["facts"][2].startswith("1 future in ")
 
 
 def test_results_of_one_prompt_have_one_key(tiny, clip, tmp_path):
@@ -141,7 +141,7 @@ def test_a_clip_is_shown_as_the_model_will_see_it(tiny, clip):
     request = request_for(clip, frames=1, prompt_frames=5, futures=2)
     value = prompt_value(read_prompt(request, tiny), request)
     assert (value["state"], value["context_frames"], value["truth_frames"]) == ("ready", 5, 1)
-    assert value["names"] == ["?", "?"] and sheet(value["context"]).shape == (1, 5, 16, 16, 3)
+    assert value["names"] == ["future 1", "future 2"] and sheet(value["context"]).shape == (1, 5, 16, 16, 3)
 
 
 def test_the_spread_map_is_white_where_half_of_the_futures_are_black_and_half_white():

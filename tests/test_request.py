@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from stt.api import MAX_SEED, Condition, Sampling
-from stt.request import PARSERS, RequestError, parse_setting
-from stt.ui.request import NO_CLIP, PAGE, page_request, usable_settings
+from stt.request import NO_CLIP, PARSERS, RequestError, parse_setting
+from stt.ui.request import PAGE, page_request, usable_settings
 from tests.ui_fixtures import action_model, class_model, gap_model
 
 GOOD = {"model": "tiny", "frames": 10, "temperature": 1.0, "seed": 7, "futures": 4}

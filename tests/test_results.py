@@ -6,6 +6,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -127,12 +128,12 @@ def test_shipped_results_are_in_the_store_and_broken_files_are_left_out(result, 
 
 
 def test_every_video_plays_and_an_mp4_knows_its_settings(store, stored, clip):
-    assert stored.names == NAMES
+    assert stored.names == [*NAMES, "futures.zip"]
     settings = {
         "app": "stt", "model": "tiny", "frames": 3, "temperature": 1.0, "prompt_frames": 5, "top_k": 0, "top_p": 1.0,
         "stride": 0, "fit": "crop", "fps": 0.0, "labels": [], "between": False, "action": [], "family": "stt",
         "weights": "tiny@1", "clip": {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()},
-        "context": 5,
+        "context": 5, "id": stored.report["id"],
     }  # fmt: skip
     for name in NAMES:
         path, _ = store.video(stored.report["id"], name)
@@ -194,6 +195,14 @@ def test_other_file_names_are_refused_and_make_nothing(store, stored):
         with pytest.raises(RequestError, match=r"^There is no such file\.$"):
             store.video(stored.report["id"], file)
     assert sorted(store.folder.rglob("*")) == before
+
+
+def test_all_futures_come_as_one_zip(store, stored):
+    path, title = store.video(stored.report["id"], "futures.zip")
+    assert title == "tiny-seeds-7-to-9.zip"
+    with ZipFile(path) as archive:
+        assert archive.namelist() == [f"tiny-seed-{seed}.mp4" for seed in (7, 8, 9)]
+        assert all(info.file_size > 500 for info in archive.infolist())
 
 
 def test_a_download_is_named_after_its_model_and_seed(result, stored):

@@ -17,9 +17,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from stt.request import NO_CLIP
 from stt.results import NO_RESULT
 from stt.ui.backend import ARGUMENTS
-from stt.ui.request import NO_CLIP
 from stt.video import read_clip, read_metadata
 from tests.ui_fixtures import moving_dot, served
 
@@ -70,13 +70,13 @@ def frames_of(path) -> np.ndarray:
 def test_a_client_gets_videos_the_seed_and_a_report(client, clip):
     """The clip is all that a client must give."""
     together, futures, seed, report = client.predict(clip=handle_file(clip), api_name="/predict")
-    assert read_clip(together, size=64, channels=3).source_frames == 5 + 10
+    assert read_clip(together, size=64, channels=3).source_frames == 5 + 20
     assert [future["caption"] for future in futures] == [f"seed {seed + k}" for k in range(4)]
     assert [read_metadata(future["video"])["seed"] for future in futures] == report["seeds"]
-    assert all(len(frames_of(future["video"])) == 5 + 10 for future in futures)
+    assert all(len(frames_of(future["video"])) == 5 + 20 for future in futures)
     assert report["used_frames"] == 5
     assert report["settings"] == {
-        "model": "tiny", "frames": 10, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "stride": 0,
+        "model": "tiny", "frames": 20, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "stride": 0,
         "fit": "crop", "fps": 0, "labels": [], "between": False, "action": [], "seed": seed,
         "prompt_frames": 5,  # after the clip's last frame
     }  # fmt: skip
@@ -200,14 +200,16 @@ def test_the_api_is_the_prediction_and_the_list_of_models(client):
 
 def test_the_models_are_listed_the_default_one_first(client):
     models = client.predict(api_name="/models")
-    assert [model["name"] for model in models] == ["tiny", "slow", "classes", "gaps", "actions"]
+    assert [model["name"] for model in models] == ["tiny", "slow", "classes", "gaps", "actions", "mean"]
     assert models[0] == {
         "name": "tiny", "family": "stt", "knobs": ["temperature"], "image_size": 16, "channels": 1,
         "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [], "fps": None,
-        "weights": "",
+        "weights": "tiny", "world": "Dots", "knows": "Dots, as tiny sees them.",
+        "examples": [f"example-{k}" for k in range(4)],
     }  # fmt: skip
+    assert models[1]["world"] == "Experimental" and models[2]["examples"] == ["example-0"]
     assert (models[2]["classes"], models[2]["labels"]) == (10, 2) and "labels" in models[2]["knobs"]
-    assert [model["interpolates"] for model in models] == [False, False, False, True, False]
+    assert [model["interpolates"] for model in models] == [False, False, False, True, False, False]
     assert models[4]["actions"] == ["push right", "push up"] and "actions" in models[4]["knobs"]
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from stt.api import Predictor
 from stt.encode import write_mp4
 from stt.models.stt import STT, STTConfig
+from stt.models.timesformer import TimeSformer
 from stt.models.transframer import Transframer
 from stt.models.videogpt import VideoGPT, VideoGPTConfig
 from stt.prediction import predict
 from stt.request import Request
 from stt.results import Result
 from stt.ui.server import serve
-from tests.conftest import TINY, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
+from tests.conftest import TINY, TINY_TIMESFORMER, TINY_TRANSFRAMER, TINY_VIDEOGPT, lively
 
 SECONDS_PER_STEP = 0.25
 
@@ -39,6 +40,11 @@ def class_model(labels: int = 2) -> VideoGPT:
     """Imagines ten classes, up to `labels` of them in a clip."""
     config = TINY_VIDEOGPT.to_dict() | {"classes": 10, "labels": labels}
     return lively(VideoGPT(VideoGPTConfig.from_dict(config))).eval()
+
+
+def mean_model() -> TimeSformer:
+    """Has no chance: one future."""
+    return lively(TimeSformer(TINY_TIMESFORMER)).eval()
 
 
 def gap_model() -> Transframer:
@@ -84,19 +90,34 @@ def request_for(clip: Path, **changes) -> Request:
     return Request(clip, **{"model": "tiny", "frames": 3, "seed": 7, "futures": 3, **changes})
 
 
-def result_of(model: Predictor, clip: Path, **changes) -> Result:
-    *_, result = predict(request_for(clip, **changes), model)
+def result_of(predictor: Predictor, clip: Path, **changes) -> Result:
+    *_, result = predict(request_for(clip, **changes), predictor)
     return result
+
+
+def ship(models: dict[str, Predictor], examples: list[Path], folder: Path) -> list[Path]:
+    """Names the models' weights and worlds, and writes results of the examples, as an app ships them."""
+    for name, model in models.items():
+        model.weights_hash, model.card = name, {"about": {"world": "Dots", "knows": f"Dots, as {name} sees them."}}
+    results = [folder / f"{example.stem}--tiny.npz" for example in examples]
+    for example, path in zip(examples, results, strict=True):
+        result_of(models["tiny"], example, prompt_frames=5).save(path)
+    if "classes" in models:
+        results.append(folder / f"{examples[0].stem}--classes.npz")
+        result_of(models["classes"], examples[0], model="classes", prompt_frames=4).save(results[-1])
+    return results
 
 
 @contextmanager
 def served(
     folder: Path, models: dict[str, Predictor] | None = None, examples: list[Path] | None = None
 ) -> Iterator[Served]:
-    """Everything that the app writes lands in `folder`. Of its own four examples the last has a result that ships."""
-    results = []
+    """Everything that the app writes lands in `folder`. Its own four examples are of the model tiny, the first also of
+    classes."""
     if models is None or examples is None:
         models, examples, results = _own(folder)
+    else:
+        results = ship(models, examples, folder) if "tiny" in models else []
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     app = serve(models, examples, results, host="127.0.0.1", block=False)
@@ -113,6 +134,5 @@ def served(
 def _own(folder: Path) -> tuple[dict[str, Predictor], list[Path], list[Path]]:
     examples = [moving_dot(folder / f"example-{k}.mp4", start=4 * k) for k in range(4)]
     models = {"tiny": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model()}
-    result_of(models["tiny"], examples[3], prompt_frames=5).save(folder / "example-3.npz")
-    return models, examples, [folder / "example-3.npz"]
+    models |= {"classes": class_model(), "gaps": gap_model(), "actions": action_model(), "mean": mean_model()}
+    return models, examples, ship(models, examples, folder)

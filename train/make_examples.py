@@ -1,13 +1,14 @@
 """Makes the app's example clips and predictions of them: python -m train.make_examples --out assets/prompts
 
 With `--results assets/results --model assets/models/digits-stt.safetensors` every clip also gets the run that the app
-shows at once, which is what the app would compute with its default settings. `--tabletop` makes the clips of the
-tabletop instead, which needs MuJoCo.
+shows at once. `--tabletop` makes the clips of the tabletop instead, which needs MuJoCo; `--clips FILE ...` makes no
+clips but runs of these. The app groups clips by the worlds of the models whose runs it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from stt.api import Predictor, Video
 from stt.checkpoint import load, name_of
 from stt.encode import write_mp4
 from stt.prediction import predict
+from stt.prompt import load_clip
 from stt.request import Request
 from stt.results import Result
 from stt.video import to_uint8
@@ -58,8 +60,8 @@ EXAMPLES = (  # positions go from 0 to 31, deterministic ones to 36; digits meet
 
 TABLETOP_SEED = 7  # the scores use another one
 TABLETOP_EXAMPLES = {  # by name: index of a clip of the tabletop's test split
-    "tray-disc-onto-sphere": 0, "tray-cylinder-about-to-fall": 2, "tray-angle-into-the-corner": 4,
-    "tray-block-to-the-wall": 6, "tray-turning-a-brick": 12, "tray-green-block-uphill": 17,
+    "disc-onto-sphere": 0, "cylinder-about-to-fall": 2, "angle-into-the-corner": 4,
+    "block-to-the-wall": 6, "turning-a-brick": 12, "green-block-uphill": 17,
 }  # fmt: skip
 
 
@@ -82,9 +84,9 @@ def tabletop_clip(index: int) -> Video:
 
 def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
     """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
-    start = min(model.config.context_frames, frames)  # the app's default
-    request = Request(clip=clip, model=name, frames=20, futures=4, seed=0, prompt_frames=start)
-    *_, run = predict(request, model)
+    start = min(model.config.context_frames, frames)  # so that a longer clip goes on beside its futures
+    request = Request(clip=clip, model=name, seed=0, prompt_frames=start)
+    *_, run = predict(request, model, deadline=math.inf)
     return run
 
 
@@ -92,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
     parser.add_argument("--tabletop", action="store_true", help="clips of the tabletop, not of digits")
+    parser.add_argument("--clips", nargs="+", type=Path, metavar="FILE", help="only runs, of these clips")
     parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
     parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
     return parser
@@ -107,17 +110,25 @@ def main(arguments: list[str] | None = None) -> None:
         model = load(args.model) if args.model else None
     except (OSError, ValueError) as error:
         raise SystemExit(f"make_examples: {error}") from error
-    args.out.mkdir(parents=True, exist_ok=True)
+    files = args.clips or write_clips(args.out, tabletop=args.tabletop)
+    if model is not None:
+        name = name_of(args.model)
+        for file in files:
+            path, begun = args.results / f"{file.stem}--{name}.npz", time.perf_counter()
+            frames = len(load_clip(Request(clip=file, model=name), model).video)
+            result(file, frames, model, name).save(path)
+            print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - begun:.1f} s")
+
+
+def write_clips(folder: Path, *, tabletop: bool) -> list[Path]:
+    """Writes all clips of digits, or of the tabletop; returns their files."""
+    folder.mkdir(parents=True, exist_ok=True)
     clips = {example.name: partial(clip_of, example) for example in EXAMPLES}
-    if args.tabletop:
+    if tabletop:
         clips = {name: partial(tabletop_clip, index) for name, index in TABLETOP_EXAMPLES.items()}
     for name, clip in clips.items():
-        file, begun, video = args.out / f"{name}.mp4", time.perf_counter(), clip()[0]
-        write_mp4(file, to_uint8(video), FPS)
-        if model is not None:
-            path = args.results / f"{name}.npz"
-            result(file, len(video), model, name_of(args.model)).save(path)
-            print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - begun:.1f} s")
+        write_mp4(folder / f"{name}.mp4", to_uint8(clip()[0]), FPS)
+    return [folder / f"{name}.mp4" for name in clips]
 
 
 if __name__ == "__main__":

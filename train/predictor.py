@@ -16,8 +16,8 @@ from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
 from train.datasets import open_dataset
 from train.evaluation.moving_mnist import held_out, moving_mnist
-from train.presets import Dataset, Preset
-from train.processes import make_accelerator, run_as_process
+from train.presets import PRESETS, Dataset, Preset
+from train.processes import make_accelerator, run_as_process, say_what_next, warn_of_size
 from train.sheets import future_sheet
 from train.trainer import Score, Trainer
 
@@ -37,6 +37,7 @@ def main(words: list[str] | None = None) -> None:
     if preset.family not in FAMILIES:
         raise SystemExit(f"{args.preset} trains a tokenizer: use train.tokenizer")
     accelerator = make_accelerator(args.device)
+    warn_of_size(accelerator, args.preset, PRESETS)
     train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     clips = test.batch(4, seed=1, index=0).video
     if clips.shape[1] < 2:
@@ -46,6 +47,7 @@ def main(words: list[str] | None = None) -> None:
         prepare(build(preset.family, preset.model), args, quiet=True)  # finds mistakes before the tokenizer trains
         cli.save_flags(args)
         train_tokenizer(args, preset)
+        preset = cli.preset_of(args)  # with the minutes that are left
     set_seed(preset.training.seed)
     model = prepare(build_predictor(preset, args.tokenizer), args)
     cli.save_flags(args)
@@ -54,6 +56,7 @@ def main(words: list[str] | None = None) -> None:
     context = min(context_frames(test), clips.shape[1] - 1)
     sheet, score = future_sheet(clips, context), held_out_score(test)
     run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet, score)
+    say_what_next(accelerator, args.out, f"python app.py --models {args.out}")
 
 
 def prepare(model: Predictor, args: argparse.Namespace, quiet: bool = False) -> Predictor:
@@ -65,19 +68,26 @@ def prepare(model: Predictor, args: argparse.Namespace, quiet: bool = False) -> 
 
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
-    """Trains the preset's tokenizer by its own schedule, or for --steps, into the folder `tokenizer` of the run."""
+    """Trains the preset's tokenizer into the folder `tokenizer` of the run.
+
+    It has its own schedule, or --steps, or its share of --minutes, of which the rest stays for the predictor.
+    """
     out = args.out / "tokenizer"
+    own, whole = PRESETS[preset.tokenizer_preset].training.minutes, PRESETS[args.preset].training.minutes
+    share = round(args.minutes * own / (own + whole), 2) if args.minutes else None
     if args.resume and (out / cli.FLAGS_FILE).is_file():
         words = ["--resume"]
     else:
         names = ("mnist", "data", "strokes", "digits", "fps", "stride", "fit", "layout", "device", "steps")
-        values = {name: getattr(args, name) for name in names}
+        values = {name: getattr(args, name) for name in names} | {"minutes": share}
         words = [f"--{name}={value}" for name, value in values.items() if value not in (None, "")]
         for name in ("float_range", "int_range"):
             words += [f"--{name.replace('_', '-')}", *map(str, getattr(args, name))] if getattr(args, name) else []
         words = ["--preset", preset.tokenizer_preset, *words, *(["--flip"] if args.flip else [])]
-    tokenizer.main(["--out", str(out), *words])
+    tokenizer.main(["--out", str(out), *words], alone=False)
     args.tokenizer = str(out)
+    if share:
+        args.minutes -= share
     cli.save_flags(args)
 
 

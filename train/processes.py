@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -52,3 +54,16 @@ def run_as_process(main: Callable[[], object]) -> None:
         torch.distributed.destroy_process_group()
     if leaving:
         raise leaving
+
+
+def warn_of_size(accelerator: Accelerator, preset: str, presets: Collection[str]) -> None:
+    """Says on a CPU that a preset is sized for a GPU."""
+    smaller = preset.removesuffix("/gpu") + "/cpu"
+    if accelerator.device.type == "cpu" and preset.endswith("/gpu") and accelerator.is_main_process:
+        instead = f"; {smaller} is sized for it" if smaller in presets else ""
+        print(f"{preset} is sized for a GPU, and this run uses the CPU{instead}", file=sys.stderr)
+
+
+def say_what_next(accelerator: Accelerator, out: Path, command: str) -> None:
+    if accelerator.is_main_process:
+        print(f"saved to {out}" + (f"; now run {command}" if command else ""), file=sys.stderr)

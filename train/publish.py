@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from stt.checkpoint import (
     write_whole,
 )
 from stt.model_card import facts, provenance
+from stt.request import Request
+from stt.self_check import self_check
 from train.cli import with_overrides, without_folders
 from train.data.splits import hashed
 from train.evaluation.protocols import PROTOCOLS
@@ -49,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--private", action="store_true", help="upload to a private repository only")
     parser.add_argument("--hardware", help="hardware that it was trained on, for the card")
     parser.add_argument("--scores", type=Path, metavar="FILE", help="JSON of train.evaluate, for the card; others stay")
+    parser.add_argument("--world", help="what the app calls the kind of clips that it knows, such as Tabletop")
+    parser.add_argument("--knows", metavar="SENTENCE", help="what it predicts well, for whoever chooses a model")
+    parser.add_argument("--example", metavar="NAME", help="its clip of assets/prompts that shows it best")
+    parser.add_argument(
+        "--check", nargs="+", type=Path, metavar="CLIP", help="clips that it knows: the app compares others with them"
+    )
     parser.add_argument("--decoder", metavar="MODEL", help="take the decoder of this tokenizer, trained --decoder-only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a field of the network")
     parser.add_argument("--cards", type=Path, metavar="FOLDER", help="only fill its README.md with its models' tables")
@@ -80,7 +89,8 @@ def main(words: list[str] | None = None) -> None:
             save(model, path, half=True, card=card)
         check_saved(model, path)
         size = path.stat().st_size
-        print(f"{args.out or args.repo}: {size / 2**20:.1f} MiB, card {json.dumps(card)}")
+        parts = ", ".join(f"{name} ({len(part)})" if isinstance(part, dict) else name for name, part in card.items())
+        print(f"{args.out or args.repo}: {size / 2**20:.1f} MiB; its card holds {parts}")
         if args.out and size > MAX_BYTES:
             raise SystemExit(f"{args.out} would have {size} bytes, shipped files have at most {MAX_BYTES}")
         if args.out:
@@ -113,7 +123,11 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         scores = read_scores(args.scores)
         old = {} if changes_network(args) else card.get("scores") or {}
         card["scores"] = old | {name: four_digits(scores[name]) for name in PROTOCOLS if name in scores}
+    if about := {name: getattr(args, name) for name in ("world", "knows", "example") if getattr(args, name)}:
+        card["about"] = {**card.get("about", {}), **about}
     trained = load_any(args.model)
+    if args.check:
+        card["self_check"] = usual_check(trained, args.check)
     model = build(family_of(trained), with_overrides(trained.config, args.set))
     try:
         model.load_state_dict(trained.state_dict())
@@ -123,6 +137,15 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         model = with_decoder(model, args.decoder)
         card["decoder"] = read_header(find(args.decoder))["card"]
     return model, portable_card(card)
+
+
+def usual_check(model: nn.Module, clips: list[Path]) -> dict[str, float]:
+    """The largest error of a predictor on the last frames of clips that it knows, and the CPU seconds of a check."""
+    errors, begun = [], time.process_time()
+    for clip in clips:
+        *_, check = self_check(Request(clip, "", frames=1), model)
+        errors.append(check.error)
+    return {"error": round(max(errors), 4), "seconds": round((time.process_time() - begun) / len(clips), 2)}
 
 
 def changes_network(args: argparse.Namespace) -> bool:

@@ -14,7 +14,8 @@ from train.datasets import open_dataset
 from train.evaluation.st_lpips import STLPIPS
 from train.flags import number, whole
 from train.gan import AdversarialTokenizer
-from train.processes import make_accelerator, run_as_process
+from train.presets import PRESETS
+from train.processes import make_accelerator, run_as_process, say_what_next, warn_of_size
 from train.sheets import reconstruction_sheet
 from train.trainer import Trainer
 
@@ -40,7 +41,8 @@ def perceptual_distance(args: argparse.Namespace) -> STLPIPS | None:
         raise SystemExit(f"--perceptual-weight: {error}") from error
 
 
-def main(words: list[str] | None = None) -> None:
+def main(words: list[str] | None = None, alone: bool = True) -> None:
+    """alone: nothing goes on by itself after it."""
     args = cli.parse(parser(), words)
     if args.perceptual_weight and not args.gan_weight:
         raise SystemExit("--perceptual-weight belongs to the VQGAN stage: add --gan-weight")
@@ -48,6 +50,7 @@ def main(words: list[str] | None = None) -> None:
     if preset.family not in TOKENIZERS:
         raise SystemExit(f"{args.preset} trains a predictor: use train.predictor")
     accelerator = make_accelerator(args.device)
+    warn_of_size(accelerator, args.preset, PRESETS)
     train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
@@ -67,6 +70,11 @@ def main(words: list[str] | None = None) -> None:
     cli.resume(run, args)
     sheet = reconstruction_sheet(test.batch(4, seed=1, index=0).video[:, :10])
     run.fit(lambda size, number: train.batch(size, preset.training.seed, number), sheet)
+    if not alone:
+        return
+    others = [name for name, one in PRESETS.items() if one.tokenizer_preset == args.preset]
+    command = f"python -m train.predictor --preset {others[0]} --tokenizer {args.out} --out DIR" if others else ""
+    say_what_next(accelerator, args.out, command)
 
 
 if __name__ == "__main__":

@@ -244,6 +244,7 @@ class Trainer:
         """Clips and operations a second since a step and its time, and the latter as a share of what is possible."""
         rate = (self.step - step) * self.clips_per_step / max(self.elapsed - elapsed, 1e-9)
         flops = rate * self.flops_per_clip
+        self.peak_flops = max(self.peak_flops, flops)  # other programs may have slowed its measurement
         return {"clips_per_s": rate, "tflops": flops / 1e12, "of_peak": flops / self.peak_flops}
 
     def log(self, figures: dict[str, float]) -> dict[str, float]:
@@ -294,6 +295,9 @@ class Trainer:
 
     def _progress_bar(self) -> tqdm:
         progress, hidden = self.config.progress(self.step, self.elapsed), not self.accelerator.is_main_process
+        if not hidden:
+            length = f"{self.config.minutes:g} minutes" if self.config.minutes else f"{self.config.steps} steps"
+            print(f"Training {type(self.averaged_model).__name__} for {length}, into {self.out}", file=sys.stderr)
         text = "{percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
         return tqdm(total=1.0, initial=min(1.0, progress), disable=hidden, bar_format=text)
 
@@ -314,7 +318,7 @@ class Trainer:
         # Processes compare their clocks and signals: every step where that is free, else when the log waits for the
         # device.
         compare_always = self.accelerator.num_processes == 1 or self.accelerator.device.type == "cpu"
-        signal = 0.0
+        signal, first = 0.0, self.step + 1
         while c.progress(self.step, self.elapsed) < 1 and not signal:
             self.train_step(batch_of)
             log_now = self.step % c.log_every == 0
@@ -326,6 +330,8 @@ class Trainer:
                 last_log = self.step, self.elapsed
                 speed = f"{row['clips_per_s']:.1f} clips/s, {row['of_peak']:.0%} of peak"
                 bar.set_postfix_str(f"step {self.step} loss {row['loss']:.4f} {speed}")
+            elif self.step == first:
+                bar.set_postfix_str(f"step {self.step} loss {float(self.unchecked[-1][:, 1].mean()):.4f}")
             bar.update(min(1.0, c.progress(self.step, self.elapsed)) - bar.n)
             for i, (minutes, call) in enumerate(periodic):
                 if self.elapsed - last_call[i] > 60 * minutes and not signal:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stt.api import Predictor
 from stt.prediction import DEADLINE, Compute, Progress, compute, predict
-from stt.prompt import Prompt, file_hash
+from stt.prompt import file_hash
 from stt.request import Request
 from stt.results import Result, ResultStore
 from stt.ui.costs import Costs
+from stt.ui.examples import find_examples
 from stt.ui.request import page_request
 
 MAX_CLIPS = 10_000  # paths that ClipIndex holds
@@ -36,10 +36,14 @@ class Backend:
         self.models = models
         self.results = results
         self.uploads = uploads
-        self.examples = list(examples)
         self.compute = compute
         self.costs = Costs(max_seconds)
-        self.clips = ClipIndex(examples)
+        self.gallery = find_examples(examples, models, results.shipped)
+        self.clips = ClipIndex(self.examples)
+
+    @property
+    def examples(self) -> list[Path]:
+        return [one.clip for one in self.gallery]
 
     @property
     def folders(self) -> list[Path]:
@@ -62,19 +66,20 @@ class Backend:
             if progress is not None and progress.frames:
                 self.costs.add(request, len(progress.frames[0]), len(progress.frames), progress.computing)
 
-    def shipped_result(self, request: Request, prompt: Prompt) -> Result | None:
-        """The result that came with the app for this prompt and these weights; none of them fills a gap."""
-        settings = {"fit": request.fit, "between": request.between, "prompt_frames": prompt.start}
-        source = prompt.sha256, self.models[request.model].weights_hash
-        as_it_is = math.isclose(prompt.clip.fps, prompt.clip.source_fps, rel_tol=0.02)  # stride 0 does what 1 does
-        strides = (0, 1) if as_it_is and request.stride <= 1 else (request.stride,)
-        for result in self.results.shipped.values():
-            report = result.report
-            same_source = (report["clip"]["sha256"], report["weights"]) == source
-            same_frames = report["settings"]["stride"] in strides
-            if same_source and same_frames and settings.items() <= report["settings"].items():
-                return result
-        return None
+    def result_of(self, clip: Any, model: str) -> Result | None:
+        """The result that came with the app for an example and a model."""
+        example = next((one for one in self.gallery if str(one.clip) == str(clip)), None)
+        name = example.results.get(model) if example else None
+        return self.results.get(name) if name else None
+
+    def shipped_result(self, request: Request, start: int, exact: Mapping[str, Any]) -> Result | None:
+        """The same, if it is what these settings ask for. exact: settings that must be the result's own."""
+        result = self.result_of(request.clip, request.model)
+        names = ("fit", "stride", "between", "labels", "action")
+        settings = request.settings()
+        settings = {name: settings[name] for name in names} | {"prompt_frames": start} | dict(exact)
+        own = result.report["settings"] | {"model": request.model} if result else {}
+        return result if result and all(own.get(name) == value for name, value in settings.items()) else None
 
 
 class ClipIndex:

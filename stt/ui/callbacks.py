@@ -1,11 +1,9 @@
-"""The page's callbacks: what happens when a visitor chooses a clip, predicts, or uses a result."""
+"""The page's callbacks: what happens when a visitor chooses a clip or a model, or uses a result."""
 
 from __future__ import annotations
 
-import secrets
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,18 @@ import gradio as gr
 
 from stt.api import Interpolates
 from stt.encode import write_mp4
-from stt.prediction import conclude
-from stt.prompt import fit_to_clip, latest_start, load_clip, split_clip
+from stt.prompt import Prompt, fit_to_clip, load_clip, split_clip
 from stt.request import Request, RequestError, action_axes, is_stochastic
-from stt.results import NEW_SETTINGS, Result, new_id
-from stt.ui.backend import ARGUMENTS, Backend
+from stt.results import NEW_SETTINGS, Result
+from stt.ui.backend import ARGUMENTS, Backend, existing
 from stt.ui.clip_box import write_preview
 from stt.ui.errors import plain_errors
-from stt.ui.player import EMPTY, progress_value, prompt_value, result_value
+from stt.ui.player import EMPTY, prompt_value, result_value
 from stt.ui.request import check_clip, usable_settings
-from stt.video import read_metadata
+from stt.ui.start import start_value
+from stt.video import VideoError, read_metadata
 
-PREVIEW_PAUSE = 0.1  # seconds between two pictures of a running prediction
+SHOWN = ("frames", "futures", "seed", "temperature")  # settings that say what is on the stage
 
 
 class Callbacks:
@@ -34,89 +32,103 @@ class Callbacks:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
-    # ---- predicting ----------------------------------------------------------------------------------
-
-    def run_prediction(self, visitor: gr.Request, new_seed: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
-        """(player, seed) again and again."""
-        backend = self.backend
-        with plain_errors():
-            request = self._request(*changed(values, seed=None) if new_seed else values)
-            name, last, value, progress = new_id(), 0.0, None, None
-            try:
-                for event in backend.predict(request):
-                    if isinstance(event, Result):
-                        progress = None
-                        yield result_value(backend.results.put(event, name), value), request.seed
-                        return
-                    if progress is None:
-                        backend.clips.add(request.clip, visitor.session_hash, event.prompt.sha256, name)
-                    progress, done = event, len(event.frames)
-                    if done <= 1 or done == request.frames or time.monotonic() - last > PREVIEW_PAUSE:
-                        last = time.monotonic()
-                        value = progress_value(value, event, name)
-                        yield value, request.seed
-            finally:
-                if progress is not None and progress.frames:  # stopped or failed: save the frames so far
-                    backend.results.put(conclude(progress), name)
-
     # ---- the clip ------------------------------------------------------------------------------------
 
     def change_clip(self, visitor: gr.Request, pending: dict[str, Any], *values: Any) -> tuple[Any, ...]:
-        """A new clip: (player, pending, clip, *settings, new_seed). A video that this app made brings its settings.
+        """A new clip: (pending, player, start, *settings, new_seed). A video that this app made brings its settings.
 
         pending: settings of a link, a result or the history for the clip that is coming. Its "clip" names the clip
-        that they were for, since Gradio may report one change twice.
+        that they were for, since Gradio may report one change twice. A file that is no video leaves the last clip.
         """
         if values[0] is None:
-            return EMPTY, {} if "clip" in pending else pending, *updates({})
+            player = gr.skip() if pending.pop("stay", False) else EMPTY
+            return {} if "clip" in pending else pending, player, hidden(), *updates({})
         with plain_errors():
-            request = self.backend.request(*changed(values, seed=0, prompt_frames=0))
+            request = self.request(*changed(values, seed=0, prompt_frames=0))
+            before = existing(Path(pending["clip"])) if "clip" in pending else None
             if pending.get("clip", str(request.clip)) != str(request.clip):
                 pending = {}
-            metadata = None if pending else self._own_metadata(request.clip)
-            if metadata:
-                pending = usable_settings(metadata, self.backend.models)
-                clip = self._original_clip(visitor, metadata)
-                if clip is None and not metadata.get("alone"):
-                    gr.Warning("The settings are back. A side-by-side video is no prompt: choose the clip again.")
-                    return EMPTY, pending, *updates(pending, clip=None)
-                if clip is not None:
-                    gr.Info("The settings and the clip of this result are back. Predict repeats it.")
-                    return gr.skip(), pending, *updates(pending, clip=str(clip))
-                gr.Info("The settings of this result are back. Its clip is gone, so its own frames are the prompt.")
-                context = metadata.get("context", metadata.get("given"))  # "given" in older files
-                pending = usable_settings(metadata | {"prompt_frames": context, "stride": 1}, self.backend.models)
-            player, start, frames = self.preview(visitor, *changed(values, **{"prompt_frames": 0, **pending}))
-        settings = updates(pending if metadata else {})
-        settings[ARGUMENTS.index("prompt_frames")] = start
-        if frames != gr.skip():
-            settings[ARGUMENTS.index("frames")] = frames
-        return player, {**pending, "clip": str(request.clip)}, *settings
+            try:
+                metadata = None if pending else self._own_metadata(request.clip)
+                if metadata:
+                    return self._bring_back(visitor, metadata, values)
+                shown = self._show(visitor, changed(values, **{"prompt_frames": 0, **pending}), pending)
+            except VideoError as error:
+                if before is None:
+                    raise
+                gr.Warning(str(error), title="That did not work")
+                return {"clip": str(before)}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
+        return {"clip": str(request.clip)}, *shown
 
-    def preview(self, visitor: gr.Request, *values: Any) -> tuple[Any, Any, Any]:
-        """The clip as the model will see it, and what the clip allows: (player, prompt frames, frames)."""
-        if values[0] is None:
-            return EMPTY, gr.skip(), gr.skip()
+    def _bring_back(self, visitor: gr.Request, metadata: Mapping[str, Any], values: Sequence[Any]) -> tuple[Any, ...]:
+        """The result that a video of this app holds: itself, if it is still here, or else its settings and its clip."""
+        settings, result = usable_settings(metadata, self.backend.models), self._stored(metadata)
+        clip = self._original_clip(visitor, metadata)
+        if result is not None and (clip is not None or not metadata.get("alone")):
+            seeds = result.report["seeds"]
+            if metadata.get("alone") and len(seeds) > 1 and metadata.get("seed") in seeds:
+                result = self.backend.results.put(result.only(seeds.index(metadata["seed"])))
+            controls = updates(settings, clip=str(clip) if clip else None)
+            return {**settings, "stay": True}, result_value(result), gr.skip(), *controls
+        if clip is not None:
+            gr.Info("The settings and the clip of this result are back. Predict repeats it.")
+            return settings, gr.skip(), gr.skip(), *updates(settings, clip=str(clip))
+        if not metadata.get("alone"):
+            gr.Warning("The settings are back. A side-by-side video is no prompt: choose the clip again.")
+            return settings, EMPTY, hidden(), *updates(settings, clip=None)
+        gr.Info("The settings of this result are back. Its clip is gone, so its own frames are the prompt.")
+        context = metadata.get("context", metadata.get("given"))  # "given" in older files
+        settings = usable_settings({**metadata, "prompt_frames": context, "stride": 1}, self.backend.models)
+        player, start, *controls = self._show(visitor, changed(values, **settings), settings)
+        controls = [gr.skip() if new == gr.skip() else new for new in controls]
+        merged = updates({**settings, **chosen(controls)})
+        return {"clip": values[0]}, player, start, *merged
+
+    def preview(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """The clip as the model will see it: (player, start, *settings, new_seed)."""
+        if not values[0]:
+            return EMPTY, hidden(), *updates({})
         with plain_errors():
-            original = self._request(*changed(values, seed=0))
-            model = self.backend.models[original.model]
-            clip = load_clip(original, model)
-            request = fit_to_clip(original, model, len(clip.video))
-            if not is_stochastic(model):
-                request = replace(request, futures=1)
-            prompt, last = split_clip(clip, request, model), latest_start(request, len(clip.video))
-            start = gr.update(value=prompt.start, maximum=max(last, 2), interactive=last > 1)
-            self.backend.clips.add(request.clip, visitor.session_hash, prompt.sha256)
-            result = self.backend.shipped_result(request, prompt)
-        player = prompt_value(prompt, request) if result is None else result_value(result, precomputed=True)
-        return player, start, gr.skip() if request.frames == original.frames else request.frames
+            return self._show(visitor, values, {})
 
-    def preview_gap(self, visitor: gr.Request, *values: Any) -> tuple[Any, Any, Any]:
+    def change_model(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """`preview` for a new model, which brings its own result of an example."""
+        result = self.backend.result_of(path_of(values[0]), values[1])
+        if result is None:
+            return self.preview(visitor, *values)
+        settings = usable_settings(result.report["settings"], self.backend.models) | {"model": values[1]}
+        with plain_errors():
+            return self._show(visitor, changed(values, **settings), settings)
+
+    def preview_gap(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
         """`preview` after a change of the number of frames, which matters to gaps only."""
         with plain_errors():
-            if values[0] is None or not self._request(*changed(values, seed=0)).between:
-                return gr.skip(), gr.skip(), gr.skip()
+            if not values[0] or not self.request(*changed(values, seed=0)).between:
+                return gr.skip(), gr.skip(), *updates({})
         return self.preview(visitor, *values)
+
+    def _show(self, visitor: gr.Request, values: Sequence[Any], exact: Mapping[str, Any]) -> tuple[Any, ...]:
+        """(player, start, *settings, new_seed). exact: settings that a result in store must have been made with."""
+        original = self.request(*changed(values, seed=0 if values[ARGUMENTS.index("seed")] is None else values[4]))
+        model = self.backend.models[original.model]
+        clip = load_clip(original, model)
+        request = fit_to_clip(original, model, len(clip.video))
+        if not is_stochastic(model):
+            request = replace(request, futures=1)
+        prompt = split_clip(clip, request, model)
+        self.backend.clips.add(request.clip, visitor.session_hash, prompt.sha256)
+        exact = {name: value for name, value in exact.items() if name in SHOWN}
+        result = self.backend.shipped_result(request, prompt.start, exact)
+        return self._stage(prompt, request, result)
+
+    def _stage(self, prompt: Prompt, request: Request, result: Result | None) -> tuple[Any, ...]:
+        settings = {"prompt_frames": prompt.start, "frames": request.frames}
+        if result is None:
+            return prompt_value(prompt, request), start_value(prompt, request), *updates(settings)
+        settings |= {name: result.report["settings"][name] for name in SHOWN}
+        controls = updates(settings)
+        controls[-1] = gr.skip()  # the next prediction has new seeds, as before
+        return result_value(result, precomputed=True), start_value(prompt, request), *controls
 
     def preview_unplayable(self, clip: Any) -> Any:
         """The clip with a preview of its decoded frames; "" where it cannot be decoded, and `change_clip` says why."""
@@ -127,19 +139,24 @@ class Callbacks:
         except ValueError:
             return {"path": str(path), "preview": ""}
 
-    def example(self, model: str, number: int | None = None) -> tuple[str, Any]:
-        """An example, by default a random one, and its model.
+    def example(self, visitor: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
+        """An example with its model and its result: (pending, player, start, *settings, new_seed)."""
+        number, backend = int(event._data.get("number", 0)), self.backend
+        with plain_errors():
+            if not 0 <= number < len(backend.gallery):
+                raise RequestError("There is no such example.")
+            return self._open_example(visitor, number, event._data.get("model"))
 
-        The model stays unless the example's shipped result is by a model with another number of channels.
-        """
-        backend = self.backend
-        clip = secrets.choice(backend.examples) if number is None else backend.examples[number]
-        reports = [result.report for result in backend.results.shipped.values()]
-        weights = {r["weights"] for r in reports if backend.clips.of_content(None, r["clip"]["sha256"]) == clip}
-        fitting = [name for name, other in backend.models.items() if other.weights_hash in weights]
-        channels = {backend.models[name].config.channels for name in fitting}
-        stays = not fitting or backend.models[model].config.channels in channels
-        return str(clip), gr.skip() if stays else fitting[0]
+    def _open_example(self, visitor: gr.Request, number: int, model: Any = None) -> tuple[Any, ...]:
+        one = self.backend.gallery[number]
+        model = model if model in one.results else one.model
+        result = self.backend.results.get(one.results[model])
+        settings = usable_settings(result.report["settings"], self.backend.models) | {"model": model}
+        values = [str(one.clip), *(settings.get(name) for name in ARGUMENTS[1:])]
+        player, start, *_ = self._show(visitor, values, settings)
+        controls = updates(settings, clip=str(one.clip))
+        controls[-1] = gr.skip()
+        return {**settings, "clip": str(one.clip)}, player, start, *controls
 
     # ---- results and links ---------------------------------------------------------------------------
 
@@ -166,18 +183,40 @@ class Callbacks:
             write_mp4(path, video, result.report.get("clip_fps", result.fps))  # not how fast it played
         return {"prompt_frames": len(video), "between": False}, str(path)
 
-    def open_page(self, memory: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Settings of the link, else those in the browser's memory: (pending, clip, *settings, new_seed)."""
-        query = dict(request.query_params) if request else {}
-        models = self.backend.models
-        settings = usable_settings(memory, models) | usable_settings(query, models)
-        clip = next((str(path) for path in self.backend.examples if path.stem == query.get("clip")), None)
-        return (settings if clip else {}), *updates(settings, **({"clip": clip} if clip else {}))
+    def open_page(self, memory: Any, visitor: gr.Request) -> tuple[Any, ...]:
+        """(pending, player, start, *settings, new_seed) of the link, of this browser's last visit, or of an example."""
+        query, backend = dict(visitor.query_params) if visitor else {}, self.backend
+        faults: list[str] = []
+        linked = usable_settings(query, backend.models, faults)
+        settings = usable_settings(memory, backend.models) | linked
+        stems = [path.stem for path in backend.examples]
+        if query.get("clip") and query["clip"] not in stems:
+            faults.append("The clip of this link is not here; choose one.")
+        for fault in faults:
+            gr.Warning(fault, title="Part of the address was left out")
+        result = self._stored({"id": query.get("result")})
+        if result is not None:  # the link's own frames and seeds
+            own = usable_settings(result.report["settings"], backend.models)
+            example = backend.clips.of_content(None, result.report["clip"]["sha256"])
+            clip = {"clip": str(example)} if example else {}
+            return own, result_value(result), gr.skip(), *updates(own, **clip)
+        if query.get("clip") in stems:
+            clip = backend.examples[stems.index(query["clip"])]
+        else:
+            clip = None if linked.get("labels") else self._remembered(memory)
+        if clip is None and backend.gallery and not linked.get("labels"):
+            if not linked:
+                with plain_errors():
+                    return self._open_example(visitor, 0)
+            clip = backend.examples[0]
+        if clip is None:
+            return {}, EMPTY, hidden(), *updates(settings)
+        return settings, gr.skip(), gr.skip(), *updates(settings, clip=str(clip))
 
     # ---- helpers -------------------------------------------------------------------------------------
 
-    def _request(self, *values: Any) -> Request:
-        """The page's request, without settings whose controls the model hides."""
+    def request(self, *values: Any) -> Request:
+        """The request without what the model ignores, whose controls the page hides."""
         request = self.backend.request(*values)
         model = self.backend.models[request.model]
         action = request.action if action_axes(model) else ()
@@ -185,6 +224,19 @@ class Callbacks:
         return replace(
             request, between=request.between and isinstance(model, Interpolates), action=action, labels=labels
         )
+
+    def _remembered(self, memory: Any) -> Path | None:
+        """The clip that this browser had last, while it is here."""
+        try:
+            return check_clip(memory["clip"], self.backend.folders)
+        except (RequestError, KeyError, TypeError):
+            return None
+
+    def _stored(self, metadata: Mapping[str, Any]) -> Result | None:
+        try:
+            return self.backend.results.get(metadata.get("id"))
+        except RequestError:
+            return None
 
     def _own_metadata(self, clip: Path) -> dict[str, Any] | None:
         """The metadata of a video that this app made."""
@@ -201,8 +253,21 @@ def data_of(event: gr.EventData) -> dict[str, Any]:
     return event._data if isinstance(event._data, dict) else {}
 
 
+def hidden() -> Any:
+    return gr.update(visible="hidden")
+
+
+def path_of(clip: Any) -> Any:
+    return clip.get("path") if isinstance(clip, dict) else clip
+
+
 def changed(values: Sequence[Any], **changes: Any) -> list[Any]:
     return [changes.get(name, value) for name, value in zip(ARGUMENTS, values, strict=True)]
+
+
+def chosen(controls: Sequence[Any]) -> dict[str, Any]:
+    """The values that are set, by name."""
+    return {name: value for name, value in zip(ARGUMENTS, controls, strict=False) if value != gr.skip()}
 
 
 def updates(settings: Mapping[str, Any], **more: Any) -> list[Any]:

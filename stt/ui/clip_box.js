@@ -2,7 +2,7 @@
 // Events to the server: 'new_clip', 'unplayable'.
 
 const box = element.querySelector(".clip-box");
-const [label, input, video, message, clear] = ["label", "input", "video", "p", ".clear"].map((s) => box.querySelector(s));
+const [input, video, message, clear] = ["input", "video", "p", ".clear"].map((s) => box.querySelector(s));
 const root = (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
 const served = (path) => `${root}/gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
 const local = new Map(); // path on the server -> address of the same file in this browser
@@ -15,7 +15,6 @@ function show() {
   const preview = (path && value.preview) || null;
   const fresh = path !== current;
   current = path;
-  label.hidden = !!path;
   clear.hidden = !path;
   if (!path) {
     video.removeAttribute("src");
@@ -42,6 +41,10 @@ function unplayable() { // a GIF, or a codec that this browser lacks: the server
 
 async function choose(file) {
   if (!file) return;
+  if (file.size > props.limit) {
+    message.textContent = `The file is ${Math.ceil(file.size / 1e5) / 10} MB; the limit is ${props.limit / 1e6} MB.`;
+    return;
+  }
   message.textContent = `Uploading ${file.name} …`;
   try {
     const { path } = await upload(file);

@@ -14,13 +14,13 @@ import gradio as gr
 
 from stt.encode import write_mp4
 from stt.ui.errors import user_error
-from stt.video import UPLOAD_ENDINGS, read_clip, to_uint8
+from stt.video import LIMITS, UPLOAD_ENDINGS, read_clip, to_uint8
 
 ACCEPT = ",".join(("video/*", *UPLOAD_ENDINGS))  # phones know their videos by kind, computers by ending
 TEMPLATE = f"""<div class="clip-box">
-<label><span><b>Choose a clip</b><br>or drop it here</span>
+<video autoplay loop muted playsinline hidden></video>
+<label><span><b>Upload a clip</b><br>or drop it here</span>
 <input type="file" accept="{ACCEPT}" aria-label="Clip"></label>
-<video class="pixels" autoplay loop muted playsinline hidden></video>
 <p role="status"></p>
 <button type="button" class="clear" aria-label="Remove the clip" title="Remove the clip" hidden>×</button>
 </div>"""
@@ -32,7 +32,7 @@ def clip_box() -> gr.HTML:
     script = Path(__file__).with_suffix(".js").read_text()
     box = gr.HTML(
         None, html_template=TEMPLATE, apply_default_css=False, js_on_load=script, elem_id="clip", container=True,
-        min_width=150, scale=1,
+        min_width=150, limit=LIMITS.file_bytes,
     )  # fmt: skip
     return refuse_links(box)
 

@@ -7,29 +7,17 @@ from typing import Any
 import gradio as gr
 
 from stt.api import Interpolates, Predictor
-from stt.model_card import frame_rate
 from stt.request import action_axes, is_stochastic, label_space
 
-PRESETS = {"Low": 0.5, "Medium": 1.0, "High": 1.5}  # temperatures
 CONTINUE = ("continue the clip", "")  # the first choice for labels
 ANY = ("any digit", -1)
 
 
-def preset_of(temperature: float) -> str | None:
-    return next((name for name, value in PRESETS.items() if abs(value - temperature) < 1e-6), None)
-
-
 def sampling_updates(model: Predictor) -> list[Any]:
-    """Of futures, temperature, presets, top-k, top-p and stride."""
+    """Of futures, seed, new seed, temperature, top-k and top-p."""
     random = gr.update(visible=is_stochastic(model))
     filters = [gr.update(visible=name in model.knobs) for name in ("top_k", "top_p")]
-    return [random, random, random, *filters, gr.update(info=stride_info(model))]
-
-
-def stride_info(model: Predictor) -> str:
-    """Names the frame rate of the training clips."""
-    rate = frame_rate(model.card)
-    return f"Every n-th frame; 0: {f'the {rate:g} per second of this model' if rate else 'all frames'}"
+    return [random, random, random, random, *filters]
 
 
 # ---- labels ----------------------------------------------------------------------------------------------
@@ -77,9 +65,6 @@ def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]
 
 
 def gap_updates(model: Predictor, between: bool) -> list[Any]:
-    """Of the checkbox for gaps, prompt frames and frames."""
-    start, frames = ("Prompt frames", "Future starts here"), ("Frames", "To predict")
-    if between and isinstance(model, Interpolates):
-        start, frames = ("Gap after", "So many frames"), ("Gap length", "Frames missing")
-    named = [gr.update(label=label, info=info) for label, info in (start, frames)]
-    return [gr.update(visible=isinstance(model, Interpolates)), *named]
+    """Of the checkbox for gaps and of frames."""
+    gap = between and isinstance(model, Interpolates)
+    return [gr.update(visible=isinstance(model, Interpolates)), gr.update(label="Gap length" if gap else "Frames")]

@@ -11,10 +11,11 @@ import gradio as gr
 
 from stt.api import Interpolates
 from stt.model_card import frame_rate
-from stt.request import action_axes, label_space
+from stt.request import DEFAULTS, action_axes, label_space
 from stt.results import Result
 from stt.ui.backend import Backend
 from stt.ui.errors import plain_errors
+from stt.ui.examples import describe
 
 PROGRESS_PAUSE = 0.5  # seconds between two progress messages
 
@@ -25,41 +26,41 @@ class Endpoints:
 
     def predict(
         self,
-        clip: Any,
-        model: Any,
-        frames: Any = 10,
-        temperature: Any = 1.0,
-        seed: Any = None,
-        futures: Any = 4,
-        prompt_frames: Any = 0,
-        top_k: Any = 0,
-        top_p: Any = 1.0,
-        stride: Any = 0,
-        fit: Any = "auto",
-        fps: Any = 0,
+        clip: Any = None,
+        model: Any = None,
+        frames: Any = DEFAULTS["frames"],
+        temperature: Any = DEFAULTS["temperature"],
+        seed: Any = DEFAULTS["seed"],
+        futures: Any = DEFAULTS["futures"],
+        prompt_frames: Any = DEFAULTS["prompt_frames"],
+        top_k: Any = DEFAULTS["top_k"],
+        top_p: Any = DEFAULTS["top_p"],
+        stride: Any = DEFAULTS["stride"],
+        fit: Any = DEFAULTS["fit"],
+        fps: Any = DEFAULTS["fps"],
         labels: Any = "",
-        between: Any = False,
+        between: Any = DEFAULTS["between"],
         action: Any = "",
     ) -> Iterator[tuple[Any, ...]]:
         """Continues a clip.
 
-        clip: a video file. model: a name from /models. frames: number of frames to predict, 1 to 40. temperature: 0 to
-        2; 0 is deterministic. seed: 0 to 2147483647, of the first future; future k has seed + k; null draws one.
-        futures: 1 to 8. prompt_frames: the future starts after this frame of the clip; 0: after the last one. top_k,
-        top_p: sample from the likeliest codes only; 0 and 1 keep all. stride: use every n-th frame of the file; 0: take
-        frames by time, at the rate that the model learned at. fit: "auto", "crop" to a square or "pad" with black. fps:
-        of the returned videos; 0: the clip's own. labels: classes to imagine without the clip, such as "3", "3, 7" or
-        "any"; for models with classes. between: true fills a gap of `frames` frames after prompt_frames; for models
-        that interpolate. action: one number from -1 to 1 for each of the model's actions in /models, such as "0.5, -1";
-        "free" or none: the model chooses.
+        clip: a video file; null imagines labels. model: a name from /models; null: the first. frames: number of frames
+        to predict, 1 to 40. temperature: 0 to 2; 0 is deterministic. seed: 0 to 2147483647, of the first future; future
+        k has seed + k; null draws one. futures: 1 to 8. prompt_frames: the future starts after this frame of the clip;
+        0: after the last one. top_k, top_p: sample from the likeliest codes only; 0 and 1 keep all. stride: use every
+        n-th frame of the file; 0: take frames by time, at the rate that the model learned at. fit: "auto", "crop" to
+        a square or "pad" with black. fps: of the returned videos; 0: the clip's own. labels: classes to imagine without
+        the clip, such as "3", "3, 7" or "any"; for models with classes. between: true fills a gap of `frames` frames
+        after prompt_frames; for models that interpolate. action: one number from -1 to 1 for each of the model's
+        actions in /models, such as "0.5, -1"; "free" or none: the model chooses.
 
         Returns the clip beside all futures as one video, one video per future (the clip, then that future), the first
         future's seed, and a report. An error is one sentence.
         """
         with plain_errors():
             request = self.backend.request(
-                clip, model, frames, temperature, seed, futures, prompt_frames, top_k, top_p, stride, fit, fps, labels,
-                between, action,
+                clip, model or next(iter(self.backend.models)), frames, temperature, seed, futures, prompt_frames,
+                top_k, top_p, stride, fit, fps, labels, between, action,
             )  # fmt: skip
             last = -math.inf  # the first message comes at once: only then can Gradio cancel the run
             for event in self.backend.predict(request):
@@ -80,13 +81,15 @@ class Endpoints:
     def list_models(self) -> list[dict[str, Any]]:
         """The models, the default one first.
 
-        knobs: the settings that change its futures. classes and labels: how many classes a model can imagine, and how
-        many of them in one clip. interpolates: whether it can fill a gap. actions: a name for each number of an action.
-        fps: frames per second that it learned at, or null.
+        world, knows, examples: what it predicts well, and example clips of that. knobs: the settings that change its
+        futures. classes and labels: how many classes a model can imagine, and how many of them in one clip.
+        interpolates: whether it can fill a gap. actions: a name for each number of an action. fps: frames per second
+        that it learned at, or null.
         """
         return [
             {
                 "name": name,
+                **describe(name, self.backend.models, self.backend.gallery),
                 "family": model.family,
                 "knobs": sorted(model.knobs),
                 "image_size": model.config.image_size,

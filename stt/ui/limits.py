@@ -15,6 +15,8 @@ from typing import Any
 
 from gradio.route_utils import FnIndexInferError
 
+from stt.video import LIMITS
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -32,6 +34,12 @@ CLOSED = (
     "vibe-",
     "deep_link",
 )
+
+
+def too_large(limit: int) -> str:
+    if limit == UPLOAD_BYTES:
+        return f"The limit of a file is {LIMITS.file_bytes / 1e6:g} MB."
+    return f"The request is larger than {limit / 1e6:g} MB."
 
 
 class BadBody(Exception):
@@ -53,7 +61,7 @@ class RequestLimits:
         limit = UPLOAD_BYTES if route.startswith("upload") else BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared[:20]) > limit:
-            return await answer(send, 413, f"The request is larger than {limit / 1e6:.0f} MB.")
+            return await answer(send, 413, too_large(limit))
         await self._bounded(scope, receive, send, limit)
 
     async def _bounded(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
@@ -70,7 +78,7 @@ class RequestLimits:
                 raise BadBody from None
             received, more = received + len(message.get("body", b"")), message.get("more_body", False)
             if received > limit:
-                bad = 413, f"The request is larger than {limit / 1e6:.0f} MB."
+                bad = 413, too_large(limit)
                 raise BadBody
             return message
 

@@ -29,12 +29,17 @@ EMPTY = {"state": "empty"}
 STRIP_FRAMES = 100
 
 
-def player() -> gr.HTML:
-    """Shows one result at a time; events: extend, restore."""
+def player(first: Result | None, rivals: dict[str, int]) -> gr.HTML:
+    """Shows one result at a time; events: extend, restore, compare.
+
+    first: what the page opens with. rivals: how many models a comparison has.
+    """
     script = "\n".join(Path(__file__).with_name(name).read_text() for name in SCRIPTS)
+    value = result_value(first, precomputed=True) if first else EMPTY
     return gr.HTML(
-        EMPTY, html_template='<div class="player"></div>', apply_default_css=False, js_on_load=script, elem_id="player"
-    )
+        value, html_template='<div class="player"></div>', apply_default_css=False, js_on_load=script,
+        elem_id="player", rivals=rivals,
+    )  # fmt: skip
 
 
 def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
@@ -45,7 +50,9 @@ def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
         "fps": round(prompt.fps, 3),
         "size": prompt.pixels.shape[1],
         "frames": request.frames,
-        "names": ["?"] * request.futures,
+        "names": [f"future {k}" for k in range(1, 1 + request.futures)],
+        "model": request.model,
+        "clip": Path(prompt.name).stem,
         "context": strip(prompt.pixels[None]),
         "context_frames": len(prompt.pixels),
         "truth": strip(to_uint8(prompt.continuation[: request.frames])[None]),
@@ -55,7 +62,7 @@ def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
         "ending_frames": len(prompt.ending),
         "strips": [],
         "notes": list(prompt.clip.notes),
-        "status": "Press Predict",
+        "status": "",
     }
 
 
@@ -91,6 +98,8 @@ def result_value(result: Result, before: dict[str, Any] | None = None, precomput
         "size": result.context.shape[1],
         "frames": frames,
         "names": report["names"],
+        "model": report["settings"]["model"],
+        "clip": Path(report["clip"]["name"]).stem,
         "detail": _detail(report["settings"], report["stochastic"], report["imagined"]),
         "action": describe_action(report["action"]),
         "imagined": report["imagined"],
@@ -107,7 +116,7 @@ def result_value(result: Result, before: dict[str, Any] | None = None, precomput
         "surprise": strip(surprise_map(result.surprise)[None]) if len(result.surprise) else "",
         "report": {name: report[name] for name in ("spread", "scores", "surprise", "notes", "clip", "weights")},
         "facts": facts(report, precomputed),
-        "status": "Computed in advance" if precomputed else "",
+        "status": "",
         "precomputed": precomputed,
     }
 
@@ -119,9 +128,9 @@ def _key(settings: dict[str, Any], sha256: str) -> str:
 
 
 def _detail(settings: dict[str, Any], stochastic: bool, imagined: bool) -> str:
-    """Distinguishes futures of equal names that play beside each other."""
-    detail = f"temp {settings['temperature']:g}" if stochastic else settings["model"]
-    return f"{describe_labels(settings['labels'])} · {detail}" if imagined else detail
+    """What a future's name leaves out: labels, and a temperature that is not the default."""
+    hot = f"temperature {settings['temperature']:g}" if stochastic and settings["temperature"] != 1 else ""
+    return " · ".join(filter(None, [describe_labels(settings["labels"]) if imagined else "", hot]))
 
 
 def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
@@ -134,13 +143,8 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     else:
         what = f"{report['used_frames']} frames of the clip, then {frames} predicted"
         what += f" with {describe_action(report['action'])}" if report["action"] else ""
-    first, total = report["first_frame_seconds"], report["total_seconds"]
-    time = f"first frame after {first:.1f} s, {count} future{'s' * (count > 1)} × {frames} frames in {total:.1f} s"
-    return [
-        settings["model"] + (f" at temperature {settings['temperature']:g}" if report["stochastic"] else ""),
-        what,
-        "computed in advance" if precomputed else time,
-    ]
+    time = f"{count} future{'s' * (count > 1)} in {report['total_seconds']:.1f} s"
+    return [settings["model"], what, "computed in advance" if precomputed else time]
 
 
 # ---- pictures --------------------------------------------------------------------------------------------

@@ -1,9 +1,32 @@
-// The player's report and curves; see player.js.
+// The player's facts and measures; see player.js.
 
-function showReport() {
+const OVERLAYS = {
+  none: ["Plain pictures", null],
+  spread: ["Mark where the futures differ", [251, 146, 60]],
+  surprise: ["Mark what surprised the model", [56, 189, 248]],
+};
+const overlay = make("select", { "aria-label": "Overlay", class: "overlay" },
+  ...Object.entries(OVERLAYS).map(([name, [text]]) => make("option", { value: name }, text)));
+const explanation = make("p", {});
+const curves = make("div", { class: "curves" });
+const measures = make("details", { class: "measures" }, make("summary", {}, "Measures"), explanation, curves, overlay);
+
+const EXPLAINED = {
+  Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",
+  Error: "How far the pixels are from what really happened, in percent of the step from black to white. The dashed line is the error of repeating the last frame.",
+  Likeness: "Structural similarity (SSIM) to what really happened: 1 is the same picture. The dashed line repeats the last frame.",
+  Surprise: "How unlikely each frame of the clip is for the model. 1 is usual for its own kind of clips; above 1.5 it is unlike them.",
+};
+
+function showMeasures() {
   facts.replaceChildren();
   curves.replaceChildren();
   charts = [];
+  measures.hidden = !current?.report;
+  for (const option of overlay.options) {
+    option.disabled = option.value !== "none" && !current?.images?.[option.value];
+    if (option.selected && option.disabled) overlay.value = "none";
+  }
   if (!current?.report) {
     if (current?.notes?.length) facts.append(make("p", { class: "notes" }, current.notes.join(" ")));
     return;
@@ -14,11 +37,14 @@ function showReport() {
     const odd = !current.imagined && report.surprise?.unusual_frames.length;
     facts.append(make("p", { class: odd ? "notes odd" : "notes" }, report.notes.join(" ")));
   }
-  const start = current.context_frames;
-  const several = current.names.length > 1;
-  if (several) chart("Spread", "%", [["future", start, report.spread.map((v) => 100 * v), "spread"]]);
+  const start = current.context_frames, several = current.names.length > 1, said = [];
+  if (several) {
+    said.push("how much the futures differ");
+    chart("Spread", "%", [["future", start, report.spread.map((v) => 100 * v), "futures"]]);
+  }
   if (report.scores) {
-    for (const [name, title, unit] of [["error", "Error", "%"], ["ssim", "Similarity (SSIM)", ""]]) {
+    said.push("how close they come to what really happened");
+    for (const [name, title, unit] of [["error", "Error", "%"], ["ssim", "Likeness", ""]]) {
       const futures = report.scores.futures[name];
       const [baseline, label] = report.scores.blend ? ["blend", "ends blended"] : ["copy", "last frame"];
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
@@ -28,7 +54,13 @@ function showReport() {
         null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores[baseline][name]) : 0);
     }
   }
-  if (report.surprise) chart("Surprise", "bits", [["surprise", 1, report.surprise.bits, "per pixel"]], report.surprise.usual);
+  if (report.surprise) {
+    said.push("how unusual the clip is for the model");
+    const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
+    chart("Surprise", "× usual", [["surprise", 1, bits.map((b) => b / (usual || middle || 1)), "clip"]], 1);
+  }
+  explanation.textContent = said.length ? `Over time: ${said.join(", ")}.` : "";
+  measures.hidden = !said.length;
 }
 
 // lines: [class, first frame, values, name or nothing]; dotted: a value to compare with
@@ -37,10 +69,10 @@ function chart(title, unit, lines, dotted = null, low = 0) {
   const total = current.context_frames + Math.max(current.frames, current.truth_frames) + current.ending_frames;
   const values = lines.flatMap((line) => line[2]).concat(dotted ?? []);
   const high = Math.max(...values, low + 1e-9);
-  const digits = high >= 10 ? 1 : high >= 1 ? 2 : 3;
+  const digits = high >= 10 ? 0 : high >= 1 ? 1 : 2;
   const x = (frame) => pad + ((width - 2 * pad) * frame) / Math.max(total - 1, 1);
   const y = (value) => height - pad - ((height - 2 * pad) * (value - low)) / (high - low);
-  const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": title });
+  const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}. ${EXPLAINED[title]}` });
   for (const edge of [current.context_frames, ...(current.ending_frames ? [join(current)] : [])]) {
     plot.append(svg("line", { class: "start", x1: x(edge - 0.5), x2: x(edge - 0.5), y1: 0, y2: height }));
   }
@@ -51,7 +83,8 @@ function chart(title, unit, lines, dotted = null, low = 0) {
   const cursor = svg("line", { class: "cursor", y1: 0, y2: height });
   plot.append(cursor);
   const reading = make("span", { class: "reading" });
-  const figure = make("figure", { class: "chart" }, make("figcaption", {}, make("span", {}, title), make("span", { class: "top" }, `${low ? low.toFixed(digits) : 0} – ${high.toFixed(digits)} ${unit}`)), plot, reading);
+  const range = `${low ? low.toFixed(digits) : 0} – ${high.toFixed(digits)} ${unit}`;
+  const figure = make("figure", { class: "chart", title: EXPLAINED[title] }, make("figcaption", {}, make("span", {}, title), make("span", { class: "top" }, range)), plot, reading);
   plot.addEventListener("click", (event) => {
     const box = plot.getBoundingClientRect();
     setPlaying(false);
@@ -67,6 +100,5 @@ function chart(title, unit, lines, dotted = null, low = 0) {
       const value = line[frame - first];
       return make("span", { class: kind }, `${name} ${value == null ? "–" : value.toFixed(digits) + (unit && ` ${unit}`)}`);
     }));
-    if (dotted != null) reading.append(make("span", { class: "usual" }, `usual ≤ ${dotted.toFixed(digits)}`));
   });
 }

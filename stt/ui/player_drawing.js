@@ -1,4 +1,66 @@
-// The player's canvases; see player.js.
+// The player's nodes, layout and canvases; see player.js.
+
+const make = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) node.setAttribute(name, value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+};
+const svg = (tag, attributes = {}, ...children) => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+};
+const ICONS = { // 16 x 16
+  play: "M4 2.5v11l9-5.5z", pause: "M4 2.5h3v11H4zM9 2.5h3v11H9z", back: "M3 2.5h2v11H3zM13 2.5v11L6 8z",
+  forward: "M11 2.5h2v11h-2zM3 2.5v11L10 8z", extend: "M2 7h7V3.5L14.5 8 9 12.5V9H2z",
+  star: "M8 1.5l2 4.3 4.7.6-3.5 3.2.9 4.7L8 12l-4.1 2.3.9-4.7L1.300 6.400 6 5.800z",
+  full: "M2 2h5v2H4v3H2zM14 2v5h-2V4H9V2zM2 14V9h2v3h3v2zM14 14H9v-2h3V9h2z",
+};
+const icon = (name) => svg("svg", { viewBox: "0 0 16 16", width: 14, height: 14, class: "icon", "aria-hidden": "true" },
+  svg("path", { d: ICONS[name] }));
+const button = (label, content, action, more = {}) =>
+  make("button", { type: "button", "aria-label": label, title: label, onclick: action, ...more }, content);
+
+// ---- layout ------------------------------------------------------------------------------------------
+
+const GAP = 12, BELOW = 118; // pixels: between panels; below the stage: bar, facts, measures
+const captionHeight = (side) => (side < 220 ? 46 : 30); // name and tools in two lines or in one
+
+// The clip at the left, its futures in rows beside it: the largest squares that fit the window.
+function layOut() {
+  const futures = Math.max(cells.length - 1, 1), phone = window.innerWidth <= PHONE, full = !!document.fullscreenElement;
+  const width = stage.clientWidth - 2 * GAP;
+  const top = full ? 0 : stage.getBoundingClientRect().top + window.scrollY;
+  const height = Math.max(window.innerHeight - top - (full ? 60 : BELOW), 320) - 2 * GAP;
+  const across = (columns) => (width - GAP * (columns - 1)) / columns;
+  let best = { side: 0, columns: 2 };
+  if (enlarged >= 0) best = { side: Math.min(width, height - 30), columns: 1 };
+  else if (phone) best = { side: across(2), columns: 2 };
+  else {
+    for (let rows = 1; rows <= futures; rows++) {
+      const columns = Math.ceil(futures / rows) + 1, each = (height - GAP * (rows - 1)) / rows;
+      const side = Math.min(across(columns), each - captionHeight(Math.min(across(columns), each)));
+      if (side > best.side + 1) best = { side, columns, rows };
+    }
+  }
+  // whole multiples of the clip's pixels, unless much would be lost
+  const pixel = (current?.size || 64) / (window.devicePixelRatio || 1), whole = Math.floor(best.side / pixel) * pixel;
+  const side = Math.max(Math.floor(whole > 0.96 * best.side ? whole : best.side), 40);
+  stage.style.minHeight = phone ? "" : `${height + 2 * GAP}px`;
+  panels.style.setProperty("--side", `${side}px`);
+  panels.style.setProperty("--caption", `${captionHeight(side)}px`);
+  panels.style.setProperty("--columns", best.columns);
+  if (cells.length) cells[0].figure.style.gridRow = phone || enlarged >= 0 ? "" : `1 / span ${best.rows}`;
+}
+
+// ---- drawing -----------------------------------------------------------------------------------------
 
 function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined futures did not see the clip
   const size = result.size;
@@ -18,22 +80,25 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
   return [null, 0, 0, "waiting"];
 }
 
-// The model of a pinned future, beside futures of another model.
-const otherModel = (result) => {
-  const model = result.settings?.model;
-  return result !== current && current.settings && model !== current.settings.model && model !== result.detail ? model : "";
-};
 const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "the clip ends here", beside: "the clip goes on" };
+
+function nameOf(result, future, kind) {
+  if (future < 0) return CAPTIONS[kind];
+  const models = new Set(cells.map((cell) => cell.result.model));
+  return [result.names[future], result.detail, models.size > 1 && result.detail !== result.model ? result.model : ""].filter(Boolean).join(" · ");
+}
 
 function draw() {
   if (!current) return;
   if (current.state === "running") t = current.context_frames + drawable(current) - 1; // the newest frame
   t = Math.min(t, Number(time.max));
-  for (const { canvas, caption, result, future, figure } of cells) {
-    const [image, x, y, kind] = pictureOf(result, future, result === current ? t : t - current.context_frames + result.context_frames);
+  for (const { canvas, face, caption, result, future, figure } of cells) {
+    const shown = pictureOf(result, future, result === current ? t : t - current.context_frames + result.context_frames);
+    const [image, x, y] = shown, kind = result.state === "ready" && future >= 0 ? "waiting" : shown[3];
     const pen = canvas.getContext("2d");
     pen.imageSmoothingEnabled = false;
-    if (image?.complete) { // until a new picture is decoded, the last one stays
+    if (kind === "waiting") pen.clearRect(0, 0, result.size, result.size);
+    else if (image?.complete) { // until a new picture is decoded, the last one stays
       pen.clearRect(0, 0, result.size, result.size);
       pen.globalAlpha = kind === "ended" || kind === "unused" ? 0.35 : 1;
       pen.drawImage(image, x, y, result.size, result.size, 0, 0, result.size, result.size);
@@ -41,18 +106,23 @@ function draw() {
       if (result === current) drawOverlay(pen, result, future);
     }
     figure.dataset.kind = kind;
-    const name = future < 0 ? CAPTIONS[kind] : [result.names[future], result.detail, otherModel(result)].filter(Boolean).join(" · ");
-    if (caption.textContent !== name) caption.textContent = name;
-    if (future >= 0 && result.settings) caption.title = [name, result.action, result.settings.model].filter(Boolean).join(", ");
-    canvas.setAttribute("aria-label", `${name}, frame ${t + 1}`);
+    const name = nameOf(result, future, kind);
+    if (caption.textContent !== name) {
+      caption.textContent = name;
+      caption.title = [name, result.action, result.model].filter(Boolean).join(", ");
+      face.setAttribute("aria-label", `Enlarge: ${name}`);
+      face.title = "Click to enlarge";
+    }
   }
   time.value = t;
-  const predicted = t - current.context_frames + 1, after = current.ending_frames && t - join(current) + 1;
+  const ahead = t - current.context_frames + 1, after = current.ending_frames && t - join(current) + 1;
   const made = current.imagined ? "imagined" : current.between ? "filled in" : "predicted";
-  const [kind, what, at, of] = predicted <= 0 ? ["clip", current.between ? "before" : "clip", t + 1, current.context_frames]
+  const [kind, what, at, of] = ahead <= 0 ? ["clip", current.between ? "before" : "clip", t + 1, current.context_frames]
     : after > 0 ? ["clip", "after", after, current.ending_frames]
-    : ["future", made, Math.min(predicted, current.frames), current.frames];
+    : current.state === "ready" ? ["clip", "gap", ahead, predicted(current)]
+    : ["future", made, Math.min(ahead, current.frames), current.frames];
   where.textContent = `${what} ${at} of ${of}`;
+  time.setAttribute("aria-valuetext", where.textContent);
   where.dataset.kind = kind;
   for (const chart of charts) chart(t);
 }

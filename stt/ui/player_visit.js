@@ -1,4 +1,13 @@
-// The player's results of this visit and the link to their settings; see player.js.
+// The player's results of this visit and the link to the one on the stage; see player.js.
+
+function remember(result) {
+  results.delete(result.id);
+  results.set(result.id, result);
+  while (results.size > MAX_RESULTS) results.delete(results.keys().next().value);
+  try {
+    sessionStorage.setItem(VISIT, JSON.stringify([...results.keys()]));
+  } catch {}
+}
 
 function thumbnails() {
   strip.replaceChildren(...[...results.values()].reverse().map((result) => {
@@ -8,9 +17,9 @@ function thumbnails() {
       canvas.getContext("2d").drawImage(image, x, y, result.size, result.size, 0, 0, result.size, result.size);
     };
     result.strips.at(-1)?.image?.decode().then(paint, () => {});
-    const label = `Show again: ${result.names.length} × ${result.frames} frames, ${result.names[0]}`;
-    const node = button(label, canvas, () => showAgain(result), { class: "thumbnail", "aria-pressed": result === current });
-    node.append(make("span", {}, result.names[0].replace(/^seed | future$/, "")));
+    const lines = [result.clip || "no clip", result.model, `${result.names[0]}${result.names.length > 1 ? ` + ${result.names.length - 1}` : ""}`];
+    const node = button(`Show again: ${lines.join(", ")}`, canvas, () => showAgain(result), { class: "thumbnail", "aria-pressed": result === current });
+    node.append(make("span", {}, ...lines.map((line) => make("span", {}, line))));
     return node;
   }));
   visit.hidden = results.size === 0;
@@ -25,14 +34,18 @@ function showAgain(result) {
   trigger("restore", { result: result.id });
 }
 
+async function load(id) {
+  const answer = await fetch(`${root()}/runs/${encodeURIComponent(id)}.json`).catch(() => null);
+  return answer?.ok ? answer.json() : null;
+}
+
 async function loadVisit() { // after a reload of the page
   let names = [];
   try {
     names = JSON.parse(sessionStorage.getItem(VISIT) || "[]");
   } catch {}
   for (const name of names.slice(-MAX_RESULTS)) {
-    const answer = await fetch(`${root()}/runs/${encodeURIComponent(name)}.json`).catch(() => null);
-    const value = answer?.ok ? await answer.json() : null;
+    const value = await load(name);
     if (value && !results.has(name)) results.set(name, prepared(value));
   }
   thumbnails();
@@ -40,14 +53,15 @@ async function loadVisit() { // after a reload of the page
 
 async function copyLink() {
   const address = new URL(location.href);
-  address.search = new URLSearchParams(Object.entries(current.settings));
-  const { clip } = current.report || {};
-  if (clip) address.searchParams.set("clip", clip.name.replace(/\.\w+$/, ""));
+  const settings = Object.entries(current.settings).filter(([, value]) => value !== "" && !(Array.isArray(value) && !value.length));
+  address.search = new URLSearchParams(settings);
+  if (current.clip) address.searchParams.set("clip", current.clip);
+  address.searchParams.set("result", current.id);
   try {
     await navigator.clipboard.writeText(address.href);
     link.textContent = "Copied";
   } catch {
-    prompt("The link to these settings:", address.href);
+    prompt("The link to this result:", address.href);
   }
-  setTimeout(() => (link.textContent = "Copy link"), 1500);
+  setTimeout(() => (link.textContent = "Link"), 1500);
 }

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stt.request import PARSERS, Bounds, Request, RequestError, parse_setting, show, to_json
+from stt.request import NO_CLIP, PARSERS, Bounds, Request, RequestError, parse_setting, show, to_json
 from stt.video import LIMITS
 
 PAGE = Bounds(
     frames=40, futures=8, temperature=2.0, prompt_frames=LIMITS.frames, top_k=1024, stride=8, fps=60.0,
     labels=4, label=999, axes=8,
 )  # fmt: skip
-NO_CLIP = "Choose an example or upload a clip first."
 
 
 def page_request(
@@ -27,24 +25,35 @@ def page_request(
     """
     model = _check_model(model, models)
     values = {name: parse_setting(name, value, PAGE) for name, value in {"seed": None, **settings}.items()}
-    return Request(clip=check_clip(clip, folders), model=model, **values)
+    nothing = not clip and values.get("labels")  # they are imagined without a clip
+    return Request(clip=None if nothing else check_clip(clip, folders), model=model, **values)
 
 
-def usable_settings(values: Any, models: Collection[str]) -> dict[str, Any]:
+def usable_settings(values: Any, models: Collection[str], faults: list[str] | None = None) -> dict[str, Any]:
     """The settings of an earlier result, a link or the browser's memory that the page can serve; never raises.
 
-    values: a dict of JSON values, or of a link's texts.
+    values: a dict of JSON values, or of a link's texts. faults: gets a sentence for each value that it cannot serve.
     """
     usable: dict[str, Any] = {}
+    faults = [] if faults is None else faults
     for name in {"model", *PARSERS} & (values.keys() if isinstance(values, dict) else set()):
         value = values[name]
-        with suppress(RequestError, ValueError):
+        try:
             if name == "model":
                 usable[name] = _check_model(value, models)
             elif name != "seed" or value not in (None, ""):
                 number = isinstance(value, str) and name not in ("fit", "labels", "action", "between")
-                usable[name] = to_json(parse_setting(name, float(value) if number else value, PAGE))
+                usable[name] = to_json(parse_setting(name, _number(value) if number else value, PAGE))
+        except RequestError as error:
+            faults.append(str(error))
     return usable
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def check_clip(clip: Any, folders: Sequence[Path]) -> Path:

@@ -7,40 +7,38 @@ from typing import Any
 
 import gradio as gr
 
-from stt.request import action_axes, random_seed
+from stt.request import DEFAULTS, action_axes
 from stt.ui.backend import ARGUMENTS
 from stt.ui.blocks import PageBlocks
 from stt.ui.callbacks import Callbacks
 from stt.ui.clip_box import refuse_links
-from stt.ui.controls import (
-    PRESETS,
-    action_slider,
-    action_updates,
-    gap_updates,
-    label_updates,
-    preset_of,
-    sampling_updates,
-)
+from stt.ui.controls import action_slider, action_updates, gap_updates, label_updates, sampling_updates
 from stt.ui.endpoints import Endpoints
+from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.live_stage import wire_play
+from stt.ui.running import Runs
+from stt.ui.verdict import Verdicts
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
 PREVIEW: dict[str, Any] = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
 GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
 
-# settings into the address and the browser's memory
+# settings into the address and the browser's memory, which keeps the clip too
 SAVE = """(...values) => {
   const names = NAMES, settings = Object.fromEntries(names.map((name, i) => [name, values[i]]));
-  const address = new URL(location.href);
-  for (const [name, value] of Object.entries(settings)) {
-    if (value === null || value === "" || (name === "seed" && values.at(-1))) address.searchParams.delete(name);
+  const path = settings.clip?.path ?? settings.clip, address = new URL(location.href);
+  const example = EXAMPLES[path];
+  for (const [name, value] of Object.entries({ ...settings, clip: example, result: null })) {
+    const none = value == null || value === "" || (Array.isArray(value) && !value.length);
+    if (none || value === DEFAULTS[name] || (name === "seed" && values.at(-1))) address.searchParams.delete(name);
     else address.searchParams.set(name, value);
   }
   history.replaceState(history.state, "", address);
-  for (const name of ["seed", "prompt_frames"]) delete settings[name];
-  return settings;
+  window.dispatchEvent(new CustomEvent("stt-clip", { detail: example ?? "" }));
+  for (const name of ["seed", "prompt_frames", "labels", "action", "between"]) delete settings[name];
+  return { ...settings, clip: path };
 }"""
 # dropdowns -> labels; "any digit" in the places after the first adds nothing
 LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
@@ -53,56 +51,79 @@ STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); retu
 def build(callbacks: Callbacks) -> PageBlocks:
     backend = callbacks.backend
     with PageBlocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
-        page = lay_out(backend.models, backend.examples)
+        first = next((backend.result_of(one.clip, one.model) for one in backend.gallery), None)
+        page = lay_out(backend.models, backend.gallery, first)
         previews = _wire_clip(page, callbacks)
         _wire_settings(page, callbacks)
         _wire_results(page, callbacks)
-        _wire_prediction(page, callbacks, previews)
+        checks = _wire_verdict(page, Verdicts(callbacks))
+        _wire_prediction(page, Runs(callbacks), [*previews, *checks])
         wire_play(page.play, page.settings, page.new_seed)
-        app.load(callbacks.open_page, page.memory, [page.pending, *page.settings, page.new_seed], **QUICK)
+        app.load(callbacks.open_page, page.memory, [page.pending, *_stage(page)], **QUICK)
         _serve_clients(page, Endpoints(backend))
     return app
+
+
+def _stage(page: Page) -> list[Any]:
+    """What a new clip, model or result changes."""
+    return [page.player, page.start, *page.settings, page.new_seed]
 
 
 def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     """Returns the events that preview a clip, which a prediction cancels."""
     control, models = page.controls, callbacks.backend.models
-    outputs = [control["clip"], control["model"]]
-    page.examples.click(
-        lambda number, name: callbacks.example(name, number), [page.examples, control["model"]], outputs, **QUICK
-    )
-    page.random_example.click(callbacks.example, control["model"], outputs, **QUICK)
-    control["clip"].unplayable(callbacks.preview_unplayable, control["clip"], control["clip"], **PREVIEW)
-    changed = control["clip"].new_clip(
-        callbacks.change_clip, [page.pending, *page.settings],
-        [page.player, page.pending, *page.settings, page.new_seed], **PREVIEW,
-    )  # fmt: skip
-    preview_outputs = [page.player, control["prompt_frames"], control["frames"]]
-    inputs = [control[name].input for name in ("prompt_frames", "stride", "fit", "between")]
-    preview = gr.on(
-        [*inputs, control["model"].change], callbacks.preview, page.settings, preview_outputs,
-        trigger_mode="always_last", **PREVIEW,
-    )  # fmt: skip
-    preview_gap = control["frames"].input(
-        callbacks.preview_gap, page.settings, preview_outputs, trigger_mode="always_last", **PREVIEW
-    )
+    clip, model, stage = control["clip"], control["model"], _stage(page)
+    for event in (page.examples.choose, page.knows.example):
+        event(callbacks.example, None, [page.pending, *stage], **QUICK)
+    for event in (page.examples.model, page.verdict.model):
+        event(_model_of, None, model, **QUICK).then(callbacks.change_model, page.settings, stage, **PREVIEW)
+    clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
+    changed = clip.new_clip(callbacks.change_clip, [page.pending, *page.settings], [page.pending, *stage], **PREVIEW)
+    moved = page.start.move(_start_of, None, control["prompt_frames"], **QUICK)
+    inputs = [control[name].input for name in ("stride", "fit", "between")]
+    latest: dict[str, Any] = {"trigger_mode": "always_last", **PREVIEW}
+    previews = [
+        changed,
+        gr.on(inputs, callbacks.preview, page.settings, stage, **latest),
+        moved.then(callbacks.preview, page.settings, stage, **PREVIEW),
+        gr.on([model.input], callbacks.change_model, page.settings, stage, **latest),
+        control["frames"].input(callbacks.preview_gap, page.settings, stage, **latest),
+    ]
     gr.on(
-        [control["model"].change, control["between"].change],
-        lambda name, between: gap_updates(models[name], between), [control["model"], control["between"]],
-        [control["between"], control["prompt_frames"], control["frames"]], **QUICK,
+        [model.change, control["between"].change],
+        lambda name, between: gap_updates(models[name], between), [model, control["between"]],
+        [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
-    return [changed, preview, preview_gap]
+    return previews
+
+
+def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
+    control = page.controls
+    options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
+    triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
+    target = verdicts.check, page.settings, page.verdict
+    return [
+        control["clip"].new_clip(*target, trigger_mode="always_last", **options),
+        gr.on(triggers, *target, trigger_mode="always_last", **options),
+    ]
+
+
+def _model_of(event: gr.EventData) -> Any:
+    return event._data["model"]
+
+
+def _start_of(event: gr.EventData) -> Any:
+    return event._data["start"]
 
 
 def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     control, models = page.controls, callbacks.backend.models
     model = control["model"]
-    sampling = [control[name] for name in ("futures", "temperature")]
-    sampling += [page.presets, *(control[name] for name in ("top_k", "top_p", "stride"))]
+    sampling = [control["futures"], control["seed"], page.new_seed]
+    sampling += [control[name] for name in ("temperature", "top_k", "top_p")]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
-    page.presets.input(PRESETS.get, page.presets, control["temperature"], **QUICK)
-    control["temperature"].change(preset_of, control["temperature"], page.presets, **QUICK)
-    page.dice.click(lambda: (random_seed(), False), None, [control["seed"], page.new_seed], **QUICK)
+    gallery = callbacks.backend.gallery
+    model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
 
     gr.on(
@@ -128,11 +149,11 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     )  # fmt: skip
     control["action"].change(None, [control["action"], *page.axes], [page.steer, *page.axes], js=SLIDERS, **PRIVATE)
 
-    saved = [*page.settings[1:], page.new_seed]
-    gr.on(
-        [component.change for component in saved], None, saved, page.memory,
-        js=SAVE.replace("NAMES", str(list(ARGUMENTS[1:]))), **PRIVATE,
-    )  # fmt: skip
+    saved = [*page.settings, page.new_seed]
+    script = SAVE.replace("NAMES", str(list(ARGUMENTS))).replace("DEFAULTS", json.dumps(DEFAULTS))
+    script = script.replace("EXAMPLES", json.dumps({str(path): path.stem for path in callbacks.backend.examples}))
+    gr.on([component.change for component in saved[1:]], None, saved, page.memory, js=script, **PRIVATE)
+    control["clip"].new_clip(None, saved, page.memory, js=script, **PRIVATE)
 
 
 def _wire_results(page: Page, callbacks: Callbacks) -> None:
@@ -143,18 +164,25 @@ def _wire_results(page: Page, callbacks: Callbacks) -> None:
     page.player.restore(callbacks.restore, None, [page.pending, *page.settings, page.new_seed], **QUICK)
 
 
-def _wire_prediction(page: Page, callbacks: Callbacks, previews: list[Any]) -> None:
+def _wire_prediction(page: Page, runs: Runs, previews: list[Any]) -> None:
+    seed = page.controls["seed"]
+    started = [
+        _wire_run(page, page.predict.click, runs.predict, [page.new_seed, *page.settings], seed, previews),
+        _wire_run(page, page.player.compare, runs.compare, page.settings, seed, previews),
+    ]
+    page.stop.click(None, cancels=started)  # which counts as a failure of the run
+
+
+def _wire_run(page: Page, event: Any, run: Any, inputs: list[Any], seed: Any, previews: list[Any]) -> Any:
     buttons = [page.predict, page.stop]
-    started = page.predict.click(
-        lambda: _buttons(running=True), None, buttons, js=STARTED, cancels=previews, **QUICK
+    started = event(lambda: _buttons(running=True), None, buttons, js=STARTED, cancels=previews, **QUICK)
+    running = started.then(
+        run, inputs, [page.player, seed], preprocess=False, api_visibility="private", show_progress="minimal",
+        show_progress_on=page.player, **GPU,
     )  # fmt: skip
-    run = started.then(
-        callbacks.run_prediction, [page.new_seed, *page.settings], [page.player, page.controls["seed"]],
-        preprocess=False, api_visibility="private", show_progress="minimal", show_progress_on=page.player, **GPU,
-    )  # fmt: skip
-    run.success(lambda: _buttons(running=False), None, buttons, **QUICK)
-    run.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
-    page.stop.click(None, cancels=[run])  # which counts as a failure of `run`
+    running.success(lambda: _buttons(running=False), None, buttons, **QUICK)
+    running.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
+    return running
 
 
 def _buttons(*, running: bool) -> tuple[Any, Any]:
@@ -168,10 +196,9 @@ def _serve_clients(page: Page, endpoints: Endpoints) -> None:
     single = gr.Gallery(visible=False, label="Each future by itself")
     report = gr.JSON(visible=False, label="Report")
     clip = refuse_links(gr.Video(visible=False, label="Clip", sources=["upload"]))
-    start = gr.Number(0, visible=False, label="Prompt frames")  # the page's begins at 1, which would be the default
     labels = gr.Textbox("", visible=False, label="Labels")  # easier to describe than JSON
     action = gr.Textbox("", visible=False, label="Action")
-    settings = page.controls | {"clip": clip, "prompt_frames": start, "labels": labels, "action": action}
+    settings = page.controls | {"clip": clip, "labels": labels, "action": action}
     gr.Button(visible=False).click(
         endpoints.predict, [settings[name] for name in ARGUMENTS],
         [together, single, page.controls["seed"], report], preprocess=False, api_name="predict", **GPU,

@@ -1,0 +1,38 @@
+// The tabs of the examples; see examples.py. Gradio runs this as a function's body with: element, trigger.
+// Events to the server: 'choose' {number}, 'model' {name}. Listens to: 'stt-clip' {example}, which marks the chosen one.
+
+const tabs = [...element.querySelectorAll('[role="tab"]')];
+const panels = [...element.querySelectorAll('[role="tabpanel"]')];
+
+function open(k, focus = false) {
+  tabs.forEach((tab, i) => {
+    tab.setAttribute("aria-selected", i === k);
+    tab.tabIndex = i === k ? 0 : -1;
+    panels[i].hidden = i !== k;
+  });
+  if (focus) tabs[k].focus();
+}
+
+element.addEventListener("keydown", (event) => {
+  const at = tabs.indexOf(event.target), by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (at < 0 || !by) return;
+  event.preventDefault();
+  event.stopPropagation();
+  open((at + by + tabs.length) % tabs.length, true);
+});
+element.addEventListener("click", (event) => {
+  const node = event.target.closest("button");
+  if (!node) return;
+  if (tabs.includes(node)) return open(tabs.indexOf(node));
+  if (node.dataset.model) return trigger("model", { model: node.dataset.model });
+  trigger("choose", { number: Number(node.dataset.number) });
+  window.dispatchEvent(new Event("stt-example"));
+});
+window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page
+  for (const node of element.querySelectorAll(".example")) {
+    const chosen = node.dataset.clip === detail;
+    node.setAttribute("aria-pressed", chosen);
+    if (chosen) open(panels.indexOf(node.closest('[role="tabpanel"]')));
+  }
+});
+if (tabs.length) open(0);

@@ -1,0 +1,141 @@
+"""The example clips: which model each shows, grouped by the world that the model knows.
+
+Nothing lists them. A clip is an example of the models whose result of it ships with the app, and a model's card names
+its world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from stt.api import Predictor
+from stt.model_card import about
+from stt.prompt import file_hash
+from stt.results import Result
+from stt.ui.player import strip
+
+EXPERIMENTAL = "Experimental"  # the group of models without an example
+
+
+@dataclass(frozen=True)
+class Example:
+    clip: Path
+    results: dict[str, str]  # name of a model -> id of its result of this clip, the model shown first
+    world: str
+    picture: str  # a data URI
+
+    @property
+    def model(self) -> str:
+        return next(iter(self.results))
+
+    @property
+    def caption(self) -> str:
+        words = self.clip.stem.replace("-", " ")
+        return words[:1].upper() + words[1:]
+
+
+def find_examples(
+    clips: Sequence[Path], models: Mapping[str, Predictor], results: Mapping[str, Result]
+) -> list[Example]:
+    """The clips that a model knows, in the order of the models."""
+    names = {model.weights_hash: name for name, model in models.items()}
+    examples = []
+    for clip in clips:
+        sha256 = file_hash(clip)
+        ids = {
+            names[result.report["weights"]]: key
+            for key, result in results.items()
+            if result.report["clip"]["sha256"] == sha256 and result.report["weights"] in names
+        }
+        if ids:
+            ordered = {name: ids[name] for name in models if name in ids}
+            model = next(iter(ordered))
+            frame = results[ordered[model]].context[-1]
+            world = about(models[model].card).world or model
+            examples.append(Example(clip, ordered, world, strip(frame[None, None])))
+    best = {name: about(model.card).example for name, model in models.items()}
+    return sorted(examples, key=lambda one: (list(models).index(one.model), one.clip.stem != best[one.model]))
+
+
+def world_of(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
+    """The group in which the page lists a model."""
+    shown = any(name in example.results for example in examples)
+    return (about(models[name].card).world or name) if shown else EXPERIMENTAL
+
+
+def rivals(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> list[str]:
+    """All models of its world, this one first."""
+    worlds = {other: world_of(other, models, examples) for other in models}
+    return [name, *(other for other in models if other != name and worlds[other] == worlds[name] != EXPERIMENTAL)]
+
+
+# ---- on the page -----------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).with_name("examples.js").read_text()
+
+
+def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.HTML:
+    """A tab for every world. Events: choose, with the number of an example; model, with a name."""
+    groups: dict[str, list[str]] = {}
+    for number, one in enumerate(examples):
+        groups.setdefault(one.world, []).append(
+            f'<button type="button" class="example" data-number="{number}" data-clip="{escape(one.clip.stem)}" '
+            f'title="{escape(one.caption)}, for {escape(one.model)}"><img src="{one.picture}" alt="">'
+            f"<span>{escape(one.caption)}</span></button>"
+        )
+    for name, model in models.items():
+        if world_of(name, models, examples) == EXPERIMENTAL:
+            groups.setdefault(EXPERIMENTAL, []).append(
+                f'<button type="button" class="model" data-model="{escape(name)}"><b>{escape(name)}</b> '
+                f"{escape(about(model.card).knows)}</button>"
+            )
+    if not examples:
+        groups = {}
+    tabs = "".join(
+        f'<button type="button" role="tab" id="tab-{k}" aria-controls="group-{k}">{escape(world)}</button>'
+        for k, world in enumerate(groups)
+    )
+    panels = "".join(
+        f'<div role="tabpanel" id="group-{k}" aria-labelledby="tab-{k}" class="group">{"".join(items)}</div>'
+        for k, items in enumerate(groups.values())
+    )
+    html = f'<div class="tabs" role="tablist" aria-label="Examples">{tabs}</div>{panels}'
+    return gr.HTML(html, js_on_load=SCRIPT, apply_default_css=False, elem_id="examples", visible=bool(groups))
+
+
+def knows_value(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
+    """What a model knows, as HTML: a picture, a sentence, and its first example."""
+    facts = about(models[name].card)
+    own = [(number, one) for number, one in enumerate(examples) if name in one.results]
+    own.sort(key=lambda item: item[1].clip.stem != facts.example)
+    text = escape(facts.knows)
+    if not own:
+        return f'<p class="knows"><span>{text} <em>Experimental: no example shows it well.</em></span></p>'
+    number, one = own[0]
+    return (
+        f'<p class="knows"><img src="{one.picture}" alt=""><span>{text} '
+        f'<button type="button" data-event="example" data-number="{number}" data-model="{escape(name)}">'
+        "Show an example</button></span></p>"
+    )
+
+
+def model_choices(models: Mapping[str, Predictor], examples: Sequence[Example]) -> list[tuple[str, str]]:
+    """(label, name) of each model, grouped by world."""
+    worlds = {name: world_of(name, models, examples) for name in models}
+    order = [*dict.fromkeys(worlds.values())]
+    order.sort(key=EXPERIMENTAL.__eq__)
+    return [(f"{world} · {name}", name) for world in order for name in models if worlds[name] == world]
+
+
+def describe(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> dict[str, Any]:
+    """The same for programs."""
+    own = [one.clip.stem for one in examples if name in one.results]
+    return {
+        "world": world_of(name, models, examples), "knows": about(models[name].card).knows, "examples": own,
+    }  # fmt: skip

@@ -1,0 +1,27 @@
+// The marker on the clip's timeline; see start.py. Gradio runs this with: element, trigger, props, watch.
+
+const [picture, after, marker, text] = ["img", ".after", "input", "output"].map((s) => element.querySelector(s));
+
+function paint() {
+  const { count, gap } = props.value, start = Number(marker.value);
+  const [from, to] = [start, gap ? start + gap : count].map((frame) => (100 * frame) / count);
+  after.style.left = `${from}%`;
+  after.style.width = `${to - from}%`;
+  text.textContent = gap ? `gap after frame ${start} of ${count}`
+    : start === count ? `at the clip's end (frame ${count})` : `after frame ${start} of ${count}; the rest is compared`;
+}
+
+function show() {
+  if (!props.value) return;
+  picture.src = props.value.strip;
+  Object.assign(marker, { min: 0, max: props.value.count, value: props.value.start });
+  paint();
+}
+
+marker.addEventListener("input", () => {
+  marker.value = Math.min(Math.max(Number(marker.value), 1), props.value.last);
+  paint();
+});
+marker.addEventListener("change", () => trigger("move", { start: Number(marker.value) }));
+watch("value", show);
+show();
