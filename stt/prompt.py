@@ -41,10 +41,12 @@ def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS, chann
     """The clip at the model's frame rate, or at the stride of the request, and at its size.
 
     A model that takes whole frames gets them at the clip's own aspect, unless the request makes them square.
-    channels: 0 for the model's.
+    Without a clip, where labels are imagined, a black frame stands for it. channels: 0 for the model's.
 
     Raises `stt.video.VideoError` for a file that is no usable video.
     """
+    if request.clip is None:
+        return black_frame(model)
     c, whole = model.config, model.whole_frames and request.fit == "auto"
     return read_clip(
         request.clip,
@@ -104,12 +106,12 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
 
 
 def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS) -> Prompt:
-    clip = load_clip(request, model, limits) if request.clip else black_frame(model)
+    clip = load_clip(request, model, limits)
     return split_clip(clip, request if request.clip else replace(request, prompt_frames=0), model)
 
 
 def black_frame(model: Predictor) -> Clip:
-    """Stands for the clip where labels are imagined without one."""
+    """A clip of one black frame."""
     c, fps = model.config, frame_rate(model.card) or 10.0
     video = -torch.ones(1, c.channels, c.image_size, c.image_size)
     return Clip(video, fps, fps, (c.image_size, c.image_size), 1, truncated=False, cropped=False, padded=False)
