@@ -53,7 +53,9 @@ def shrink(frames: Pixels, side: int) -> Pixels:
 
 def jpeg(image: Pixels, quality: int) -> bytes:
     """An image (H, W, 3) as a JPEG file."""
-    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
 
 
 def pack_frames(frames: Pixels, quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -112,9 +112,7 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
     )
 
 
-def read_prompt(
-    request: Request, model: Predictor, limits: Limits = LIMITS, whole_size: int = WHOLE_SIZE
-) -> Prompt:
+def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS, whole_size: int = WHOLE_SIZE) -> Prompt:
     """whole_size: the most pixels of the longer side for a model that takes whole frames."""
     clip = load_clip(request, model, limits, whole_size=whole_size) if request.clip else black_frame(model)
     return split_clip(clip, request if request.clip else replace(request, prompt_frames=0), model)

@@ -50,7 +50,7 @@ function layOut() {
     const consider = (columns, rows, spans) => {
       const each = (height - GAP * (rows - 1)) / rows;
       const side = Math.min(across(columns), (each - captionHeight(Math.min(across(columns), each * aspect))) * aspect);
-      if (side > best.side + 1) best = { side, columns, rows: spans ? rows : 1 };
+      if (side > (spans ? best.side + 1 : 1.1 * best.side)) best = { side, columns, rows: spans ? rows : 1 };
     };
     for (let rows = 1; rows <= futures; rows++) consider(Math.ceil(futures / rows) + 1, rows, true);
     for (let columns = 1; aspect > 1.2 && columns <= cells.length; columns++) consider(columns, Math.ceil(cells.length / columns), false);
