@@ -82,8 +82,8 @@ class Endpoints:
         """The models, the default one first.
 
         world, knows, examples: what it predicts well, and example clips of that. knobs: the settings that change its
-        futures. image_size: pixels a side of its square frames; with whole_frames, the most of the longer side of frames of
-        any shape. classes and labels: how many classes a model can imagine, and how many of them in one clip.
+        futures. image_size: pixels a side of its square frames; with whole_frames, the most of the longer side of
+        frames of any shape. classes and labels: how many classes a model can imagine, and how many of them in one clip.
         interpolates: whether it can fill a gap. actions: a name for each number of an action. fps: frames per second
         that it learned at, or null.
         """
