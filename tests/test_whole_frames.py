@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from stt.results import Result
 from stt.ui.player import progress_value, result_value
 from stt.video import read_clip
 from tests.conftest import TINY_CONFIGS, built
+from tests.page_fixtures import event_of
 from tests.ui_fixtures import moving_dot, request_for
 
 WIDTH, HEIGHT = 200, 90
@@ -97,6 +99,19 @@ def test_its_videos_have_the_shape_of_the_clip(events, tmp_path):
     assert one.shape == (7, 3, 2 * HEIGHT, 2 * WIDTH)
     layout = result.layout
     assert layout.picture == (HEIGHT, WIDTH) and result.side_by_side().shape == (7, *layout.shape, 3)
+
+
+def test_the_page_shows_a_wide_clip_predicts_it_and_continues_a_future(page, model, clip):
+    page.backend.models["whole"] = model
+    mine = page.uploads / "mine.mp4"
+    mine.write_bytes(clip.read_bytes())
+    shown = page.choose(mine, model="whole").player
+    assert (shown["state"], shown["size"]) == ("ready", [WIDTH, HEIGHT])
+    result = page.predict(mine, model="whole", frames=2, futures=1)
+    assert result.futures.shape == (1, 2, HEIGHT, WIDTH, 3)
+    _, path = page.callbacks.extend(event_of(result=result.report["id"], future=0))
+    longer = read_prompt(request_for(Path(path)), model)
+    assert longer.clip.video.shape[2:] == (2 * HEIGHT, 2 * WIDTH)
 
 
 def test_a_live_session_of_large_frames_remembers_fewer(model, clip):

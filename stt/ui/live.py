@@ -195,7 +195,6 @@ class Visit:
         ready = {
             "model": self.request.model, "clip": self.prompt.name,
             "size": list(self.prompt.context.shape[:1:-1]), "jpeg": not is_lossless(self.prompt.pixels),
-
             "fps": self.rate, "axes": axis_controls(axes), "chance": is_stochastic(self.model),
             "seed": self.request.seed, "frames": self.session.max_frames,
         }  # fmt: skip

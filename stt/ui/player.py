@@ -1,8 +1,8 @@
 """The player: clip and futures in step on canvases, with a timeline, overlays, curves and the results of this visit.
 
 The browser's side is player*.js. Its value is one JSON object, made by `prompt_value`, `progress_value` or
-`result_value`; a strip is a picture of frames, futures below each other and time to the right: PNG for small frames, JPEG for large ones,
-each in a cell of whole JPEG blocks, so that no frame colours its neighbour.
+`result_value`; a strip is a picture of frames, futures below each other and time to the right: PNG for small frames,
+JPEG for large ones, each in a cell of whole JPEG blocks, so that no frame colours its neighbour.
 """
 
 from __future__ import annotations
