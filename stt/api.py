@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 Video = Tensor  # (B, T, C, H, W) float32 in [-1, 1]
 
+WHOLE_SIZE = 512  # pixels of the longer side of frames, for models that take whole ones
 MAX_SEED = 2**31 - 1  # exact in a browser's number field
 MAX_SIZE = 2**16  # of a config's whole numbers: no network is larger, and a header is not to be trusted
 MAY_BE_ZERO = {"background", "blocks", "gaussian_grid", "reach", "rounds"}  # and fields whose default is 0
@@ -264,7 +265,7 @@ class Predictor(Model):
     family: ClassVar[str]
     knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
-    whole_frames = False  # takes frames of any size, else squares of image_size
+    whole_frames = False  # takes frames of any size, best up to WHOLE_SIZE, else squares of image_size
 
     @property
     def frozen_tokenizer(self) -> Tokenizer | None:

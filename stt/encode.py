@@ -1,4 +1,4 @@
-"""Frames (T, H, W, 3) uint8 RGB -> files: enlarging by whole factors, mp4 with metadata, gif, png."""
+"""Frames (T, H, W, 3) uint8 RGB -> files: enlarging by whole factors, mp4 with metadata, gif, png, jpeg."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]  # (..., H, W, 3), RGB
+
+LOSSLESS_SIDE = 128  # pixels: frames with a longer side become JPEG, smaller ones stay exact
+JPEG_BLOCK = 16  # pixels a side that share their colour
 
 MAX_METADATA = 65_536  # characters of JSON; a single argument of a program ends at 128 KiB
 
@@ -31,6 +34,46 @@ def png(image: Pixels) -> bytes:
     blue_first = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     gray = all(np.array_equal(image[..., 0], image[..., channel]) for channel in (1, 2))
     return cv2.imencode(".png", image[..., 0] if gray else blue_first)[1].tobytes()
+
+
+def is_lossless(frames: Pixels) -> bool:
+    """Whether frames (..., H, W, 3) are small enough to be stored and sent exactly."""
+    return max(frames.shape[-3:-1]) <= LOSSLESS_SIDE
+
+
+def shrink(frames: Pixels, side: int) -> Pixels:
+    """(T, H, W, 3) with at most `side` pixels on the longer side, by area averages; smaller frames as they are."""
+    height, width = frames.shape[1:3]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return frames
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+def jpeg(image: Pixels, quality: int) -> bytes:
+    """An image (H, W, 3) as a JPEG file."""
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
+
+
+def pack_frames(frames: Pixels, quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Frames (..., H, W, 3) as JPEG: the bytes of all, and the number of axes, the shape, and each file's bytes."""
+    files = [jpeg(frame, quality) for frame in frames.reshape(-1, *frames.shape[-3:])]
+    index = [frames.ndim, *frames.shape, *map(len, files)]
+    return np.frombuffer(b"".join(files), np.uint8), np.asarray(index, np.int64)
+
+
+def unpack_frames(data: NDArray[np.uint8], index: NDArray[np.int64]) -> Pixels:
+    """Reverses `pack_frames`, but for what JPEG loses."""
+    axes = int(index[0])
+    shape, lengths = index[1 : 1 + axes], index[1 + axes :]
+    frames = [
+        cv2.cvtColor(cv2.imdecode(part, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        for part in np.split(data, np.cumsum(lengths)[:-1])
+    ]
+    return np.stack(frames).reshape(shape)
 
 
 def write_mp4(path: str | Path, frames: Pixels, fps: float, metadata: dict | None = None) -> None:

@@ -28,6 +28,7 @@ from stt.sampler import SeededNoise, check_condition, checked_clip, checked_seed
 from stt.video import to_uint8
 
 MAX_FRAMES = 600  # of a branch that stay: one minute at 10 frames/s
+PIXEL_BYTES = 100_000_000  # of a branch's frames
 SNAPSHOT_BYTES = 64_000_000  # of a branch's snapshots
 
 Action = tuple[float, ...]  # one number per axis; () leaves the choice to the model
@@ -122,10 +123,11 @@ class LiveSession:
     ) -> None:
         self.model = model
         self.sampling = sampling or Sampling()
-        self.max_frames, self.max_bytes = max_frames, max_bytes
         self.device = next(model.parameters()).device
         noise = SeededNoise((seed,), self.device)
         context = fit_context(model, checked_clip(context).to(self.device, torch.float32)[None])
+        self.max_frames = min(max_frames, max(PIXEL_BYTES // (3 * context[0, 0, 0].numel()), 1))
+        self.max_bytes = max_bytes
         with torch.inference_mode():
             self.branch = Branch(model.start(context), noise, {0: checked_seed(seed)})
         self.other: Branch | None = None  # what `fork` left behind

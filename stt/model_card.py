@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from stt.api import Predictor, Sampling
+from stt.api import WHOLE_SIZE, Predictor, Sampling
 from stt.migrations import migrated_scores
 
 SHIPPED_RATES = {"tabletop": 10.0, "car": 10.0}  # Hz, of cards from before they held a rate
@@ -80,7 +80,7 @@ def model_card(header: dict[str, Any], model: Predictor, repo: str) -> str:
         futures=", into several possible futures, one per seed" if knobs else "",
         knows=f"\n\n{known}" if (known := about(header["card"]).knows) != About.knows else "",
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(model).items()),
-        size=model.config.image_size,
+        size=f'{WHOLE_SIZE}, fit="whole"' if model.whole_frames else model.config.image_size,
         channels=model.config.channels,
         rate=f", fps={rate:g}" if rate else "",
         sampling=", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(Sampling) if f.name in model.knobs),
@@ -117,10 +117,13 @@ def about(card: Mapping[str, Any]) -> About:
 def facts(model: Predictor) -> dict[str, str]:
     """Family, size and weights, as plain text."""
     c = model.config
+    shape = f"{c.image_size} x {c.image_size}"
+    if model.whole_frames:
+        shape = f"of any shape, up to {WHOLE_SIZE} pixels on the longer side"
     return {
         "family": model.family,
         "parameters": _parameters(model),
-        "frames": f"{c.image_size} x {c.image_size}, {'gray' if c.channels == 1 else 'colour'}",
+        "frames": f"{shape}, {'gray' if c.channels == 1 else 'colour'}",
         "context": f"up to {c.context_frames} frames",
         "weights": model.weights_hash,
     }

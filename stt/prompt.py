@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stt.api import Predictor
+from stt.api import WHOLE_SIZE, Predictor
 from stt.encode import Pixels
 from stt.model_card import frame_rate
 from stt.request import Request, RequestError
-from stt.video import LIMITS, Clip, Limits, read_clip, to_uint8
+from stt.video import LIMITS, Clip, Limits, probe, read_clip, to_uint8
 
 MAX_FPS = 30.0  # faster clips play slower: otherwise ten frames are over at once
-WHOLE_SIZE = 512  # pixels of the longer side, for models that take whole frames
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,33 @@ class Prompt:
         return to_uint8(self.context)
 
 
-def load_clip(request: Request, model: Predictor, limits: Limits = LIMITS, channels: int = 0) -> Clip:
+def load_clip(
+    request: Request, model: Predictor, limits: Limits = LIMITS, channels: int = 0, whole_size: int = WHOLE_SIZE
+) -> Clip:
     """The clip at the model's frame rate, or at the stride of the request, and at its size.
 
     A model that takes whole frames gets them at the clip's own aspect, unless the request makes them square.
-    Without a clip, where labels are imagined, a black frame stands for it. channels: 0 for the model's.
+    Without a clip, where labels are imagined, a black frame stands for it. channels: 0 for the model's. whole_size: the
+    most pixels of the longer side for such a model.
 
     Raises `stt.video.VideoError` for a file that is no usable video.
     """
     if request.clip is None:
         return black_frame(model)
-    c, whole = model.config, model.whole_frames and request.fit == "auto"
+    c, fit = model.config, request.fit
+    if fit == "auto":
+        fit = "whole" if model.whole_frames else "crop"
+    size = whole_size if model.whole_frames else c.image_size
+    if model.whole_frames and fit != "whole":
+        source = probe(request.clip, limits=limits)
+        sides = source.width * source.pixel_aspect, source.height
+        side = min(sides) if fit == "crop" else max(sides)
+        size = min(size, max(2 * round(side / 2), 2))
     return read_clip(
         request.clip,
-        size=WHOLE_SIZE if whole else c.image_size,
+        size=size,
         channels=channels or c.channels,
-        fit="whole" if whole else request.fit.replace("auto", "crop"),
+        fit=fit,
         fps=None if request.stride else frame_rate(model.card),
         stride=request.stride or 1,
         limits=limits,
@@ -105,8 +115,9 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
     )
 
 
-def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS) -> Prompt:
-    clip = load_clip(request, model, limits)
+def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS, whole_size: int = WHOLE_SIZE) -> Prompt:
+    """whole_size: the most pixels of the longer side for a model that takes whole frames."""
+    clip = load_clip(request, model, limits, whole_size=whole_size)
     return split_clip(clip, request if request.clip else replace(request, prompt_frames=0), model)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from stt.api import Predictor
@@ -15,6 +16,7 @@ from stt.request import Request, action_axes, is_stochastic
 
 UNUSUAL = 1.5  # times the surprise of the 99th percentile of frames like the training data
 
+SSIM_SIDE = 128  # pixels
 IMAGINED = "The model imagined these futures without the clip, so they are not compared with it."
 STEERED = "The futures follow the chosen action; the real clip followed other actions."
 ALIKE = 0.02  # standard deviation of a pixel over futures that nobody sees, on [0, 1]
@@ -84,16 +86,27 @@ def scores(futures: Tensor, truth: Tensor, baselines: dict[str, Tensor]) -> dict
     """Error and SSIM per frame against what really followed, of every future (F, T, C, H, W) and every baseline.
 
     truth (T', C, H, W), baselines (T, C, H, W). error: root-mean-square, in percent of the step from black to white.
+    SSIM is of frames with at most SSIM_SIDE pixels a side, for which larger ones shrink.
     """
     truth, pixels = unit(truth), futures[0, 0].numel()
+    small = _shrunk(truth)
     videos = {"futures": futures[:, : len(truth)]} | {name: video[: len(truth)] for name, video in baselines.items()}
     return {
         name: {
             "error": _rounded(100 * (frame_mse(unit(video), truth) / pixels).sqrt(), 2),
-            "ssim": _rounded(frame_ssim(unit(video), truth.expand_as(video))),
+            "ssim": _rounded(frame_ssim(s := _shrunk(unit(video)), small.expand_as(s))),
         }
         for name, video in videos.items()
     }
+
+
+def _shrunk(video: Tensor) -> Tensor:
+    """Area averages of large frames (..., C, H, W)."""
+    scale = SSIM_SIDE / max(video.shape[-2:])
+    if scale >= 1:
+        return video
+    size = tuple(max(round(side * scale), 6) for side in video.shape[-2:])  # SSIM needs 6 pixels
+    return F.interpolate(video.flatten(0, -4), size=size, mode="area").unflatten(0, video.shape[:-3])
 
 
 def surprise_report(bits: list[float], model: Predictor, prompt: Prompt) -> dict[str, Any]:

@@ -19,15 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stt.checkpoint import write_whole
-from stt.encode import Pixels, enlarge, write_gif, write_mp4
+from stt.encode import Pixels, enlarge, is_lossless, pack_frames, unpack_frames, write_gif, write_mp4
 from stt.request import RequestError
 from stt.side_by_side import SideBySide
 
-MIN_SIDE = 256  # pixels of a single future's video
+MIN_SIDE = 256  # pixels of the longer side of a single future's video
 NO_RESULT = "This result is gone; predict it again."
 FILE = "result.npz"
 ALL = "futures.zip"
 ARRAYS = ("context", "futures", "truth", "surprise", "ending")
+JPEG_QUALITY = 95  # of stored frames that are large
+INDEX = "-jpeg"  # ends the name of the array that divides another one into JPEG files
 NEW_SETTINGS = {"between": False, "action": []}  # missing in older files
 NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}}
 
@@ -57,10 +59,14 @@ class Result:
     @property
     def layout(self) -> SideBySide:
         frames = len(self.context), self.futures.shape[1], len(self.ending)
-        return SideBySide(self.context.shape[1], tuple(self.report["names"]), *frames)
+        return SideBySide(self.context.shape[1:3], tuple(self.report["names"]), *frames)
 
     def save(self, path: Path) -> None:
-        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays = {}
+        for name in ARRAYS:
+            array = arrays[name] = getattr(self, name)
+            if name != "surprise" and array.size and not is_lossless(array):
+                arrays[name], arrays[name + INDEX] = pack_frames(array, JPEG_QUALITY)
         report = np.asarray(json.dumps(self.report))
         write_whole(path, lambda file: np.savez_compressed(file, report=report, **arrays))
 
@@ -68,6 +74,9 @@ class Result:
     def load(cls, path: Path) -> Result:
         with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by default
             arrays = {"context" if name == "given" else name: file[name] for name in file.files}  # "given" is older
+        for name in [name for name in arrays if name.endswith(INDEX)]:
+            stem = name.removesuffix(INDEX)
+            arrays[stem] = unpack_frames(arrays[stem], arrays.pop(name))
         report = NEW_REPORT | json.loads(str(arrays.pop("report")))
         settings = NEW_SETTINGS | report["settings"]
         settings.pop("steps", None)  # of older files
@@ -117,7 +126,7 @@ class Result:
     def single(self, future: int) -> Pixels:
         """The context, one future, and the clip after a gap (P + T + E, H', W', 3), enlarged by a whole factor."""
         video = np.concatenate([self.context, self.futures[future], *self.ending[:, None]])
-        return enlarge(video, -(-MIN_SIDE // video.shape[1]))
+        return enlarge(video, -(-MIN_SIDE // max(video.shape[1:3])))
 
     def side_by_side(self) -> Pixels:
         """The clip beside all futures, frame by frame. The truth, where known, takes the clip's place."""

@@ -55,10 +55,11 @@ def self_check(request: Request, model: Predictor, limits: Limits = LIMITS) -> I
 
     The held-back frames are the last ones of the clip, wherever the request's future starts.
     """
-    own = load_clip(request, model, limits).video
+    size = model.config.image_size  # small, and as the network reads them
+    own = load_clip(request, model, limits, whole_size=size).video
     if len(own) < MIN_FRAMES:
         return
-    colour = own if model.config.channels == 3 else load_clip(request, model, limits, channels=3).video
+    colour = own if model.config.channels == 3 else load_clip(request, model, limits, 3, size).video
     truth, last = unit(colour[-HELD_BACK:]), unit(colour[-HELD_BACK - 1])
     sampling = Sampling() if "temperature" in model.knobs else Sampling(temperature=0)
     frames: list[Tensor] = []

@@ -114,7 +114,7 @@ def test_frames_follow_the_actions_and_are_those_of_predict(live, backend):
     with client_of(live) as client, playing(client) as player:
         player.send(action=[0, 0], count=1)
         ready, _ = player.until("ready")
-        assert (ready["model"], ready["size"], ready["fps"], ready["seed"]) == ("actions", 16, 10.0, 7)
+        assert (ready["model"], ready["size"], ready["fps"], ready["seed"]) == ("actions", [16, 16], 10.0, 7)
         assert [axis["control"] for axis in ready["axes"]] == ["horizontal", "vertical"]
         first = player.frames(4)
         player.send(action=[1, 0.5], count=2)

@@ -56,7 +56,19 @@ def test_a_growing_prediction_sends_every_frame_once_and_ends_in_its_result(tiny
     assert len(set(texts)) == 4
     done = result_value(result, value)
     np.testing.assert_array_equal(np.concatenate([sheet(p["src"]) for p in done["strips"]], axis=1), result.futures)
-    same = ("id", "fps", "size", "frames", "names", "context", "context_frames", "truth", "truth_frames", "strips")
+    same = (
+        "id",
+        "fps",
+        "size",
+        "cell",
+        "frames",
+        "names",
+        "context",
+        "context_frames",
+        "truth",
+        "truth_frames",
+        "strips",
+    )
     assert {name: done[name] for name in same} == {name: value[name] for name in same}
 
 

@@ -59,8 +59,8 @@ def assert_same(one: Result, two: Result) -> None:
 def panel(frame: np.ndarray, layout: SideBySide, number: int) -> np.ndarray:
     """The pixels of one panel, at the model's size."""
     y, x = (corner + 3 for corner in layout.corner(number))
-    side = layout.size * layout.factor
-    return frame[y : y + side : layout.factor, x : x + side : layout.factor]
+    height, width = layout.picture
+    return frame[y : y + height : layout.factor, x : x + width : layout.factor]
 
 
 # ---- saving ----------------------------------------------------------------------------------------------
@@ -172,17 +172,18 @@ def test_videos_of_a_filled_gap_go_on_with_the_clip(clip):
 
 
 def test_a_layout_fits_the_screen_and_its_panels_do_not_overlap():
-    for size in (16, 64, 128):
+    for size in ((16, 16), (64, 64), (128, 128), (288, 512), (512, 288), (6, 512)):
+        large = max(size) > 128
         for futures in range(1, 9):
             layout = SideBySide(size, tuple(f"seed {k}" for k in range(futures)), 5, 10)
             height, width = layout.shape
-            assert height % 2 == width % 2 == 0 and width <= 842
-            assert height <= 486 or layout.factor == 1
+            assert height % 2 == width % 2 == 0 and width <= (1602 if large else 842)
+            assert height <= (902 if large else 486) or layout.factor == 1
             covered = np.zeros(layout.shape, int)
             for number in range(futures + 1):
                 y, x = layout.corner(number)
-                covered[y : y + layout.cell, x : x + layout.cell] += 1
-            assert covered.max() == 1 and covered.sum() == (futures + 1) * layout.cell**2, (size, futures)
+                covered[y : y + layout.cell[0], x : x + layout.cell[1]] += 1
+            assert covered.max() == 1 and covered.sum() == (futures + 1) * np.prod(layout.cell), (size, futures)
 
 
 def test_other_file_names_are_refused_and_make_nothing(store, stored):

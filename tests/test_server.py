@@ -202,9 +202,9 @@ def test_the_models_are_listed_the_default_one_first(client):
     models = client.predict(api_name="/models")
     assert [model["name"] for model in models] == ["tiny", "slow", "classes", "gaps", "actions", "mean"]
     assert models[0] == {
-        "name": "tiny", "family": "stt", "knobs": ["temperature"], "image_size": 16, "channels": 1,
-        "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [], "fps": None,
-        "weights": "tiny", "world": "Dots", "knows": "Dots, as tiny sees them.",
+        "name": "tiny", "family": "stt", "knobs": ["temperature"], "image_size": 16, "whole_frames": False,
+        "channels": 1, "context_frames": 6, "classes": 0, "labels": 0, "interpolates": False, "actions": [],
+        "fps": None, "weights": "tiny", "world": "Dots", "knows": "Dots, as tiny sees them.",
         "examples": [f"example-{k}" for k in range(4)],
     }  # fmt: skip
     assert models[1]["world"] == "Experimental" and models[2]["examples"] == ["example-0"]

@@ -67,7 +67,10 @@ clear.addEventListener("click", () => {
   show();
 });
 video.addEventListener("error", unplayable);
-video.addEventListener("loadedmetadata", () => video.videoWidth || unplayable()); // sound alone
+video.addEventListener("loadedmetadata", () => {
+  if (!video.videoWidth) unplayable(); // sound alone
+  video.style.imageRendering = Math.max(video.videoWidth, video.videoHeight) > 128 ? "auto" : "";
+});
 const hasFiles = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.kind === "file");
 document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
 document.addEventListener("drop", (event) => {

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from stt.api import Interpolates, Predictor
+from stt.api import WHOLE_SIZE, Interpolates, Predictor
 from stt.request import action_axes, is_stochastic, label_space
 
 CONTINUE = ("continue the clip", "")  # the first choice for labels
@@ -59,6 +59,16 @@ def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]
     axes = action_axes(model)
     name = axes[place] if place < len(axes) else ""
     return {"label": name[:1].upper() + name[1:], "visible": steered and bool(name)}
+
+
+# ---- frames --------------------------------------------------------------------------------------------
+
+
+def fit_info(model: Predictor) -> str:
+    """What the choice "auto" does with a clip."""
+    if model.whole_frames:
+        return f"This model takes whole frames, up to {WHOLE_SIZE} pixels: automatic keeps the clip's shape."
+    return "This model takes squares: automatic cuts out the centre."
 
 
 # ---- gaps ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from stt.api import Interpolates
+from stt.api import WHOLE_SIZE, Interpolates
 from stt.model_card import frame_rate
 from stt.request import DEFAULTS, action_axes, label_space
 from stt.results import Result
@@ -82,7 +82,8 @@ class Endpoints:
         """The models, the default one first.
 
         world, knows, examples: what it predicts well, and example clips of that. knobs: the settings that change its
-        futures. classes and labels: how many classes a model can imagine, and how many of them in one clip.
+        futures. image_size: pixels a side of its square frames; with whole_frames, the most of the longer side of
+        frames of any shape. classes and labels: how many classes a model can imagine, and how many of them in one clip.
         interpolates: whether it can fill a gap. actions: a name for each number of an action. fps: frames per second
         that it learned at, or null.
         """
@@ -92,7 +93,8 @@ class Endpoints:
                 **describe(name, self.backend.models, self.backend.gallery),
                 "family": model.family,
                 "knobs": sorted(model.knobs),
-                "image_size": model.config.image_size,
+                "image_size": WHOLE_SIZE if model.whole_frames else model.config.image_size,
+                "whole_frames": model.whole_frames,
                 "channels": model.config.channels,
                 "context_frames": model.config.context_frames,
                 **dict(zip(("classes", "labels"), label_space(model), strict=True)),

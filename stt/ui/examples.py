@@ -15,11 +15,13 @@ from typing import Any
 import gradio as gr
 
 from stt.api import Predictor
+from stt.encode import shrink
 from stt.model_card import about
 from stt.prompt import file_hash
 from stt.results import Result
 from stt.ui.player import strip
 
+PICTURE_SIDE = 128  # pixels
 EXPERIMENTAL = "Experimental"  # the group of models without an example
 
 
@@ -56,9 +58,9 @@ def find_examples(
         if ids:
             ordered = {name: ids[name] for name in models if name in ids}
             model = next(iter(ordered))
-            frame = results[ordered[model]].context[-1]
+            frame = shrink(results[ordered[model]].context[-1:], PICTURE_SIDE)
             world = about(models[model].card).world or model
-            examples.append(Example(clip, ordered, world, strip(frame[None, None])))
+            examples.append(Example(clip, ordered, world, strip(frame[None])))
     best = {name: about(model.card).example for name, model in models.items()}
     return sorted(examples, key=lambda one: (list(models).index(one.model), one.clip.stem != best[one.model]))
 

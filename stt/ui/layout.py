@@ -13,7 +13,7 @@ from stt.request import DEFAULTS, action_axes, is_stochastic, label_space
 from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
-from stt.ui.controls import action_slider, label_dropdown
+from stt.ui.controls import action_slider, fit_info, label_dropdown
 from stt.ui.examples import Example, gallery, knows_value, model_choices, rivals
 from stt.ui.live_stage import live_stage
 from stt.ui.player import player
@@ -158,7 +158,7 @@ def _rare(model: Predictor) -> Controls:
     stride = _slider("stride", 0, PAGE.stride, 1, "Stride (0: own)")
     fps = _slider("fps", 0, PAGE.fps, 1, "Frames/s (0: own)")
     fit = gr.Radio(
-        [("As the model takes them", "auto"), ("Cut to a square", "crop"), ("Black bars", "pad")],
-        value=DEFAULTS["fit"], label="Clips that are not square",
+        [("Automatic", "auto"), ("Cut to a square", "crop"), ("Square with black bars", "pad")],
+        value=DEFAULTS["fit"], label="Clips that are not square", info=fit_info(model),
     )  # fmt: skip
     return {"top_k": top_k, "top_p": top_p, "stride": stride, "fps": fps, "fit": fit}

@@ -102,7 +102,11 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     dialog.dataset.state = "live";
     say("");
     title.textContent = ready.model;
-    for (const { canvas } of panes) canvas.width = canvas.height = ready.size;
+    for (const { canvas } of panes) {
+      [canvas.width, canvas.height] = ready.size;
+      canvas.classList.toggle("large", ready.jpeg);
+    }
+    layOut();
     input.setAxes(ready.axes);
     drive.hidden = !ready.axes.length;
     legend.replaceChildren(...input.legend().flatMap(([keys, name]) => [node("kbd", {}, keys), ` ${name} `]),
@@ -232,7 +236,13 @@ function setOther(value) {
 
 // ---- pictures ----------------------------------------------------------------------------------------
 
-function paint(canvas, bytes) {
+async function paint(canvas, bytes) {
+  canvas.bytes = bytes;
+  if (ready.jpeg) {
+    const picture = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" })).catch(() => null);
+    if (picture && canvas.bytes === bytes) canvas.getContext("2d").drawImage(picture, 0, 0); // else a later one came
+    return;
+  }
   const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
   for (let from = 0, to = 0; from < bytes.length; from += 3, to += 4) {
     image.data[to] = bytes[from];
@@ -277,13 +287,16 @@ function refresh() {
   draw();
 }
 
-// The largest squares that fit, in a row or below each other.
+// The largest pictures that fit, in a row or below each other.
 function layOut() {
   const box = dialog.querySelector(".pictures"), count = other ? 2 : 1, [gap, caption] = [12, 26];
-  const side = (columns, rows) => Math.min((box.clientWidth - gap * (columns - 1) - 6) / columns, box.clientHeight / rows - caption);
+  const aspect = ready ? ready.size[0] / ready.size[1] : 1;
+  const side = (columns, rows) => Math.min((box.clientWidth - gap * (columns - 1) - 6) / columns, (box.clientHeight / rows - caption) * aspect);
   const row = side(count, 1) > 0.8 * side(1, count); // where it makes little difference, in a row
   box.style.flexDirection = row ? "row" : "column";
-  dialog.style.setProperty("--side", `${Math.max(Math.floor(row ? side(count, 1) : side(1, count)), 64)}px`);
+  const width = Math.max(Math.floor(row ? side(count, 1) : side(1, count)), 64);
+  dialog.style.setProperty("--side", `${width}px`);
+  dialog.style.setProperty("--height", `${Math.round(width / aspect)}px`);
 }
 
 // ---- events ------------------------------------------------------------------------------------------

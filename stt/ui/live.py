@@ -8,7 +8,7 @@ The browser sends JSON, one object a message:
     {"fork": n, "seed": s}              go on from frame n in another branch, with its own chance unless s is null
     {"swap": true}, {"save": true}      the other branch; the frames so far as a result
 It receives JSON, {"wait": place}, {"ready": {...}}, {"branch": {...}}, {"saved": {...}}, {"end": sentence}, and frames:
-HEADER, then RGB bytes.
+HEADER, then RGB bytes or, where "ready" says so, a JPEG file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import torch
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stt.api import Predictor, Surprise
-from stt.encode import Pixels
-from stt.live import MAX_FRAMES, LiveSession, live_result
+from stt.encode import Pixels, is_lossless, jpeg
+from stt.live import LiveSession, live_result
 from stt.model_card import frame_rate
 from stt.prediction import Compute, Job
 from stt.prompt import Prompt, read_prompt
@@ -38,9 +38,11 @@ from stt.request import Request, RequestError, action_axes, is_stochastic, parse
 from stt.results import new_id
 from stt.ui.backend import ARGUMENTS, Backend
 from stt.ui.live_controls import Controls, Ended, Line, axis_controls
+from stt.ui.player import JPEG_QUALITY
 from stt.ui.request import PAGE, page_request
 from stt.video import VideoError
 
+PLAY_SIZE = 256  # pixels of the longer side, for models that take whole frames
 MAX_RATE = 15.0  # frames per second
 DEFAULT_RATE = 10.0  # of models without a rate of their own
 MESSAGE_CHARS = 8192
@@ -178,7 +180,7 @@ class Visit:
         self.backend, self.controls, self.send = backend, controls, send
         self.request = live_request(backend, settings)
         self.model = backend.models[self.request.model]
-        self.prompt: Prompt = read_prompt(self.request, self.model)
+        self.prompt: Prompt = read_prompt(self.request, self.model, whole_size=PLAY_SIZE)
         self.rate = min(frame_rate(self.model.card) or DEFAULT_RATE, MAX_RATE)
         self.session = LiveSession(
             self.model, self.prompt.context, self.request.seed, self.request.sampling(self.model)
@@ -191,9 +193,10 @@ class Visit:
         """Returns when the visitor is gone. Raises Ended for other ends."""
         axes = action_axes(self.model)
         ready = {
-            "model": self.request.model, "clip": self.prompt.name, "size": self.model.config.image_size,
+            "model": self.request.model, "clip": self.prompt.name,
+            "size": list(self.prompt.context.shape[:1:-1]), "jpeg": not is_lossless(self.prompt.pixels),
             "fps": self.rate, "axes": axis_controls(axes), "chance": is_stochastic(self.model),
-            "seed": self.request.seed, "frames": MAX_FRAMES,
+            "seed": self.request.seed, "frames": self.session.max_frames,
         }  # fmt: skip
         self.controls.begin()
         self.send({"ready": ready})
@@ -228,7 +231,8 @@ class Visit:
 
     def _send_frame(self, number: int, pixels: Pixels, count: int, ms: float) -> None:
         self.controls.sent += 1
-        self.send(HEADER.pack(self.branch, number, count, ms) + pixels.tobytes())
+        picture = pixels.tobytes() if is_lossless(pixels) else jpeg(pixels, JPEG_QUALITY)
+        self.send(HEADER.pack(self.branch, number, count, ms) + picture)
 
     def _obey(self, command: tuple[str, Any]) -> None:
         name, value = command

@@ -151,7 +151,7 @@ function rebuild() {
 }
 
 function panel(result, future, extra = false) {
-  const canvas = make("canvas", { width: result.size, height: result.size });
+  const [width, height] = result.size, canvas = make("canvas", { width, height, class: isLarge(result) ? "large" : "" });
   const face = button("", canvas, () => enlarge(cells.findIndex((cell) => cell.canvas === canvas)), { class: "face" });
   const caption = make("span", { class: "name" });
   const action = future >= 0 && result.action ? make("span", { class: "action" }, result.action) : "";

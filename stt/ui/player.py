@@ -1,7 +1,8 @@
 """The player: clip and futures in step on canvases, with a timeline, overlays, curves and the results of this visit.
 
 The browser's side is player*.js. Its value is one JSON object, made by `prompt_value`, `progress_value` or
-`result_value`; a strip is a picture of frames, futures below each other and time to the right.
+`result_value`; a strip is a picture of frames, futures below each other and time to the right: PNG for small frames,
+JPEG for large ones, each in a cell of whole JPEG blocks, so that no frame colours its neighbour.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stt.encode import Pixels, png
+from stt.encode import JPEG_BLOCK, Pixels, is_lossless, jpeg, png
 from stt.metrics import spread
 from stt.prediction import Progress
 from stt.prompt import Prompt
@@ -26,7 +27,8 @@ from stt.video import to_uint8
 
 SCRIPTS = ("player_drawing.js", "player_charts.js", "player_visit.js", "player.js")
 EMPTY = {"state": "empty"}
-STRIP_FRAMES = 100
+STRIP_WIDTH = 16_384  # pixels: phones draw no larger pictures
+JPEG_QUALITY = 90
 
 
 def player(first: Result | None, rivals: dict[str, int]) -> gr.HTML:
@@ -48,7 +50,7 @@ def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
         "state": "ready",
         "key": _key(request.settings() | {"prompt_frames": prompt.start}, prompt.sha256),
         "fps": round(prompt.fps, 3),
-        "size": prompt.pixels.shape[1],
+        **sizes(prompt.pixels),
         "frames": request.frames,
         "names": [f"future {k}" for k in range(1, 1 + request.futures)],
         "model": request.model,
@@ -79,12 +81,12 @@ def progress_value(before: dict[str, Any] | None, progress: Progress, name: str)
         "imagined": imagined,
         "settings": request.settings(),
     }
-    strips = base["strips"]
-    new = progress.frames[sum(part["frames"] for part in strips) :]
+    pictures = base["strips"]
+    new = progress.frames[sum(part["frames"] for part in pictures) :]
     if new:
         futures = np.stack([to_uint8(frame) for frame in new], axis=1)  # (F, t, H, W, 3)
-        strips = [*strips, {"frames": len(new), "src": strip(futures)}]
-    return base | {"strips": strips, "status": progress.text()}
+        pictures = [*pictures, *strips(futures)]
+    return base | {"strips": pictures, "status": progress.text()}
 
 
 def result_value(result: Result, before: dict[str, Any] | None = None, precomputed: bool = False) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def result_value(result: Result, before: dict[str, Any] | None = None, precomput
         "id": report["id"],
         "key": _key(report["settings"], report["clip"]["sha256"]),
         "fps": result.fps,
-        "size": result.context.shape[1],
+        **sizes(result.context),
         "frames": frames,
         "names": report["names"],
         "model": report["settings"]["model"],
@@ -171,16 +173,34 @@ def _gray(values: NDArray[np.floating]) -> Pixels:
     return np.repeat((255 * values).round().astype(np.uint8)[..., None], 3, axis=-1)
 
 
+def sizes(frames: Pixels) -> dict[str, list[int]]:
+    """Of frames (..., H, W, 3) and of their cells in a strip: width and height."""
+    size = [frames.shape[-2], frames.shape[-3]]
+    block = 1 if is_lossless(frames) else JPEG_BLOCK
+    return {"size": size, "cell": [-(-side // block) * block for side in size]}
+
+
 def strips(futures: Pixels) -> list[dict[str, Any]]:
-    """(F, T, H, W, 3) -> pictures of up to STRIP_FRAMES frames: browsers draw none of more than 32,767 pixels."""
-    parts = [futures[:, t : t + STRIP_FRAMES] for t in range(0, futures.shape[1], STRIP_FRAMES)]
+    """(F, T, H, W, 3) -> pictures of as many frames as STRIP_WIDTH holds."""
+    count = max(STRIP_WIDTH // sizes(futures)["cell"][0], 1)
+    parts = [futures[:, t : t + count] for t in range(0, futures.shape[1], count)]
     return [{"frames": part.shape[1], "src": strip(part)} for part in parts]
 
 
 def strip(frames: Pixels) -> str:
-    """(F, T, H, W, 3) -> one picture as a data URI; "" for no frames."""
+    """(F, T, H, W, 3) -> one picture as a data URI; "" for no frames. Beyond STRIP_WIDTH, a row goes on in the next."""
     if not frames.size:
         return ""
-    rows, columns, height, width, _ = frames.shape
+    width, height = sizes(frames)["cell"]
+    bars = [(0, height - frames.shape[2]), (0, width - frames.shape[3])]
+    if any(map(any, bars)):
+        frames = np.pad(frames, [(0, 0), (0, 0), *bars, (0, 0)], mode="edge")
+    most = max(STRIP_WIDTH // width, 1)
+    if frames.shape[1] > most:
+        missing = -frames.shape[1] % most
+        frames = np.concatenate([frames, np.zeros_like(frames[:, :missing])], axis=1)
+        frames = frames.reshape(-1, most, *frames.shape[2:])
+    rows, columns = frames.shape[:2]
     sheet = frames.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    return "data:image/png;base64," + base64.b64encode(png(sheet)).decode()
+    kind, file = ("png", png(sheet)) if is_lossless(frames) else ("jpeg", jpeg(sheet, JPEG_QUALITY))
+    return f"data:image/{kind};base64," + base64.b64encode(file).decode()

@@ -14,7 +14,7 @@ const measures = make("details", { class: "measures" }, make("summary", {}, "Mea
 const EXPLAINED = {
   Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",
   Error: "How far the pixels are from what really happened, in percent of the step from black to white. The dashed line is the error of repeating the last frame.",
-  Likeness: "Structural similarity (SSIM) to what really happened: 1 is the same picture. The dashed line repeats the last frame.",
+  Likeness: "Structural similarity (SSIM) to what really happened, at up to 128 pixels a side: 1 is the same picture. The dashed line repeats the last frame.",
   Surprise: "How unlikely each frame of the clip is for the model. 1 is usual for its own kind of clips; above 1.5 it is unlike them.",
 };
 

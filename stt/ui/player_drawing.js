@@ -33,28 +33,34 @@ const button = (label, content, action, more = {}) =>
 const GAP = 12, BELOW = 118; // pixels: between panels; below the stage: bar, facts, measures
 const captionHeight = (side) => (side < 220 ? 46 : 30); // name and tools in two lines or in one
 
-// The clip at the left, its futures in rows beside it: the largest squares that fit the window.
+// The clip at the left, its futures in rows beside it, or all of them in rows: the largest pictures that fit the window.
 function layOut() {
   const futures = Math.max(cells.length - 1, 1), phone = window.innerWidth <= PHONE, full = !!document.fullscreenElement;
   const width = stage.clientWidth - 2 * GAP;
   const top = full ? 0 : stage.getBoundingClientRect().top + window.scrollY;
   const height = Math.max(window.innerHeight - top - (full ? 60 : BELOW), 320) - 2 * GAP;
   const across = (columns) => (width - GAP * (columns - 1)) / columns;
-  let best = { side: 0, columns: 2 };
-  if (enlarged >= 0) best = { side: Math.min(width, height - 30), columns: 1 };
-  else if (phone) best = { side: across(2), columns: 2 };
-  else {
-    for (let rows = 1; rows <= futures; rows++) {
-      const columns = Math.ceil(futures / rows) + 1, each = (height - GAP * (rows - 1)) / rows;
-      const side = Math.min(across(columns), each - captionHeight(Math.min(across(columns), each)));
-      if (side > best.side + 1) best = { side, columns, rows };
-    }
+  const size = current?.size || [64, 64], aspect = size[0] / size[1];
+  let best = { side: 0, columns: 2 }; // side: width of a picture
+  if (enlarged >= 0) best = { side: Math.min(width, ((phone ? window.innerHeight - 140 : height) - 30) * aspect), columns: 1 };
+  else if (phone) {
+    const columns = aspect > 1.2 && futures === 1 ? 1 : 2;
+    best = { side: across(columns), columns };
+  } else {
+    const consider = (columns, rows, spans) => {
+      const each = (height - GAP * (rows - 1)) / rows;
+      const side = Math.min(across(columns), (each - captionHeight(Math.min(across(columns), each * aspect))) * aspect);
+      if (side > (spans ? best.side + 1 : 1.1 * best.side)) best = { side, columns, rows: spans ? rows : 1 };
+    };
+    for (let rows = 1; rows <= futures; rows++) consider(Math.ceil(futures / rows) + 1, rows, true);
+    for (let columns = 1; aspect > 1.2 && columns <= cells.length; columns++) consider(columns, Math.ceil(cells.length / columns), false);
   }
   // whole multiples of the clip's pixels, unless much would be lost
-  const pixel = (current?.size || 64) / (window.devicePixelRatio || 1), whole = Math.floor(best.side / pixel) * pixel;
+  const pixel = size[0] / (window.devicePixelRatio || 1), whole = Math.floor(best.side / pixel) * pixel;
   const side = Math.max(Math.floor(whole > 0.96 * best.side ? whole : best.side), 40);
   stage.style.minHeight = phone ? "" : `${height + 2 * GAP}px`;
   panels.style.setProperty("--side", `${side}px`);
+  panels.style.setProperty("--height", `${Math.round(side / aspect)}px`);
   panels.style.setProperty("--caption", `${captionHeight(side)}px`);
   panels.style.setProperty("--columns", best.columns);
   if (cells.length) cells[0].figure.style.gridRow = phone || enlarged >= 0 ? "" : `1 / span ${best.rows}`;
@@ -62,19 +68,27 @@ function layOut() {
 
 // ---- drawing -----------------------------------------------------------------------------------------
 
+const STRIP_WIDTH = 16384; // pixels, as in player.py
+const isLarge = (result) => Math.max(...result.size) > 128; // no pixel of these can be told from the next
+
+function place(result, number, row = 0) { // x and y of a frame in a strip, whose rows go on in the next ones
+  const [width, height] = result.cell, most = Math.max(Math.floor(STRIP_WIDTH / width), 1);
+  return [(number % most) * width, (row + Math.floor(number / most)) * height];
+}
+
 function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined futures did not see the clip
-  const size = result.size;
-  if (frame < result.context_frames) return [result.images.context, Math.max(frame, 0) * size, 0, result.imagined && future >= 0 ? "unused" : "clip"];
+  const at = (number) => place(result, number);
+  if (frame < result.context_frames) return [result.images.context, ...at(Math.max(frame, 0)), result.imagined && future >= 0 ? "unused" : "clip"];
   let after = frame - result.context_frames;
   const beyond = Math.min(frame - join(result), result.ending_frames - 1);
-  if (beyond >= 0) return [result.images.ending, beyond * size, 0, "clip"];
+  if (beyond >= 0) return [result.images.ending, ...at(beyond), "clip"];
   if (future < 0) {
-    if (after < result.truth_frames) return [result.images.truth, after * size, 0, result.imagined ? "beside" : "truth"];
-    return [result.images.context, (result.context_frames - 1) * size, 0, "ended"];
+    if (after < result.truth_frames) return [result.images.truth, ...at(after), result.imagined ? "beside" : "truth"];
+    return [result.images.context, ...at(result.context_frames - 1), "ended"];
   }
   after = Math.min(after, done(result) - 1);
   for (const part of result.strips) {
-    if (after < part.frames) return [part.image, after * size, future * size, "future"];
+    if (after < part.frames) return [part.image, ...place(result, after, future), "future"];
     after -= part.frames;
   }
   return [null, 0, 0, "waiting"];
@@ -95,13 +109,13 @@ function draw() {
   for (const { canvas, face, caption, result, future, figure } of cells) {
     const shown = pictureOf(result, future, result === current ? t : t - current.context_frames + result.context_frames);
     const [image, x, y] = shown, kind = result.state === "ready" && future >= 0 ? "waiting" : shown[3];
-    const pen = canvas.getContext("2d");
+    const pen = canvas.getContext("2d"), size = result.size;
     pen.imageSmoothingEnabled = false;
-    if (kind === "waiting") pen.clearRect(0, 0, result.size, result.size);
+    if (kind === "waiting") pen.clearRect(0, 0, ...size);
     else if (image?.complete) { // until a new picture is decoded, the last one stays
-      pen.clearRect(0, 0, result.size, result.size);
+      pen.clearRect(0, 0, ...size);
       pen.globalAlpha = kind === "ended" || kind === "unused" ? 0.35 : 1;
-      pen.drawImage(image, x, y, result.size, result.size, 0, 0, result.size, result.size);
+      pen.drawImage(image, x, y, ...size, 0, 0, ...size);
       pen.globalAlpha = 1;
       if (result === current) drawOverlay(pen, result, future);
     }
@@ -151,9 +165,10 @@ function drawOverlay(pen, result, future) {
   if (!colour || !image?.complete || !image.naturalWidth) return;
   const spread = overlay.value === "spread";
   const at = spread ? t - result.context_frames : t;
-  const count = image.naturalWidth / (spread ? result.size : image.naturalHeight);
+  const count = spread ? done(result) : result.report.surprise.bits.length + 1; // the first frame has no surprise
   if ((future >= 0) !== spread || at < 0 || at >= count) return;
-  const side = image.naturalHeight;
+  const [from, size] = spread ? [place(result, at), result.size]
+    : [[(at * image.naturalWidth) / count, 0], [image.naturalWidth / count, image.naturalHeight]];
   pen.imageSmoothingEnabled = true;
-  pen.drawImage(tint(image, colour), at * side, 0, side, side, 0, 0, result.size, result.size);
+  pen.drawImage(tint(image, colour), ...from, ...size, 0, 0, ...result.size);
 }

@@ -11,10 +11,10 @@ function remember(result) {
 
 function thumbnails() {
   strip.replaceChildren(...[...results.values()].reverse().map((result) => {
-    const canvas = make("canvas", { width: result.size, height: result.size });
+    const [width, height] = result.size, canvas = make("canvas", { width, height, class: isLarge(result) ? "large" : "" });
     const paint = () => {
       const [image, x, y] = pictureOf(result, 0, length(result) - 1);
-      canvas.getContext("2d").drawImage(image, x, y, result.size, result.size, 0, 0, result.size, result.size);
+      canvas.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height);
     };
     result.strips.at(-1)?.image?.decode().then(paint, () => {});
     const lines = [result.clip || "no clip", result.model, `${result.names[0]}${result.names.length > 1 ? ` + ${result.names.length - 1}` : ""}`];

@@ -8,12 +8,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from stt.encode import shrink
 from stt.prompt import Prompt, latest_start
 from stt.request import Request
 from stt.ui.player import strip
 from stt.video import to_uint8
 
-PICTURES = 10  # in the timeline
+PICTURES = 10  # in the timeline, of square frames
+PICTURE_SIDE = 96  # pixels
 TEMPLATE = """<div class="start"><p><b>Start of the future</b> <output></output></p>
 <div class="film"><img alt=""><span class="after"></span>
 <input type="range" aria-label="Start of the future"></div></div>"""
@@ -29,11 +31,14 @@ def start_marker() -> gr.HTML:
 
 def start_value(prompt: Prompt, request: Request) -> dict[str, Any]:
     frames = prompt.clip.video
-    at = np.linspace(0, len(frames) - 1, min(PICTURES, len(frames))).round()
+    height, width = frames.shape[-2:]
+    count = min(max(round(PICTURES * height / width), 2), 3 * PICTURES, len(frames))
+    at = np.linspace(0, len(frames) - 1, count).round()
+    pictures = shrink(to_uint8(frames[at.astype(int)]), PICTURE_SIDE)
     last = latest_start(request, len(frames))
     return gr.update(
         value={
-            "strip": strip(to_uint8(frames[at.astype(int)])[None]), "count": len(frames), "start": prompt.start,
+            "strip": strip(pictures[None]), "count": len(frames), "start": prompt.start,
             "last": last, "gap": request.frames if request.between else 0,
         },
         visible=True if last > 1 else "hidden",

@@ -12,7 +12,7 @@ from stt.ui.backend import ARGUMENTS
 from stt.ui.blocks import PageBlocks
 from stt.ui.callbacks import Callbacks
 from stt.ui.clip_box import refuse_links
-from stt.ui.controls import action_slider, action_updates, gap_updates, label_updates, sampling_updates
+from stt.ui.controls import action_slider, action_updates, fit_info, gap_updates, label_updates, sampling_updates
 from stt.ui.endpoints import Endpoints
 from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
@@ -94,6 +94,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
+    model.change(lambda name: gr.update(info=fit_info(models[name])), model, control["fit"], **QUICK)
     return previews
 
 
