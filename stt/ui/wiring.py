@@ -127,11 +127,12 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
 
-    gr.on(
-        [model.change, control["labels"].change],
-        lambda name, labels: label_updates(models[name], labels, len(page.labels)), [model, control["labels"]],
-        [control["labels"], *page.labels], **QUICK,
-    )  # fmt: skip
+    if page.labels:  # a list for one output alone would become its value
+        gr.on(
+            [model.change, control["labels"].change],
+            lambda name, labels: label_updates(models[name], labels, len(page.labels)), [model, control["labels"]],
+            [control["labels"], *page.labels], **QUICK,
+        )  # fmt: skip
     for dropdown in page.labels:
         dropdown.input(None, page.labels, control["labels"], js=LABELS, **PRIVATE)
 
