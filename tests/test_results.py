@@ -131,7 +131,7 @@ def test_every_video_plays_and_an_mp4_knows_its_settings(store, stored, clip):
     assert stored.names == [*NAMES, "futures.zip"]
     settings = {
         "app": "stt", "model": "tiny", "frames": 3, "temperature": 1.0, "prompt_frames": 5, "top_k": 0, "top_p": 1.0,
-        "stride": 0, "fit": "crop", "fps": 0.0, "labels": [], "between": False, "action": [], "family": "stt",
+        "stride": 0, "fit": "auto", "fps": 0.0, "labels": [], "between": False, "action": [], "family": "stt",
         "weights": "tiny@1", "clip": {"name": "in.mp4", "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()},
         "context": 5, "id": stored.report["id"],
     }  # fmt: skip
