@@ -69,10 +69,8 @@ def unpack_frames(data: NDArray[np.uint8], index: NDArray[np.int64]) -> Pixels:
     """Reverses `pack_frames`, but for what JPEG loses."""
     axes = int(index[0])
     shape, lengths = index[1 : 1 + axes], index[1 + axes :]
-    frames = [
-        cv2.cvtColor(cv2.imdecode(part, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        for part in np.split(data, np.cumsum(lengths)[:-1])
-    ]
+    parts = np.split(data, np.cumsum(lengths)[:-1])
+    frames = [np.asarray(cv2.imdecode(part, cv2.IMREAD_COLOR_RGB), np.uint8) for part in parts]
     return np.stack(frames).reshape(shape)
 
 

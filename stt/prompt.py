@@ -42,10 +42,13 @@ def load_clip(
     """The clip at the model's frame rate, or at the stride of the request, and at its size.
 
     A model that takes whole frames gets them at the clip's own aspect, unless the request makes them square.
-    channels: 0 for the model's. whole_size: the most pixels of the longer side for such a model.
+    Without a clip, where labels are imagined, a black frame stands for it. channels: 0 for the model's. whole_size: the
+    most pixels of the longer side for such a model.
 
     Raises `stt.video.VideoError` for a file that is no usable video.
     """
+    if request.clip is None:
+        return black_frame(model)
     c, fit = model.config, request.fit
     if fit == "auto":
         fit = "whole" if model.whole_frames else "crop"
@@ -114,12 +117,12 @@ def split_clip(clip: Clip, request: Request, model: Predictor) -> Prompt:
 
 def read_prompt(request: Request, model: Predictor, limits: Limits = LIMITS, whole_size: int = WHOLE_SIZE) -> Prompt:
     """whole_size: the most pixels of the longer side for a model that takes whole frames."""
-    clip = load_clip(request, model, limits, whole_size=whole_size) if request.clip else black_frame(model)
+    clip = load_clip(request, model, limits, whole_size=whole_size)
     return split_clip(clip, request if request.clip else replace(request, prompt_frames=0), model)
 
 
 def black_frame(model: Predictor) -> Clip:
-    """Stands for the clip where labels are imagined without one."""
+    """A clip of one black frame."""
     c, fps = model.config, frame_rate(model.card) or 10.0
     video = -torch.ones(1, c.channels, c.image_size, c.image_size)
     return Clip(video, fps, fps, (c.image_size, c.image_size), 1, truncated=False, cropped=False, padded=False)

@@ -123,7 +123,7 @@ class SideBySide:
     def _scaled(self, frame: Pixels) -> Pixels:
         if self.factor >= 1:
             return enlarge(frame[None], int(self.factor))[0]
-        return cv2.resize(frame, self.picture[::-1], interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.resize(frame, self.picture[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
     def _draw_timeline(self, image: Pixels, count: int) -> None:
         """count: frames up to this one."""

@@ -150,7 +150,7 @@ def test_another_start_updates_the_preview(page):
 
 
 SHIPPED = {"model": "tiny", "frames": 3, "futures": 3, "seed": 7, "temperature": 1.0, "prompt_frames": 5}
-PLAIN = SHIPPED | {"stride": 0, "fit": "crop", "labels": [], "top_k": 0, "top_p": 1.0, "fps": 0}
+PLAIN = SHIPPED | {"stride": 0, "fit": "auto", "labels": [], "top_k": 0, "top_p": 1.0, "fps": 0}
 
 
 def test_a_shipped_result_shows_for_its_own_settings_only_and_the_controls_say_what_it_shows(page):

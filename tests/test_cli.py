@@ -123,7 +123,7 @@ def test_the_page_s_limits_do_not_bind_the_command_line(here):
 
 
 def test_it_prints_files_seeds_and_notes_and_shows_progress_on_one_line(here, capsys):
-    assert call("--frames", 3, "--futures", 2, "--report", "r.json") == 0
+    assert call("--frames", 3, "--futures", 2, "--temperature", 0, "--report", "r.json") == 0
     out, err = capsys.readouterr()
     report = json.loads((here / "r.json").read_text())
     first, second = report["seeds"]

@@ -130,7 +130,7 @@ def test_impossible_labels_and_actions_are_refused_in_a_short_sentence():
 
 
 def test_a_choice_outside_its_list_is_refused_with_the_list(file):
-    starts = {"fit": "Fit must be one of crop, pad, not ", "between": "Between must be true or false, not "}
+    starts = {"fit": "Fit must be one of auto, crop, pad, not ", "between": "Between must be true or false, not "}
     starts["model"] = "Model must be one of other, tiny, not "
     for name, start in starts.items():
         for value in NO_CHOICES:

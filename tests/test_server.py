@@ -77,7 +77,7 @@ def test_a_client_gets_videos_the_seed_and_a_report(client, clip):
     assert report["used_frames"] == 5
     assert report["settings"] == {
         "model": "tiny", "frames": 20, "temperature": 1, "futures": 4, "top_k": 0, "top_p": 1, "stride": 0,
-        "fit": "crop", "fps": 0, "labels": [], "between": False, "action": [], "seed": seed,
+        "fit": "auto", "fps": 0, "labels": [], "between": False, "action": [], "seed": seed,
         "prompt_frames": 5,  # after the clip's last frame
     }  # fmt: skip
     assert ask(client, handle_file(clip), seed="", futures=1)[2] != seed
@@ -152,7 +152,7 @@ def test_a_bad_argument_is_answered_with_one_sentence(client, clip):
             {"between": True, "model": "gaps", "frames": 4},
             "A gap of 4 needs a clip of at least 6 frames, one before it and one after, but this one has 5.",
         ),
-        ({"fit": None}, "Fit must be one of crop, pad, not empty."),
+        ({"fit": None}, "Fit must be one of auto, crop, pad, not empty."),
         ({"clip": None}, NO_CLIP),
     ):
         with pytest.raises(AppError) as error:

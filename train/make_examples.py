@@ -1,8 +1,8 @@
 """Makes the app's example clips and predictions of them: python -m train.make_examples --out assets/prompts
 
 With `--results assets/results --model assets/models/digits-stt.safetensors` every clip also gets the run that the app
-shows at once. `--tabletop` makes the clips of the tabletop instead, which needs MuJoCo; `--clips FILE ...` makes no
-clips but runs of these. The app groups clips by the worlds of the models whose runs it has.
+shows at once. `--world` makes the clips of the tabletop or of the robot instead, which need MuJoCo; `--clips FILE ...`
+makes no clips but runs of these. The app groups clips by the worlds of the models whose runs it has.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from train.data.bouncing import DigitState, render, simulate_deterministic, simu
 from train.data.strokes import draw_digits
 from train.flags import check_output
 from train.seeding import generator_for
+from train.sim.robot.world import Robot, RobotConfig
 from train.sim.tabletop.world import Tabletop, TabletopConfig
 
 FPS = 10
+WORLDS = ("digits", "tabletop", "robot")
 LONG = 40  # frames of clips that last as long as the predictions, which can be compared with them
 MovingDigit = tuple[int, tuple[int, int], tuple[int, int]]  # digit, position (y, x), velocity (y, x) in pixels a frame
 
@@ -58,10 +60,14 @@ EXAMPLES = (  # positions go from 0 to 31, deterministic ones to 36; digits meet
     Example(name="three-just-before-the-right-wall", digits=((3, (14, 8), (1, 2)),), frames=12),
 )
 
-TABLETOP_SEED = 7  # the scores use another one
+SIMULATED_SEED = 7  # the scores use another one
 TABLETOP_EXAMPLES = {  # by name: index of a clip of the tabletop's test split
     "disc-onto-sphere": 0, "cylinder-about-to-fall": 2, "angle-into-the-corner": 4,
     "block-to-the-wall": 6, "turning-a-brick": 12, "green-block-uphill": 17,
+}  # fmt: skip
+ROBOT_EXAMPLES = {  # by name: index of a clip of the robot's test split, of the same seed
+    "towards-the-cyan-box": 0, "yellow-roll-to-the-right": 1, "pink-cube-to-the-left": 2, "three-things": 3,
+    "lifted-off": 4, "crowded-tray": 5,
 }  # fmt: skip
 
 
@@ -79,7 +85,12 @@ def clip_of(example: Example) -> Video:
 
 def tabletop_clip(index: int) -> Video:
     """A clip (1, 30, 3, 64, 64) of the tabletop."""
-    return Tabletop(TabletopConfig(), "test").clip(TABLETOP_SEED, index).video[None]
+    return Tabletop(TabletopConfig(), "test").clip(SIMULATED_SEED, index).video[None]
+
+
+def robot_clip(index: int) -> Video:
+    """A clip (1, 30, 3, 128, 128) of the robot."""
+    return Robot(RobotConfig(), "test").clip(SIMULATED_SEED, index).video[None]
 
 
 def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
@@ -93,7 +104,7 @@ def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
-    parser.add_argument("--tabletop", action="store_true", help="clips of the tabletop, not of digits")
+    parser.add_argument("--world", choices=WORLDS, default="digits", help="what the clips show [digits]")
     parser.add_argument("--clips", nargs="+", type=Path, metavar="FILE", help="only runs, of these clips")
     parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
     parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
@@ -110,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = load(args.model) if args.model else None
     except (OSError, ValueError) as error:
         raise SystemExit(f"make_examples: {error}") from error
-    files = args.clips or write_clips(args.out, tabletop=args.tabletop)
+    files = args.clips or write_clips(args.out, args.world)
     if model is not None:
         name = name_of(args.model)
         for file in files:
@@ -120,12 +131,14 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - begun:.1f} s")
 
 
-def write_clips(folder: Path, *, tabletop: bool) -> list[Path]:
-    """Writes all clips of digits, or of the tabletop; returns their files."""
+def write_clips(folder: Path, world: str) -> list[Path]:
+    """Writes all clips of a world; returns their files."""
     folder.mkdir(parents=True, exist_ok=True)
-    clips = {example.name: partial(clip_of, example) for example in EXAMPLES}
-    if tabletop:
-        clips = {name: partial(tabletop_clip, index) for name, index in TABLETOP_EXAMPLES.items()}
+    clips = {
+        "digits": {example.name: partial(clip_of, example) for example in EXAMPLES},
+        "tabletop": {name: partial(tabletop_clip, index) for name, index in TABLETOP_EXAMPLES.items()},
+        "robot": {name: partial(robot_clip, index) for name, index in ROBOT_EXAMPLES.items()},
+    }[world]
     for name, clip in clips.items():
         write_mp4(folder / f"{name}.mp4", to_uint8(clip()[0]), FPS)
     return [folder / f"{name}.mp4" for name in clips]

@@ -90,8 +90,10 @@ class ClipIndex:
         self._by_content: dict[tuple[str | None, str], Path] = {}
         self._by_result: dict[str, Path] = {}
 
-    def add(self, path: Path, session: str | None, sha256: str, result: str | None = None) -> None:
-        """result: the id of a result of this clip."""
+    def add(self, path: Path | None, session: str | None, sha256: str, result: str | None = None) -> None:
+        """result: the id of a result of this clip. Labels are imagined without a clip: nothing to add."""
+        if path is None:
+            return
         self._by_content[session, sha256] = path
         if result is not None:
             self._by_result[result] = path

@@ -198,10 +198,10 @@ class Callbacks:
         if result is not None:  # the link's own frames and seeds
             own = usable_settings(result.report["settings"], backend.models)
             example = backend.clips.of_content(None, result.report["clip"]["sha256"])
-            clip = {"clip": str(example)} if example else {}
-            return own, result_value(result), gr.skip(), *updates(own, **clip)
+            prompt = {"clip": str(example)} if example else {}
+            return own, result_value(result), gr.skip(), *updates(own, **prompt)
         if query.get("clip") in stems:
-            clip = backend.examples[stems.index(query["clip"])]
+            clip: Path | None = backend.examples[stems.index(query["clip"])]
         else:
             clip = None if linked.get("labels") else self._remembered(memory)
         if clip is None and backend.gallery and not linked.get("labels"):
@@ -238,9 +238,9 @@ class Callbacks:
         except RequestError:
             return None
 
-    def _own_metadata(self, clip: Path) -> dict[str, Any] | None:
+    def _own_metadata(self, clip: Path | None) -> dict[str, Any] | None:
         """The metadata of a video that this app made."""
-        metadata = None if clip in self.backend.examples else read_metadata(clip)
+        metadata = None if clip is None or clip in self.backend.examples else read_metadata(clip)
         return {**NEW_SETTINGS, **metadata} if metadata and metadata.get("app") == "stt" else None
 
     def _original_clip(self, visitor: gr.Request, metadata: Mapping[str, Any]) -> Path | None:

@@ -64,7 +64,7 @@ class Runs:
                     progress = None
                     yield result_value(backend.results.put(event, name), value)
                     return
-                if progress is None and request.clip is not None:
+                if progress is None:
                     backend.clips.add(request.clip, visitor.session_hash, event.prompt.sha256, name)
                 progress, done = event, len(event.frames)
                 if done <= 1 or done == request.frames or time.monotonic() - last > PREVIEW_PAUSE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -56,7 +56,7 @@ class Verdicts:
         except (RequestError, VideoError, ValueError):
             yield ""  # the preview says what is wrong with the clip
 
-    def _check(self, request: Request) -> Iterator[Any]:
+    def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
         key = str(request.clip), request.model, request.fit, request.stride
         if key not in self._checks:
@@ -69,9 +69,10 @@ class Verdicts:
             self._checks[key] = last
         return self._checks[key]
 
-    def _best(self, request: Request) -> Iterator[Any]:
+    def _best(self, request: Request) -> Generator[Any, None, str | None]:
         """Returns the name of the quick model with the least error of those that know the clip, None without one."""
-        models, errors = self.callbacks.backend.models, {}
+        models = self.callbacks.backend.models
+        errors: dict[str, float] = {}
         for name, model in models.items():
             if name == request.model or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:
                 continue

@@ -53,6 +53,7 @@ def build(callbacks: Callbacks) -> PageBlocks:
     with PageBlocks(title=TITLE, fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as app:
         first = next((backend.result_of(one.clip, one.model) for one in backend.gallery), None)
         page = lay_out(backend.models, backend.gallery, first)
+        _serve_clients(page, Endpoints(backend))  # first: the page's functions take their names otherwise
         previews = _wire_clip(page, callbacks)
         _wire_settings(page, callbacks)
         _wire_results(page, callbacks)
@@ -60,7 +61,6 @@ def build(callbacks: Callbacks) -> PageBlocks:
         _wire_prediction(page, Runs(callbacks), [*previews, *checks])
         wire_play(page.play, page.settings, page.new_seed)
         app.load(callbacks.open_page, page.memory, [page.pending, *_stage(page)], **QUICK)
-        _serve_clients(page, Endpoints(backend))
     return app
 
 
