@@ -106,9 +106,9 @@ def test_the_page_shows_a_wide_clip_predicts_it_and_continues_a_future(page, mod
     page.backend.models["whole"] = model
     mine = page.uploads / "mine.mp4"
     mine.write_bytes(clip.read_bytes())
-    shown = page.choose(mine, model="whole").player
+    shown = page.choose(mine, model="whole", fit="auto").player
     assert (shown["state"], shown["size"]) == ("ready", [WIDTH, HEIGHT])
-    result = page.predict(mine, model="whole", frames=2, futures=1)
+    result = page.predict(mine, model="whole", fit="auto", frames=2, futures=1)
     assert result.futures.shape == (1, 2, HEIGHT, WIDTH, 3)
     _, path = page.callbacks.extend(event_of(result=result.report["id"], future=0))
     longer = read_prompt(request_for(Path(path)), model)
