@@ -14,6 +14,7 @@ from stt.live import LiveSession
 from stt.prediction import predict
 from stt.prompt import read_prompt
 from stt.results import Result
+from stt.ui.endpoints import Endpoints
 from stt.ui.player import progress_value, result_value
 from stt.video import read_clip
 from tests.conftest import TINY_CONFIGS, built
@@ -105,13 +106,15 @@ def test_the_page_shows_a_wide_clip_predicts_it_and_continues_a_future(page, mod
     page.backend.models["whole"] = model
     mine = page.uploads / "mine.mp4"
     mine.write_bytes(clip.read_bytes())
-    shown = page.choose(mine, model="whole").player
+    shown = page.choose(mine, model="whole", fit="auto").player
     assert (shown["state"], shown["size"]) == ("ready", [WIDTH, HEIGHT])
-    result = page.predict(mine, model="whole", frames=2, futures=1)
+    result = page.predict(mine, model="whole", fit="auto", frames=2, futures=1)
     assert result.futures.shape == (1, 2, HEIGHT, WIDTH, 3)
     _, path = page.callbacks.extend(event_of(result=result.report["id"], future=0))
     longer = read_prompt(request_for(Path(path)), model)
     assert longer.clip.video.shape[2:] == (2 * HEIGHT, 2 * WIDTH)
+    listed = Endpoints(page.backend).list_models()[-1]
+    assert listed["whole_frames"] and listed["image_size"] == 512
 
 
 def test_a_live_session_of_large_frames_remembers_fewer(model, clip):
@@ -120,5 +123,5 @@ def test_a_live_session_of_large_frames_remembers_fewer(model, clip):
     session = LiveSession(model, context)
     assert session.step().shape == (3, 58, 128)
     assert session.max_frames == 600
-    large = LiveSession(model, context[..., :1].expand(-1, -1, 512, 512))
+    large = LiveSession(model, context[..., :1, :1].expand(-1, -1, 512, 512))
     assert large.max_frames < 200
