@@ -25,8 +25,9 @@ PIXELS = """n => {
 def running(tmp_path_factory):
     """One core, so one visitor plays at a time."""
     models = {"tabletop": load(str(ASSETS / "models/tabletop-layered.safetensors"), "cpu")}
-    examples = sorted((ASSETS / "prompts").glob("tray-a*.mp4"))
-    with served(tmp_path_factory.mktemp("app"), models, examples) as app:
+    examples = sorted((ASSETS / "prompts").glob("angle-*.mp4"))
+    results = [ASSETS / f"results/{example.stem}--tabletop-layered.npz" for example in examples]
+    with served(tmp_path_factory.mktemp("app"), models, examples, results) as app:
         yield app
 
 

@@ -28,7 +28,7 @@ from stt.ui.live import HEADER, NO_MACHINE, Live, live_request
 from stt.ui.live_controls import FULL, IDLE, YOURS, axis_controls
 from stt.video import to_uint8
 from tests.conftest import TINY, lively
-from tests.ui_fixtures import Slow, action_model, moving_dot
+from tests.ui_fixtures import Slow, action_model, moving_dot, result_of
 
 SETTINGS = {"model": "actions", "seed": 7, "temperature": 1.0}
 
@@ -37,7 +37,11 @@ SETTINGS = {"model": "actions", "seed": 7, "temperature": 1.0}
 def backend(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     models = {"actions": action_model(), "plain": lively(STT(TINY)).eval(), "slow": lively(Slow(TINY)).eval()}
-    return Backend(models, ResultStore(folder / "results"), folder, [moving_dot(folder / "example.mp4")])
+    example = moving_dot(folder / "example.mp4")
+    for name, model in models.items():
+        model.weights_hash = name
+    shipped = {"example--plain": result_of(models["plain"], example, model="plain", prompt_frames=5)}
+    return Backend(models, ResultStore(folder / "results", shipped), folder, [example])
 
 
 @pytest.fixture

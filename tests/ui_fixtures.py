@@ -110,14 +110,15 @@ def ship(models: dict[str, Predictor], examples: list[Path], folder: Path) -> li
 
 @contextmanager
 def served(
-    folder: Path, models: dict[str, Predictor] | None = None, examples: list[Path] | None = None
+    folder: Path,
+    models: dict[str, Predictor] | None = None,
+    examples: list[Path] | None = None,
+    results: list[Path] | None = None,
 ) -> Iterator[Served]:
     """Everything that the app writes lands in `folder`. Its own four examples are of the model tiny, the first also of
     classes."""
-    if models is None or examples is None:
+    if models is None or examples is None or results is None:
         models, examples, results = _own(folder)
-    else:
-        results = ship(models, examples, folder) if "tiny" in models else []
     before = os.environ.get("GRADIO_TEMP_DIR"), tempfile.tempdir
     tempfile.tempdir = str(folder)
     app = serve(models, examples, results, host="127.0.0.1", block=False)
