@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stt.checkpoint import load
-from tests.test_browser import chromium, visit, wait_for  # noqa: F401  # a fixture
+from tests.browser_fixtures import chromium, new_tab, visit, wait_for  # noqa: F401  # a fixture
 from tests.ui_fixtures import served
 
 pytestmark = pytest.mark.browser
@@ -33,7 +33,8 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def page(chromium, running):  # noqa: F811
-    page, complaints = visit(chromium, running)
+    page, complaints = new_tab(chromium, running)
+    visit(page, running)
     page.click("#play")
     page.wait_for_selector(STAGE)
     yield page
@@ -95,12 +96,13 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     with page.expect_download() as download:
         page.get_by_role("link", name="as mp4").first.click()
     assert download.value.suggested_filename.endswith(".mp4")
-    page.get_by_role("button", name="as prompt").first.click()  # the recording is the next clip
+    page.locator(".player .extend").first.click()  # the recording is the next clip
     page.wait_for_selector(".player[data-state=ready]")
 
 
 def test_the_next_visitor_waits_and_a_closed_tab_makes_room(chromium, running, page):  # noqa: F811
-    second, complaints = visit(chromium, running)
+    second, complaints = new_tab(chromium, running)
+    visit(second, running)
     second.click("#play")
     second.get_by_text("You are next").wait_for()
     assert not second.locator(STAGE).count()
@@ -108,7 +110,8 @@ def test_the_next_visitor_waits_and_a_closed_tab_makes_room(chromium, running, p
     second.wait_for_selector(STAGE)
     second.keyboard.press("Escape")
     assert not second.locator("dialog.live").is_visible()
-    third, more = visit(chromium, running)
+    third, more = new_tab(chromium, running)
+    visit(third, running)
     third.click("#play")
     third.wait_for_selector(STAGE)  # leaving the stage makes room, too
     for one in (second, third):
