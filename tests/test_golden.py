@@ -25,6 +25,7 @@ PROMPTS = {  # by model: the example clip whose first frames it continues
     "digits-timesformer": "pair-crossing",
     "digits-transframer": "four-falling",
     "digits-videogpt": "four-falling",
+    "robot-stt": "crowded-tray",
     "tabletop-layered": "turning-a-brick",
 }
 GIVEN, FRAMES, SEEDS = 5, 8, (0, 1)

@@ -384,7 +384,7 @@ def test_mistakes_end_in_one_sentence_before_the_model_is_read(tmp_path, tiny, c
         (["--json", tmp_path / "none" / "x.json"], "--json .*x.json cannot be written: No such file or directory"),
         (["--markdown", tmp_path / "file" / "x.md"], "--markdown .*x.md cannot be written: Not a directory"),
         (["--json", tmp_path], "--json .* is a folder"),
-        (["--sheet", tmp_path / "x.docx"], "--sheet .*x.docx: a picture's name ends in .png"),
+        (["--sheet", tmp_path / "x.docx"], "--sheet .*x.docx: its name must end in .png"),
         (["--sheet", tmp_path / "none" / "x.png"], "--sheet .* cannot be written"),
         (["--simulated", tmp_path / "file"], "--simulated .* is a file, not a folder"),
         (["--device", "abacus"], "This machine has no device abacus; cpu is one"),

@@ -61,7 +61,7 @@ def test_a_preset_for_a_gpu_names_the_one_for_a_cpu(tmp_path, capsys, monkeypatc
     def stop(*_):
         raise SystemExit
 
-    monkeypatch.setattr("train.cli.open_dataset", stop)
+    monkeypatch.setattr("train.predictor.open_dataset", stop)
     for preset, said in (("moving_mnist/stt/gpu", True), ("moving_mnist/stt/cpu", False)):
         with pytest.raises(SystemExit):
             predictor.main(["--preset", preset, *QUICK, "--steps", "1", "--out", str(tmp_path / "run")])

@@ -286,7 +286,7 @@ def test_the_first_600_frames_and_the_first_60_seconds_are_used(tmp_path):
 
 def test_decoding_ends_at_the_wall_clock_limit(tmp_path):
     limits = Limits(wall_seconds=0.002)
-    assert refusal(make(tmp_path / "clip.mp4"), limits).startswith("Decoding needs more than 0.002 s")
+    assert refusal(make(tmp_path / "clip.mp4"), limits).startswith("Decoding takes longer than 0.002 s")
 
 
 def test_decoding_ends_at_the_memory_limit(tmp_path):
