@@ -43,7 +43,7 @@ def test_many_videos_at_once_are_made_one_by_one_and_the_page_answers_meanwhile(
     statuses = []
 
     def get(name: str) -> None:
-        statuses.append(httpx.get(f"{running.url}runs/example-3/{name}", timeout=60).status_code)
+        statuses.append(httpx.get(f"{running.url}runs/example-3--tiny/{name}", timeout=60).status_code)
 
     threads = [threading.Thread(target=get, args=(names[k % 6],)) for k in range(26)]
     for thread in threads:
@@ -54,7 +54,7 @@ def test_many_videos_at_once_are_made_one_by_one_and_the_page_answers_meanwhile(
     for thread in threads:
         thread.join()
     assert set(statuses) <= {200, 503} and 200 in statuses
-    assert httpx.get(f"{running.url}runs/example-3/future-1.gif", timeout=60).status_code == 200
+    assert httpx.get(f"{running.url}runs/example-3--tiny/future-1.gif", timeout=60).status_code == 200
 
 
 def test_mutated_model_files_load_or_are_refused_with_one_sentence():

@@ -57,7 +57,8 @@ def test_the_page_opens_with_an_example_that_plays_beside_its_futures(page):
     boxes = [page.locator(part).bounding_box() for part in ("#clip", "#predict", "#model")]
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"] < boxes[1]["y"] + 60 <= boxes[2]["y"] + 20
     shown = " ".join(page.evaluate(VISIBLE))
-    assert all(word in shown for word in ("Predict", "Stop", "Model", "Futures", "Frames", "Advanced"))
+    missing = [word for word in ("Predict", "Stop", "Model", "Futures", "Frames", "Advanced") if word not in shown]
+    assert not missing, shown
     assert not any(word in shown for word in ("Seed", "Temperature", "Top-k", "Stride", "Mood"))
 
 

@@ -136,7 +136,9 @@ def test_a_future_alone_equals_the_same_future_in_a_batch():
     for name, model in families():
         context = clips(model)[0]
         together = stt.predict(model, context, 4, seeds=[3, 11, 4])
-        close(together[1], stt.predict(model, context, 4, seeds=[11])[0], name)
+        close(
+            together[1], stt.predict(model, context, 4, seeds=[11])[0], name, 1e-3 if "optical flow" in name else 1e-4
+        )  # far warps
 
 
 def test_a_short_rollout_is_the_beginning_of_a_longer_one_and_the_window_slides():

@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 ROOT = Path(os.environ.get("STT_ATTACKED", Path(__file__).parents[2]))  # another tree, to compare with
+EXAMPLE = Path(__file__).parents[2] / "assets" / "prompts" / "four-falling.mp4"
 FIRST_PORT = int(os.environ.get("STT_ATTACK_PORT", 7880))
 
 
@@ -101,11 +102,10 @@ def application(
 
 
 def example(url: str) -> dict[str, Any]:
-    """The first example as an argument of the endpoint."""
-    config = httpx.get(f"{url}config").json()
-    datasets = [c["props"]["samples"] for c in config["components"] if c["type"] == "dataset" and c["props"]["samples"]]
-    path = datasets[0][0][0]
-    return file_data(path["path"] if isinstance(path, dict) else path)
+    """An uploaded example as an argument of the endpoint."""
+    clip = EXAMPLE.read_bytes()
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": (EXAMPLE.name, clip, "video/mp4")})
+    return file_data(answer.json()[0])
 
 
 def file_data(path: Any) -> dict[str, Any]:
