@@ -38,7 +38,7 @@ from tests.video_fixtures import make
 pytestmark = pytest.mark.browser
 __all__ = ["chromium", "page", "tab"]
 
-VISIBLE = """() => [...document.querySelectorAll('#controls label, #controls button, #controls [data-testid=block-info]')]
+VISIBLE = """() => [...document.querySelectorAll('#controls :is(label, button, [data-testid=block-info])')]
   .filter(n => n.checkVisibility() && n.getBoundingClientRect().width > 0).map(n => n.innerText.trim())"""
 
 
