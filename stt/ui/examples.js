@@ -3,6 +3,7 @@
 
 const tabs = [...element.querySelectorAll('[role="tab"]')];
 const panels = [...element.querySelectorAll('[role="tabpanel"]')];
+let current, touched = false; // the clip on the page; whether the visitor has opened a tab before the first came
 
 function open(k, focus = false) {
   tabs.forEach((tab, i) => {
@@ -18,21 +19,27 @@ element.addEventListener("keydown", (event) => {
   if (at < 0 || !by) return;
   event.preventDefault();
   event.stopPropagation();
+  touched = true;
   open((at + by + tabs.length) % tabs.length, true);
 });
 element.addEventListener("click", (event) => {
   const node = event.target.closest("button");
   if (!node) return;
-  if (tabs.includes(node)) return open(tabs.indexOf(node));
+  if (tabs.includes(node)) {
+    touched = true;
+    return open(tabs.indexOf(node));
+  }
   if (node.dataset.model) return trigger("model", { model: node.dataset.model });
   trigger("choose", { number: Number(node.dataset.number) });
   window.dispatchEvent(new Event("stt-example"));
 });
-window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page
+window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page; a new one opens its tab
+  const opens = detail !== current && !(current === undefined && touched);
+  current = detail;
   for (const node of element.querySelectorAll(".example")) {
     const chosen = node.dataset.clip === detail;
     node.setAttribute("aria-pressed", chosen);
-    if (chosen) open(panels.indexOf(node.closest('[role="tabpanel"]')));
+    if (chosen && opens) open(panels.indexOf(node.closest('[role="tabpanel"]')));
   }
 });
 if (tabs.length) open(0);
