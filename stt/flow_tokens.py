@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stt.api import Condition, Loss, Noise, Sampling, Video
+from stt.api import Condition, Loss, Noise, PredictedFrames, Sampling, Video
 from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture
@@ -217,7 +217,7 @@ class FlowTokens(nn.Module):
             target, draw = self.target(tokens.flatten(0, 1)).unflatten(0, (b, t - 1)), draw_posterior
         frames, previous = video[:, :num_context], before[:, :num_context]
         true_flow, motion = motion, None if motion is None else motion[:, :num_context]
-        errors, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
+        videos, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
         while k < t - 1:
             n = frames.shape[1]
             true_actions = None if actions is None else actions[:, k : k + n].flatten(0, 1)
@@ -227,7 +227,7 @@ class FlowTokens(nn.Module):
                 lambda policy, true_actions=true_actions: true_actions, draw,
                 None if target is None else target[:, k : k + n], cache, features,
             )  # fmt: skip
-            errors.append(multiscale_error(out.video, video[:, k + 1 : k + n + 1]))
+            videos.append(out.video)
             if true_flow is not None:
                 flow_errors.append((out.flow - true_flow[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)))
             if true_actions is not None:
@@ -235,7 +235,8 @@ class FlowTokens(nn.Module):
             kls += out.kls
             previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
             motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
-        error = torch.cat(errors)
+        frames = PredictedFrames(torch.cat(videos, dim=1), video[:, 1:])
+        error = multiscale_error(*frames)
         total = RECONSTRUCTION_WEIGHT * error.mean()
         parts = {"error at 1": error[0], "error ahead": error[-1]}
         if flow_errors:
@@ -247,7 +248,7 @@ class FlowTokens(nn.Module):
         if kls:
             kl = torch.stack(kls).mean() * sum(block.gaussian is not None for block in network.blocks)
             total, parts = total + self.kl_weight * kl, parts | {"kl": kl}
-        return Loss(total, {name: value.detach() for name, value in parts.items()})
+        return Loss(total, {name: value.detach() for name, value in parts.items()}, frames)
 
     # ---- prediction ------------------------------------------------------------------------------------
 
