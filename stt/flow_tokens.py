@@ -27,13 +27,12 @@ from torch import Tensor, nn
 from stt.api import Condition, Loss, Noise, PredictedFrames, Sampling, Video
 from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
 from stt.metrics import multiscale_error
-from stt.mixture import Mixture
+from stt.mixture import Mixture, Policy
 from stt.optical_flow import advect, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
 DETAIL = 2  # flows and masks a side of a patch
-COMPONENTS = 5  # normals of the policy's mixture
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
@@ -101,10 +100,7 @@ class FlowTokens(nn.Module):
         self.to_tokens = nn.Conv2d(2 * width, dim, 3, stride=2, padding=1)
         self.target = nn.Sequential(nn.LayerNorm(dim), ConvMLP(dim, 2)) if has_posterior else None
         if num_actions:
-            self.policy = nn.Sequential(
-                nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 128), nn.SiLU(),
-                nn.Linear(128, Mixture.num_outputs(COMPONENTS, num_actions)),
-            )  # fmt: skip
+            self.policy = Policy(self.rows, self.columns, dim, num_actions)
             self.embed_action = nn.Sequential(nn.Linear(num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.act = nn.ModuleList(SpatialBlock(dim, heads) for _ in range(2))
         self.up = nn.Conv2d(dim, 2 * width, 1)
@@ -162,9 +158,7 @@ class FlowTokens(nn.Module):
         out = network(tokens, draw, target=target, cache=cache, actions=past_actions)
         h, policy = out.hidden.flatten(0, 1), None  # (B * T, h, w, D)
         if self.num_actions:
-            pooled = torch.cat([h.mean(dim=(1, 2)), h.amax(dim=(1, 2))], dim=-1).float()
-            last = torch.nan_to_num(past_actions).flatten(0, 1)
-            policy = Mixture.from_outputs(self.policy(pooled).float(), last)
+            policy = self.policy(h, torch.nan_to_num(past_actions).flatten(0, 1))
             h = h + self.embed_action(choose(policy))[:, None, None]
         for block in self.act:
             h = block(h)
