@@ -190,10 +190,18 @@ class FlowTokens(nn.Module):
         own = rng.random() < self.scheduled_sampling
         self.num_context = rng.randint(1, MAX_CONTEXT) if own else None
 
-    def loss(self, video: Video, network: SpaceTimeTransformer, actions: Tensor | None, visible: Tensor | None) -> Loss:
+    def loss(
+        self,
+        video: Video,
+        network: SpaceTimeTransformer,
+        actions: Tensor | None,
+        visible: Tensor | None,
+        off_policy: Tensor | None,
+    ) -> Loss:
         """The error of frames predicted from true ones, at times then from predicted ones, and the policy's nats.
 
         actions (B, T, A): what leads from each frame to the next; visible: the same, nan where a prompt hides them.
+        off_policy (B,): clips whose actions the policy does not learn.
         """
         b, t = video.shape[:2]
         num_context = min(self.num_context or t - 1, t - 1)
@@ -225,7 +233,7 @@ class FlowTokens(nn.Module):
             if true_flow is not None:
                 flow_errors.append((out.flow - true_flow[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)))
             if true_actions is not None:
-                nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)).mean(dim=0))
+                nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)))
             kls += out.kls
             previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
             motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
@@ -237,7 +245,8 @@ class FlowTokens(nn.Module):
             flow = torch.cat(flow_errors).mean()
             total, parts = total + FLOW_WEIGHT * flow, parts | {"flow": flow}
         if nats:
-            policy = torch.cat(nats).mean()
+            share = torch.ones(b, device=video.device) if off_policy is None else (~off_policy).float()
+            policy = (torch.cat(nats, dim=1).mean(dim=1) * share).mean()
             total, parts = total + POLICY_WEIGHT * policy, parts | {"policy": policy}
         if kls:
             kl = torch.stack(kls).mean() * sum(block.gaussian is not None for block in network.blocks)
