@@ -386,6 +386,18 @@ def test_with_optical_flow_an_untrained_model_carries_motion_on_at_the_size_of_t
     assert moved < 0.35 * still, (moved, still)
 
 
+def test_a_policy_does_not_learn_from_clips_off_policy():
+    model, actions = STT(TINY_FLOWS), torch.rand(2, 4, 1) * 2 - 1
+    batch = Batch(torch.rand(2, 4, 3, 16, 16) * 2 - 1, actions)
+    nats = {}
+    for name, off in (("none", None), ("both", [True, True]), ("one", [False, True]), ("other", [True, False])):
+        off_policy = None if off is None else torch.tensor(off)
+        torch.manual_seed(0)
+        nats[name] = model.eval().loss(replace(batch, off_policy=off_policy)).parts["policy"]
+    assert nats["both"] == 0 and nats["none"] != 0
+    torch.testing.assert_close(nats["one"] + nats["other"], nats["none"])
+
+
 def test_a_model_of_whole_frames_takes_odd_sizes_and_one_of_squares_names_its_size():
     squares = STT(STTConfig.from_dict(TINY_FLOWS.to_dict() | {"actions": ()})).eval()
     whole = STT(STTConfig.from_dict(squares.config.to_dict() | {"optical_flow": True, "whole_frames": True})).eval()
