@@ -87,6 +87,7 @@ class FlowTokens(nn.Module):
         num_actions: int,
         has_posterior: bool,
         kl_weight: float,
+        free_nats: float,
         scheduled_sampling: float,
     ) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class FlowTokens(nn.Module):
         self.leave = nn.Conv2d(width, DETAIL**2 * sum(self.sizes), 3, padding=1)
         nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still, or its motion goes on
         nn.init.zeros_(self.leave.bias)
-        self.kl_weight = kl_weight
+        self.kl_weight, self.free_nats = kl_weight, free_nats
         self.scheduled_sampling = scheduled_sampling  # share of steps that predict from predictions
         self.num_context: int | None = None  # true frames before them, None for all
 
@@ -234,7 +235,8 @@ class FlowTokens(nn.Module):
                 flow_errors.append((out.flow - true_flow[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)))
             if true_actions is not None:
                 nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)))
-            kls += out.kls
+            if out.kls:
+                kls.append(n * torch.stack(out.kls))
             previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
             motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
         frames = PredictedFrames(torch.cat(videos, dim=1), video[:, 1:])
@@ -249,8 +251,8 @@ class FlowTokens(nn.Module):
             policy = (torch.cat(nats, dim=1).mean(dim=1) * share).mean()
             total, parts = total + POLICY_WEIGHT * policy, parts | {"policy": policy}
         if kls:
-            kl = torch.stack(kls).mean() * sum(block.gaussian is not None for block in network.blocks)
-            total, parts = total + self.kl_weight * kl, parts | {"kl": kl}
+            kl = torch.stack(kls).sum(dim=0) / (t - 1)  # per Gaussian layer
+            total, parts = total + self.kl_weight * kl.clamp(min=self.free_nats).sum(), parts | {"kl": kl.sum()}
         return Loss(total, {name: value.detach() for name, value in parts.items()}, frames)
 
     # ---- prediction ------------------------------------------------------------------------------------

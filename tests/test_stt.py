@@ -54,9 +54,11 @@ def test_the_first_frame_is_embedded_as_if_it_had_stood_still(tiny):
     assert once.isfinite().all()
 
 
-def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing():
-    generous = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"free_nats": 1e6, "kl_weight": 1.0}))).train()
-    free = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"free_nats": 1e6, "kl_weight": 0.0}))).train()
+@pytest.mark.parametrize("name", ["stt", "stt, flows without actions"])
+def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing(name):
+    config = TINY_CONFIGS[name].to_dict() | {"free_nats": 1e6}
+    generous = lively(STT(STTConfig.from_dict(config | {"kl_weight": 1.0}))).train()
+    free = lively(STT(STTConfig.from_dict(config | {"kl_weight": 0.0}))).train()
     free.load_state_dict(generous.state_dict())
     gradients = []
     for model in (generous, free):

@@ -72,7 +72,7 @@ ROBOT_EXAMPLES = {  # by name: index of a clip of the robot's test split, of the
 }  # fmt: skip
 REAL_EXAMPLES = {  # by name: video, and the second at which the clip begins; assets/prompts/README.md names the authors
     "two-cars-from-above": ("intel-car-detection.mp4", 15.7), "white-car-from-above": ("intel-car-detection.mp4", 5.4),
-    "bottle-lifted": ("intel-bottle-detection.mp4", 6.3), "highway": ("udacity-solid-white-right.mp4", 1.2),
+    "bottle-set-down": ("intel-bottle-detection.mp4", 22.0), "highway": ("udacity-solid-white-right.mp4", 1.2),
 }  # fmt: skip
 REAL_FRAMES, REAL_SIDE = 24, 480  # of each clip; pixels of its longer side
 

@@ -126,6 +126,7 @@ class STT(Predictor):
                 len(c.actions),
                 any(c.gaussian_grid),
                 c.kl_weight,
+                c.free_nats,
                 c.scheduled_sampling,
             )
         else:
