@@ -33,9 +33,12 @@ element.addEventListener("click", (event) => {
   if (button.dataset.event === "example") window.dispatchEvent(new Event("stt-example"));
 });"""
 
+CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
+
 
 @dataclass(frozen=True)
 class Page:
+    notice: gr.HTML  # what the page could not take from its address
     controls: Controls  # by the names of the endpoint's arguments
     knows: gr.HTML  # what the model knows
     verdict: gr.HTML  # whether it knows such clips as the one on the page
@@ -63,6 +66,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
     name, default = next(iter(models.items()))
     random = is_stochastic(default)
     gr.HTML(WELCOME)
+    notice = gr.HTML("", js_on_load=CLOSE, apply_default_css=False, elem_id="notice")
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=0, min_width=320, elem_id="controls"):
             clip = clip_box()
@@ -104,8 +108,8 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         "action": gr.JSON([], visible="hidden", elem_id="action"),
     }  # fmt: skip
     return Page(
-        controls=controls, knows=knows, verdict=verdict, new_seed=new_seed, start=start, labels=labels, steer=steer,
-        axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_, pending=gr.State({}),
+        notice=notice, controls=controls, knows=knows, verdict=verdict, new_seed=new_seed, start=start, labels=labels,
+        steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_, pending=gr.State({}),
         memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
