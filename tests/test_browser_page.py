@@ -16,6 +16,7 @@ from tests.browser_fixtures import (
     chromium,
     height,
     names,
+    new_tab,
     number,
     open_advanced,
     page,
@@ -40,6 +41,17 @@ __all__ = ["chromium", "page", "tab"]
 
 VISIBLE = """() => [...document.querySelectorAll('#controls :is(label, button, [data-testid=block-info])')]
   .filter(n => n.checkVisibility() && n.getBoundingClientRect().width > 0).map(n => n.innerText.trim())"""
+LARGE = """() => {
+  const files = new DataTransfer(), input = document.querySelector('#clip input[type=file]');
+  files.items.add(new File([new Uint8Array(26e6)], 'large.mp4'));
+  input.files = files.files;
+  input.dispatchEvent(new Event('change'));
+}"""
+HOLD_CLIP = """window.addEventListener('stt-clip', (event) => window.released || event.stopImmediatePropagation());
+window.say = (clip) => {
+  window.released = true;
+  window.dispatchEvent(new CustomEvent('stt-clip', {detail: clip}));
+};"""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +91,21 @@ def test_examples_are_captioned_and_grouped_by_world_and_each_brings_its_model_a
     choose_model(page, "classes")
     page.get_by_role("button", name="Show an example").click()
     wait_for(lambda: page.locator(".player .line").inner_text().startswith("classes"))
+
+
+def test_a_clip_that_comes_late_leaves_the_tab_open_that_the_visitor_has_opened(chromium, running):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(HOLD_CLIP)
+    visit(page, running)
+    tabs = page.get_by_role("tab")
+    tabs.nth(1).click()
+    page.evaluate("say('example-0')")  # the clip with which the page opened
+    assert tabs.nth(1).get_attribute("aria-selected") == "true"
+    assert page.locator("#examples [aria-pressed=true]").get_attribute("data-clip") == "example-0"
+    page.evaluate("say('example-1')")  # a new one opens its tab
+    assert tabs.first.get_attribute("aria-selected") == "true"
+    page.context.close()
+    assert complaints == []
 
 
 def test_a_model_without_chance_has_no_controls_of_chance(page):
@@ -121,6 +148,9 @@ def test_a_bad_file_leaves_the_clip_and_says_one_thing(page, tmp_path):
     page.wait_for_timeout(500)
     assert page.get_by_test_id("toast-body").count() == 1
     assert page.locator(".player").get_attribute("data-state") == "ready"
+    page.evaluate(LARGE)
+    assert page.locator("#clip p").inner_text() == "The file is 26 MB; the limit is 25 MB."
+    assert page.locator("#clip video").get_attribute("src") == source
 
 
 def test_a_reload_keeps_the_clip_and_the_address_names_what_it_cannot_serve(page, running, tmp_path):

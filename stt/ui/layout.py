@@ -109,8 +109,8 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
     }  # fmt: skip
     return Page(
         notice=notice, controls=controls, knows=knows, verdict=verdict, new_seed=new_seed, start=start, labels=labels,
-        steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_, pending=gr.State({}),
-        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
+        pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 
@@ -159,8 +159,8 @@ def _action(models: Mapping[str, Predictor]) -> tuple[gr.Checkbox, list[gr.Slide
 def _rare(model: Predictor) -> Controls:
     top_k = _slider("top_k", 0, PAGE.top_k, 1, "Top-k (0: all)", visible="top_k" in model.knobs)
     top_p = _slider("top_p", 0.01, 1, 0.01, "Top-p (1: all)", visible="top_p" in model.knobs)
-    stride = _slider("stride", 0, PAGE.stride, 1, "Stride (0: own)")
-    fps = _slider("fps", 0, PAGE.fps, 1, "Frames/s (0: own)")
+    stride = _slider("stride", 0, PAGE.stride, 1, "Stride (0: auto)")
+    fps = _slider("fps", 0, PAGE.fps, 1, "Frames/s (0: auto)")
     fit = gr.Radio(
         [("Automatic", "auto"), ("Cut to a square", "crop"), ("Square with black bars", "pad")],
         value=DEFAULTS["fit"], label="Clips that are not square", info=fit_info(model),

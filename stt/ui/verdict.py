@@ -46,7 +46,7 @@ class Verdicts:
                 yield _text(f"✓ {_name(request.model)} knows such clips: it predicts the last frames of this one.")
                 return
             sentence = _reason(request.model, own, backend.models[request.model].card)
-            yield _text(sentence, bad=True)
+            yield _text(f"{sentence} The other models are tried …", bad=True)
             best = yield from self._best(request)
             offer = f"No model here does.{TRAIN}"
             if best:
@@ -93,7 +93,7 @@ def _name(model: str) -> str:
 def _reason(model: str, check: SelfCheck, card: Any) -> str:
     usual = usual_figure(card, "error")
     if check.ratio > WORSE or not usual:
-        why = "a still picture comes as close"
+        why = "a still picture is as good a guess"
     else:
-        why = f"it errs {check.error / usual:.0f} times as much as on its own"
+        why = f"its error is {check.error / usual:.0f} times that on clips that it knows"
     return f"{_name(model)} does not know such clips: on the last {HELD_BACK} frames of this one, {why}."
