@@ -166,6 +166,7 @@ def _options(store: ResultStore, hosting: Hosting, live: Live) -> dict[str, Any]
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
+        "_frontend": False,  # else Gradio gives up where the page takes more than 3 seconds, on a busy machine
         "app_kwargs": {
             "middleware": [
                 Middleware(StreamCount, streams=hosting.streams),
