@@ -23,7 +23,8 @@ MAX_CLIPS = 1000  # whose checks are remembered
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
     "<br>To train one on your own videos, in a copy of this project (about 40 minutes on two cores):<br>"
-    "<code>python -m train.predictor --preset videos/stt/cpu --data FOLDER --fps 10 --out runs/own</code>"
+    "<code>python -m train.predictor --preset videos/stt/cpu <span>--data FOLDER</span> <span>--fps 10</span> "
+    "<span>--out runs/own</span></code>"
 )
 
 
