@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -184,16 +185,21 @@ class Callbacks:
         return {"prompt_frames": len(video), "between": False}, str(path)
 
     def open_page(self, memory: Any, visitor: gr.Request) -> tuple[Any, ...]:
-        """(pending, player, start, *settings, new_seed) of the link, of this browser's last visit, or of an example."""
-        query, backend = dict(visitor.query_params) if visitor else {}, self.backend
+        """(notice, pending, player, start, *settings, new_seed) of the link, of this browser's last visit, or of an
+        example. notice: HTML that names the parts of the link that the page cannot serve."""
+        query = dict(visitor.query_params) if visitor else {}
         faults: list[str] = []
+        opened = self._open(memory, query, visitor, faults)
+        return notice(faults), *opened
+
+    def _open(self, memory: Any, query: dict[str, Any], visitor: gr.Request, faults: list[str]) -> tuple[Any, ...]:
+        """(pending, player, start, *settings, new_seed)."""
+        backend = self.backend
         linked = usable_settings(query, backend.models, faults)
         settings = usable_settings(memory, backend.models) | linked
         stems = [path.stem for path in backend.examples]
         if query.get("clip") and query["clip"] not in stems:
             faults.append("The clip of this link is not here; choose one.")
-        for fault in faults:
-            gr.Warning(fault, title="Part of the address was left out")
         result = self._stored({"id": query.get("result")})
         if result is not None:  # the link's own frames and seeds
             own = usable_settings(result.report["settings"], backend.models)
@@ -251,6 +257,15 @@ class Callbacks:
 
 def data_of(event: gr.EventData) -> dict[str, Any]:
     return event._data if isinstance(event._data, dict) else {}
+
+
+def notice(faults: Sequence[str]) -> str:
+    """HTML; "" without faults."""
+    if not faults:
+        return ""
+    text = " ".join(map(escape, faults))
+    close = '<button type="button" aria-label="Close" title="Close">×</button>'
+    return f'<p role="alert"><span><b>Part of the address was left out.</b> {text}</span> {close}</p>'
 
 
 def hidden() -> Any:

@@ -80,7 +80,7 @@ class FairQueue(Queue):
     async def _has_place(self, name: str, kind: int, concurrency_id: str, places: int) -> bool:
         """Whether a client (kind 0) or address (1) has a place, perhaps of its own request that nobody listens to."""
         for seconds in (SETTLING, 0):
-            own = [e for e in self._events() if e.concurrency_id == concurrency_id and names_of(e)[kind] == name]
+            own = [e for e in self.events() if e.concurrency_id == concurrency_id and names_of(e)[kind] == name]
             if len(own) < places:
                 return True
             silent = [e for e in self._waiting() if e in own and not self._settled(e)]
@@ -147,7 +147,7 @@ class FairQueue(Queue):
     def running(self) -> list[Event]:
         return [event for job in self.active_jobs if job for event in job]
 
-    def _events(self) -> list[Event]:
+    def events(self) -> list[Event]:
         return self.running() + self._waiting()
 
     def _listens(self, event: Event) -> bool:
