@@ -35,6 +35,8 @@ def attacks(short: bool) -> Iterator[Attack]:
         yield "unread requests", lambda: greedy.unread_posts(app().url)
         yield "greedy clients", lambda: greedy.greedy_clients(app().url)
         yield "arguments", lambda: arguments.api_arguments(app(), every=10 if short else 1)
+        yield "forms of many files", lambda: disk.many_files(app(), 2 if short else 10)
+        yield "one address", lambda: ends.one_address(app())
         yield "broken uploads", lambda: disk.broken_uploads(app())
         yield "soak", lambda: memory.predictions(app(), 100 if short else 1000)
         yield "second signal", lambda: ends.second_signal(app())
