@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import stt  # noqa: I001  (sets how threads wait, before torch loads)
 import torch
 from torch import Tensor
 
+import stt
 from stt.api import Batch, Predictor, Sampling
 from stt.encode import write_mp4
 from stt.sampler import SeededNoise
