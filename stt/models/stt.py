@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -151,6 +151,10 @@ class STT(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
+    def prepare(self, batch: Batch) -> Batch:
+        flow = self.tokens.motion_of(batch.video) if isinstance(self.tokens, FlowTokens) else None
+        return replace(batch, flow=flow)
+
     def begin_step(self, step: int) -> None:
         self.tokens.begin_step(random.Random(step))
 
@@ -169,7 +173,7 @@ class STT(Predictor):
         if actions is not None:
             actions, visible = actions[:, :-1], self.hide_actions(actions)[:, :-1]
         if isinstance(self.tokens, FlowTokens):
-            return self.tokens.loss(video, self.network, actions, visible)
+            return self.tokens.loss(video, self.network, actions, visible, batch.flow)
         return self.tokens.loss(video, self.network, visible)
 
     def hide_actions(self, actions: Tensor) -> Tensor:
