@@ -180,9 +180,17 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}, must be above 0 and at most 1")
 
 
+class PredictedFrames(NamedTuple):
+    """Frames that a loss compares, both (B, T, C, H, W)."""
+
+    predicted: Tensor
+    true: Tensor
+
+
 class Loss(NamedTuple):
     total: Tensor  # scalar to differentiate
     parts: dict[str, Tensor]  # detached scalars for the log
+    frames: PredictedFrames | None = None  # of a predictor that predicts pixels
 
 
 class Codes(NamedTuple):

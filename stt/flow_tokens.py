@@ -24,16 +24,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stt.api import Condition, Loss, Noise, Sampling, Video
+from stt.api import Condition, Loss, Noise, PredictedFrames, Sampling, Video
 from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
 from stt.metrics import multiscale_error
-from stt.mixture import Mixture
+from stt.mixture import Mixture, Policy
 from stt.optical_flow import advect, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
 DETAIL = 2  # flows and masks a side of a patch
-COMPONENTS = 5  # normals of the policy's mixture
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
@@ -88,6 +87,7 @@ class FlowTokens(nn.Module):
         num_actions: int,
         has_posterior: bool,
         kl_weight: float,
+        free_nats: float,
         scheduled_sampling: float,
     ) -> None:
         super().__init__()
@@ -101,10 +101,7 @@ class FlowTokens(nn.Module):
         self.to_tokens = nn.Conv2d(2 * width, dim, 3, stride=2, padding=1)
         self.target = nn.Sequential(nn.LayerNorm(dim), ConvMLP(dim, 2)) if has_posterior else None
         if num_actions:
-            self.policy = nn.Sequential(
-                nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 128), nn.SiLU(),
-                nn.Linear(128, Mixture.num_outputs(COMPONENTS, num_actions)),
-            )  # fmt: skip
+            self.policy = Policy(self.rows, self.columns, dim, num_actions)
             self.embed_action = nn.Sequential(nn.Linear(num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.act = nn.ModuleList(SpatialBlock(dim, heads) for _ in range(2))
         self.up = nn.Conv2d(dim, 2 * width, 1)
@@ -115,7 +112,7 @@ class FlowTokens(nn.Module):
         self.leave = nn.Conv2d(width, DETAIL**2 * sum(self.sizes), 3, padding=1)
         nn.init.zeros_(self.leave.weight)  # at first, the last frame stands still, or its motion goes on
         nn.init.zeros_(self.leave.bias)
-        self.kl_weight = kl_weight
+        self.kl_weight, self.free_nats = kl_weight, free_nats
         self.scheduled_sampling = scheduled_sampling  # share of steps that predict from predictions
         self.num_context: int | None = None  # true frames before them, None for all
 
@@ -162,9 +159,7 @@ class FlowTokens(nn.Module):
         out = network(tokens, draw, target=target, cache=cache, actions=past_actions)
         h, policy = out.hidden.flatten(0, 1), None  # (B * T, h, w, D)
         if self.num_actions:
-            pooled = torch.cat([h.mean(dim=(1, 2)), h.amax(dim=(1, 2))], dim=-1).float()
-            last = torch.nan_to_num(past_actions).flatten(0, 1)
-            policy = Mixture.from_outputs(self.policy(pooled).float(), last)
+            policy = self.policy(h, torch.nan_to_num(past_actions).flatten(0, 1))
             h = h + self.embed_action(choose(policy))[:, None, None]
         for block in self.act:
             h = block(h)
@@ -202,11 +197,13 @@ class FlowTokens(nn.Module):
         network: SpaceTimeTransformer,
         actions: Tensor | None,
         visible: Tensor | None,
+        off_policy: Tensor | None = None,
         flow: Tensor | None = None,
     ) -> Loss:
         """The error of frames predicted from true ones, at times then from predicted ones, and the policy's nats.
 
         actions (B, T, A): what leads from each frame to the next; visible: the same, nan where a prompt hides them.
+        off_policy (B,): clips whose actions the policy does not learn.
         flow: `motion_of` the video, where the caller has it.
         """
         b, t = video.shape[:2]
@@ -226,7 +223,7 @@ class FlowTokens(nn.Module):
             target, draw = self.target(tokens.flatten(0, 1)).unflatten(0, (b, t - 1)), draw_posterior
         frames, previous = video[:, :num_context], before[:, :num_context]
         true_flow, motion = motion, None if motion is None else motion[:, :num_context]
-        errors, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
+        videos, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
         while k < t - 1:
             n = frames.shape[1]
             true_actions = None if actions is None else actions[:, k : k + n].flatten(0, 1)
@@ -236,27 +233,30 @@ class FlowTokens(nn.Module):
                 lambda policy, true_actions=true_actions: true_actions, draw,
                 None if target is None else target[:, k : k + n], cache, features,
             )  # fmt: skip
-            errors.append(multiscale_error(out.video, video[:, k + 1 : k + n + 1]))
+            videos.append(out.video)
             if true_flow is not None:
                 flow_errors.append((out.flow - true_flow[:, k + 1 : k + n + 1]).abs().mean(dim=(0, 2, 3, 4)))
             if true_actions is not None:
-                nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)).mean(dim=0))
-            kls += out.kls
+                nats.append(out.policy.nll(true_actions).unflatten(0, (b, n)))
+            if out.kls:
+                kls.append(n * torch.stack(out.kls))
             previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
             motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
-        error = torch.cat(errors)
+        frames = PredictedFrames(torch.cat(videos, dim=1), video[:, 1:])
+        error = multiscale_error(*frames)
         total = RECONSTRUCTION_WEIGHT * error.mean()
         parts = {"error at 1": error[0], "error ahead": error[-1]}
         if flow_errors:
             flow = torch.cat(flow_errors).mean()
             total, parts = total + FLOW_WEIGHT * flow, parts | {"flow": flow}
         if nats:
-            policy = torch.cat(nats).mean()
+            share = torch.ones(b, device=video.device) if off_policy is None else (~off_policy).float()
+            policy = (torch.cat(nats, dim=1).mean(dim=1) * share).mean()
             total, parts = total + POLICY_WEIGHT * policy, parts | {"policy": policy}
         if kls:
-            kl = torch.stack(kls).mean() * sum(block.gaussian is not None for block in network.blocks)
-            total, parts = total + self.kl_weight * kl, parts | {"kl": kl}
-        return Loss(total, {name: value.detach() for name, value in parts.items()})
+            kl = torch.stack(kls).sum(dim=0) / (t - 1)  # per Gaussian layer
+            total, parts = total + self.kl_weight * kl.clamp(min=self.free_nats).sum(), parts | {"kl": kl.sum()}
+        return Loss(total, {name: value.detach() for name, value in parts.items()}, frames)
 
     # ---- prediction ------------------------------------------------------------------------------------
 

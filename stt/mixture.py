@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
 from stt.api import Noise, Sampling
 from stt.sampler import sample_logits
 
 MIN_STD = 0.02
+COMPONENTS = 5  # of a policy's mixture
 
 
 class Mixture(NamedTuple):
@@ -49,3 +51,23 @@ class Mixture(NamedTuple):
         item = torch.arange(len(component), device=component.device)
         means, stds = self.means[item, component], self.stds[item, component]
         return means + temperature * stds * noise.normal(means.shape[-1]) if temperature else means
+
+
+class Policy(nn.Module):
+    """The action that follows a frame, from the frame's tokens at their places."""
+
+    def __init__(self, rows: int, columns: int, dim: int, num_actions: int) -> None:
+        super().__init__()
+        self.size = rows, columns
+        self.norm, self.read = nn.LayerNorm(dim), nn.Linear(dim, 16)
+        self.mlp = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(16 * rows * columns + 2 * dim, 256), nn.SiLU(),
+            nn.Dropout(0.3), nn.Linear(256, Mixture.num_outputs(COMPONENTS, num_actions)),
+        )  # fmt: skip
+
+    def forward(self, tokens: Tensor, last: Tensor) -> Mixture:
+        """tokens (N, h, w, D), last action (N, A) -> mixture of N items."""
+        h = self.norm(tokens)
+        places = F.silu(F.adaptive_avg_pool2d(rearrange(self.read(h), "n h w d -> n d h w"), self.size))
+        pooled = torch.cat([places.flatten(1), h.mean(dim=(1, 2)), h.amax(dim=(1, 2))], dim=-1)
+        return Mixture.from_outputs(self.mlp(pooled).float(), last)

@@ -45,6 +45,23 @@ def advect(flow: Tensor) -> Tensor:
     return warp(flow, flow, "bilinear")
 
 
+def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:
+    """The frames (frames, C, H, W) that follow a last one (1, C, H, W) where its flow (1, 2, H, W) goes on.
+
+    Semi-Lagrangian: the flow is carried along itself from frame to frame. Pixels come from the last frame, along the
+    flows of all steps, so that they are interpolated once. The border's pixels continue beyond it.
+    """
+    total, steps = torch.zeros_like(velocity), []
+    for _ in range(frames):
+        origin = velocity
+        for _ in range(3):  # the flow that a pixel arrives with is that of where it comes from
+            origin = warp(velocity, origin, "bilinear")
+        velocity = origin
+        total = velocity + warp(total, velocity, "bilinear")
+        steps.append(total)
+    return warp(last.expand(frames, -1, -1, -1), torch.cat(steps), "bilinear")
+
+
 def compose(
     flows: Tensor, masks: Tensor, pixels: Tensor, frames: Tensor, reference: Tensor, motion: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:

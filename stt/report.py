@@ -11,6 +11,7 @@ from torch import Tensor
 from stt.api import Predictor
 from stt.metrics import blended, frame_mse, frame_ssim, spread, unit
 from stt.model_card import frame_rate
+from stt.optical_flow import extrapolated, optical_flow
 from stt.prompt import MAX_FPS, Prompt
 from stt.request import Request, action_axes, is_stochastic
 
@@ -76,10 +77,15 @@ def named_action(request: Request, model: Predictor) -> dict[str, float]:
 
 
 def baselines(request: Request, prompt: Prompt) -> dict[str, Tensor]:
-    """Predictions without a model, (T, C, H, W) each: the last frame repeated, and a gap's two ends blended."""
-    last = prompt.context[-1]
-    copy = last.expand(request.frames, *last.shape)
-    return {"copy": copy} | ({"blend": blended(last, prompt.ending[0], request.frames)} if request.between else {})
+    """Predictions without a model, (T, C, H, W) each: the last frame repeated and, where there are two frames to see
+    it, its motion carried on; or a gap's two ends blended."""
+    last, frames = prompt.context[-1:], request.frames
+    copy = {"copy": last.expand(frames, -1, -1, -1)}
+    if request.between:
+        return copy | {"blend": blended(last[0], prompt.ending[0], frames)}
+    if len(prompt.context) == 1:
+        return copy
+    return copy | {"flow": extrapolated(last, optical_flow(last, prompt.context[-2:-1]), frames)}
 
 
 def scores(futures: Tensor, truth: Tensor, baselines: dict[str, Tensor]) -> dict[str, Any]:

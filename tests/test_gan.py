@@ -13,9 +13,10 @@ from tests.st_lpips_fixtures import random_weights
 from train.evaluation import st_lpips
 from train.evaluation.st_lpips import STLPIPS
 from train.gan import AdversarialTokenizer
+from train.perceptual import perceptual_distance
 from train.processes import make_accelerator
 from train.schedule import TrainerConfig
-from train.tokenizer import main, parser, perceptual_distance
+from train.tokenizer import main, parser
 from train.trainer import Trainer
 
 
@@ -98,7 +99,7 @@ def test_the_perceptual_distance_joins_the_reconstruction_loss_and_is_not_traine
     perceptual = STLPIPS(random_weights(tmp_path))
     stage = AdversarialTokenizer(tokenizer, start_step=1, perceptual=perceptual, perceptual_weight=0.3).train()
     video = torch.rand(1, 2, 1, 32, 32) * 2 - 1
-    total, parts = stage.loss(Batch(video))
+    total, parts, _ = stage.loss(Batch(video))
     decoded = tokenizer.decode(tokenizer.encode(video).latents)
     distance = perceptual(decoded.flatten(0, 1), video.flatten(0, 1)).mean()
     torch.testing.assert_close(parts["perceptual"], distance.detach())

@@ -26,7 +26,7 @@ RANKS = {
     "train.data.digits": 2, "train.data.index": 3, "train.data.robot": 2, "train.data.tabletop": 2,
     "train.data.moving_mnist": 3, "train.data.radar": 3, "train.data.video_folder": 4, "train.data.scenes": 5,
     "train.data.packing": 5,
-    "train.evaluation": 6, "train.presets": 7, "train.datasets": 8, "train.cli": 9, "train": 10,
+    "train.evaluation": 6, "train.perceptual": 7, "train.presets": 7, "train.datasets": 8, "train.cli": 9, "train": 10,
 }  # fmt: skip
 FILES = sorted(path for package in ("stt", "train") for path in (ROOT / package).rglob("*.py"))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stt.metrics import frame_mse
-from train.evaluation.optical_flow import dis, extrapolated, farneback, sideways_motion
+from train.evaluation.optical_flow import carried_on, dis, farneback, sideways_motion
 
 
 def panned(speed: float, frames: int, side: int = 64, seed: int = 0) -> torch.Tensor:
@@ -24,7 +24,7 @@ def test_what_goes_on_as_fast_is_foretold_and_a_copy_falls_behind():
     video = panned(2, 8)
     middle = (..., slice(8, -8), slice(16, -16))  # away from what enters
     for flow in (farneback, dis):
-        foretold, copied = extrapolated(video[2], video[3], 4, flow), video[3:4].expand(4, -1, -1, -1)
+        foretold, copied = carried_on(video[2], video[3], 4, flow), video[3:4].expand(4, -1, -1, -1)
         off, stayed = (frame_mse(frames[middle], video[4:][middle]) for frames in (foretold, copied))
         assert (off < 0.05 * stayed).all(), flow
         assert (frame_mse(foretold, video[4:]) < 0.5 * frame_mse(copied, video[4:])).all(), flow
@@ -34,14 +34,14 @@ def test_a_moving_thing_takes_its_velocity_along_and_leaves_the_rest_behind():
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     distances = [((x - 14 - 3 * t) ** 2 + (y - 32) ** 2).sqrt() for t in range(8)]
     disc = torch.stack([torch.sigmoid(8 - distance) for distance in distances])[:, None]
-    moved = extrapolated(disc[0], disc[1], 6)
+    moved = carried_on(disc[0], disc[1], 6)
     assert (frame_mse(moved, disc[2:]) < 0.3 * frame_mse(disc[1:2].expand(6, -1, -1, -1), disc[2:])).all()
     assert moved[-1, :, :, :20].mean() < 0.1  # where the disc was
 
 
 def test_what_rests_stays():
     still = panned(0, 2)
-    torch.testing.assert_close(extrapolated(*still, 3), still[:1].expand(3, -1, -1, -1), atol=0.02, rtol=0)
+    torch.testing.assert_close(carried_on(*still, 3), still[:1].expand(3, -1, -1, -1), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("speed", [-3.0, -1.0, 0.0, 2.0])

@@ -13,6 +13,7 @@ import torch
 
 import stt
 from stt.api import Condition, Sampling, Surprise
+from stt.optical_flow import extrapolated, optical_flow
 from stt.prediction import Progress, conclude, predict
 from stt.prompt import read_prompt
 from stt.report import IMAGINED, STEERED, UNUSUAL, notes
@@ -157,6 +158,9 @@ def test_scores_are_those_of_a_plain_calculation(tiny, long_clip):
         np.testing.assert_allclose(scores["futures"]["error"][k], error(future), atol=0.2)
         np.testing.assert_allclose(scores["futures"]["ssim"][k], list(map(ssim, future, truth)), atol=0.01)
     np.testing.assert_allclose(scores["copy"]["ssim"], list(map(ssim, copy, truth)), atol=1e-3)
+    last, before = (torch.from_numpy(result.context[k, ..., 0] / 127.5 - 1).float()[None, None] for k in (-1, -2))
+    flow = extrapolated(last, optical_flow(last, before), 2)[:, 0].numpy() / 2 + 0.5
+    np.testing.assert_allclose(scores["flow"]["error"], error(flow), atol=0.2)
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from train.make_robot import main
 from train.sim.environment import AGENT, BACKGROUND
 from train.sim.robot.environment import TOP_SPEED
 from train.sim.robot.scene import REACH, SHAPES, TRAY, random_scene
-from train.sim.robot.world import WARM_UP, Robot, RobotConfig, next_action
+from train.sim.robot.world import WARM_UP, Robot, RobotConfig, next_action, straight_action
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,22 @@ def test_objects_stay_in_the_tray_the_hand_within_reach_and_most_clips_show_a_pu
         assert (np.abs(places[..., :2]) < TRAY).all() and places[..., 2].min() > 0.005
         pushed.append(np.abs(places[-1] - places[WARM_UP]).max() > 0.03)
     assert np.mean(pushed) > 0.7
+
+
+def test_in_straight_line_clips_the_hand_goes_straight_on_to_the_edge_of_its_reach(robot):
+    world, same, ways, at_edge = Robot(SMALL, "straight_line"), [], set(), []
+    for index in range(8):
+        with world.environment(seed=0, index=index) as env:
+            rng, actions, edge = np.random.default_rng(index), [], False
+            for _ in range(WARM_UP + 30):
+                actions.append(straight_action(env, rng))
+                env.act(actions[-1])
+                x, y = env.hand_pose[:2]
+                edge |= min(x - REACH[0][0], REACH[1][0] - x, y - REACH[0][1], REACH[1][1] - y) < 0.01
+        same.append(np.mean((np.diff(actions, axis=0) == 0).all(axis=1)))
+        ways |= {tuple(action) for action in actions}
+        at_edge.append(edge)
+    assert np.mean(same) > 0.8 and sum(at_edge) >= 6 and any(abs(right) == 1 for right, _, _ in ways)
 
 
 def test_the_hand_moves_as_its_actions_say(robot):

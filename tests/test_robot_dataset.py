@@ -78,6 +78,18 @@ def test_batches_are_stretches_of_clips_with_their_actions(stored):
         assert torch.equal(stretches[source][1], actions)
 
 
+def test_sets_are_read_as_one_in_which_straight_line_clips_are_off_policy(stored, tmp_path):
+    dataset = RobotDataset(stored / "train", stored / "straight_line", cache=tmp_path)
+    assert len(dataset) == 4 and dataset.off_policy.tolist() == [False] * 3 + [True]
+    alone, clips = RobotDataset(stored / "straight_line"), torch.tensor([0, 3])
+    batch = dataset.cut(clips, torch.zeros_like(clips))
+    assert torch.equal(batch.video[1], whole(alone)[0]) and torch.equal(batch.actions[1], alone.actions[0])
+    assert batch.off_policy.tolist() == [False, True]
+    main(f"--clips 1 --test-clips 1 --size 64 --frames 3 --workers 1 --out {tmp_path / 'short'}".split())
+    with pytest.raises(ValueError, match="holds clips of .*'frames': 3.* of .*'frames': 4"):
+        RobotDataset(stored / "train", tmp_path / "short" / "straight_line")
+
+
 def test_a_set_that_is_being_written_is_read_in_part_and_completed_alike(stored):
     folder = stored / "train"
     shard = folder / "shard-00001.npz"
@@ -110,6 +122,8 @@ def test_presets_get_the_robots_clips_at_their_size_or_are_refused(stored):
     preset = replace(PRESETS["tabletop/frame_vq/cpu"], model=tokenizer, data=RobotDataConfig(frames=3))
     batch = open_dataset(preset, args, "train", torch.device("cpu")).batch(2, 0, 0)
     assert batch.video.shape == (2, 3, 3, 32, 32) and batch.actions.shape == (2, 3, 3)
+    robot = STTConfig(image_size=32, channels=3, tokenizer=tokenizer, actions=("right", "forward", "up"))
+    assert len(open_dataset(replace(preset, model=robot), args, "train", torch.device("cpu"))) == 4  # straight ones too
     steered = STTConfig(image_size=32, channels=3, tokenizer=tokenizer, actions=("right", "forward"))
     for changes, message in (
         ({"model": steered}, "the model takes 2 actions, robot clips have 3"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 import stt
+from stt.models.stt import STT, STTConfig
 from stt.request import Request
 from stt.self_check import MIN_FRAMES, SelfCheck, self_check
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.verdict import Verdicts
-from tests.page_fixtures import values
+from tests.page_fixtures import ME, values
 from tests.ui_fixtures import moving_dot
 from tests.video_fixtures import PLAIN, make
 
@@ -23,6 +25,16 @@ DIGITS, TABLETOP = ("digits-stt", "digits-timesformer"), ("tabletop-layered",)
 @pytest.fixture(scope="module")
 def shipped():
     return {name: stt.load(ASSETS / f"models/{name}.safetensors") for name in (*DIGITS, *TABLETOP)}
+
+
+@pytest.fixture(scope="module")
+def any_clip():
+    """An untrained model that lets things go on as they went, in frames of any size."""
+    config = STTConfig(
+        image_size=32, channels=3, patch=4, flows=1, flow_width=16, optical_flow=True, whole_frames=True, dim=16,
+        depth=1, heads=1, gaussian_grid=(0,), context_frames=4,
+    )  # fmt: skip
+    return STT(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +99,27 @@ def test_the_page_says_so_before_predict_and_offers_the_model_that_does_best(shi
     assert "Too short" in verdict(moving_dot(page.uploads / "short.mp4", frames=3), "digits-stt")
     *_, text = verdicts.check(*values(None, model="digits-stt"))
     assert text == ""
+
+
+def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_says_what_to_expect(
+    shipped, patterns, page, any_clip
+):
+    verdicts = Verdicts(Callbacks(Backend({**shipped, "motion": any_clip}, page.results, page.uploads)))
+
+    def values_of(clip: Path, model: str) -> list:
+        upload = page.uploads / clip.name
+        upload.write_bytes(clip.read_bytes())
+        return values(upload, model=model, labels=[], stride=0, fit="crop", prompt_frames=0)
+
+    def choice(clip: Path, model: str) -> str | None:
+        *_, (_, name) = verdicts.check_new(*values_of(clip, model))
+        return name if isinstance(name, str) else None
+
+    assert choice(patterns[0], "digits-stt") == "motion"
+    *_, text = verdicts.check(*values_of(patterns[0], "motion"))
+    assert "motion</b> predicts this clip, as <b>digits-stt</b> does not know such clips" in text
+    assert re.search(r"last 4 frames of this one it comes to \d+\.\d dB \(a still picture: \d+\.\d dB\)", text)
+    shown = verdicts.follow(ME, *values_of(patterns[0], "motion"))
+    assert "motion" in str(shown[0]) and shown != verdicts.follow(ME, *values_of(patterns[1], "motion"))
+    for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
+        assert choice(clip, model) is None, (clip, model)  # another model knows it, and the visitor's own choice

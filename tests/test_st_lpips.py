@@ -6,12 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stt.api import Batch
+from stt.checkpoint import build, load_any
+from stt.models.stt import STT, STTConfig
+from tests.conftest import TINY_CONFIGS, TINY_FLOWS
 from tests.st_lpips_fixtures import random_weights
 from tests.tabletop_fixtures import FakeTabletop, colour_model
 from train.evaluate import evaluation_of, parser
 from train.evaluation import st_lpips
 from train.evaluation.metrics import clip_distance
 from train.evaluation.st_lpips import STLPIPS, installed_weights
+from train.perceptual import PerceptualPredictor
+from train.processes import make_accelerator
+from train.schedule import TrainerConfig
+from train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +113,28 @@ def test_the_flag_adds_the_measure_and_the_frechet_distance_beside_a_floor(weigh
     monkeypatch.setattr(st_lpips, "PACKAGE", "no-such-package")
     with pytest.raises(SystemExit, match="evaluate on tabletop: the weights of ST-LPIPS are missing: pip install"):
         evaluation_of(model, parser().parse_args([*words, "--st-lpips"]))
+
+
+# ---- as a loss ---------------------------------------------------------------------------------------
+
+
+def test_a_predictor_learns_from_the_distance_of_its_frames_and_is_saved_alone(net, tmp_path):
+    config = STTConfig.from_dict(TINY_FLOWS.to_dict() | {"image_size": 32})
+    model, batch = STT(config), Batch(2 * moving_pictures(2, 4) - 1, torch.zeros(2, 4, 1))
+    stage = PerceptualPredictor(model, net, 0.5)
+    stage.begin_step(3)
+    torch.manual_seed(0)
+    loss = stage.loss(batch)
+    torch.manual_seed(0)
+    own = model.loss(batch)
+    torch.testing.assert_close(loss.total, own.total + 0.5 * loss.parts["perceptual"])
+    assert loss.parts["perceptual"] > 0 and own.frames.predicted.shape == own.frames.true.shape == (2, 3, 3, 32, 32)
+    trainer = Trainer(
+        stage, TrainerConfig(steps=1, batch=2, precision="no"), tmp_path, make_accelerator("cpu"), {},
+        runnable=lambda stage: stage.predictor, clipped=[model],
+    )  # fmt: skip
+    trainer.fit(lambda size, number: batch)
+    assert load_any(tmp_path).config == config
+    timesformer = build("timesformer", TINY_CONFIGS["timesformer"])
+    with pytest.raises(ValueError, match="a timesformer returns none"):
+        PerceptualPredictor(timesformer, net, 0.5).loss(Batch(torch.rand(1, 5, 1, 16, 16)))

@@ -54,9 +54,11 @@ def test_the_first_frame_is_embedded_as_if_it_had_stood_still(tiny):
     assert once.isfinite().all()
 
 
-def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing():
-    generous = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"free_nats": 1e6, "kl_weight": 1.0}))).train()
-    free = lively(STT(STTConfig.from_dict(TINY.to_dict() | {"free_nats": 1e6, "kl_weight": 0.0}))).train()
+@pytest.mark.parametrize("name", ["stt", "stt, flows without actions"])
+def test_the_kl_of_a_layer_below_its_free_nats_costs_nothing(name):
+    config = TINY_CONFIGS[name].to_dict() | {"free_nats": 1e6}
+    generous = lively(STT(STTConfig.from_dict(config | {"kl_weight": 1.0}))).train()
+    free = lively(STT(STTConfig.from_dict(config | {"kl_weight": 0.0}))).train()
     free.load_state_dict(generous.state_dict())
     gradients = []
     for model in (generous, free):
@@ -384,6 +386,18 @@ def test_with_optical_flow_an_untrained_model_carries_motion_on_at_the_size_of_t
     inner = (slice(None), slice(None), slice(4, -4), slice(4, -10))
     moved, still = (future - video[3:])[inner].abs().mean(), (video[2] - video[3:])[inner].abs().mean()
     assert moved < 0.35 * still, (moved, still)
+
+
+def test_a_policy_does_not_learn_from_clips_off_policy():
+    model, actions = STT(TINY_FLOWS), torch.rand(2, 4, 1) * 2 - 1
+    batch = Batch(torch.rand(2, 4, 3, 16, 16) * 2 - 1, actions)
+    nats = {}
+    for name, off in (("none", None), ("both", [True, True]), ("one", [False, True]), ("other", [True, False])):
+        off_policy = None if off is None else torch.tensor(off)
+        torch.manual_seed(0)
+        nats[name] = model.eval().loss(replace(batch, off_policy=off_policy)).parts["policy"]
+    assert nats["both"] == 0 and nats["none"] != 0
+    torch.testing.assert_close(nats["one"] + nats["other"], nats["none"])
 
 
 def test_a_model_of_whole_frames_takes_odd_sizes_and_one_of_squares_names_its_size():

@@ -68,8 +68,9 @@ def open_dataset(preset: Preset, args: argparse.Namespace, split: Split, device:
             raise SystemExit(f"the preset {args.preset} needs --data, the folder that train.make_{data.kind} wrote")
         check_simulated(preset)
         if isinstance(data, RobotDataConfig):
+            straight = [args.data / "straight_line"] if split == "train" and getattr(model, "actions", ()) else []
             options = {"image_size": model.image_size, "frames": data.frames, "partial": data.partial}
-            return RobotDataset(args.data / split, device=device, **options)
+            return RobotDataset(args.data / split, *straight, device=device, **options)
         straight = [args.data / "straight_line"] if split == "train" and layered else []
         return TabletopDataset(args.data / split, *straight, frames=data.frames, sprites=layered, device=device)
     except (ValueError, FileNotFoundError) as error:

@@ -1,8 +1,9 @@
 """Makes the app's example clips and predictions of them: python -m train.make_examples --out assets/prompts
 
 With `--results assets/results --model assets/models/digits-stt.safetensors` every clip also gets the run that the app
-shows at once. `--world` makes the clips of the tabletop or of the robot instead, which need MuJoCo; `--clips FILE ...`
-makes no clips but runs of these. The app groups clips by the worlds of the models whose runs it has.
+shows at once. `--world` makes the clips of the tabletop or of the robot instead, which need MuJoCo, or cuts real ones
+from the videos of --source. `--clips FILE ...` makes no clips but runs of these. The app groups clips by the worlds of
+the models whose runs it has.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stt.prediction import predict
 from stt.prompt import load_clip
 from stt.request import Request
 from stt.results import Result
-from stt.video import to_uint8
+from stt.video import read_clip, to_uint8
 from train.data.bouncing import DigitState, render, simulate_deterministic, simulate_stochastic
 from train.data.strokes import draw_digits
 from train.flags import check_output
@@ -32,7 +33,7 @@ from train.sim.robot.world import Robot, RobotConfig
 from train.sim.tabletop.world import Tabletop, TabletopConfig
 
 FPS = 10
-WORLDS = ("digits", "tabletop", "robot")
+WORLDS = ("digits", "tabletop", "robot", "real")
 LONG = 40  # frames of clips that last as long as the predictions, which can be compared with them
 MovingDigit = tuple[int, tuple[int, int], tuple[int, int]]  # digit, position (y, x), velocity (y, x) in pixels a frame
 
@@ -69,6 +70,11 @@ ROBOT_EXAMPLES = {  # by name: index of a clip of the robot's test split, of the
     "towards-the-cyan-box": 0, "yellow-roll-to-the-right": 1, "pink-cube-to-the-left": 2, "three-things": 3,
     "lifted-off": 4, "crowded-tray": 5,
 }  # fmt: skip
+REAL_EXAMPLES = {  # by name: video, and the second at which the clip begins; assets/prompts/README.md names the authors
+    "two-cars-from-above": ("intel-car-detection.mp4", 15.7), "white-car-from-above": ("intel-car-detection.mp4", 5.4),
+    "bottle-set-down": ("intel-bottle-detection.mp4", 22.0), "highway": ("udacity-solid-white-right.mp4", 1.2),
+}  # fmt: skip
+REAL_FRAMES, REAL_SIDE = 24, 480  # of each clip; pixels of its longer side
 
 
 def clip_of(example: Example) -> Video:
@@ -93,6 +99,13 @@ def robot_clip(index: int) -> Video:
     return Robot(RobotConfig(), "test").clip(SIMULATED_SEED, index).video[None]
 
 
+def real_clip(source: Path, start: float) -> Video:
+    """A clip (1, 24, 3, H, W) of a video from this second on."""
+    first = round(start * FPS)
+    clip = read_clip(source, size=REAL_SIDE, channels=3, fit="whole", fps=FPS, max_frames=first + REAL_FRAMES)
+    return clip.video[None, first:]
+
+
 def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
     """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
     start = min(model.config.context_frames, frames)  # so that a longer clip goes on beside its futures
@@ -105,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("assets/prompts"), help="folder for the .mp4 files")
     parser.add_argument("--world", choices=WORLDS, default="digits", help="what the clips show [digits]")
+    parser.add_argument("--source", type=Path, metavar="FOLDER", help="videos that the real clips are cut from")
     parser.add_argument("--clips", nargs="+", type=Path, metavar="FILE", help="only runs, of these clips")
     parser.add_argument("--results", type=Path, help="folder for their runs, .npz; needs --model")
     parser.add_argument("--model", help="file, run's folder or owner/repo that predicts them; needs --results")
@@ -121,7 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
         model = load(args.model) if args.model else None
     except (OSError, ValueError) as error:
         raise SystemExit(f"make_examples: {error}") from error
-    files = args.clips or write_clips(args.out, args.world)
+    if args.world == "real" and not args.source:
+        raise SystemExit("make_examples: --world real needs --source")
+    files = args.clips or write_clips(args.out, args.world, args.source)
     if model is not None:
         name = name_of(args.model)
         for file in files:
@@ -131,13 +147,16 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{path}: {path.stat().st_size:,} bytes, {time.perf_counter() - begun:.1f} s")
 
 
-def write_clips(folder: Path, world: str) -> list[Path]:
-    """Writes all clips of a world; returns their files."""
+def write_clips(folder: Path, world: str, source: Path | None = None) -> list[Path]:
+    """Writes all clips of a world; returns their files. source: the folder of the videos of real ones."""
     folder.mkdir(parents=True, exist_ok=True)
     clips = {
         "digits": {example.name: partial(clip_of, example) for example in EXAMPLES},
         "tabletop": {name: partial(tabletop_clip, index) for name, index in TABLETOP_EXAMPLES.items()},
         "robot": {name: partial(robot_clip, index) for name, index in ROBOT_EXAMPLES.items()},
+        "real": {name: partial(real_clip, source / file, at) for name, (file, at) in REAL_EXAMPLES.items()}
+        if source
+        else {},
     }[world]
     for name, clip in clips.items():
         write_mp4(folder / f"{name}.mp4", to_uint8(clip()[0]), FPS)

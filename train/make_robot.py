@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.robot import write_set
-from train.data.shards import read_shard
+from train.data.shards import STRAIGHT_LINE, read_shard
 from train.flags import check_output
 from train.sim.robot.world import RobotConfig
 
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, required=True, help="clips of the training split")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train/ and test/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train/, straight_line/ and test/")
     parser.add_argument("--test-clips", type=int, default=256, help="clips of the test split; the two share none")
     parser.add_argument(
         "--size", type=int, default=config.image_size, help="pixels a side; sets of 128 are read at 64 too"
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     if min(args.clips, args.test_clips, args.per_shard, args.workers) < 1:
         raise SystemExit("--clips, --test-clips, --per-shard and --workers must be at least 1")
     check_output("--out", args.out, folder=True)
-    for split, clips in (("test", args.test_clips), ("train", args.clips)):
+    counts = {"test": args.test_clips, "straight_line": max(1, round(STRAIGHT_LINE * args.clips)), "train": args.clips}
+    for split, clips in counts.items():
         out = args.out / split
         try:
             config = RobotConfig(image_size=args.size, frames=args.frames)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.shards import read_shard
-from train.data.tabletop import STRAIGHT_LINE, write_set
+from train.data.shards import STRAIGHT_LINE, read_shard
+from train.data.tabletop import write_set
 from train.flags import check_output
 from train.sim.tabletop.world import TabletopConfig
 

@@ -16,6 +16,7 @@ from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
 from train.datasets import open_dataset
 from train.evaluation.moving_mnist import held_out, moving_mnist
+from train.perceptual import PerceptualPredictor, add_perceptual_flags, perceptual_distance
 from train.presets import PRESETS, Dataset, Preset
 from train.processes import make_accelerator, run_as_process, say_what_next, warn_of_size
 from train.sheets import future_sheet
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "train.predictor", "Trains a predictor, and before it the preset's tokenizer where none is given."
     )
     parser.add_argument("--tokenizer", metavar="MODEL", help="file or run folder of a tokenizer to use as it is")
+    add_perceptual_flags(parser)
     parser.add_argument("--only", metavar="PART", nargs="+", help="train these parts of the network and no others")
     return parser
 
@@ -51,7 +53,12 @@ def main(words: list[str] | None = None) -> None:
     set_seed(preset.training.seed)
     model = prepare(build_predictor(preset, args.tokenizer), args)
     cli.save_flags(args)
-    run = Trainer(model, preset.training, args.out, accelerator, cli.training_card(args, preset, train))
+    setup = preset.training, args.out, accelerator, cli.training_card(args, preset, train)
+    if distance := perceptual_distance(args):
+        whole = PerceptualPredictor(model, distance, args.perceptual_weight)
+        run = Trainer(whole, *setup, runnable=lambda m: m.predictor, clipped=[model])
+    else:
+        run = Trainer(model, *setup)
     cli.resume(run, args)
     context = min(context_frames(test), clips.shape[1] - 1)
     sheet, score = future_sheet(clips, context), held_out_score(test)

@@ -103,7 +103,7 @@ robot_stt_cpu = STTConfig(
 
 scenes_stt_cpu = STTConfig(
     image_size=128, channels=3, patch=4, flows=2, flow_width=48, optical_flow=True, whole_frames=True, dim=160, heads=5,
-    gaussian_grid=(0, 1, 0, 4), kl_weight=0.02, context_frames=10,
+    gaussian_grid=(0, 1, 0, 4), kl_weight=0.02, free_nats=3.0, context_frames=10,
 )  # fmt: skip
 
 videos_vq = FrameVQConfig(channels=3, levels=(8,) * 12)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from accelerate.utils import set_seed
 
@@ -11,9 +10,9 @@ from stt.checkpoint import build
 from stt.registry import TOKENIZERS
 from train import cli
 from train.datasets import open_dataset
-from train.evaluation.st_lpips import STLPIPS
 from train.flags import number, whole
 from train.gan import AdversarialTokenizer
+from train.perceptual import add_perceptual_flags, perceptual_distance
 from train.presets import PRESETS
 from train.processes import make_accelerator, run_as_process, say_what_next, warn_of_size
 from train.sheets import reconstruction_sheet
@@ -25,20 +24,9 @@ def parser() -> argparse.ArgumentParser:
     vqgan = parser.add_argument_group("VQGAN stage")
     vqgan.add_argument("--gan-weight", type=number, default=0.0, help="weight of the adversarial loss; 0: none")
     vqgan.add_argument("--gan-start", type=whole, default=0, metavar="STEP", help="step at which it begins")
-    vqgan.add_argument("--perceptual-weight", type=number, default=0.0, help="weight of the ST-LPIPS distance; 0: none")
-    vqgan.add_argument(
-        "--st-lpips", type=Path, metavar="WEIGHTS", help="its weights; default: those of the package stlpips-pytorch"
-    )
+    add_perceptual_flags(vqgan)
     vqgan.add_argument("--decoder-only", action="store_true", help="train the decoder alone: codes keep their meaning")
     return parser
-
-
-def perceptual_distance(args: argparse.Namespace) -> STLPIPS | None:
-    """ST-LPIPS where it has a weight. SystemExit where its weights are missing or of another network."""
-    try:
-        return STLPIPS(args.st_lpips) if args.perceptual_weight else None
-    except (FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"--perceptual-weight: {error}") from error
 
 
 def main(words: list[str] | None = None, alone: bool = True) -> None:

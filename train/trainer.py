@@ -41,7 +41,7 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> Loss:
-        total, parts = self.model.loss(batch)
+        total, parts, _ = self.model.loss(batch)
         if parts:  # new tensors: a compiled loss that is also one of its parts would come back detached
             values = torch.stack([part.detach().float() for part in parts.values()]).unbind()
             parts = dict(zip(parts, values, strict=True))

@@ -126,6 +126,7 @@ class STT(Predictor):
                 len(c.actions),
                 any(c.gaussian_grid),
                 c.kl_weight,
+                c.free_nats,
                 c.scheduled_sampling,
             )
         else:
@@ -173,7 +174,7 @@ class STT(Predictor):
         if actions is not None:
             actions, visible = actions[:, :-1], self.hide_actions(actions)[:, :-1]
         if isinstance(self.tokens, FlowTokens):
-            return self.tokens.loss(video, self.network, actions, visible, batch.flow)
+            return self.tokens.loss(video, self.network, actions, visible, batch.off_policy, batch.flow)
         return self.tokens.loss(video, self.network, visible)
 
     def hide_actions(self, actions: Tensor) -> Tensor:

@@ -46,12 +46,14 @@ function showMeasures() {
     said.push("how close they come to what really happened");
     for (const [name, title, unit] of [["error", "Error", "%"], ["ssim", "Likeness", ""]]) {
       const futures = report.scores.futures[name];
-      const [baseline, label] = report.scores.blend ? ["blend", "ends blended"] : ["copy", "last frame"];
+      const baselines = report.scores.blend ? [["copy", "blend", "ends blended"]]
+        : [["flow", "flow", "motion carried on"], ["copy", "copy", "last frame"]].filter(([, key]) => report.scores[key]);
+      const compared = baselines.map(([kind, key, label]) => [kind, start, report.scores[key][name], label]);
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
         ...(several ? futures.map((line) => ["faint", start, line]) : []),
-        ["future", start, mean, several ? "mean" : "future"], ["copy", start, report.scores[baseline][name], label]],
-        null, name === "ssim" ? Math.min(...futures.flat(), ...report.scores[baseline][name]) : 0);
+        ["future", start, mean, several ? "mean" : "future"], ...compared],
+        null, name === "ssim" ? Math.min(...futures.flat(), ...compared.flatMap((line) => line[2])) : 0);
     }
   }
   if (report.surprise) {

@@ -1,9 +1,13 @@
-"""Tells a visitor before Predict whether the chosen model knows such clips, and which one does best on this clip."""
+"""Tells a visitor before Predict whether the chosen model knows such clips, and which one does best on this clip.
+
+A new clip that no model knows goes to the model for any clip, where there is one.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -12,9 +16,10 @@ import gradio as gr
 
 from stt.request import Request, RequestError
 from stt.self_check import HELD_BACK, WORSE, SelfCheck, self_check, usual_figure
-from stt.ui.callbacks import Callbacks, changed, path_of
+from stt.ui.callbacks import Callbacks, changed, path_of, updates
 from stt.video import VideoError
 
+MAX_CLIPS = 1000  # whose checks are remembered
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
     "<br>To train one on your own videos, in a copy of this project (about 40 minutes on two cores):<br>"
@@ -28,39 +33,82 @@ class Verdicts:
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
         self._checks: dict[tuple[Any, ...], SelfCheck | None] = {}
+        self._switched: dict[str, tuple[str, str]] = {}  # by clip: the model that the visitor had, and its successor
+
+    def check_new(self, *values: Any) -> Iterator[tuple[Any, Any]]:
+        """(HTML, model) for a new clip: another model where none here knows such clips and that one takes any."""
+        steps = self._steps(values)
+        try:
+            while True:
+                yield next(steps), gr.skip()
+        except StopIteration as end:
+            if end.value:
+                clip, before, after = end.value
+                if len(self._switched) > MAX_CLIPS:
+                    self._switched.clear()
+                self._switched[clip] = before, after
+                yield gr.skip(), after
+
+    def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """The preview for the model that `check_new` chose, nothing otherwise."""
+        if self._switched.get(str(path_of(values[0])), ("", ""))[1] != values[1]:
+            return gr.skip(), gr.skip(), *updates({})
+        return self.callbacks.change_model(visitor, *values)
 
     def check(self, *values: Any) -> Iterator[Any]:
         """HTML for the page. Between the frames of a check it yields nothing new, so that Gradio can cancel it."""
+        yield from self._steps(values)
+
+    def _steps(self, values: Sequence[Any]) -> Generator[Any, None, tuple[str, str, str] | None]:
+        """Yields HTML; returns (clip, model, the one for any clip) where it should take the place of the model."""
         backend = self.callbacks.backend
         try:
             request = self.callbacks.request(*changed(values, seed=0))
             known = request.clip is None or backend.result_of(path_of(values[0]), request.model) is not None
             if known or os.environ.get("SPACES_ZERO_GPU"):  # a lent GPU is for predictions
                 yield ""
-                return
-            own = yield from self._check(request)
+                return None
+            model, own = backend.models[request.model], (yield from self._check(request))
+            if model.whole_frames:
+                yield _text(self._any_clip(request, own), bad=own is not None and own.ratio > WORSE)
+                return None
             if own is None:
                 yield _text(f"Too short to tell whether {_name(request.model)} knows such clips.")
-                return
-            if own.passes(backend.models[request.model].card):
+                return None
+            if own.passes(model.card):
                 yield _text(f"✓ {_name(request.model)} knows such clips: it predicts the last frames of this one.")
-                return
-            sentence = _reason(request.model, own, backend.models[request.model].card)
+                return None
+            sentence = _reason(request.model, own, model.card)
             yield _text(sentence, bad=True)
             best = yield from self._best(request)
-            offer = f"No model here does.{TRAIN}"
             if best:
                 button = f'<button type="button" data-event="model" data-model="{escape(best)}">'
-                offer = f"{button}Use {escape(best)}</button>, which does best on them."
-            yield _text(f"{sentence} {offer}", bad=True)
+                yield _text(f"{sentence} {button}Use {escape(best)}</button>, which does best on them.", bad=True)
+                return None
+            for name, other in backend.models.items():
+                if other.whole_frames:
+                    return str(request.clip), request.model, name
+            yield _text(f"{sentence} No model here does.{TRAIN}", bad=True)
         except (RequestError, VideoError, ValueError):
             yield ""  # the preview says what is wrong with the clip
+        return None
+
+    def _any_clip(self, request: Request, check: SelfCheck | None) -> str:
+        """What to expect of a model for any clip, by the clip's own last frames."""
+        before, after = self._switched.get(str(request.clip), ("", ""))
+        why = f", as {_name(before)} does not know such clips" if after == request.model else ""
+        text = f"{_name(request.model)} predicts this clip{why}: it carries on what moves, in any clip."
+        if check is None:
+            return text
+        figures = f"{_decibels(check.error)} dB (a still picture: {_decibels(check.copy)} dB)"
+        text += f" On the last {HELD_BACK} frames of this one it comes to {figures}"
+        return f"{text}." if check.ratio <= WORSE else f"{text}: it sees no motion there that goes on as it began."
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
         key = str(request.clip), request.model, request.fit, request.stride
         if key not in self._checks:
-            if len(self._checks) > 1000:
+            if len(self._checks) > MAX_CLIPS:
                 self._checks.clear()
             last = None
             for event in self_check(request, self.callbacks.backend.models[request.model]):
@@ -74,7 +122,7 @@ class Verdicts:
         models = self.callbacks.backend.models
         errors: dict[str, float] = {}
         for name, model in models.items():
-            if name == request.model or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:
+            if name == request.model or model.whole_frames or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:
                 continue
             check = yield from self._check(replace(request, model=name, labels=(), action=(), between=False))
             if check is not None and check.passes(model.card):
@@ -88,6 +136,11 @@ def _text(sentence: str, bad: bool = False) -> str:
 
 def _name(model: str) -> str:
     return f"<b>{escape(model)}</b>"
+
+
+def _decibels(error: float) -> str:
+    """PSNR of a root-mean-square error."""
+    return f"{-20 * math.log10(max(error, 1e-3)):.1f}"
 
 
 def _reason(model: str, check: SelfCheck, card: Any) -> str:

@@ -103,8 +103,12 @@ def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
     triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
     target = verdicts.check, page.settings, page.verdict
+    new = control["clip"].new_clip(
+        verdicts.check_new, page.settings, [page.verdict, control["model"]], trigger_mode="always_last", **options
+    )
     return [
-        control["clip"].new_clip(*target, trigger_mode="always_last", **options),
+        new,
+        new.then(verdicts.follow, page.settings, _stage(page), **PREVIEW),
         gr.on(triggers, *target, trigger_mode="always_last", **options),
     ]
 

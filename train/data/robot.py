@@ -92,7 +92,7 @@ class RobotDataConfig:
 
 
 class RobotDataset:
-    """A stored set; a batch depends on (the shards, size, seed, index) alone.
+    """Stored sets as one; a batch depends on (the shards, size, seed, index) alone.
 
     Pictures smaller than the stored ones are area averages. The first use decodes each shard to the folder `cache` (by
     default the set's own; 369 kB a clip of 30 frames of 64x64, 1.5 MB of 128x128), which later ones map into memory. On
@@ -105,28 +105,38 @@ class RobotDataset:
     def __init__(
         self,
         folder: Path,
-        *,
+        *more: Path,
         image_size: int | None = None,
         frames: int | None = None,
         device: torch.device | str = "cpu",
         cache: Path | None = None,
         partial: bool = False,
     ) -> None:
-        folder = Path(folder)
-        index = shards.read_index(folder, "robot", FORMAT)
+        folders = [Path(folder), *map(Path, more)]
+        indices = [shards.read_index(each, "robot", FORMAT) for each in folders]
+        index = indices[0]
         self.config, self.split, self.device = RobotConfig(**index["config"]), index["split"], torch.device(device)
         self.image_size, self.frames = image_size or self.config.image_size, frames or self.config.frames
         if not 1 <= self.frames <= self.config.frames:
             raise ValueError(f"frames is {frames}, the set's clips have {self.config.frames}")
         if self.config.image_size % self.image_size:
             raise ValueError(f"image_size is {image_size}, must divide the set's {self.config.image_size}")
-        paths = shards.shard_paths(folder, index)
-        missing = [path for path in paths if not path.is_file()]
-        if len(missing) == len(paths) or (missing and not partial):
-            raise FileNotFoundError(f"{missing[0]} and {len(missing) - 1} more are missing; make the set again")
-        self._shards = [path for path in paths if path not in missing]
+        self._shards: list[Path] = []
+        straight: list[bool] = []
+        for each, other in zip(folders, indices, strict=True):
+            if other["config"] != index["config"]:
+                raise ValueError(f"{each} holds clips of {other['config']}, {folder} of {index['config']}")
+            paths = shards.shard_paths(each, other)
+            missing = [path for path in paths if not path.is_file()]
+            if len(missing) == len(paths) or (missing and not partial):
+                raise FileNotFoundError(f"{missing[0]} and {len(missing) - 1} more are missing; make the set again")
+            present = [path for path in paths if path not in missing]
+            clips = sum(len(read_shard(path)["actions"]) for path in present)
+            straight += [other["split"] == "straight_line"] * clips
+            self._shards += present
+        self.off_policy = torch.tensor(straight)  # (N,)
         self.actions = torch.from_numpy(self.part("actions")).float() / 100  # (N, T, 3)
-        self._cache = Path(cache or folder) / f"decoded-{self.image_size}"
+        self._cache = cache
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             mapped = list(tqdm(pool.map(self._decoded, self._shards), total=len(self._shards), desc="decoding"))
         self.pixels = [pixels[k].to(self.device) for pixels in mapped for k in range(len(pixels))]  # N of (T, H, W, 3)
@@ -150,11 +160,13 @@ class RobotDataset:
         places = zip(clips.tolist(), starts.tolist(), strict=True)
         pixels = torch.stack([self.pixels[clip][start : start + self.frames] for clip, start in places])
         times = starts[:, None] + torch.arange(self.frames)  # (B, T)
-        return Batch(to_video(pixels).contiguous(), self.actions[clips[:, None], times].to(self.device))
+        actions, off_policy = self.actions[clips[:, None], times], self.off_policy[clips]
+        return Batch(to_video(pixels).contiguous(), actions.to(self.device), off_policy=off_policy.to(self.device))
 
     def _decoded(self, shard: Path) -> Tensor:
         """A shard's pictures (n, T, H, W, 3) uint8, mapped into memory."""
-        path, c = self._cache / f"{shard.stem}.npy", self.config
+        folder = self._cache / shard.parent.name if self._cache else shard.parent
+        path, c = folder / f"decoded-{self.image_size}" / f"{shard.stem}.npy", self.config
         if not path.is_file() or path.stat().st_mtime < shard.stat().st_mtime:
             shape = (len(read_shard(shard)["actions"]), c.frames, c.image_size, c.image_size, 3)
             frames, n = decode(shard.with_suffix(".mp4"), shape), c.image_size // self.image_size

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from stt.checkpoint import write_whole
 
+STRAIGHT_LINE = 0.15  # clips of straight_line for each of the training split
 POSE_UNITS = np.array([1000] * 3 + [500] * 4)  # steps per metre of a position and per unit of a quaternion
 VP9 = "-c:v libvpx-vp9 -pix_fmt yuv444p -b:v 0 -deadline good -cpu-used 2 -threads 1 -row-mt 0 -bitexact -f ivf"
 H264 = "-c:v libx264 -preset medium -pix_fmt yuv444p -sc_threshold 0 -threads 1 -bitexact -f mp4"

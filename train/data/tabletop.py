@@ -39,7 +39,6 @@ from train.sim.world import to_pictures, to_video
 
 FORMAT = 3
 BODIES = 1 + len(PALETTE)  # the pusher and at most one object of each colour
-STRAIGHT_LINE = 0.15  # straight-line clips for each of the training split's
 REFERENCES = 5  # first frames of a training clip that sprites are taken from
 
 

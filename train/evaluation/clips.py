@@ -25,7 +25,7 @@ from train.data.readers import READ_ERRORS, ReadOptions, read
 from train.data.sources import Source, list_sources
 from train.data.video_folder import resampled, step_of
 from train.evaluation.metrics import gradient_energy
-from train.evaluation.optical_flow import dis, extrapolated, farneback
+from train.evaluation.optical_flow import carried_on, dis, farneback
 from train.evaluation.protocols import Evaluation, Figures, average, compare, rounded
 from train.sheets import rows_of_frames
 from train.sim.world import to_video
@@ -143,8 +143,8 @@ class ClipsEvaluation(Evaluation):
                 made["guess"] = unit(predict(self.model, prompt, self.horizon, replace(self.sampling, temperature=0.0)))
         last = unit(prompt[-2:])
         made["copy"] = last[-1].expand(1, self.horizon, *prompt.shape[1:])
-        made["farneback"] = extrapolated(last[0], last[-1], self.horizon, farneback)[None]
-        made["dis"] = extrapolated(last[0], last[-1], self.horizon, dis)[None]
+        made["farneback"] = carried_on(last[0], last[-1], self.horizon, farneback)[None]
+        made["dis"] = carried_on(last[0], last[-1], self.horizon, dis)[None]
         return made
 
     def sheet(self) -> np.ndarray:

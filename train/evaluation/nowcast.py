@@ -18,7 +18,7 @@ from tqdm import tqdm
 from stt.api import Predictor, Video
 from stt.sampler import predict
 from train.data.radar import MINUTES, RadarConfig, RadarDataset, from_video, to_video
-from train.evaluation.optical_flow import extrapolated
+from train.evaluation.optical_flow import carried_on
 from train.evaluation.protocols import CONTEXT, SEED, Evaluation, Figures, average, rounded
 from train.seeding import generator_for
 from train.sheets import rows_of_frames
@@ -97,7 +97,7 @@ class NowcastEvaluation(Evaluation):
                 guess = predict(self.model, video, AHEAD, replace(self.sampling, temperature=0.0))
                 made["guess"] = from_video(guess.mean(dim=2)).cpu()
         before = (to_video(prompt[-2:, None]) + 1) / 2
-        made |= {"copy": last, "farneback": from_video(2 * extrapolated(*before, AHEAD)[:, 0] - 1)[None]}
+        made |= {"copy": last, "farneback": from_video(2 * carried_on(*before, AHEAD)[:, 0] - 1)[None]}
         return made | pysteps_ensembles(prompt, self.args.futures, self.data.config.kilometres)
 
 

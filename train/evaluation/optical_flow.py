@@ -7,11 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stt.api import Video
-from stt.optical_flow import optical_flow
+from stt.optical_flow import extrapolated, optical_flow, warp
 
 Flow = Callable[[Tensor, Tensor], Tensor]  # two frames (C, H, W) on [0, 1] -> pixels (H, W, 2) from one to the other
 
@@ -43,26 +42,14 @@ def interpolated(first: Tensor, last: Tensor, frames: int) -> Video:
     """
     ahead, back = farneback(first, last), farneback(last, first)
     share = torch.arange(1, frames + 1, device=first.device)[:, None, None, None] / (frames + 1)
-    return (1 - share) * _warped(first, -share * ahead) + share * _warped(last, -(1 - share) * back)
+    ahead, back = ahead.movedim(-1, 0), back.movedim(-1, 0)
+    first, last = (frame.expand(frames, -1, -1, -1) for frame in (first, last))
+    return (1 - share) * warp(first, -share * ahead, "bilinear") + share * warp(last, -(1 - share) * back, "bilinear")
 
 
-def extrapolated(before: Tensor, last: Tensor, frames: int, flow: Flow = farneback) -> Video:
-    """Two successive frames (C, H, W) on [0, 1] -> those that follow at constant velocity: (frames, C, H, W).
-
-    Semi-Lagrangian: flow goes from the last frame back to the one before, and is carried along itself from frame to
-    frame. Pixels come from the last frame, along the flows of all steps, so that they are interpolated once. The
-    border's pixels continue beyond it.
-    """
-    velocity = flow(last, before).movedim(-1, 0)  # (2, H, W): from a pixel to where it was a frame ago
-    total, steps = torch.zeros_like(velocity), []
-    for _ in range(frames):
-        origin = velocity
-        for _ in range(3):  # the flow that a pixel arrives with is that of where it comes from
-            origin = _warped(velocity, origin.movedim(0, -1)[None])[0]
-        velocity = origin
-        total = velocity + _warped(total, velocity.movedim(0, -1)[None])[0]
-        steps.append(total.movedim(0, -1))
-    return _warped(last, torch.stack(steps))
+def carried_on(before: Tensor, last: Tensor, frames: int, flow: Flow = farneback) -> Video:
+    """Two successive frames (C, H, W) on [0, 1] -> those that follow at constant velocity: (frames, C, H, W)."""
+    return extrapolated(last[None], flow(last, before).movedim(-1, 0)[None], frames)
 
 
 def sideways_motion(video: Video) -> Tensor:
@@ -73,12 +60,3 @@ def sideways_motion(video: Video) -> Tensor:
     """
     flows = torch.stack([farneback(*pair) for pair in pairwise(video)])  # (T-1, H, W, 2)
     return flows[:, : flows.shape[1] // 2, :, 0].mean(dim=(1, 2))
-
-
-def _warped(frame: Tensor, flow: Tensor) -> Video:
-    """A frame (C, H, W) sampled where flows (N, H, W, 2) point to from every pixel, in pixels (x, y): (N, C, H, W)."""
-    count, height, width, _ = flow.shape
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    at = torch.stack([x, y], dim=-1).to(flow) + flow
-    at = (2 * at + 1) / torch.tensor([width, height]).to(flow) - 1
-    return F.grid_sample(frame.expand(count, -1, -1, -1), at, padding_mode="border", align_corners=False)

@@ -23,7 +23,7 @@ from stt.metrics import FRAME_METRICS, HIGHER_IS_BETTER, frame_psnr, frame_ssim,
 from stt.models.stt import STT
 from stt.sampler import SeededNoise, fit_context, predict
 from train.evaluation.metrics import gradient_energy, perplexity
-from train.evaluation.optical_flow import extrapolated
+from train.evaluation.optical_flow import carried_on
 from train.evaluation.st_lpips import STLPIPS
 
 SEED = 2024  # of the held-out clips; futures use seeds 0 ... N-1
@@ -194,7 +194,7 @@ def best_of(
     """Best and mean of `count` futures per horizon of clips (N, T, C, H, W), beside simple predictions.
 
     `guess`: one future at temperature 0, of models that have one; `copy`: the last frame stays; `flow`: the last frame
-    moves on along optical flow, by `extrapolated`; controls: other models by name, the best of as many futures of each.
+    moves on along optical flow, by `carried_on`; controls: other models by name, the best of as many futures of each.
     `sharpness`: gradient energy over that of the true futures.
     """
     rows, gradients, seconds = defaultdict(list), defaultdict(list), 0.0
@@ -207,7 +207,7 @@ def best_of(
         for name, control in controls.items():
             made[name] = unit(predict(control, prompt, len(true), sampling, range(count)))
         made["copy"] = unit(prompt[-1:]).expand(1, *true.shape)
-        made["flow"] = extrapolated(*unit(prompt[-2:]), len(true))[None]
+        made["flow"] = carried_on(*unit(prompt[-2:]), len(true))[None]
         for name, values in compare(made, true, metrics).items():
             rows[name].append(values)
         for name, frames in (made | {"true": true[None]}).items():

@@ -21,7 +21,7 @@ from train.sim.robot.environment import LEAD, TOP_SPEED, RobotEnvironment
 from train.sim.robot.scene import COLOURS, REACH, random_scene
 from train.sim.world import World, to_video
 
-RobotSplit = Literal["train", "test"]
+RobotSplit = Literal["train", "test", "straight_line"]
 WARM_UP = 8  # frames before a clip begins, in which the hand sets off
 CLEARANCE = 0.08  # metres around an object in which the hand is not lowered
 
@@ -68,7 +68,11 @@ class RobotClip(NamedTuple):
 
 
 class Robot(World):
-    """The robot's clips."""
+    """The robot's clips.
+
+    In clips of "straight_line" the hand goes straight on to the edge of its reach and stays there, as under a person's
+    keys, which `next_action` never does. They teach what then happens, but no policy is to imitate them.
+    """
 
     name, clip_type, object_colours = "robot", RobotClip, COLOURS
 
@@ -79,13 +83,14 @@ class Robot(World):
         return next_action(env, rng)
 
     def clip(self, seed: int, index: int) -> RobotClip:
-        """One clip, its actions drawn by `next_action`."""
+        """One clip, its actions drawn by `next_action` or `straight_action`."""
         rng, moments = self.rng("actions", seed, index), []
+        policy = straight_action if self.split == "straight_line" else next_action
         with self.environment(seed, index) as env:
             for _ in range(WARM_UP):
-                env.act(next_action(env, rng))
+                env.act(policy(env, rng))
             for _ in range(self.config.frames):
-                action = next_action(env, rng)
+                action = policy(env, rng)
                 pictures = env.render(), env.segmentation()
                 moments.append((*pictures, action, env.hand_pose, env.object_poses, env.state))
                 env.act(action)
@@ -161,3 +166,15 @@ def next_action(env: RobotEnvironment, rng: Generator) -> np.ndarray:
     else:
         up = -0.8 if free and (sink < 0.5 or last[2] < 0) else 0.0
     return np.round([*level, up], 2)
+
+
+def straight_action(env: RobotEnvironment, rng: Generator) -> np.ndarray:
+    """An action (3,) that mostly stays, at times another: along an axis at full speed, any way, or rest."""
+    change, which, speed, direction, up = rng.uniform(size=5)
+    if np.hypot(*env.last_action[:2]) > 0 and change > 0.08:
+        return env.last_action
+    if which < 0.5:
+        direction, speed = np.floor(4 * direction) / 4, 1.0
+    speed = 0.0 if which > 0.95 else 0.3 + 0.7 * speed
+    level = speed * np.array([np.cos(2 * np.pi * direction), np.sin(2 * np.pi * direction)])
+    return np.round([*level, 0.8 if up > 0.9 else -0.8 if up < 0.1 else 0.0], 2)
