@@ -238,7 +238,8 @@ class Model(nn.Module, ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Adds to clips on the CPU what `loss` needs and no weight changes.
 
-        The trainer calls it in the background, so that neither the step nor a GPU waits. `loss` computes what is missing.
+        The trainer calls it in the background, so that neither the step nor a GPU waits. `loss` computes what is
+        missing.
         """
         return batch
 

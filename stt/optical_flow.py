@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -82,14 +84,20 @@ def compose(
     large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
     if motion is not None:
         large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
-    warped = [warp(frames, flow) for flow in large]
-    sources = torch.stack([frames, *warped, reference, resize(pixels, size)], dim=1)  # (N, K + 3, C, H, W)
-    video = (sources * masks[:, :, None]).sum(dim=1)
+    weights = masks.split(1, dim=1)  # K + 3 of (N, 1, H, W)
+    sources = [frames, *(warp(frames, flow) for flow in large), reference, resize(pixels, size)]
+    video = weighted_sum(sources, weights)
     if motion is None:
         return video, None
-    moving = masks[:, : 1 + count]
-    flow = (torch.stack(large, dim=1) * moving[:, 1:, None]).sum(dim=1) / moving.sum(dim=1, keepdim=True)
-    return video, flow
+    return video, weighted_sum(large, weights[1 : 1 + count]) / masks[:, : 1 + count].sum(dim=1, keepdim=True)
+
+
+def weighted_sum(images: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The sum of images (N, C, H, W) times weights (N, 1, H, W), without a stack of them all in memory."""
+    total = images[0] * weights[0]
+    for image, weight in zip(images[1:], weights[1:], strict=True):
+        total = torch.addcmul(total, image, weight)
+    return total
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
