@@ -28,7 +28,7 @@ from stt.api import Condition, Loss, Noise, PredictedFrames, Sampling, Video
 from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture, Policy
-from stt.optical_flow import advect, compose, optical_flow, resize, resize_flow, warp
+from stt.optical_flow import Origin, advect, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
@@ -47,6 +47,7 @@ class FlowState(NamedTuple):
     recent: Tensor  # (B, 2, C, H, W) the last two frames
     reference: Tensor  # (B, C, H, W) the prompt's first frame
     motion: Tensor | None  # (B, 2, H, W) expected backward flow of the next frame
+    origin: Origin
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
     condition: Condition
@@ -66,6 +67,7 @@ class Prediction(NamedTuple):
 
     video: Tensor  # (B, T, C, H, W) each frame's successor
     flow: Tensor | None  # (B, T, 2, H, W) its backward flow, the mean of those under the masks
+    origin: Origin | None
     policy: Mixture | None  # of B * T items: the action that follows each frame
     cache: Cache
     kls: list[Tensor]  # per Gaussian layer: nats of a frame
@@ -149,6 +151,7 @@ class FlowTokens(nn.Module):
         target: Tensor | None = None,
         cache: Cache | None = None,
         features: Features | None = None,
+        origin: Origin | None = None,
     ) -> Prediction:
         """features: of the frames, where the caller has them."""
         b, t = frames.shape[:2]
@@ -170,10 +173,10 @@ class FlowTokens(nn.Module):
             x = unpatchify(self.leave(fine.float()), DETAIL)
             flows, masks, pixels = x.split(self.sizes, dim=1)
             flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
-            video, flow = compose(flows, masks, pixels.tanh(), flat, references, flat_motion)
+            video, flow, origin = compose(flows, masks, pixels.tanh(), flat, references, flat_motion, origin)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
         flow = None if flow is None else flow.unflatten(0, (b, t))
-        return Prediction(video.unflatten(0, (b, t)), flow, policy, out.cache, kls)
+        return Prediction(video.unflatten(0, (b, t)), flow, origin, policy, out.cache, kls)
 
     def motion_of(self, video: Tensor) -> Tensor | None:
         """Flow (B, T, 2, H, W) of each frame of clips to the one before, 0 for the first; None if not used."""
@@ -275,7 +278,15 @@ class FlowTokens(nn.Module):
             tokens = rearrange(tokens, "(b t) d h w -> b t h w d", b=b)
             cache = network(tokens, draw_mean).cache
         recent = torch.cat([context[:, max(0, t - 2) : t - 1] if t > 1 else context, context[:, -1:]], dim=1)
-        return FlowState(recent, context[:, 0], None if motion is None else motion[:, -1], action, cache, condition)
+        return FlowState(
+            recent,
+            context[:, 0],
+            None if motion is None else motion[:, -1],
+            Origin.of(context[:, -1]),
+            action,
+            cache,
+            condition,
+        )
 
     def step(
         self, state: FlowState, network: SpaceTimeTransformer, actions: Tensor | None, sampling: Sampling, noise: Noise
@@ -298,7 +309,8 @@ class FlowTokens(nn.Module):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         cache = state.cache.expand(n) if state.cache else None
-        out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache)
+        origin = Origin(*(part.expand(n, *part.shape[1:]) for part in state.origin))
+        out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache, origin=origin)
         video = out.video.clamp(-1, 1)
         recent = torch.cat([frame, video], dim=1)
         action = chosen[0] if chosen else None
@@ -306,6 +318,7 @@ class FlowTokens(nn.Module):
             recent=recent,
             reference=reference,
             motion=None if out.flow is None else advect(out.flow[:, 0]),
+            origin=out.origin,
             action=action,
             cache=out.cache,
             num_frames=state.num_frames + 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -64,9 +65,40 @@ def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:
     return warp(last.expand(frames, -1, -1, -1), torch.cat(steps), "bilinear")
 
 
+MIXED = 1.0  # pixels between flows of one place that make its origin uncertain
+
+
+class Origin(NamedTuple):
+    """Where the pixels of predicted frames come from, so that they are interpolated once and stay sharp."""
+
+    frames: Tensor  # (N, C, H, W) the last true ones
+    flow: Tensor  # (N, 2, H, W) from the predicted frames back to these
+    certainty: Tensor  # (N, 1, H, W) 1 where a pixel is a copy, 0 where it is mixed or new
+
+    @classmethod
+    def of(cls, frames: Tensor) -> Origin:
+        """Of frames that are true."""
+        return cls(frames, torch.zeros_like(frames[:, :2]), torch.ones_like(frames[:, :1]))
+
+    def moved(self, flow: Tensor) -> Origin:
+        """Of frames that lie along backward flow (N, 2, H, W) of the present ones."""
+        carried = warp(torch.cat([self.flow, self.certainty], dim=1), flow, "bilinear")
+        return Origin(self.frames, flow + carried[:, :2], carried[:, 2:])
+
+    def pixels(self, others: Tensor) -> Tensor:
+        """(N, C, H, W): the true frames' pixels, and others where their origin is uncertain."""
+        return torch.lerp(others, warp(self.frames, self.flow), self.certainty)
+
+
 def compose(
-    flows: Tensor, masks: Tensor, pixels: Tensor, frames: Tensor, reference: Tensor, motion: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+    flows: Tensor,
+    masks: Tensor,
+    pixels: Tensor,
+    frames: Tensor,
+    reference: Tensor,
+    motion: Tensor | None,
+    origin: Origin | None = None,
+) -> tuple[Tensor, Tensor | None, Origin | None]:
     """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
 
     Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
@@ -84,12 +116,24 @@ def compose(
     large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
     if motion is not None:
         large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
+    warped, still = [warp(frames, flow) for flow in large], frames
+    if origin is not None:
+        origins = [origin, *(origin.moved(flow) for flow in large)]
+        still, *warped = (one.pixels(x) for one, x in zip(origins, [frames, *warped], strict=True))
     weights = masks.split(1, dim=1)  # K + 3 of (N, 1, H, W)
-    sources = [frames, *(warp(frames, flow) for flow in large), reference, resize(pixels, size)]
-    video = weighted_sum(sources, weights)
+    video = weighted_sum([still, *warped, reference, resize(pixels, size)], weights)
+    if origin is not None:
+        share = masks[:, : 1 + count, None]  # of copies
+        total = share.sum(dim=1).clamp(min=1e-6)
+        paths = torch.stack([one.flow for one in origins], dim=1)
+        mean = (share * paths).sum(dim=1) / total
+        apart = (share * (paths - mean[:, None]).square()).sum(dim=1).sum(dim=1, keepdim=True) / total
+        certainty = (share * torch.stack([one.certainty for one in origins], dim=1)).sum(dim=1)
+        origin = Origin(origin.frames, mean, certainty * torch.exp(-apart / MIXED**2))
     if motion is None:
-        return video, None
-    return video, weighted_sum(large, weights[1 : 1 + count]) / masks[:, : 1 + count].sum(dim=1, keepdim=True)
+        return video, None, origin
+    flow = weighted_sum(large, weights[1 : 1 + count]) / masks[:, : 1 + count].sum(dim=1, keepdim=True)
+    return video, flow, origin
 
 
 def weighted_sum(images: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
