@@ -5,6 +5,7 @@ Gradio's own cleanup misses aborted uploads, empty folders and everything from b
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -27,6 +28,15 @@ def own_folder() -> Path:
     except OSError:
         return Path(tempfile.mkdtemp(prefix="stt-app-"))
     return folder
+
+
+def release_memory() -> None:
+    """Gives memory back that the process has freed but holds for later; only glibc can.
+
+    Each thread's arena keeps its largest moment otherwise, and a server's threads have theirs at different times.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass
@@ -122,6 +132,7 @@ class Cleanup:
         def work() -> None:
             while True:
                 self.sweep()
+                release_memory()
                 if done.wait(self.pause):
                     return
 
