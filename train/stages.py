@@ -29,6 +29,7 @@ from stt.api import Batch, Predictor, Sampling
 from stt.encode import write_mp4
 from stt.sampler import SeededNoise
 from stt.side_by_side import SideBySide
+from stt.sprites import MAX_SPRITES
 from stt.video import read_clip, to_uint8
 from train.optim import MuonAdamW, parameter_groups
 from train.throughput import FlopCounter
@@ -36,7 +37,6 @@ from train.throughput import FlopCounter
 CONTEXT = 5  # frames of the prompt
 CLIPS, CLIP_FRAMES = 2, 6  # of a training batch
 COPY_BYTES = 2**28
-SPRITES = 4
 
 
 class Stages:
@@ -133,7 +133,7 @@ def training_batch(model: Predictor, clip: Tensor) -> Batch:
     height, width = video.shape[-2:]
     segmentation = torch.zeros(CLIPS, frames, height, width, dtype=torch.int64)
     segmentation[..., : height // 4, : width // 4], segmentation[..., height // 2 :, width // 2 :] = 1, 2
-    poses = torch.zeros(CLIPS, frames, SPRITES, 4)
+    poses = torch.zeros(CLIPS, frames, MAX_SPRITES, 4)
     poses[..., 0] = 0.5 * torch.arange(frames)[:, None]
     return Batch(video, actions, poses=poses[:, None] - poses[:, :, None], segmentation=segmentation)
 

@@ -193,7 +193,8 @@ class STT(Predictor):
     def step(self, state: State, sampling: Sampling, noise: Noise) -> tuple[Video, State]:
         actions = None
         if (action := state.condition.action(state.num_frames)) is not None:
-            actions = torch.tensor(action, device=self.network.position.device).expand(noise.futures, 1, -1)
+            actions = torch.tensor(action).to(self.network.position.device, non_blocking=True)
+            actions = actions.expand(noise.futures, 1, -1)
         return self.tokens.step(state, self.network, actions, sampling, noise)
 
     # ---- likelihood ----------------------------------------------------------------------------------
