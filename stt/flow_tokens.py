@@ -200,19 +200,22 @@ class FlowTokens(nn.Module):
         network: SpaceTimeTransformer,
         actions: Tensor | None,
         visible: Tensor | None,
-        off_policy: Tensor | None,
+        off_policy: Tensor | None = None,
+        flow: Tensor | None = None,
     ) -> Loss:
         """The error of frames predicted from true ones, at times then from predicted ones, and the policy's nats.
 
         actions (B, T, A): what leads from each frame to the next; visible: the same, nan where a prompt hides them.
         off_policy (B,): clips whose actions the policy does not learn.
+        flow: `motion_of` the video, where the caller has it.
         """
         b, t = video.shape[:2]
         num_context = min(self.num_context or t - 1, t - 1)
         past = None
         if actions is not None:
             past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
-        target, features, draw, motion = None, None, draw_mean, self.motion_of(video)
+        target, features, draw = None, None, draw_mean
+        motion = self.motion_of(video) if flow is None else flow
         before = torch.cat([video[:, :1], video[:, :-1]], dim=1)
         if self.target is not None:
             references = video[:, :1].expand_as(video).flatten(0, 1)

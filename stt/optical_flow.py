@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -140,12 +141,20 @@ def compose(
         origins = [origin, *(origin.moved(flow) for flow in large)]
         copies = [one.pixels(copy) for one, copy in zip(origins, copies, strict=True)]
         origin = Origin.mixed(origins, shares)
-    sources = torch.stack([*copies, reference, resize(pixels, size)], dim=1)  # (N, K + 3, C, H, W)
-    composed = (sources * masks[:, :, None]).sum(dim=1)
+    weights = masks.split(1, dim=1)  # K + 3 of (N, 1, H, W)
+    composed = weighted_sum([*copies, reference, resize(pixels, size)], weights)
     if motion is None:
         return Composition(composed, None, origin)
-    flow = (torch.stack(large, dim=1) * shares[:, 1:, None]).sum(dim=1) / shares.sum(dim=1, keepdim=True)
+    flow = weighted_sum(large, weights[1 : 1 + count]) / shares.sum(dim=1, keepdim=True)
     return Composition(composed, flow, origin)
+
+
+def weighted_sum(images: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The sum of images (N, C, H, W) times weights (N, 1, H, W), without a stack of them all in memory."""
+    total = images[0] * weights[0]
+    for image, weight in zip(images[1:], weights[1:], strict=True):
+        total = torch.addcmul(total, image, weight)
+    return total
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:

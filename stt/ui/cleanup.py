@@ -5,6 +5,7 @@ Gradio's own cleanup misses aborted uploads, empty folders and everything from b
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
@@ -32,6 +33,15 @@ def own_folder() -> Path:
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="stt-app-"))
+
+
+def release_memory() -> None:
+    """Gives memory back that the process has freed but holds for later; only glibc can.
+
+    Each thread's arena keeps its largest moment otherwise, and a server's threads have theirs at different times.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass
@@ -135,6 +145,7 @@ class Cleanup:
         def work() -> None:
             while True:
                 self.sweep()
+                release_memory()
                 if done.wait(self.pause):
                     return
 
