@@ -28,7 +28,7 @@ from stt.api import Condition, Loss, Noise, PredictedFrames, Sampling, Video
 from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture, Policy
-from stt.optical_flow import Origin, advect, compose, optical_flow, resize, resize_flow, warp
+from stt.optical_flow import Origin, carry, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
@@ -46,7 +46,7 @@ ChooseActions = Callable[[Mixture], Tensor]  # policy of N items -> actions (N, 
 class FlowState(NamedTuple):
     recent: Tensor  # (B, 2, C, H, W) the last two frames
     reference: Tensor  # (B, C, H, W) the prompt's first frame
-    motion: Tensor | None  # (B, 2, H, W) expected backward flow of the next frame
+    motion: Tensor | None  # (B, 3, h, w) expected backward flow of the next frame and its coverage
     origin: Origin  # of the last frame's pixels
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
@@ -132,8 +132,8 @@ class FlowTokens(nn.Module):
         frames, previous, reference = (resize(x, size) for x in (frames, previous, reference))
         parts = [frames, frames - previous, reference]
         if motion is not None:
-            motion = resize_flow(motion, size)
-            parts += [motion / FLOW_SCALE, warp(frames, motion)]
+            flow, coverage = motion.split((2, 1), dim=1)
+            parts += [flow / FLOW_SCALE, warp(frames, flow) * coverage]
         fine = self.fine_in(self.enter(patchify(torch.cat(parts, dim=1), self.patch)))
         middle = self.middle_in(self.down(fine))
         return Features(fine, middle, self.to_tokens(middle))
@@ -144,7 +144,7 @@ class FlowTokens(nn.Module):
         frames: Tensor,  # (B, T, C, H, W)
         previous: Tensor,  # (B, T, C, H, W) the frame before each
         reference: Tensor,  # (B, C, H, W)
-        motion: Tensor | None,  # (B, T, 2, H, W)
+        motion: Tensor | None,  # (B, T, 3, h, w), as `expected` returns it
         past_actions: Tensor | None,  # (B, T, A) that led to each frame, nan if unknown
         choose: ChooseActions,
         draw: Draw,
@@ -173,7 +173,8 @@ class FlowTokens(nn.Module):
             x = unpatchify(self.leave(fine.float()), DETAIL)
             flows, masks, pixels = x.split(self.sizes, dim=1)
             flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
-            composed = compose(flows, masks, pixels.tanh(), flat, references, flat_motion, origin)
+            motion = None if flat_motion is None else flat_motion[:, :2]
+            composed = compose(flows, masks, pixels.tanh(), flat, references, motion, origin)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
         flow = None if composed.flow is None else composed.flow.unflatten(0, (b, t))
         return Prediction(composed.frames.unflatten(0, (b, t)), flow, composed.origin, policy, out.cache, kls)
@@ -187,6 +188,10 @@ class FlowTokens(nn.Module):
             return video.new_zeros(b, 1, 2, height, width)
         flow = optical_flow(video[:, 1:].flatten(0, 1), video[:, :-1].flatten(0, 1)).unflatten(0, (b, t - 1))
         return torch.cat([torch.zeros_like(flow[:, :1]), flow], dim=1)
+
+    def expected(self, flow: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+        """What `carry` makes of flows (B, T, 2, H, W) of frames of any size at the network's size: (B, T, 3, h, w)."""
+        return None if flow is None else carry(resize_flow(flow.flatten(0, 1), size)).unflatten(0, flow.shape[:2])
 
     # ---- training --------------------------------------------------------------------------------------
 
@@ -215,7 +220,9 @@ class FlowTokens(nn.Module):
         if actions is not None:
             past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
         target, features, draw = None, None, draw_mean
-        motion = self.motion_of(video) if flow is None else flow
+        true_flow = self.motion_of(video) if flow is None else flow
+        size = self.input_size(video)
+        motion = self.expected(true_flow, size)
         before = torch.cat([video[:, :1], video[:, :-1]], dim=1)
         if self.target is not None:
             references = video[:, :1].expand_as(video).flatten(0, 1)
@@ -225,7 +232,7 @@ class FlowTokens(nn.Module):
             tokens = rearrange(whole.tokens, "(b t) d h w -> b t h w d", b=b)[:, 1:]
             target, draw = self.target(tokens.flatten(0, 1)).unflatten(0, (b, t - 1)), draw_posterior
         frames, previous = video[:, :num_context], before[:, :num_context]
-        true_flow, motion = motion, None if motion is None else motion[:, :num_context]
+        motion = None if motion is None else motion[:, :num_context]
         videos, flow_errors, nats, kls, cache, k = [], [], [], [], None, 0
         while k < t - 1:
             n = frames.shape[1]
@@ -244,7 +251,7 @@ class FlowTokens(nn.Module):
             if out.kls:
                 kls.append(n * torch.stack(out.kls))
             previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
-            motion = None if motion is None else advect(out.flow[:, -1].detach())[:, None]
+            motion = None if motion is None else self.expected(out.flow[:, -1:].detach(), size)
         frames = PredictedFrames(torch.cat(videos, dim=1), video[:, 1:])
         error = multiscale_error(*frames)
         total = RECONSTRUCTION_WEIGHT * error.mean()
@@ -266,15 +273,16 @@ class FlowTokens(nn.Module):
     def start(self, context: Video, network: SpaceTimeTransformer, condition: Condition) -> FlowState:
         b, t = context.shape[:2]
         action = context.new_full((b, self.num_actions), torch.nan) if self.num_actions else None
-        motion, cache = self.motion_of(context[:, max(0, t - 2) :]), None
+        size, cache = self.input_size(context), None
+        motion = self.expected(self.motion_of(context[:, max(0, t - 2) :]), size)
         if t > 1:
-            small = resize(context.flatten(0, 1), self.input_size(context)).unflatten(0, (b, t))
+            small = resize(context.flatten(0, 1), size).unflatten(0, (b, t))
             frames = small[:, :-1]
             previous = torch.cat([small[:, :1], small[:, :-2]], dim=1)
             references = small[:, :1].expand_as(frames).flatten(0, 1)
-            flow = self.motion_of(frames)
-            flow = None if flow is None else flow.flatten(0, 1)
-            tokens = self.features(frames.flatten(0, 1), previous.flatten(0, 1), references, flow).tokens
+            past = self.expected(self.motion_of(frames), size)
+            past = None if past is None else past.flatten(0, 1)
+            tokens = self.features(frames.flatten(0, 1), previous.flatten(0, 1), references, past).tokens
             tokens = rearrange(tokens, "(b t) d h w -> b t h w d", b=b)
             cache = network(tokens, draw_mean).cache
         recent = torch.cat([context[:, max(0, t - 2) : t - 1] if t > 1 else context, context[:, -1:]], dim=1)
@@ -317,7 +325,7 @@ class FlowTokens(nn.Module):
         return video, state._replace(
             recent=recent,
             reference=reference,
-            motion=None if out.flow is None else advect(out.flow[:, 0]),
+            motion=None if out.flow is None else self.expected(out.flow, self.input_size(frame))[:, 0],
             origin=out.origin,
             action=action,
             cache=out.cache,
@@ -335,7 +343,7 @@ class FlowTokens(nn.Module):
         frames, previous = video[:, :-1], torch.cat([video[:, :1], video[:, :-2]], dim=1)
         past = frames.new_full((*frames.shape[:2], self.num_actions), torch.nan) if self.num_actions else None
         out = self.predict(
-            network, frames, previous, video[:, 0], self.motion_of(frames), past,
+            network, frames, previous, video[:, 0], self.expected(self.motion_of(frames), frames.shape[-2:]), past,
             lambda policy: policy.sample(0.0, None), draw_mean,
         )  # fmt: skip
         size, cell = video.shape[-2:], TOKEN * self.patch

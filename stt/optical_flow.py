@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+FASTEST = 12.0  # pixels of flow beyond which a pixel counts no more than others
 MIN_SIDE = 16  # pixels that DIS needs
 
 
@@ -43,9 +44,30 @@ def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
     return F.grid_sample(frames, place * scale - 1, mode=mode, padding_mode="border", align_corners=True)
 
 
-def advect(flow: Tensor) -> Tensor:
-    """The flow of the next frame if all that moves keeps its velocity."""
-    return warp(flow, flow, "bilinear")
+def carry(flow: Tensor) -> Tensor:
+    """The flow of the next frame if all that moves keeps its velocity, and its coverage: (N, 2, H, W) -> (N, 3, H, W).
+
+    Softmax splatting (arXiv 2003.05534): each pixel takes its flow along; of several that arrive at a place the fastest
+    counts most. Coverage, up to 1, says how many arrive. Where none does, something is uncovered; the flow there goes
+    to where a pixel would have come from.
+    """
+    n, _, height, width = flow.shape
+    y, x = torch.meshgrid(*(torch.arange(side, device=flow.device) for side in (height, width)), indexing="ij")
+    at_x, at_y = x - flow[:, 0], y - flow[:, 1]
+    left, top = at_x.floor(), at_y.floor()
+    weight = flow.norm(dim=1).clamp(max=FASTEST).exp()
+    sums = flow.new_zeros(n, 4, height * width)  # of weights, of both flows by weight, of pixels
+    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        pixels = (1 - (at_x - column).abs()) * (1 - (at_y - row).abs()) * inside
+        parts = torch.stack([weight, weight * flow[:, 0], weight * flow[:, 1], torch.ones_like(weight)], dim=1)
+        place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+        place = place.flatten(1)[:, None].expand(-1, 4, -1)
+        sums = sums.scatter_add(2, place, (parts * pixels[:, None]).flatten(2))
+    sums = sums.unflatten(2, (height, width))
+    coverage = sums[:, 3:].clamp(max=1)
+    moved = sums[:, 1:3] / sums[:, :1].clamp(min=1e-6)
+    return torch.cat([torch.where(coverage > 0.3, moved, warp(flow, flow, "bilinear")), coverage], dim=1)
 
 
 def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:
@@ -122,7 +144,7 @@ def compose(
     """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
 
     Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
-    decoded pixels (N, C, h, w). motion (N, 2, H, W): half of the flows, the first included, are changes of it.
+    decoded pixels (N, C, h, w). motion (N, 2, h', w'): half of the flows, the first included, are changes of it.
     origin: of the last frames; where it is certain, the true frames' pixels take the place of theirs.
     """
     height, width = frames.shape[-2:]
@@ -135,6 +157,7 @@ def compose(
     masks = resize(masks + bias[:, None, None], size).softmax(dim=1)
     large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
     if motion is not None:
+        motion = resize_flow(motion, size)
         large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
     copies, shares = [frames, *(warp(frames, flow) for flow in large)], masks[:, : 1 + count]
     if origin is not None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stt.metrics import frame_mse
-from stt.optical_flow import Composition, Origin, compose, warp
+from stt.optical_flow import Composition, Origin, carry, compose, warp
 from train.evaluation.optical_flow import carried_on, dis, farneback, sideways_motion
 
 
@@ -79,3 +79,23 @@ def test_the_origin_of_pixels_that_are_mixed_or_new_is_uncertain_and_the_last_fr
     still = torch.tensor([99.0, 0, 0, 0])[None, :, None, None].expand(1, 4, 8, 8)
     new = Composition(pixels, None, Origin(frame, flows[:, 0], torch.zeros(1, 1, 8, 8)))
     torch.testing.assert_close(compose(flows, still, pixels, new.frames, frame, None, new.origin).frames, pixels)
+
+
+def test_what_moves_takes_its_flow_along_and_what_it_uncovers_is_not_covered():
+    flow = torch.zeros(1, 2, 12, 20)
+    flow[:, 0, 4:8, 5:9] = -3.0  # it came from three pixels to the left
+    carried = carry(flow)
+    expected, coverage = torch.zeros(1, 12, 20), torch.ones(1, 12, 20)
+    expected[:, 4:8, 8:12] = -3.0
+    coverage[:, 4:8, 5:8] = 0.0
+    covered = coverage.bool()
+    torch.testing.assert_close(carried[:, 0][covered], expected[covered])
+    torch.testing.assert_close(carried[:, 2], coverage)
+    assert not carried[:, 1].any()
+
+
+def test_a_flow_by_fractions_keeps_its_value_and_covers_all_but_an_edge():
+    flow = torch.full((2, 2, 10, 10), 0.4)
+    carried = carry(flow)
+    torch.testing.assert_close(carried[:, :2], flow)
+    assert (carried[:, 2, :-1, :-1] > 0.99).all() and (carried[:, 2, -1] < 0.7).all()
