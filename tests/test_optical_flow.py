@@ -89,7 +89,7 @@ def test_what_moves_takes_its_flow_along_and_what_it_uncovers_is_not_covered():
     expected[:, 4:8, 8:12] = -3.0
     coverage[:, 4:8, 5:8] = 0.0
     covered = coverage.bool()
-    torch.testing.assert_close(carried[:, 0][covered], expected[covered])
+    torch.testing.assert_close(carried[:, 0][covered], expected[covered], atol=0.15, rtol=0)
     torch.testing.assert_close(carried[:, 2], coverage)
     assert not carried[:, 1].any()
 
