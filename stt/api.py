@@ -132,6 +132,7 @@ class Batch:
     poses: Tensor | None = None  # (B, R, T, K, 4) pose of sprite k at frame t relative to reference frame r
     segmentation: Tensor | None = None  # (B, R, H, W) int64 sprite of each pixel of a reference frame
     off_policy: Tensor | None = None  # (B,) bool, clips whose actions a policy must not imitate
+    flow: Tensor | None = None  # (B, T, 2, H, W) backward optical flow of each frame, 0 for the first
 
     def __len__(self) -> int:
         return len(self.video)
@@ -233,6 +234,14 @@ class Model(nn.Module, ABC):
 
         Noise comes from torch's global generator.
         """
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Adds to clips on the CPU what `loss` needs and no weight changes.
+
+        The trainer calls it in the background, so that neither the step nor a GPU waits. `loss` computes what is
+        missing.
+        """
+        return batch
 
     def begin_step(self, step: int) -> None:
         """Chooses what all clips of a training step share, such as the length of the context.

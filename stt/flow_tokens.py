@@ -28,7 +28,7 @@ from stt.api import Condition, Loss, Noise, PredictedFrames, Sampling, Video
 from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, unpatchify
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture, Policy
-from stt.optical_flow import advect, compose, optical_flow, resize, resize_flow, warp
+from stt.optical_flow import Origin, advect, compose, optical_flow, resize, resize_flow, warp
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
@@ -47,6 +47,7 @@ class FlowState(NamedTuple):
     recent: Tensor  # (B, 2, C, H, W) the last two frames
     reference: Tensor  # (B, C, H, W) the prompt's first frame
     motion: Tensor | None  # (B, 2, H, W) expected backward flow of the next frame
+    origin: Origin  # of the last frame's pixels
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
     condition: Condition
@@ -66,6 +67,7 @@ class Prediction(NamedTuple):
 
     video: Tensor  # (B, T, C, H, W) each frame's successor
     flow: Tensor | None  # (B, T, 2, H, W) its backward flow, the mean of those under the masks
+    origin: Origin | None  # of the successors of B frames
     policy: Mixture | None  # of B * T items: the action that follows each frame
     cache: Cache
     kls: list[Tensor]  # per Gaussian layer: nats of a frame
@@ -149,8 +151,9 @@ class FlowTokens(nn.Module):
         target: Tensor | None = None,
         cache: Cache | None = None,
         features: Features | None = None,
+        origin: Origin | None = None,
     ) -> Prediction:
-        """features: of the frames, where the caller has them."""
+        """features: of the frames, where the caller has them; origin: of a single frame (T = 1), in prediction."""
         b, t = frames.shape[:2]
         flat, flat_motion = frames.flatten(0, 1), None if motion is None else motion.flatten(0, 1)
         references = reference[:, None].expand(b, t, *reference.shape[1:]).flatten(0, 1)
@@ -170,10 +173,10 @@ class FlowTokens(nn.Module):
             x = unpatchify(self.leave(fine.float()), DETAIL)
             flows, masks, pixels = x.split(self.sizes, dim=1)
             flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
-            video, flow = compose(flows, masks, pixels.tanh(), flat, references, flat_motion)
+            composed = compose(flows, masks, pixels.tanh(), flat, references, flat_motion, origin)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
-        flow = None if flow is None else flow.unflatten(0, (b, t))
-        return Prediction(video.unflatten(0, (b, t)), flow, policy, out.cache, kls)
+        flow = None if composed.flow is None else composed.flow.unflatten(0, (b, t))
+        return Prediction(composed.frames.unflatten(0, (b, t)), flow, composed.origin, policy, out.cache, kls)
 
     def motion_of(self, video: Tensor) -> Tensor | None:
         """Flow (B, T, 2, H, W) of each frame of clips to the one before, 0 for the first; None if not used."""
@@ -197,19 +200,22 @@ class FlowTokens(nn.Module):
         network: SpaceTimeTransformer,
         actions: Tensor | None,
         visible: Tensor | None,
-        off_policy: Tensor | None,
+        off_policy: Tensor | None = None,
+        flow: Tensor | None = None,
     ) -> Loss:
         """The error of frames predicted from true ones, at times then from predicted ones, and the policy's nats.
 
         actions (B, T, A): what leads from each frame to the next; visible: the same, nan where a prompt hides them.
         off_policy (B,): clips whose actions the policy does not learn.
+        flow: `motion_of` the video, where the caller has it.
         """
         b, t = video.shape[:2]
         num_context = min(self.num_context or t - 1, t - 1)
         past = None
         if actions is not None:
             past = torch.cat([torch.full_like(visible[:, :1], torch.nan), visible[:, :-1]], dim=1)
-        target, features, draw, motion = None, None, draw_mean, self.motion_of(video)
+        target, features, draw = None, None, draw_mean
+        motion = self.motion_of(video) if flow is None else flow
         before = torch.cat([video[:, :1], video[:, :-1]], dim=1)
         if self.target is not None:
             references = video[:, :1].expand_as(video).flatten(0, 1)
@@ -272,7 +278,15 @@ class FlowTokens(nn.Module):
             tokens = rearrange(tokens, "(b t) d h w -> b t h w d", b=b)
             cache = network(tokens, draw_mean).cache
         recent = torch.cat([context[:, max(0, t - 2) : t - 1] if t > 1 else context, context[:, -1:]], dim=1)
-        return FlowState(recent, context[:, 0], None if motion is None else motion[:, -1], action, cache, condition)
+        return FlowState(
+            recent,
+            context[:, 0],
+            None if motion is None else motion[:, -1],
+            Origin.of(context[:, -1]),
+            action,
+            cache,
+            condition,
+        )
 
     def step(
         self, state: FlowState, network: SpaceTimeTransformer, actions: Tensor | None, sampling: Sampling, noise: Noise
@@ -295,7 +309,8 @@ class FlowTokens(nn.Module):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         cache = state.cache.expand(n) if state.cache else None
-        out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache)
+        origin = Origin(*(part.expand(n, *part.shape[1:]) for part in state.origin))
+        out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache, origin=origin)
         video = out.video.clamp(-1, 1)
         recent = torch.cat([frame, video], dim=1)
         action = chosen[0] if chosen else None
@@ -303,6 +318,7 @@ class FlowTokens(nn.Module):
             recent=recent,
             reference=reference,
             motion=None if out.flow is None else advect(out.flow[:, 0]),
+            origin=out.origin,
             action=action,
             cache=out.cache,
             num_frames=state.num_frames + 1,

@@ -127,8 +127,7 @@ class Shape(NamedTuple):
 
     def moved(self, displacement: Tensor, height: int, width: int) -> Shape:
         """After displacements (..., K, 2) in pixels of a frame of this size."""
-        share = displacement / torch.tensor([height, width], device=displacement.device)
-        y, x = share.unbind(dim=-1)
+        y, x = displacement[..., 0] / height, displacement[..., 1] / width
         return Shape(self.coordinates + torch.stack([y, x, y, y, x, x], dim=-1), self.ink)
 
 

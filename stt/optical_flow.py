@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
@@ -62,14 +65,65 @@ def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:
     return warp(last.expand(frames, -1, -1, -1), torch.cat(steps), "bilinear")
 
 
+MIXED = 1.0  # pixels between flows of one place that make its origin uncertain
+
+
+class Origin(NamedTuple):
+    """Where the pixels of predicted frames come from, so that they are interpolated once and stay sharp."""
+
+    frames: Tensor  # (N, C, H, W) the last true ones
+    flow: Tensor  # (N, 2, H, W) from the predicted frames back to these
+    certainty: Tensor  # (N, 1, H, W) 1 where a pixel is a copy, 0 where it is mixed or new
+
+    @classmethod
+    def of(cls, frames: Tensor) -> Origin:
+        """Of frames that are true."""
+        n, _, height, width = frames.shape
+        return cls(frames, frames.new_zeros(n, 2, height, width), frames.new_ones(n, 1, height, width))
+
+    def moved(self, flow: Tensor) -> Origin:
+        """Of frames that lie along backward flow (N, 2, H, W) of the present ones."""
+        carried = warp(torch.cat([self.flow, self.certainty], dim=1), flow, "bilinear")
+        return Origin(self.frames, flow + carried[:, :2], carried[:, 2:])
+
+    def pixels(self, others: Tensor) -> Tensor:
+        """(N, C, H, W): the true frames' pixels, and others where their origin is uncertain."""
+        return torch.lerp(others, warp(self.frames, self.flow), self.certainty)
+
+    @classmethod
+    def mixed(cls, origins: list[Origin], shares: Tensor) -> Origin:
+        """Of frames that mix others in shares (N, S, H, W): the less certain, the further their origins are apart."""
+        flows = torch.stack([one.flow for one in origins], dim=1)  # (N, S, 2, H, W)
+        certainty = torch.stack([one.certainty for one in origins], dim=1)
+        shares = shares[:, :, None]
+        total = shares.sum(dim=1).clamp(min=1e-6)
+        flow = (shares * flows).sum(dim=1) / total
+        variance = (shares * (flows - flow[:, None]).square()).sum(dim=(1, 2))[:, None] / total
+        return cls(origins[0].frames, flow, (shares * certainty).sum(dim=1) * torch.exp(-variance / MIXED**2))
+
+
+class Composition(NamedTuple):
+    """Frames that are composed of sources."""
+
+    frames: Tensor  # (N, C, H, W)
+    flow: Tensor | None  # (N, 2, H, W) their mean backward flow, where there is motion to change
+    origin: Origin | None
+
+
 def compose(
-    flows: Tensor, masks: Tensor, pixels: Tensor, frames: Tensor, reference: Tensor, motion: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+    flows: Tensor,
+    masks: Tensor,
+    pixels: Tensor,
+    frames: Tensor,
+    reference: Tensor,
+    motion: Tensor | None,
+    origin: Origin | None = None,
+) -> Composition:
     """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
 
     Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
     decoded pixels (N, C, h, w). motion (N, 2, H, W): half of the flows, the first included, are changes of it.
-    Returns the frames' mean backward flow, too, where there is motion to change.
+    origin: of the last frames; where it is certain, the true frames' pixels take the place of theirs.
     """
     height, width = frames.shape[-2:]
     size, count = (height, width), flows.shape[1]
@@ -82,14 +136,25 @@ def compose(
     large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
     if motion is not None:
         large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
-    warped = [warp(frames, flow) for flow in large]
-    sources = torch.stack([frames, *warped, reference, resize(pixels, size)], dim=1)  # (N, K + 3, C, H, W)
-    video = (sources * masks[:, :, None]).sum(dim=1)
+    copies, shares = [frames, *(warp(frames, flow) for flow in large)], masks[:, : 1 + count]
+    if origin is not None:
+        origins = [origin, *(origin.moved(flow) for flow in large)]
+        copies = [one.pixels(copy) for one, copy in zip(origins, copies, strict=True)]
+        origin = Origin.mixed(origins, shares)
+    weights = masks.split(1, dim=1)  # K + 3 of (N, 1, H, W)
+    composed = weighted_sum([*copies, reference, resize(pixels, size)], weights)
     if motion is None:
-        return video, None
-    moving = masks[:, : 1 + count]
-    flow = (torch.stack(large, dim=1) * moving[:, 1:, None]).sum(dim=1) / moving.sum(dim=1, keepdim=True)
-    return video, flow
+        return Composition(composed, None, origin)
+    flow = weighted_sum(large, weights[1 : 1 + count]) / shares.sum(dim=1, keepdim=True)
+    return Composition(composed, flow, origin)
+
+
+def weighted_sum(images: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The sum of images (N, C, H, W) times weights (N, 1, H, W), without a stack of them all in memory."""
+    total = images[0] * weights[0]
+    for image, weight in zip(images[1:], weights[1:], strict=True):
+        total = torch.addcmul(total, image, weight)
+    return total
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:

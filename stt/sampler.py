@@ -55,12 +55,12 @@ class SeededNoise:
 
     def normal(self, *shape: int) -> Tensor:
         draws = [torch.randn(shape, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        return torch.stack(draws).to(self.device, non_blocking=True)
 
     def gumbel(self, *shape: int) -> Tensor:
         draws = [torch.rand(shape, generator=g) for g in self.generators]
         uniform = torch.stack(draws).clamp(1e-9, 1 - 1e-7)
-        return (-torch.log(-torch.log(uniform))).to(self.device)
+        return (-torch.log(-torch.log(uniform))).to(self.device, non_blocking=True)
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
@@ -224,7 +224,7 @@ def _between(
         nearest = sorted(done, key=lambda t: abs(t - target))
         times = [t for side in (-1, 1) for t in [t for t in nearest if (t - target) * side > 0][:count]]
         context = torch.stack([done[t] for t in times], dim=1)
-        offsets = torch.tensor(times, device=before.device) - target
+        offsets = torch.tensor(times) - target
         done[target] = model.frame(context, offsets, sampling, noise)[:, 0].clamp(-1, 1)
         while yielded < frames and yielded in done:
             yield done[yielded]

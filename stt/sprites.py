@@ -57,7 +57,8 @@ class Sprites(NamedTuple):
 
 def pose_scale(scale: float, device: torch.device) -> Tensor:
     """POSE_SCALE in pixels of frames of 64 * `scale` pixels per side, (4,)."""
-    return torch.tensor(POSE_SCALE, device=device) * torch.tensor([scale, scale, 1.0, 1.0], device=device)
+    pixels = torch.tensor(POSE_SCALE) * torch.tensor([scale, scale, 1.0, 1.0])
+    return pixels.to(device, non_blocking=True)  # a GPU need not be waited for
 
 
 def velocities_of(poses: Tensor) -> Tensor:

@@ -242,7 +242,7 @@ class TripleDecoder(nn.Module):
     def neighbours(self, dense: Tensor, channel: Tensor, position: Tensor) -> Tensor:
         """Values beside a cell, of its channel and before its own: left and the three above. (B, N, 4)"""
         side, gap = self.codec.config.grid, self.spacing[channel][..., None]
-        away = torch.tensor([[0, -1, -1, -1], [-1, -1, 0, 1]], device=dense.device)
+        away = torch.tensor([[0, -1, -1, -1], [-1, -1, 0, 1]]).to(dense.device, non_blocking=True)
         row, column = (position // side)[..., None] + gap * away[0], (position % side)[..., None] + gap * away[1]
         inside = (row >= 0) & (column >= 0) & (column < side)
         cell = (channel[..., None] * side + row) * side + column

@@ -1,315 +1,193 @@
-"""Times VideoGPT's sampling with a cache, without one, and in the original code: python -m train.benchmark
+"""Times the stages of predictions and of training steps: python -m train.benchmark
 
-Every sampler draws whole sequences without a prompt. The samplers take turns on the same machine, so that ratios of
-their times hold where the times themselves do not. They draw codes and decode no frames, except in the row that says
-so, since tokenizers may differ in size.
+For each model: reading an upload, encoding the prompt, a step, drawing the picture, writing the mp4; then the loss, the
+backward pass and the optimizer of a training step. With --against, another checkout does the same in turn, so that
+ratios hold on a busy machine where times do not.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib
+import json
+import os
+import platform
 import statistics
+import subprocess
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from stt.api import Sampling
-from stt.checkpoint import load
-from stt.models.videogpt import VideoGPT, VideoGPTConfig
-from stt.sampler import SeededNoise, sample_logits
-from stt.tokenizer import VideoVQConfig
-
-CACHED = "cache"
-DEFAULT = VideoGPTConfig()
-Sampler = Callable[[int], Tensor]  # number of sequences -> their codes, or the latents of those (F, S, h, w, ...)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    name: str
-    seconds: float  # per sequence, median of the rounds
-    codes: float  # per second
-    ratio: float  # its time over that of the cached sampler in the same round, median of the rounds
+ROOT = Path(__file__).resolve().parent.parent
+MODELS, CLIPS = ROOT / "assets/models", ROOT / "assets/prompts"
+WORKER = ROOT / "train/stages.py"
+STAGES = {
+    "decode": "read the clip",
+    "prompt": "encode the prompt",
+    "step": "step, a frame",
+    "step n": "step, last frame",
+    "draw": "draw the pictures",
+    "mp4": "write the mp4",
+    "loss": "training: loss",
+    "backward": "training: backward",
+    "optimizer": "training: optimizer",
+}
 
 
-# ---- this project --------------------------------------------------------------------------------------------
+@dataclass
+class Worker:
+    """A process that measures one model in one checkout."""
+
+    checkout: Path
+    process: subprocess.Popen[str]
+    first: dict[str, Any] = field(default_factory=dict)  # what does not change between rounds
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, checkout: Path, model: Path, clip: Path, args: argparse.Namespace) -> Worker:
+        words = [sys.executable, "-P", str(WORKER), str(model), str(clip), "--futures", str(args.futures)]
+        words += ["--frames", str(args.frames), "--device", args.device, "--threads", str(args.threads)]
+        words += ["--cpu-time"] if args.cpu_time else []
+        environment = os.environ | {"PYTHONPATH": str(checkout)}
+        process = subprocess.Popen(
+            words, env=environment, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return cls(checkout, process)
+
+    def ask(self) -> dict[str, Any]:
+        """One round's answer. RuntimeError if the process has ended."""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"the measurement of {self.checkout} has failed: its message stands above")
+        return json.loads(line)
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def median(self, stage: str) -> float:
+        return statistics.median(row[stage] for row in self.rounds)
+
+    def share(self, stage: str) -> float:
+        """Of the operations a second that the device reaches on a product of large matrices."""
+        return self.first["flops"].get(stage, 0.0) / self.median(stage) / self.first["peak_flops"]
 
 
-def random_model(*, dim: int, depth: int, heads: int, slices: int, grid: int, codebook_size: int) -> VideoGPT:
-    """Random weights, unconditional: no frame conditioning, no classes."""
-    side = grid * VideoVQConfig().downsampling
-    tokenizer = VideoVQConfig(image_size=side, codebook_size=codebook_size)
-    config = VideoGPTConfig(
-        image_size=side, tokenizer=tokenizer, context_frames=1, slices=slices, dim=dim, depth=depth, heads=heads,
-        frame_conditioning=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return VideoGPT(config).eval()
+def measure(model: Path, clip: Path, args: argparse.Namespace) -> list[Worker]:
+    """A worker for this checkout, and one for the other if there is one, after all rounds in turn."""
+    checkouts = [ROOT, *([args.against] if args.against else [])]
+    with ExitStack() as stack:
+        workers = []
+        for checkout in checkouts:
+            workers.append(Worker.start(checkout, model, clip, args))
+            stack.callback(workers[-1].stop)
+        for worker in workers:
+            worker.first = worker.ask()
+        for turn in range(args.repeats):
+            for worker in workers[:: -1 if turn % 2 else 1]:
+                worker.rounds.append(worker.ask())
+    return workers
 
 
-def empty_prompt(model: VideoGPT) -> Tensor:
-    """No frames, (1, 0, C, H, W)."""
-    c = model.config
-    return model.begin.new_zeros(1, 0, c.channels, c.image_size, c.image_size)
+def summary(workers: list[Worker]) -> dict[str, Any]:
+    """Figures of one model; ratios are medians of those within a round: the other checkout's time over ours."""
+    own, *others = workers
+    stages = {}
+    for stage in STAGES:
+        row = {"seconds": own.median(stage), "of_peak": own.share(stage)}
+        if others:
+            pairs = zip(others[0].rounds, own.rounds, strict=True)
+            row["ratio"] = statistics.median(other[stage] / mine[stage] for other, mine in pairs)
+        stages[stage] = row
+    growth = statistics.median(row["step n"] / row["step 1"] for row in own.rounds)
+    return own.first | {"stages": stages, "last_step_over_first": growth}
 
 
-def without_frames(model: VideoGPT) -> VideoGPT:
-    """A copy that draws the same codes and decodes them to blank frames."""
-    c, bare = model.config, copy.deepcopy(model)
-
-    def decode(latents: Tensor) -> Tensor:
-        frames = latents.shape[1] * c.chunk_frames
-        return latents.new_zeros(len(latents), frames, c.channels, c.image_size, c.image_size)
-
-    bare.tokenizer.decode = decode
-    return bare
-
-
-def compiled(model: VideoGPT) -> VideoGPT:
-    """A copy that computes one code after another by a compiled function."""
-    model = copy.deepcopy(model)
-    model.compile_step()
-    return model
-
-
-@torch.inference_mode()
-def cached(model: VideoGPT, futures: int, sampling: Sampling) -> Tensor:
-    """Latents (F, S, h, w, D) of whole sequences as `stt.rollout` draws them, future k from seed k."""
-    noise = SeededNoise(range(futures), model.begin.device)
-    state = model.start(empty_prompt(model))
-    for _ in range(model.config.slices):
-        _, state = model.step(state, sampling, noise)
-    return state.latents
-
-
-@torch.inference_mode()
-def naive(model: VideoGPT, futures: int, sampling: Sampling, whole: bool) -> Tensor:
-    """The same latents without a cache: for every code, the logits of all codes are computed again.
-
-    whole: logits of the whole sequence, else of the slices up to the current one.
-    """
-    c, side = model.config, model.config.tokenizer.grid
-    noise = SeededNoise(range(futures), model.begin.device)
-    memory, label = model.remember(empty_prompt(model)), model.label(None)
-    memory = memory.expand(futures) if memory else None
-    latents = model.begin.new_zeros(futures, c.slices, side, side, c.tokenizer.latent_dim)
-    for s in range(c.slices):
-        gumbel = noise.gumbel(c.cells, c.tokenizer.codebook_size)
-        for j in range(c.cells):
-            logits, _ = model.logits(latents if whole else latents[:, : s + 1], memory, label)
-            ids = sample_logits(logits[:, s * c.cells + j], sampling, gumbel[:, j])
-            latents[:, s, j // side, j % side] = model.tokenizer.quantizer.embed(ids[:, None])
-    return latents
-
-
-def check_same(cached: Tensor, other: Tensor, name: str) -> None:
-    """RuntimeError unless both are the same codes, since only then their times can be compared."""
-    if different := int((cached != other).any(dim=-1).sum()):
-        raise RuntimeError(f"{name}: {different} of {cached[..., 0].numel()} codes differ from those of the cache")
-
-
-# ---- the original ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """Makes `videogpt` in `folder` importable, with stand-ins for packages that its sampler imports and never uses."""
-
-    class LightningModule(nn.Module):
-        def save_hyperparameters(self) -> None:
-            pass
-
-    modules = {name: ModuleType(name) for name in ("videogpt", "pytorch_lightning", "skvideo", "skvideo.io")}
-    modules["videogpt.download"] = ModuleType("videogpt.download")
-    modules["videogpt"].__path__ = [str(folder / "videogpt")]  # its __init__ would import its data sets
-    modules["pytorch_lightning"].LightningModule = LightningModule
-    modules["skvideo"].io = modules["skvideo.io"]
-    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in modules}
-    sys.modules.update(modules)
-    try:
-        yield
-    finally:
-        for name in list(sys.modules):
-            if name.split(".")[0] in modules:
-                del sys.modules[name]
-        sys.modules.update(before)
-
-
-def original(folder: Path, config: VideoGPTConfig, device: torch.device | str) -> tuple[Sampler, nn.Module]:
-    """The sampler of a checkout of github.com/wilson1yan/VideoGPT at the sizes of `config`, and its network.
-
-    The same as here: layers, width, heads, 4-fold MLPs, size and width of the codebook, slices and grid, order of the
-    codes, a cache of keys and values, float32, temperature 1, no conditioning, random weights. Different there:
-    attention over the whole length with a mask, a sigmoid GELU, concatenated positions, no input from the slice
-    before, no biases at both ends, `torch.multinomial`, and a loss with every code. Its tokenizer's decoder and its
-    progress bar are not timed. ValueError without a checkout, or for sizes that it does not take.
-    """
-    if not (folder / "videogpt" / "gpt.py").is_file():
-        raise ValueError(f"{folder} holds no videogpt/gpt.py: give a checkout of github.com/wilson1yan/VideoGPT")
-    c, t = config, config.tokenizer
-    if c.dim % 3:
-        raise ValueError(f"dim is {c.dim}, the original takes multiples of 3")
-    vq = SimpleNamespace(
-        embedding_dim=t.latent_dim, n_codes=t.codebook_size, n_hiddens=8, n_res_layers=1,
-        downsample=(c.chunk_frames, t.downsampling, t.downsampling), sequence_length=c.slices * c.chunk_frames,
-        resolution=c.image_size,
-    )  # fmt: skip
-    gpt = SimpleNamespace(
-        vqvae="", n_cond_frames=0, class_cond=False, class_cond_dim=None, hidden_dim=c.dim, heads=c.heads,
-        layers=c.depth, dropout=0.0, attn_type="full", attn_dropout=0.0, resolution=c.image_size,
-    )  # fmt: skip
-    with importable(folder):
-        tokenizer = importlib.import_module("videogpt.vqvae").VQVAE(vq)
-        sys.modules["videogpt.download"].load_vqvae = lambda name: tokenizer
-        module = importlib.import_module("videogpt.gpt")
-        module.tqdm = iter
-        model = module.VideoGPT(gpt).to(device).eval()
-    sampled: list[Tensor] = []
-
-    def decode(codes: Tensor) -> Tensor:
-        sampled[:] = [codes]
-        return codes
-
-    model.vqvae.decode = decode
-
-    def sample(futures: int) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its indexing is deprecated
-            model.sample(futures)
-        return sampled[0]
-
-    return sample, model
-
-
-# ---- timing ------------------------------------------------------------------------------------------
-
-
-def samplers(model: VideoGPT, *, compile: bool = False) -> dict[str, Sampler]:
-    """This project's samplers by the names of their rows, the cached one first."""
-    sampling, bare = Sampling(), without_frames(model)
-    rows: dict[str, Sampler] = {CACHED: lambda futures: cached(bare, futures, sampling)}
-    if compile:
-        fused = compiled(bare)
-        rows[f"{CACHED}, compiled"] = lambda futures: cached(fused, futures, sampling)
-    rows[f"{CACHED}, with frames"] = lambda futures: cached(model, futures, sampling)
-    rows["no cache, slices so far"] = lambda futures: naive(model, futures, sampling, whole=False)
-    rows["no cache, whole sequence"] = lambda futures: naive(model, futures, sampling, whole=True)
-    return rows
-
-
-def timed(sampler: Sampler, futures: int, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    sampler(futures)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
-
-
-def measure(
-    own: dict[str, Sampler], others: dict[str, Sampler], futures: int, repeats: int, codes: int, device: torch.device
-) -> list[Row]:
-    """Times of all samplers, in `repeats` rounds of one run each; every other round goes backwards.
-
-    An untimed first round checks that all of `own` draw the same codes. codes: number in a sequence.
-    """
-    reference = own[CACHED](futures)
-    for name, sampler in own.items():
-        check_same(reference, sampler(futures), name)
-    for sampler in others.values():
-        sampler(futures)
-    samplers = own | others
-    seconds: dict[str, list[float]] = {name: [] for name in samplers}
-    for turn in range(repeats):
-        for name in list(samplers)[:: -1 if turn % 2 else 1]:
-            seconds[name].append(timed(samplers[name], futures, device) / futures)
-    rows = []
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        ratio = statistics.median(t / base for t, base in zip(times, seconds[CACHED], strict=True))
-        rows.append(Row(name=name, seconds=median, codes=codes / median, ratio=ratio))
-    return rows
-
-
-def table(rows: list[Row]) -> str:
-    lines = [f"{'sampler':<26}{'s/sequence':>12}{'codes/s':>10}{'vs. cache':>12}"]
-    lines += [f"{r.name:<26}{r.seconds:>12.3f}{r.codes:>10.0f}{r.ratio:>12.2f}" for r in rows]
+def table(name: str, figures: dict[str, Any]) -> str:
+    stages = figures["stages"]
+    ratio = any("ratio" in row for row in stages.values())
+    lines = [f"{name:<24}{'ms':>10}{'of peak':>10}" + f"{'other / this':>14}" * ratio]
+    for stage, row in stages.items():
+        share = f"{row['of_peak']:.0%}" if row["of_peak"] else "–"
+        line = f"  {STAGES[stage]:<22}{1000 * row['seconds']:>10.1f}{share:>10}"
+        lines.append(line + (f"{row['ratio']:>14.2f}" if ratio else ""))
+    memory, training = (figures[name] - figures["memory_empty"] for name in ("memory", "memory_training"))
+    lines.append(
+        f"  last step / first {figures['last_step_over_first']:.2f}; memory {figures['memory_empty']:.0f} MB, and "
+        f"{memory:.0f} for a prediction, {training:.0f} for a training step"
+    )
     return "\n".join(lines)
 
 
-def heading(model: VideoGPT, device: torch.device, repeats: int) -> str:
-    c, t = model.config, model.config.tokenizer
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"threads {torch.get_num_threads()}"
-    sizes = f"dim {c.dim}, depth {c.depth}, heads {c.heads}, {c.slices} slices of {t.grid}x{t.grid} codes"
-    lines = [
-        f"{sizes} of {t.codebook_size}, {parameters(model) / 1e6:.2f}M parameters",
-        f"{device.type} ({chip}), torch {torch.__version__}, float32, median of {repeats}",
-    ]
-    return "\n".join(lines)
+def clip_of(model: Path) -> Path:
+    """A shipped clip from the world that a model knows."""
+    names = {"car": "turning-a-brick", "robot": "crowded-tray", "tabletop": "turning-a-brick"}
+    path = CLIPS / f"{names.get(model.name.split('-')[0], 'four-falling')}.mp4"
+    return path if path.is_file() else min(CLIPS.glob("*.mp4"))
 
 
-def parameters(model: nn.Module) -> int:
-    """Number of trainable parameters, so without the tokenizer's."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m train.benchmark",
-        description="Times VideoGPT's sampling with a cache, without one, and in the original code.",
-    )
-    p.add_argument("--model", help="file, run folder or Hub name of a VideoGPT; without it, random weights are used")
-    for name in ("dim", "depth", "heads", "slices"):
-        text = f"size of the random network, default {getattr(DEFAULT, name)}"
-        p.add_argument(f"--{name}", type=int, default=getattr(DEFAULT, name), help=text)
-    p.add_argument("--grid", type=int, default=DEFAULT.tokenizer.grid, help="codes along a side of a slice")
-    p.add_argument("--codebook-size", type=int, default=DEFAULT.tokenizer.codebook_size, help="number of codes")
-    p.add_argument("--original", type=Path, metavar="DIR", help="a checkout of github.com/wilson1yan/VideoGPT")
-    p.add_argument("--futures", type=int, nargs="+", default=[1], help="sequences at once; each number gets a table")
-    p.add_argument("--repeats", type=int, default=3, help="timed runs of each sampler")
-    p.add_argument("--compile", action="store_true", help="time a compiled sampler too")
+    p = argparse.ArgumentParser(prog="python -m train.benchmark", description="Times the stages of each model.")
+    p.add_argument("--models", nargs="+", type=Path, help="model files (default: all that ship)")
+    p.add_argument("--clip", type=Path, help="the prompt (default: one that ships, by the model's name)")
+    p.add_argument("--futures", type=int, default=4, help="futures of a prediction (default: 4)")
+    p.add_argument("--frames", type=int, default=10, help="frames of each future (default: 10)")
+    p.add_argument("--repeats", type=int, default=5, help="timed rounds of each model (default: 5)")
+    p.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout, measured in turn")
+    p.add_argument("--cpu-time", action="store_true", help="processor time, which other programs disturb less")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return p
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    if min(*args.futures, args.repeats, args.threads) < 1:
-        raise SystemExit("benchmark: futures, repeats and threads must be at least 1")
-    device = torch.device(args.device)
-    torch.set_num_threads(args.threads)
-    sizes = {name: getattr(args, name) for name in ("dim", "depth", "heads", "slices", "grid", "codebook_size")}
-    others: dict[str, Sampler] = {}
-    try:
-        model = load(args.model, device) if args.model else random_model(**sizes).to(device)
-        if not isinstance(model, VideoGPT):
-            raise ValueError(f"{args.model} is of family {model.family}, not {VideoGPT.family}")
-        if args.original:
-            others["original"], network = original(args.original, model.config, device)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"benchmark: {error}") from error
-    c = model.config
-    print(heading(model, device, args.repeats))
-    if others:
-        print(f"original: {parameters(network) / 1e6:.2f}M parameters, unconditional")
-        if c.frame_conditioning or c.classes:
-            print("this network has layers for its conditions, the original, unconditional, has none")
-    rows = samplers(model, compile=args.compile)
-    for futures in args.futures:
-        times = measure(rows, others, futures, args.repeats, c.slices * c.cells, device)
-        print(f"\n{futures} at once\n{table(times)}", flush=True)
+def main(words: list[str] | None = None) -> None:
+    args = parser().parse_args(words)
+    if min(args.futures, args.frames, args.repeats, args.threads) < 1:
+        raise SystemExit("benchmark: futures, frames, repeats and threads must be at least 1")
+    if args.against and not (args.against / "stt").is_dir():
+        raise SystemExit(f"benchmark: {args.against} is no checkout: it has no folder stt")
+    args.against = args.against and args.against.resolve()
+    models = [path.resolve() for path in args.models or sorted(MODELS.glob("*.safetensors"))]
+    if missing := [path for path in [*models, *([args.clip] if args.clip else [])] if not path.is_file()]:
+        raise SystemExit(f"benchmark: {missing[0]} is no file")
+    chip = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else cpu_name()
+    settings = {
+        "date": date.today().isoformat(), "device": chip, "threads": args.threads, "torch": torch.__version__,
+        "futures": args.futures, "frames": args.frames, "rounds": args.repeats,
+        "clock": "processor time" if args.cpu_time else "wall time",
+    }  # fmt: skip
+    print(", ".join(f"{name} {value}" for name, value in settings.items()))
+    figures = {}
+    for model in models:
+        try:
+            workers = measure(model, (args.clip or clip_of(model)).resolve(), args)
+        except RuntimeError as error:
+            raise SystemExit(f"benchmark: {model.name}: {error}") from error
+        figures[model.stem] = summary(workers)
+        print(f"\n{table(model.stem, figures[model.stem])}", flush=True)
+    first = next(iter(figures.values()))
+    print(
+        f"\npeak: {first['peak_flops'] / 1e9:.0f} GFLOP/s of a product, {first['copy_bytes'] / 1e9:.1f} GB/s of a copy"
+    )
+    if args.json:
+        args.json.write_text(json.dumps(settings | {"models": figures}, indent=1))
 
 
 if __name__ == "__main__":

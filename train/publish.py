@@ -37,6 +37,7 @@ from stt.self_check import self_check
 from train.cli import with_overrides, without_folders
 from train.data.splits import hashed
 from train.evaluation.protocols import PROTOCOLS
+from train.flags import number
 
 HASHED = re.compile(r"[0-9a-f]{12}(#\d+)?")  # of a card that was published before
 MAX_BYTES = 16 * 2**20  # of a file in assets
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--world", help="what the app calls the kind of clips that it knows, such as Tabletop")
     parser.add_argument("--knows", metavar="SENTENCE", help="what it predicts well, for whoever chooses a model")
     parser.add_argument("--example", metavar="NAME", help="its clip of assets/prompts that shows it best")
+    parser.add_argument("--fps", type=number, help="frames a second at which clips suit it, where its card has none")
     parser.add_argument(
         "--check", nargs="+", type=Path, metavar="CLIP", help="clips that it knows: the app compares others with them"
     )
@@ -123,6 +125,8 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         scores = read_scores(args.scores)
         old = {} if changes_network(args) else card.get("scores") or {}
         card["scores"] = old | {name: four_digits(scores[name]) for name in PROTOCOLS if name in scores}
+    if args.fps:
+        card["fps"] = args.fps
     if about := {name: getattr(args, name) for name in ("world", "knows", "example") if getattr(args, name)}:
         card["about"] = {**card.get("about", {}), **about}
     trained = load_any(args.model)

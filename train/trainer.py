@@ -104,7 +104,7 @@ class Trainer:
     def prefetcher(self, batches: Batches) -> Prefetcher:
         """The batches of this process by their numbers."""
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        return Prefetcher(lambda number: batches(self.config.batch, number), processes, device)
+        return Prefetcher(lambda number: self.model.prepare(batches(self.config.batch, number)), processes, device)
 
     def train_step(self, batch_of: Callable[[int], Batch]) -> None:
         """One optimizer step.

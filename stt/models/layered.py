@@ -103,7 +103,7 @@ class Layered(Predictor):
         sprites = state.sprites.expand(n)
         poses, velocities, last = (part.expand(n, *part.shape[1:]) for part in state[1:4])
         if (fixed := state.condition.action(state.num_frames)) is not None:
-            action = torch.tensor(fixed, device=poses.device).expand(n, -1)
+            action = torch.tensor(fixed).to(poses.device, non_blocking=True).expand(n, -1)
         else:
             action = self.action_distribution(last, sprites, poses, velocities).sample(sampling.temperature, noise)
             action = action.clamp(-1, 1) if self.config.actions else action

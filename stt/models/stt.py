@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -152,6 +152,10 @@ class STT(Predictor):
 
     # ---- training ------------------------------------------------------------------------------------
 
+    def prepare(self, batch: Batch) -> Batch:
+        flow = self.tokens.motion_of(batch.video) if isinstance(self.tokens, FlowTokens) else None
+        return replace(batch, flow=flow)
+
     def begin_step(self, step: int) -> None:
         self.tokens.begin_step(random.Random(step))
 
@@ -170,7 +174,7 @@ class STT(Predictor):
         if actions is not None:
             actions, visible = actions[:, :-1], self.hide_actions(actions)[:, :-1]
         if isinstance(self.tokens, FlowTokens):
-            return self.tokens.loss(video, self.network, actions, visible, batch.off_policy)
+            return self.tokens.loss(video, self.network, actions, visible, batch.off_policy, batch.flow)
         return self.tokens.loss(video, self.network, visible)
 
     def hide_actions(self, actions: Tensor) -> Tensor:
@@ -189,7 +193,8 @@ class STT(Predictor):
     def step(self, state: State, sampling: Sampling, noise: Noise) -> tuple[Video, State]:
         actions = None
         if (action := state.condition.action(state.num_frames)) is not None:
-            actions = torch.tensor(action, device=self.network.position.device).expand(noise.futures, 1, -1)
+            actions = torch.tensor(action).to(self.network.position.device, non_blocking=True)
+            actions = actions.expand(noise.futures, 1, -1)
         return self.tokens.step(state, self.network, actions, sampling, noise)
 
     # ---- likelihood ----------------------------------------------------------------------------------

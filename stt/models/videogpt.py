@@ -101,6 +101,7 @@ class VideoGPTState(NamedTuple):
     cache: Tensor  # (depth, 2, B, heads, slices * cells, d) its keys and values; with guidance 2 B, then without labels
     memory: Memory | None
     label: Tensor | None  # (1 or B, 1, classes) how often each class is there
+    guided: bool = False  # whether there is a class to guide to
 
 
 class VideoGPT(Predictor):
@@ -299,7 +300,8 @@ class VideoGPT(Predictor):
         if labels and (len(labels) > c.labels or max(labels) >= c.classes):
             raise ValueError(f"labels are {labels}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
         label = self.label(torch.tensor([labels], device=self.begin.device) if labels else None)
-        return self._sequence(context[:, : 0 if labels else None], label, label)
+        state = self._sequence(context[:, : 0 if labels else None], label, label)
+        return state._replace(guided=c.guidance > 1 and max(labels, default=-1) >= 0)
 
     def _sequence(self, recent: Video, label: Tensor | None, guided: Tensor | None = None) -> VideoGPTState:
         """A new sequence after some frames, of which there may be none. guided: `label`, as `step` expands it."""
@@ -319,10 +321,10 @@ class VideoGPT(Predictor):
     def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
         c, futures = self.config, noise.futures
         label, batch = state.label, futures
-        if c.guidance > 1 and label is not None and label.any():
+        if state.guided:
             label, batch = torch.cat([label, 0 * label]).repeat_interleave(futures, dim=0), 2 * futures
         if state.latents.shape[1] == c.slices:
-            state = self._sequence(state.recent, state.label, label)
+            state = self._sequence(state.recent, state.label, label)._replace(guided=state.guided)
         done = repeat_rows(state.latents, futures)
         cache = repeat_rows(state.cache.transpose(0, 2), batch).transpose(0, 2).clone()
         memory = state.memory.expand(batch) if state.memory else None
@@ -331,7 +333,7 @@ class VideoGPT(Predictor):
         past = repeat_rows(state.past, futures)
         frames = self.tokenizer.decode(torch.cat([past, latents], dim=1))[:, -c.chunk_frames :].clamp(-1, 1)
         recent = torch.cat([repeat_rows(state.recent, futures), frames], dim=1)[:, -c.context_frames :]
-        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, state.label)
+        return frames, VideoGPTState(recent, state.past, latents, cache, state.memory, state.label, state.guided)
 
     def _slice(
         self,

@@ -18,7 +18,7 @@ from stt.request import Request, RequestError, action_axes, is_stochastic
 from stt.results import NEW_SETTINGS, Result
 from stt.ui.backend import ARGUMENTS, Backend, existing
 from stt.ui.clip_box import write_preview
-from stt.ui.errors import plain_errors
+from stt.ui.errors import plain_errors, warn
 from stt.ui.player import EMPTY, prompt_value, result_value
 from stt.ui.request import check_clip, usable_settings
 from stt.ui.start import start_value
@@ -57,7 +57,7 @@ class Callbacks:
             except VideoError as error:
                 if before is None:
                     raise
-                gr.Warning(str(error), title="That did not work")
+                warn(str(error))
                 return {"clip": str(before)}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
 
@@ -176,7 +176,7 @@ class Callbacks:
         with plain_errors():
             data = data_of(event)
             result, future = self.backend.results.get(data.get("result")), data.get("future")
-            if not isinstance(future, int) or not 0 <= future < len(result.futures):
+            if isinstance(future, bool) or not isinstance(future, int) or not 0 <= future < len(result.futures):
                 raise RequestError("There is no such future.")
             video = result.single(future)
             folder = Path(tempfile.mkdtemp(dir=self.backend.uploads))

@@ -133,7 +133,7 @@ class Hosting:
     """What the app shares with the server around it."""
 
     def __init__(self, cleanup: Cleanup, connections: int) -> None:
-        self.streams = Streams()
+        self.streams = Streams(connections)
         self.cleanup = cleanup
         self.connections = connections
         self.loop: asyncio.AbstractEventLoop | None = None

@@ -101,9 +101,10 @@ class Verdicts:
         text = f"{_name(request.model)} predicts this clip{why}: it carries on what moves, in any clip."
         if check is None:
             return text
-        figures = f"{_decibels(check.error)} dB (a still picture: {_decibels(check.copy)} dB)"
-        text += f" On the last {HELD_BACK} frames of this one it comes to {figures}"
-        return f"{text}." if check.ratio <= WORSE else f"{text}: it sees no motion there that goes on as it began."
+        model, still = _decibels(check.error), _decibels(check.copy)
+        if check.ratio > WORSE:
+            return f"{text} But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
+        return f"{text} Tried on the last {HELD_BACK} frames, it is {model} dB close, a still picture {still} dB."
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
