@@ -90,9 +90,8 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     page.keyboard.press("Space")
     page.get_by_role("button", name="Save these frames").click()
     page.get_by_text("Show on the page").click()
-    page.wait_for_selector(".player[data-state=done]")
+    wait_for(lambda: page.locator(".player .future .name").first.inner_text().startswith("live, seed "))
     assert not page.locator("dialog.live").is_visible()
-    assert page.locator(".player .future .name").first.inner_text().startswith("live, seed ")
     with page.expect_download() as download:
         page.get_by_role("link", name="as mp4").first.click()
     assert download.value.suggested_filename.endswith(".mp4")

@@ -10,19 +10,22 @@ from typing import Any
 from stt.ui.limits import Message, Receive, Send, answer, route_of
 from stt.ui.streams import Streams
 
-PATIENCE = 5.0  # seconds in which the request arrives
+PATIENCE = 2.0  # seconds in which the request arrives
 PAUSE = 0.02  # seconds between two looks
 
 
 class EarlyCancels:
-    """ASGI middleware: completes /cancel with the id of the session's request to that function, and waits for it."""
+    """ASGI middleware: completes /cancel with the id of the session's request to that function, and waits for it.
+
+    The page's /reset, which follows and does nothing, needs no id.
+    """
 
     def __init__(self, app: Any, streams: Streams) -> None:
         self.app = app
         self.streams = streams
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or route_of(scope) != "cancel":
+        if scope["type"] != "http" or scope["method"] != "POST" or route_of(scope) not in ("cancel", "reset"):
             return await self.app(scope, receive, send)
         body, more = b"", True
         while more:
@@ -33,9 +36,10 @@ class EarlyCancels:
         except (ValueError, RecursionError):
             call = None
         if isinstance(call, dict) and not call.get("event_id"):
-            call["event_id"] = await self._wait_for(call.get("session_hash"), call.get("fn_index"))
-            if call["event_id"] is None:
-                return await answer(send, 404, "There is no such request.", as_json=True)
+            cancels = route_of(scope) == "cancel"
+            call["event_id"] = cancels and await self._wait_for(call.get("session_hash"), call.get("fn_index"))
+            if not call["event_id"]:
+                return await answer(send, 200, "There is nothing to stop.", as_json=True)
             body = json.dumps(call).encode()
         sent = False
 
