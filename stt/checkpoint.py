@@ -116,16 +116,16 @@ def name_of(source: str | Path) -> str:
     """What to call a source: digits.safetensors digits, runs/a and runs/a/model.safetensors a, owner/repo as it is."""
     if hub := hub_source(source):
         return hub[0]
-    path = Path(source).resolve()
+    path = Path(os.path.realpath(source))  # a link to itself is its own name; Path.resolve raises
     return path.parent.name if path.name == FILE_NAME else path.name.removesuffix(".safetensors")
 
 
 def find(source: str | Path) -> Path:
     """A local file, a run's folder, or "owner/repo[@revision]" on the Hub -> a local file."""
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # methods of Path raise for a name that no file can have
         path = path / FILE_NAME
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     if (hub := hub_source(source)) is None:
         raise FileNotFoundError(f"no model at {source}: give a .safetensors file, a run's folder or owner/repo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ class CheckpointError(ValueError):
 def hub_source(source: str | Path) -> tuple[str, str | None] | None:
     """("owner/repo", revision or None) if the source is a name on the Hub and not a local path, else None."""
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?", str(source))
-    if match is None or Path(source).exists() or str(source).endswith(".safetensors"):
+    if match is None or os.path.exists(source) or str(source).endswith(".safetensors"):
         return None
     return match[1], match[2]
 

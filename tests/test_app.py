@@ -31,9 +31,14 @@ def test_models_come_from_files_and_folders_and_broken_ones_are_left_out(tiny, t
         save(tiny, tmp_path / f"{name}.safetensors")
     save(tiny, tmp_path / "run/model.safetensors")
     (tmp_path / "broken.safetensors").write_text("no weights")
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
     models = load_models([str(tmp_path), str(tmp_path / "run")], "cpu")
     assert list(models) == ["car-stt", "digits-stt", "digits-stt-large", "run"]  # a plain name before its variants
-    assert "broken.safetensors" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "broken.safetensors" in said and "loop.safetensors" in said
+    for odd in ("a" * 300, "a/" + "b" * 300, "\0"):
+        with pytest.raises(ValueError, match="no model"):
+            load_models([odd], "cpu")
     first = load_models([str(tmp_path / "digits-stt.safetensors"), str(tmp_path)], "cpu")
     assert list(first) == ["digits-stt", "car-stt", "digits-stt-large"]  # each file once
 

@@ -192,7 +192,15 @@ def test_many_small_files_go_as_a_large_one_does(tmp_path):
         cleanup.own(file_of(tmp_path, f"flood {k}", 0, age=k), "b")
     cleanup.make_room(0)
     assert polite.is_file() and len(list(tmp_path.rglob("*.mp4"))) == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"flood {k}" for k in range(4)), "polite"]
+    assert len(list(tmp_path.glob("*/"))) == 6  # theirs and the one for uploads: folders go with their files
+
+
+def test_a_folder_that_the_system_removed_is_made_again(tmp_path):
+    cleanup = Cleanup(tmp_path / "app", reserve=0)
+    for work in (cleanup.sweep, lambda: cleanup.make_room(1)):
+        shutil.rmtree(cleanup.folder, ignore_errors=True)
+        work()
+    assert (tmp_path / "app" / "files").is_dir() and (tmp_path / "app").stat().st_mode & 0o077 == 0
 
 
 def test_a_link_of_somebody_else_is_not_the_apps_folder(tmp_path, monkeypatch):

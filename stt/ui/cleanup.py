@@ -87,6 +87,8 @@ class Cleanup:
             )
 
     def _evict(self, size: int) -> int:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the system's own cleanup may have taken it
+        (self.folder / "files").mkdir(exist_ok=True)
         with self.lock:
             files = sorted(self._files())  # youngest first
             total, removed = sum(bytes_ for _, bytes_, _ in files), 0

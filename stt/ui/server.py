@@ -51,11 +51,10 @@ def load_models(sources: Sequence[str], device: torch.device | str, *, compile: 
     models: dict[str, Predictor] = {}
     loaded: set[str] = set()
     for source in sources:
-        folder = Path(source)
-        files = sorted(
-            folder.glob("*.safetensors"), key=lambda path: path.stem
-        )  # "a" before "a-b": the first is the default
-        for one in map(str, files) if folder.is_dir() else [source]:
+        files = [source]
+        if os.path.isdir(source):  # "a" before "a-b": the first is the default
+            files = [str(path) for path in sorted(Path(source).glob("*.safetensors"), key=lambda path: path.stem)]
+        for one in files:
             if one in loaded:
                 continue
             loaded.add(one)

@@ -32,13 +32,16 @@ class Streams:
         self.requests: Counter[str] = Counter()  # by address
         self.blocks: gr.Blocks | None = None  # whose sessions are dropped
 
-    def open(self, name: str, address: str) -> None:
-        self.by_name[name] += 1
+    def open(self, name: str | None, address: str) -> None:
+        """name: None for a socket, on which no session waits for answers."""
         self.by_address[address] += 1
+        if name is not None:
+            self.by_name[name] += 1
 
-    def close(self, name: str, address: str) -> None:
-        for counter, key in ((self.by_name, name), (self.by_address, address)):
-            subtract(counter, key)
+    def close(self, name: str | None, address: str) -> None:
+        subtract(self.by_address, address)
+        if name is not None:
+            subtract(self.by_name, name)
 
     def exists(self, name: str) -> bool:
         """Whether a session or an event may be listened to. An open page's heartbeat creates its session."""
@@ -93,23 +96,19 @@ class StreamCount:
         await answer(send, 429, sentence)
 
     async def _count_stream(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
-        name = "Play" if scope["type"] == "websocket" else stream_name(scope)
-        if name and self.streams.by_address[address] >= PER_ADDRESS:
+        socket = scope["type"] == "websocket"
+        name = None if socket else stream_name(scope)
+        if (socket or name) and self.streams.by_address[address] >= PER_ADDRESS:
             sentence = f"This address has {PER_ADDRESS} open streams; close one of them first."
             return await self._refuse(scope, send, sentence)
-        if (
-            name
-            and scope["type"] == "http"
-            and not route_of(scope).startswith("heartbeat")
-            and not self.streams.exists(name)
-        ):
+        if name and not route_of(scope).startswith("heartbeat") and not self.streams.exists(name):
             return await answer(send, 404, "There is no such request, or its answer was read already.", as_json=True)
-        if name:
+        if socket or name:
             self.streams.open(name, address)
         try:
             await self.app(scope, receive, send)
         finally:
-            if name:
+            if socket or name:
                 self.streams.close(name, address)
             if name or scope.get("method") == "POST":
                 self.streams.drop_sessions()

@@ -48,7 +48,7 @@ def list_sources(folder: Path) -> tuple[dict[str, Source], dict[str, str]]:
         return listed_sources(folder)
     sources: dict[str, Source] = {}
     skipped: dict[str, str] = {}
-    listed: set[Path] = set()  # pictures of a list, which are no folder of frames as well
+    listed: set[str] = set()  # pictures of a list, which are no folder of frames as well
     pictures: dict[Path, list[Path]] = {}
     videos: set[Path] = set()  # folders with other sources
     for path in walk(folder, skipped):
@@ -70,11 +70,11 @@ def list_sources(folder: Path) -> tuple[dict[str, Source], dict[str, str]]:
             pictures.setdefault(path.parent, []).append(path)
         elif suffix in LISTS and len(frames := listed_pictures(path)) > 1:
             sources[name] = Source(path, frames)
-            listed |= {frame.resolve() for frame in frames}
+            listed |= set(map(os.path.realpath, frames))
         else:
             skipped[name] = UNKNOWN
     for parent, paths in pictures.items():
-        frames = [path for path in paths if not listed or path.resolve() not in listed]
+        frames = [path for path in paths if not listed or os.path.realpath(path) not in listed]
         if len(frames) > 1 and parent not in videos:
             sources[parent.relative_to(folder).as_posix()] = Source(parent, tuple(sorted(frames, key=natural_order)))
         else:
