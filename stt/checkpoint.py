@@ -25,6 +25,7 @@ from stt.registry import CONFIGS, FAMILIES, TOKENIZERS
 
 FORMAT = "1"
 MAX_NESTING = 100  # levels of a header's config and card
+MAX_NAME = 255  # bytes of a part of a path
 MAX_HEADER = 8 * 2**20  # bytes; those of shipped files have 30,000
 SPARE_BYTES = 64 * 2**20  # of buffers that a file does not hold, such as masks and tables
 
@@ -94,6 +95,9 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
 
     Its folder must exist. folder: `path` is a folder, which may be missing together with those above it.
     """
+    name = str(path)
+    if "\0" in name or any(len(os.fsencode(part)) > MAX_NAME for part in path.parts):
+        raise ValueError(f"{name[:40]!r} cannot be written: no file can have this name.")
     place = path.absolute() if folder else path.absolute().parent
     if folder:
         while not place.exists() and place != place.parent:

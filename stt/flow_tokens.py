@@ -47,7 +47,7 @@ class FlowState(NamedTuple):
     recent: Tensor  # (B, 2, C, H, W) the last two frames
     reference: Tensor  # (B, C, H, W) the prompt's first frame
     motion: Tensor | None  # (B, 2, H, W) expected backward flow of the next frame
-    origin: Origin
+    origin: Origin  # of the last frame's pixels
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
     condition: Condition
@@ -67,7 +67,7 @@ class Prediction(NamedTuple):
 
     video: Tensor  # (B, T, C, H, W) each frame's successor
     flow: Tensor | None  # (B, T, 2, H, W) its backward flow, the mean of those under the masks
-    origin: Origin | None
+    origin: Origin | None  # of the successors of B frames
     policy: Mixture | None  # of B * T items: the action that follows each frame
     cache: Cache
     kls: list[Tensor]  # per Gaussian layer: nats of a frame
@@ -153,7 +153,7 @@ class FlowTokens(nn.Module):
         features: Features | None = None,
         origin: Origin | None = None,
     ) -> Prediction:
-        """features: of the frames, where the caller has them."""
+        """features: of the frames, where the caller has them; origin: of a single frame (T = 1), in prediction."""
         b, t = frames.shape[:2]
         flat, flat_motion = frames.flatten(0, 1), None if motion is None else motion.flatten(0, 1)
         references = reference[:, None].expand(b, t, *reference.shape[1:]).flatten(0, 1)
@@ -173,10 +173,10 @@ class FlowTokens(nn.Module):
             x = unpatchify(self.leave(fine.float()), DETAIL)
             flows, masks, pixels = x.split(self.sizes, dim=1)
             flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
-            video, flow, origin = compose(flows, masks, pixels.tanh(), flat, references, flat_motion, origin)
+            composed = compose(flows, masks, pixels.tanh(), flat, references, flat_motion, origin)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
-        flow = None if flow is None else flow.unflatten(0, (b, t))
-        return Prediction(video.unflatten(0, (b, t)), flow, origin, policy, out.cache, kls)
+        flow = None if composed.flow is None else composed.flow.unflatten(0, (b, t))
+        return Prediction(composed.frames.unflatten(0, (b, t)), flow, composed.origin, policy, out.cache, kls)
 
     def motion_of(self, video: Tensor) -> Tensor | None:
         """Flow (B, T, 2, H, W) of each frame of clips to the one before, 0 for the first; None if not used."""

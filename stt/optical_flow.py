@@ -78,7 +78,8 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, frames: Tensor) -> Origin:
         """Of frames that are true."""
-        return cls(frames, torch.zeros_like(frames[:, :2]), torch.ones_like(frames[:, :1]))
+        n, _, height, width = frames.shape
+        return cls(frames, frames.new_zeros(n, 2, height, width), frames.new_ones(n, 1, height, width))
 
     def moved(self, flow: Tensor) -> Origin:
         """Of frames that lie along backward flow (N, 2, H, W) of the present ones."""
@@ -89,6 +90,25 @@ class Origin(NamedTuple):
         """(N, C, H, W): the true frames' pixels, and others where their origin is uncertain."""
         return torch.lerp(others, warp(self.frames, self.flow), self.certainty)
 
+    @classmethod
+    def mixed(cls, origins: list[Origin], shares: Tensor) -> Origin:
+        """Of frames that mix others in shares (N, S, H, W): the less certain, the further their origins are apart."""
+        flows = torch.stack([one.flow for one in origins], dim=1)  # (N, S, 2, H, W)
+        certainty = torch.stack([one.certainty for one in origins], dim=1)
+        shares = shares[:, :, None]
+        total = shares.sum(dim=1).clamp(min=1e-6)
+        flow = (shares * flows).sum(dim=1) / total
+        variance = (shares * (flows - flow[:, None]).square()).sum(dim=(1, 2))[:, None] / total
+        return cls(origins[0].frames, flow, (shares * certainty).sum(dim=1) * torch.exp(-variance / MIXED**2))
+
+
+class Composition(NamedTuple):
+    """Frames that are composed of sources."""
+
+    frames: Tensor  # (N, C, H, W)
+    flow: Tensor | None  # (N, 2, H, W) their mean backward flow, where there is motion to change
+    origin: Origin | None
+
 
 def compose(
     flows: Tensor,
@@ -98,12 +118,12 @@ def compose(
     reference: Tensor,
     motion: Tensor | None,
     origin: Origin | None = None,
-) -> tuple[Tensor, Tensor | None, Origin | None]:
+) -> Composition:
     """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
 
     Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
     decoded pixels (N, C, h, w). motion (N, 2, H, W): half of the flows, the first included, are changes of it.
-    Returns the frames' mean backward flow, too, where there is motion to change.
+    origin: of the last frames; where it is certain, the true frames' pixels take the place of theirs.
     """
     height, width = frames.shape[-2:]
     size, count = (height, width), flows.shape[1]
@@ -116,24 +136,17 @@ def compose(
     large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
     if motion is not None:
         large = [flow + motion if k < (count + 1) // 2 else flow for k, flow in enumerate(large)]
-    warped, still = [warp(frames, flow) for flow in large], frames
+    copies, shares = [frames, *(warp(frames, flow) for flow in large)], masks[:, : 1 + count]
     if origin is not None:
         origins = [origin, *(origin.moved(flow) for flow in large)]
-        still, *warped = (one.pixels(x) for one, x in zip(origins, [frames, *warped], strict=True))
+        copies = [one.pixels(copy) for one, copy in zip(origins, copies, strict=True)]
+        origin = Origin.mixed(origins, shares)
     weights = masks.split(1, dim=1)  # K + 3 of (N, 1, H, W)
-    video = weighted_sum([still, *warped, reference, resize(pixels, size)], weights)
-    if origin is not None:
-        share = masks[:, : 1 + count, None]  # of copies
-        total = share.sum(dim=1).clamp(min=1e-6)
-        paths = torch.stack([one.flow for one in origins], dim=1)
-        mean = (share * paths).sum(dim=1) / total
-        apart = (share * (paths - mean[:, None]).square()).sum(dim=1).sum(dim=1, keepdim=True) / total
-        certainty = (share * torch.stack([one.certainty for one in origins], dim=1)).sum(dim=1)
-        origin = Origin(origin.frames, mean, certainty * torch.exp(-apart / MIXED**2))
+    composed = weighted_sum([*copies, reference, resize(pixels, size)], weights)
     if motion is None:
-        return video, None, origin
-    flow = weighted_sum(large, weights[1 : 1 + count]) / masks[:, : 1 + count].sum(dim=1, keepdim=True)
-    return video, flow, origin
+        return Composition(composed, None, origin)
+    flow = weighted_sum(large, weights[1 : 1 + count]) / shares.sum(dim=1, keepdim=True)
+    return Composition(composed, flow, origin)
 
 
 def weighted_sum(images: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:

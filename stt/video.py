@@ -123,7 +123,7 @@ def read_clip(
         truncated=decoded > used,
         cropped=fit == "crop" and not math.isclose(aspect, 1, rel_tol=1e-3),
         padded=fit == "pad" and size * min(aspect, 1 / aspect) < size - 0.5,
-        notes=(*damage, *_notes(source, channels, source_fps, fps, times[:used])),
+        notes=(*damage, *_changes(log, source), *_notes(source, channels, source_fps, fps, times[:used])),
     )
 
 
@@ -153,7 +153,7 @@ def decode_whole(
         times = _times(log, frames)
         damage = _damage(file, log, source, times, fps, limits, deadline, whole=True)
     source_fps = _source_rate(log, times, source.fps, fps, whole=True)
-    notes = (*damage, *_notes(source, channels, source_fps, fps, times))
+    notes = (*damage, *_changes(log, source), *_notes(source, channels, source_fps, fps, times))
     return Decoded(frames, fps or source_fps, source, source_fps, fps is None and _varies(times), notes)
 
 
@@ -356,6 +356,16 @@ def _all_end_early(file: int, source: Probe, limits: Limits, deadline: float) ->
     ends = re.findall(r"time=(\d+):(\d+):([\d.]+)", log)
     end = int(ends[-1][0]) * 3600 + int(ends[-1][1]) * 60 + float(ends[-1][2]) if ends else 0.0
     return (source.seconds or 0) - end > 3.5 / source.fps + 0.02  # these times are of decoding, some frames early
+
+
+def _changes(log: str, source: Probe) -> list[str]:
+    """A sentence where frames are of several sizes: the crop or the aspect may change with them."""
+    first = re.search(rf"^  Stream #0:{source.stream}\b.*?, (\d+x\d+)", log, flags=re.M)
+    sizes = {first[1]} if first else set()
+    sizes |= set(re.findall(r"video parameters changed to .*?, (\d+x\d+)", log))
+    return (
+        ["The size of the picture changes within the clip; each frame was fitted by itself."] if len(sizes) > 1 else []
+    )
 
 
 def _notes(source: Probe, channels: int, rate: float, fps: float | None, times: list[float]) -> list[str]:

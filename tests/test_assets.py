@@ -37,7 +37,7 @@ def clip_file(name: str) -> Path:
 
 
 def test_every_clip_has_a_result_every_result_its_clip_and_together_they_are_small():
-    assert sorted(path.name for path in (ASSETS / "prompts").iterdir()) == [f"{name}.mp4" for name in NAMES]
+    assert sorted(path.name for path in (ASSETS / "prompts").glob("*.mp4")) == [f"{name}.mp4" for name in NAMES]
     assert {path.stem.partition("--")[0] for path in RESULTS} == set(NAMES)
     assert sum(path.stat().st_size for path in RESULTS) < 6_000_000
 
@@ -139,11 +139,3 @@ def test_features_of_zero_cost_the_shipped_stt_nats_where_its_layers_go():
     nats, _ = model.motion_nats(video)
     without, _ = controls_of(model)["zero features"].motion_nats(video)
     assert without.mean() > 2 * nats.mean()
-
-
-def test_features_of_zero_draw_the_shipped_car_the_same_codes_everywhere():
-    model = controls_of(stt.load(ASSETS / "models/car-stt.safetensors"))["zero features"]
-    prompt = read_clip(ASSETS / f"prompts/{next(iter(TABLETOP_EXAMPLES))}.mp4", size=64, channels=3).video[:5]
-    inner = stt.predict(model, prompt, 2, seeds=[0, 1])[..., 16:48, 16:48]  # the decoder sees the frame's edge
-    places = inner.unflatten(-1, (4, 8)).unflatten(-3, (4, 8))
-    assert (places - places[..., :1, :, :1, :]).abs().mean() < 0.2

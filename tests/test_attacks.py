@@ -37,6 +37,10 @@ def test_uploads_that_break_off_leave_nothing_behind(running):
     assert not disk.broken_uploads(running, 2).failures
 
 
+def test_forms_of_many_files_are_refused_and_leave_nothing_behind(running):
+    assert not disk.many_files(running, 1).failures
+
+
 def test_many_videos_at_once_are_made_one_by_one_and_the_page_answers_meanwhile(running):
     """The rest is asked to come back; a gone client's video is not made."""
     names = [f"{stem}.{kind}" for stem in ("side-by-side", "future-1", "future-2") for kind in ("gif", "mp4")]

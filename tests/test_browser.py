@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ from tests.browser_fixtures import (
     wait_for_address,
 )
 from tests.page_fixtures import sheet
-from tests.ui_fixtures import moving_dot, served
+from tests.ui_fixtures import SECONDS_PER_STEP, moving_dot, served
 
 pytestmark = pytest.mark.browser
 __all__ = ["chromium", "page", "tab"]
@@ -132,12 +133,36 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     assert Result.load(saved.pop()).futures.shape[1] < 30
 
 
+def test_stop_holds_before_the_server_has_answered_predict(chromium, running):
+    page, complaints = new_tab(chromium, running)
+    visit(page, running)
+    choose_model(page, "slow")
+    set_number(page, "Frames", 40)
+    held = []
+    page.route("**/queue/join*", lambda route: held.append((route, route.fetch())))
+    page.click("#predict")
+    wait_for(lambda: held or page.wait_for_timeout(20))
+    page.click("#stop")
+    page.wait_for_timeout(200)
+    held[0][0].fulfill(response=held[0][1])
+    page.unroute("**/queue/join*")
+    page.wait_for_selector("#predict:enabled")
+    page.wait_for_timeout(1000)
+    assert page.locator(".player").get_attribute("data-state") != "running"
+    set_number(page, "Frames", 1)
+    began = time.monotonic()
+    predict(page)
+    assert time.monotonic() - began < 40 * SECONDS_PER_STEP  # it did not wait for the first
+    page.context.close()
+    assert complaints == []
+
+
 def test_one_click_compares_all_models_of_a_world(page):
     set_number(page, "Frames", 2)
     predict(page, ".player .compare")
     wait_for(lambda: len(names(page)) == 2)
-    assert [name.partition(" · ")[2] for name in names(page)] == ["tiny", "classes"]
-    assert len({name.partition(" · ")[0] for name in names(page)}) == 1  # one seed
+    assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
+    assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
     predict(page)
     assert len(names(page)) == 3 and not any("·" in name for name in names(page))
     choose_model(page, "gaps")

@@ -227,6 +227,7 @@ OWN = {  # ending of the name: ffmpeg's options
     "wmv": "-c:v wmv2", "flv": "-c:v flv", "mpg": "-c:v mpeg2video -r 25", "mov": "-c:v prores_ks",
     "mkv": "-c:v ffv1", "avi": "-c:v huffyuv",
 }  # fmt: skip
+SIZES = ("96x64", "64x96")
 UPLOADS = ("ts", "mts", "m2ts", "3gp", "h264", "hevc", "ogv")
 
 
@@ -248,6 +249,14 @@ def test_files_of_ones_own_may_be_of_more_kinds_than_uploads(tmp_path):
 def test_a_stream_without_a_container_has_no_time_and_says_so(tmp_path):
     path = make(tmp_path / "clip.264", f"{PLAIN} -f h264", "testsrc2=s=64x64:r=25:d=1")
     assert "The file has no timestamps; 25 frames per second were assumed." in notes_of(path)
+
+
+def test_a_clip_whose_size_changes_says_so(tmp_path):
+    parts = [make(tmp_path / f"{size}.264", f"{PLAIN} -f h264", f"testsrc2=s={size}:r=25:d=0.2") for size in SIZES]
+    path = tmp_path / "both.264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    note = "The size of the picture changes within the clip; each frame was fitted by itself."
+    assert note in notes_of(path) and note not in notes_of(parts[0])
 
 
 def test_large_frames_are_read_from_ones_own_disk(tmp_path):

@@ -18,11 +18,11 @@ from fastapi import HTTPException
 from stt import sandbox
 from stt.request import Request, RequestError
 from stt.ui import fair_queue
-from stt.ui.cleanup import Cleanup
+from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.connections import close_idle
 from stt.ui.costs import Costs
 from stt.ui.fair_queue import PLACES, FairQueue, address_of
-from stt.ui.streams import Streams
+from stt.ui.streams import PER_ADDRESS, StreamCount, Streams
 
 
 class Function:
@@ -141,6 +141,36 @@ def test_addresses_of_one_household_count_as_one():
     assert (of("10.0.0.1"), of("testclient")) == ("10.0.0.1", "testclient")
 
 
+def test_an_address_has_a_share_of_the_connections_and_another_one_its_own():
+    async def visit():
+        streams, opened, done = Streams(connections=0), [], asyncio.Event()
+
+        async def app(scope, receive, send):
+            opened.append(scope["client"][0])
+            await done.wait()
+
+        async def ask(address, kind):
+            answers = []
+
+            async def send(message):
+                answers.append(message)
+
+            scope = {"type": kind, "path": "/", "method": "GET", "client": (address, 1), "query_string": b""}
+            await StreamCount(app, streams)(scope, None, send)
+            return answers[0].get("status", answers[0]["type"]) if answers else None
+
+        requests = [asyncio.create_task(ask("1.1.1.1", "http")) for _ in range(PER_ADDRESS + 1)]
+        await asyncio.sleep(0.05)
+        assert await ask("1.1.1.1", "websocket") == "websocket.close"
+        requests.append(asyncio.create_task(ask("2.2.2.2", "http")))
+        await asyncio.sleep(0.05)
+        done.set()
+        assert (await asyncio.gather(*requests)).count(429) == 1
+        assert opened.count("1.1.1.1") == PER_ADDRESS and opened.count("2.2.2.2") == 1 and not streams.requests
+
+    asyncio.run(visit())
+
+
 # ---- disk ------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +182,27 @@ def file_of(folder: Path, name: str, size: int, age: float = 0.0) -> Path:
 
     os.utime(path, (stamp, stamp))
     return path
+
+
+def test_many_small_files_go_as_a_large_one_does(tmp_path):
+    cleanup = Cleanup(tmp_path, reserve=0, most=5)
+    polite = file_of(tmp_path, "polite", 3, age=500)
+    cleanup.own(polite, "a")
+    for k in range(9):
+        cleanup.own(file_of(tmp_path, f"flood {k}", 0, age=k), "b")
+    cleanup.make_room(0)
+    assert polite.is_file() and len(list(tmp_path.rglob("*.mp4"))) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"flood {k}" for k in range(4)), "polite"]
+
+
+def test_a_link_of_somebody_else_is_not_the_apps_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "other").mkdir()
+    own = tmp_path / f"stt-app-{os.getuid()}"
+    own.symlink_to(tmp_path / "other")
+    assert own_folder() not in (own, tmp_path / "other")
+    own.unlink()
+    assert own_folder() == own_folder() == own
 
 
 def test_a_flood_costs_the_files_of_whoever_floods_before_the_quota_is_passed(tmp_path):

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from stt.api import Condition
+from stt.checkpoint import save
 from stt.live import LiveSession, state_bytes
 from stt.models.stt import STT
 from stt.sampler import predict
 from tests.conftest import TINY, TINY_CONFIGS, built, clips, lively
-from tests.ui_fixtures import action_model
+from tests.ui_fixtures import action_model, moving_dot
+from train import make_play
 
 RIGHT, LEFT, UP = (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0)
 PUSHES = [RIGHT, RIGHT, UP, LEFT, UP, RIGHT, LEFT, LEFT]
@@ -126,3 +128,24 @@ def test_what_a_model_does_not_take_is_refused(context, model):
     with pytest.raises(ValueError, match="seed is -1"):
         session.fork(0, seed=-1)
     assert session.branch.length == 0 and session.other is None
+
+
+def test_a_script_of_keys_becomes_a_picture_of_play(model, tmp_path, monkeypatch):
+    save(model, tmp_path / "model.safetensors")
+    command = [
+        "make_play",
+        "--model",
+        f"{tmp_path}/model.safetensors",
+        "--clip",
+        str(moving_dot(tmp_path / "clip.mp4")),
+    ]
+    for keys, works in ((["right:2", "none:1"], True), (["right"], False), (["jump:2"], False)):
+        picture = tmp_path / f"{keys[0]}.gif".replace(":", "-")
+        monkeypatch.setattr("sys.argv", [*command, "--out", str(picture), "--keys", *keys])
+        if works:
+            make_play.main()
+            assert picture.read_bytes()[:6] == b"GIF89a"
+        else:
+            with pytest.raises(SystemExit, match="is no step such as right:8"):
+                make_play.main()
+            assert not picture.exists()

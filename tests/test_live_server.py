@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -20,11 +21,12 @@ from stt.live import LiveSession
 from stt.models.stt import STT
 from stt.prediction import Job, compute
 from stt.prompt import read_prompt
+from stt.request import RequestError
 from stt.results import ResultStore
 from stt.sampler import predict
 from stt.ui import live_controls
 from stt.ui.backend import Backend
-from stt.ui.live import HEADER, NO_MACHINE, Live, live_request
+from stt.ui.live import HEADER, NO_MACHINE, UNREAD_MESSAGES, Live, Outbox, live_request
 from stt.ui.live_controls import FULL, IDLE, YOURS, axis_controls
 from stt.video import to_uint8
 from tests.conftest import TINY, lively
@@ -191,6 +193,8 @@ def test_a_recording_becomes_a_result(live, backend):
         player.send(pause=True)
         player.send(save=True)
         saved, more = player.until("saved")
+        player.send(save=True)  # of the same frames: the same result
+        assert player.until("saved")[0] == saved
     result = backend.results.get(saved["id"])
     np.testing.assert_array_equal(result.futures[0], np.stack([frame[3] for frame in (frames + more)[1:]]))
     assert result.report["seeds"] == [7] and result.report["live"] and result.report["actions"][-1] == [-1.0, 0.0]
@@ -225,6 +229,36 @@ def test_too_long_a_line_is_closed(live, monkeypatch):
         first.until("ready")
         with playing(client) as second:
             assert second.next() == {"end": FULL}
+
+
+def test_addresses_take_turns_and_who_has_most_gives_way(monkeypatch):
+    monkeypatch.setattr(live_controls, "MAX_WAITING", 3)
+
+    async def visit():
+        line = live_controls.Line(1)
+        greedy = [line.enter("a") for _ in range(4)]
+        polite = line.enter("b")  # in a full line
+        with pytest.raises(RequestError, match="Too many"):
+            line.ahead(greedy[-1])
+        assert [line.ahead(ticket) for ticket in (*greedy[:3], polite)] == [0, 2, 3, 1]
+        with pytest.raises(RequestError, match="Too many"):
+            line.enter("a")
+        for ticket in (greedy[-1], greedy[0]):
+            line.leave(ticket)
+        assert line.ahead(polite) == 0
+
+    asyncio.run(visit())
+
+
+def test_a_session_whose_messages_nobody_reads_ends():
+    async def visit():
+        out = Outbox(asyncio.get_running_loop())
+        for _ in range(UNREAD_MESSAGES + 1):
+            out.put({})
+        with pytest.raises(live_controls.Ended, match="does not keep up"):
+            out.send({})
+
+    asyncio.run(visit())
 
 
 def test_behind_a_proxy_an_address_has_few_places(backend):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stt.metrics import frame_mse
+from stt.optical_flow import Composition, Origin, compose, warp
 from train.evaluation.optical_flow import carried_on, dis, farneback, sideways_motion
 
 
@@ -47,3 +48,34 @@ def test_what_rests_stays():
 @pytest.mark.parametrize("speed", [-3.0, -1.0, 0.0, 2.0])
 def test_a_picture_goes_right_with_a_plus_and_as_far_as_it_is_panned(speed):
     assert sideways_motion(panned(speed, 5)).tolist() == pytest.approx([speed] * 4, abs=0.3)
+
+
+def test_pixels_that_are_copied_again_and_again_are_interpolated_once_and_stay_sharp():
+    frame, steps = torch.rand(1, 3, 24, 24) * 2 - 1, 10
+    flows, masks, pixels = torch.full((1, 1, 2, 24, 24), 0.3), torch.zeros(1, 4, 24, 24), torch.zeros(1, 3, 24, 24)
+    masks[:, 1] = 99.0  # all pixels come along the flow
+    blurred = composed = Composition(frame, None, Origin.of(frame))
+    for _ in range(steps):
+        blurred = compose(flows, masks, pixels, blurred.frames, frame, None)
+        composed = compose(flows, masks, pixels, composed.frames, frame, None, composed.origin)
+    once = warp(frame, torch.full((1, 2, 24, 24), 0.3 * steps))
+    inner = (slice(None), slice(None), slice(0, 20), slice(0, 20))
+    torch.testing.assert_close(composed.frames[inner], once[inner], atol=1e-4, rtol=0)
+    assert blurred.frames[inner].std() < 0.9 * once[inner].std()
+
+
+def test_the_origin_of_pixels_that_are_mixed_or_new_is_uncertain_and_the_last_frame_counts_there():
+    frame = torch.rand(1, 3, 8, 8) * 2 - 1
+    flows, pixels = torch.zeros(1, 1, 2, 8, 8), torch.full((1, 3, 8, 8), 0.5)
+    flows[:, :, 0] = 4.0
+    for name, chances, certainty in (
+        ("one copy", (0, 1, 0, 0), 1.0), ("two copies from far apart", (0.5, 0.5, 0, 0), 0.0),
+        ("new", (0, 0, 0, 1), 0.0), ("half new", (0.5, 0, 0, 0.5), 0.5),
+    ):  # fmt: skip
+        masks = torch.tensor(chances).clamp(min=1e-9).log()[None, :, None, None].expand(1, 4, 8, 8)
+        masks = masks - masks.new_tensor([2.0, 0, 0, 0])[:, None, None]  # the bias of the last frame
+        composed = compose(flows, masks, pixels, frame, frame, None, Origin.of(frame))
+        assert composed.origin.certainty.mean() == pytest.approx(certainty, abs=0.02), name
+    still = torch.tensor([99.0, 0, 0, 0])[None, :, None, None].expand(1, 4, 8, 8)
+    new = Composition(pixels, None, Origin(frame, flows[:, 0], torch.zeros(1, 1, 8, 8)))
+    torch.testing.assert_close(compose(flows, still, pixels, new.frames, frame, None, new.origin).frames, pixels)

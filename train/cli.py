@@ -24,7 +24,7 @@ from train.data.radar import RadarConfig
 from train.data.scenes import ScenesConfig, ScenesDataset
 from train.data.shards import world_of
 from train.data.video_folder import VideoFolder, VideoFolderConfig
-from train.flags import check_output, count, number, whole
+from train.flags import check_output, count, number, place, whole
 from train.presets import PRESETS, Dataset, Preset
 from train.schedule import TrainerConfig
 
@@ -46,7 +46,7 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     )
     parser.epilog = "presets:\n" + "\n".join(f"  {name}\n      {p.summary}" for name, p in PRESETS.items())
     parser.add_argument("--preset", choices=sorted(PRESETS), metavar="NAME", help="what to train, listed below")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", required=True, type=place, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, with the flags it began with")
     parser.add_argument(
         "--start-from", metavar="MODEL", help="file or run folder of a model whose weights to begin with"
@@ -54,9 +54,9 @@ def training_parser(module: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a field of the network")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, metavar="DIR", help="folder of your own videos, or of simulated clips")
+    data.add_argument("--data", type=place, metavar="DIR", help="folder of your own videos, or of simulated clips")
     data.add_argument(
-        "--mnist", type=Path, metavar="DIR", help="folder of the MNIST .gz files; else they are downloaded"
+        "--mnist", type=place, metavar="DIR", help="folder of the MNIST .gz files; else they are downloaded"
     )
     data.add_argument("--strokes", type=number, metavar="SHARE", help="share of synthetic digits; 1 needs no MNIST")
     data.add_argument("--digits", type=count, help="digits in a clip")

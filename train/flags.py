@@ -36,6 +36,13 @@ def number(text: str) -> float:
     return value
 
 
+def place(text: str) -> Path:
+    """A path for argparse, which takes an empty text for the present folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
+
+
 def check_output(
     flag: str, path: Path | None, *, folder: bool = False, parents: bool = False, endings: tuple[str, ...] = ()
 ) -> None:

@@ -74,7 +74,7 @@ REAL_EXAMPLES = {  # by name: video, and the second at which the clip begins; as
     "two-cars-from-above": ("intel-car-detection.mp4", 15.7), "white-car-from-above": ("intel-car-detection.mp4", 5.4),
     "bottle-set-down": ("intel-bottle-detection.mp4", 22.0), "highway": ("udacity-solid-white-right.mp4", 1.2),
 }  # fmt: skip
-REAL_FRAMES, REAL_SIDE = 24, 480  # of each clip; pixels of its longer side
+REAL_FRAMES, REAL_SIDE = 24, 384  # of each clip; pixels of its longer side
 
 
 def clip_of(example: Example) -> Video:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stt.request import Request, RequestError, action_axes, is_stochastic
 from stt.results import NEW_SETTINGS, Result
 from stt.ui.backend import ARGUMENTS, Backend, existing
 from stt.ui.clip_box import write_preview
-from stt.ui.errors import plain_errors
+from stt.ui.errors import plain_errors, warn
 from stt.ui.player import EMPTY, prompt_value, result_value
 from stt.ui.request import check_clip, usable_settings
 from stt.ui.start import start_value
@@ -56,7 +57,7 @@ class Callbacks:
             except VideoError as error:
                 if before is None:
                     raise
-                gr.Warning(str(error), title="That did not work")
+                warn(str(error))
                 return {"clip": str(before)}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
 
@@ -175,7 +176,7 @@ class Callbacks:
         with plain_errors():
             data = data_of(event)
             result, future = self.backend.results.get(data.get("result")), data.get("future")
-            if not isinstance(future, int) or not 0 <= future < len(result.futures):
+            if isinstance(future, bool) or not isinstance(future, int) or not 0 <= future < len(result.futures):
                 raise RequestError("There is no such future.")
             video = result.single(future)
             folder = Path(tempfile.mkdtemp(dir=self.backend.uploads))
@@ -184,16 +185,21 @@ class Callbacks:
         return {"prompt_frames": len(video), "between": False}, str(path)
 
     def open_page(self, memory: Any, visitor: gr.Request) -> tuple[Any, ...]:
-        """(pending, player, start, *settings, new_seed) of the link, of this browser's last visit, or of an example."""
-        query, backend = dict(visitor.query_params) if visitor else {}, self.backend
+        """(notice, pending, player, start, *settings, new_seed) of the link, of this browser's last visit, or of an
+        example. notice: HTML that names the parts of the link that the page cannot serve."""
+        query = dict(visitor.query_params) if visitor else {}
         faults: list[str] = []
+        opened = self._open(memory, query, visitor, faults)
+        return notice(faults), *opened
+
+    def _open(self, memory: Any, query: dict[str, Any], visitor: gr.Request, faults: list[str]) -> tuple[Any, ...]:
+        """(pending, player, start, *settings, new_seed)."""
+        backend = self.backend
         linked = usable_settings(query, backend.models, faults)
         settings = usable_settings(memory, backend.models) | linked
         stems = [path.stem for path in backend.examples]
         if query.get("clip") and query["clip"] not in stems:
             faults.append("The clip of this link is not here; choose one.")
-        for fault in faults:
-            gr.Warning(fault, title="Part of the address was left out")
         result = self._stored({"id": query.get("result")})
         if result is not None:  # the link's own frames and seeds
             own = usable_settings(result.report["settings"], backend.models)
@@ -251,6 +257,15 @@ class Callbacks:
 
 def data_of(event: gr.EventData) -> dict[str, Any]:
     return event._data if isinstance(event._data, dict) else {}
+
+
+def notice(faults: Sequence[str]) -> str:
+    """HTML; "" without faults."""
+    if not faults:
+        return ""
+    text = " ".join(map(escape, faults))
+    close = '<button type="button" aria-label="Close" title="Close">×</button>'
+    return f'<p role="alert"><span><b>Part of the address was left out.</b> {text}</span> {close}</p>'
 
 
 def hidden() -> Any:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,17 @@ from stt.request import RequestError
 
 def own_folder() -> Path:
     """The app's folder under the system's temporary one (TMPDIR), readable by this user only."""
-    folder = Path(tempfile.gettempdir()) / f"stt-app-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"stt-app-{user}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        folder.chmod(0o700)  # fails when somebody else made it
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user:  # no link of somebody else to other files
+            folder.chmod(0o700)
+            return folder
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="stt-app-"))
-    return folder
+        pass
+    return Path(tempfile.mkdtemp(prefix="stt-app-"))
 
 
 def release_memory() -> None:
@@ -44,6 +49,7 @@ class Cleanup:
     folder: Path
     max_age: float = 3600.0  # seconds
     quota: int = 2 * 10**9  # bytes
+    most: int = 5000  # files: each write looks at all of them
     reserve: int = 200 * 10**6  # bytes of the disk that stay free
     pause: float = 60.0  # seconds between two sweeps
     permanent: Path | None = None  # a folder inside `folder` whose files stay: their number is bounded
@@ -83,22 +89,24 @@ class Cleanup:
     def _evict(self, size: int) -> int:
         with self.lock:
             files = sorted(self._files())  # youngest first
-            total = sum(file[1] for file in files)
+            total, removed = sum(bytes_ for _, bytes_, _ in files), 0
             free = shutil.disk_usage(self.folder).free
-            need = total + size - self.quota
+            need, surplus = total + size - self.quota, len(files) - self.most
             if free < size + self.reserve <= free + total:  # otherwise others filled the disk
                 need = max(need, size + self.reserve - free)
-            used, removed = Counter[str](), 0
+            own: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)
+            used = Counter[str]()
             for _, bytes_, path in files:
-                used[self.owners.get(path.parent, "")] += bytes_
-            while need > 0 and files:
-                owner = used.most_common(1)[0][0]
-                k = max(k for k, file in enumerate(files) if self.owners.get(file[2].parent, "") == owner)
-                _, bytes_, path = files.pop(k)
-                removed, need = removed + self._delete(path), need - bytes_
+                owner = self.owners.get(path.parent, "")
+                own[owner].append((bytes_, path))
+                used[owner] += bytes_
+            while own and (need > 0 or surplus > 0):
+                owner = max(own, key=used.__getitem__ if need > 0 else lambda owner: len(own[owner]))
+                bytes_, path = own[owner].pop()
+                removed, need, surplus = removed + self._delete(path), need - bytes_, surplus - 1
                 used[owner] -= bytes_
-                if not any(self.owners.get(file[2].parent, "") == owner for file in files):
-                    del used[owner]
+                if not own[owner]:
+                    del own[owner]
             return removed
 
     def drop_half_uploads(self, *, older_than: float = 0.0) -> None:
@@ -111,18 +119,23 @@ class Cleanup:
     def _delete(self, path: Path) -> bool:
         with suppress(OSError):
             path.unlink()
+            if path.parent not in (self.folder, self.folder / "files"):
+                with suppress(OSError):
+                    path.parent.rmdir()  # only if it is empty
             return True
         return False
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """(age, bytes, path)."""
         files, now = [], time.time()
-        for path in self.folder.rglob("*"):
-            if self.permanent is None or not path.is_relative_to(self.permanent):
+        for folder, folders, names in os.walk(self.folder):
+            if self.permanent is not None and Path(folder) == self.permanent:
+                folders.clear()
+                continue
+            for path in (Path(folder, name) for name in names):
                 with suppress(OSError):
-                    if path.is_file() or path.is_symlink():
-                        stat = path.lstat()
-                        files.append((now - stat.st_mtime, stat.st_size, path))
+                    status = path.lstat()
+                    files.append((now - status.st_mtime, status.st_size, path))
         return files
 
     def start(self) -> threading.Event:

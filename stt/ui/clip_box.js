@@ -14,6 +14,7 @@ function show() {
   const path = (typeof value === "string" ? value : value?.path) || null;
   const preview = (path && value.preview) || null;
   const fresh = path !== current;
+  if (fresh && path && value.preview !== undefined) return void (props.value = current); // of a clip that has gone meanwhile
   current = path;
   clear.hidden = !path;
   if (!path) {

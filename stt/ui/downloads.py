@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,9 @@ from stt.request import RequestError
 from stt.results import ResultStore
 from stt.ui.errors import FULL
 from stt.ui.player import result_value
+from stt.ui.streams import network_of, subtract
 
-WAITING = 16  # requests
+WAITING = 16  # requests, half of them of one address
 BUSY = "Many videos are being made; try again in a minute."
 
 
@@ -24,6 +26,7 @@ class Downloads:
     def __init__(self, store: ResultStore) -> None:
         self.store = store
         self.limiters: dict[str, CapacityLimiter] = {}  # each is made in the event loop
+        self.asking: Counter[tuple[str, str]] = Counter()  # requests by what they want and address
 
     def routes(self) -> list[Route]:
         """A result for the player, /runs/ID.json, and its videos, /runs/ID/NAME."""
@@ -46,8 +49,16 @@ class Downloads:
 
     async def _one_by_one(self, kind: str, request: Request, make: Callable[[], Response]) -> Response:
         limiter: Any = self.limiters.setdefault(kind, CapacityLimiter(1))
-        if limiter.statistics().tasks_waiting >= WAITING:
+        client = kind, network_of(request.client.host if request.client else "")
+        if limiter.statistics().tasks_waiting >= WAITING or self.asking[client] > WAITING // 2:
             return PlainTextResponse(BUSY, 503, {"retry-after": "60"})
+        self.asking[client] += 1
+        try:
+            return await self._answer(limiter, request, make)
+        finally:
+            subtract(self.asking, client)
+
+    async def _answer(self, limiter: CapacityLimiter, request: Request, make: Callable[[], Response]) -> Response:
         async with limiter:
             if await request.is_disconnected():
                 return Response(status_code=499)  # nobody reads it

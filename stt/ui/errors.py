@@ -44,5 +44,9 @@ def log() -> None:
     logging.getLogger("stt.ui").exception("a prediction failed")
 
 
+def warn(text: str, title: str = TITLE) -> None:
+    gr.Warning(html.escape(text, quote=False), title=title)  # the page takes it for HTML
+
+
 def user_error(text: str) -> gr.Error:
     return gr.Error(html.escape(text, quote=False), title=TITLE, print_exception=False)

@@ -8,7 +8,6 @@ an address counts as one client, too.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import random
 import time
@@ -22,7 +21,7 @@ from gradio.queueing import Event, Queue
 from gradio.server_messages import ProcessCompletedMessage
 
 from stt.ui.errors import TITLE
-from stt.ui.streams import Streams
+from stt.ui.streams import Streams, network_of
 
 PLACES = 3  # predictions of one client: 1 that runs and 2 that wait; as many previews for each that may run at once
 SETTLING = 1.0  # seconds that a client may take between asking and listening before others get its place
@@ -80,7 +79,7 @@ class FairQueue(Queue):
     async def _has_place(self, name: str, kind: int, concurrency_id: str, places: int) -> bool:
         """Whether a client (kind 0) or address (1) has a place, perhaps of its own request that nobody listens to."""
         for seconds in (SETTLING, 0):
-            own = [e for e in self._events() if e.concurrency_id == concurrency_id and names_of(e)[kind] == name]
+            own = [e for e in self.events() if e.concurrency_id == concurrency_id and names_of(e)[kind] == name]
             if len(own) < places:
                 return True
             silent = [e for e in self._waiting() if e in own and not self._settled(e)]
@@ -147,7 +146,7 @@ class FairQueue(Queue):
     def running(self) -> list[Event]:
         return [event for job in self.active_jobs if job for event in job]
 
-    def _events(self) -> list[Event]:
+    def events(self) -> list[Event]:
         return self.running() + self._waiting()
 
     def _listens(self, event: Event) -> bool:
@@ -175,10 +174,4 @@ def names_of(event: Event) -> tuple[str, str]:
 
 
 def address_of(request: fastapi.Request) -> str:
-    """The client's address; of IPv6 the network, which is one household's."""
-    host = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
+    return network_of(request.client.host if request.client else "")

@@ -33,9 +33,12 @@ element.addEventListener("click", (event) => {
   if (button.dataset.event === "example") window.dispatchEvent(new Event("stt-example"));
 });"""
 
+CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
+
 
 @dataclass(frozen=True)
 class Page:
+    notice: gr.HTML  # what the page could not take from its address
     controls: Controls  # by the names of the endpoint's arguments
     knows: gr.HTML  # what the model knows
     verdict: gr.HTML  # whether it knows such clips as the one on the page
@@ -63,6 +66,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
     name, default = next(iter(models.items()))
     random = is_stochastic(default)
     gr.HTML(WELCOME)
+    notice = gr.HTML("", js_on_load=CLOSE, apply_default_css=False, elem_id="notice")
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=0, min_width=320, elem_id="controls"):
             clip = clip_box()
@@ -104,9 +108,9 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         "action": gr.JSON([], visible="hidden", elem_id="action"),
     }  # fmt: skip
     return Page(
-        controls=controls, knows=knows, verdict=verdict, new_seed=new_seed, start=start, labels=labels, steer=steer,
-        axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_, pending=gr.State({}),
-        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        notice=notice, controls=controls, knows=knows, verdict=verdict, new_seed=new_seed, start=start, labels=labels,
+        steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
+        pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 
@@ -155,8 +159,8 @@ def _action(models: Mapping[str, Predictor]) -> tuple[gr.Checkbox, list[gr.Slide
 def _rare(model: Predictor) -> Controls:
     top_k = _slider("top_k", 0, PAGE.top_k, 1, "Top-k (0: all)", visible="top_k" in model.knobs)
     top_p = _slider("top_p", 0.01, 1, 0.01, "Top-p (1: all)", visible="top_p" in model.knobs)
-    stride = _slider("stride", 0, PAGE.stride, 1, "Stride (0: own)")
-    fps = _slider("fps", 0, PAGE.fps, 1, "Frames/s (0: own)")
+    stride = _slider("stride", 0, PAGE.stride, 1, "Stride (0: auto)")
+    fps = _slider("fps", 0, PAGE.fps, 1, "Frames/s (0: auto)")
     fit = gr.Radio(
         [("Automatic", "auto"), ("Cut to a square", "crop"), ("Square with black bars", "pad")],
         value=DEFAULTS["fit"], label="Clips that are not square", info=fit_info(model),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -24,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 UPLOAD_BYTES = 26_000_000  # a clip of 25 MB and its multipart headers
 BODY_BYTES = 1_000_000
 BODY_SECONDS = 60.0  # for a whole body to arrive
+FILES = 8  # parts of a form
 CALLS = ("queue/", "call/", "run/", "api/")  # whose clients read JSON
 CLOSED = (
     "process_recording",  # would run ffmpeg on anybody's upload, outside of the queue
@@ -31,8 +33,13 @@ CLOSED = (
     "monitoring",
     "proxy=",
     "file=http",  # an open proxy to other sites
+    "file/",  # the same by another name
     "vibe-",
     "deep_link",
+    "custom_component",  # writes what it is called with to the log
+    "dev/",  # an endless stream
+    "stream/",
+    "upload_progress",  # keeps every name that it is called with
 )
 
 
@@ -62,15 +69,17 @@ class RequestLimits:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared[:20]) > limit:
             return await answer(send, 413, too_large(limit))
+        if route.startswith("upload"):
+            scope = {**scope, "query_string": b""}  # whose upload_id Gradio would keep
         await self._bounded(scope, receive, send, limit)
 
     async def _bounded(self, scope: Message, receive: Receive, send: Send, limit: int) -> None:
-        """Counts the bytes that arrive, since a chunked body declares no length, and the seconds that it takes."""
+        """Counts the bytes that arrive, since a chunked body declares no length, its parts, and its seconds."""
         received, more, bad, started = 0, True, None, False
-        end = time.monotonic() + BODY_SECONDS
+        end, separator, tail, parts = time.monotonic() + BODY_SECONDS, separator_of(scope), b"", 0
 
         async def counting() -> Message:
-            nonlocal received, more, bad
+            nonlocal received, more, bad, tail, parts
             try:
                 message = await (asyncio.wait_for(receive(), end - time.monotonic()) if more else receive())
             except TimeoutError:
@@ -80,6 +89,12 @@ class RequestLimits:
             if received > limit:
                 bad = 413, too_large(limit)
                 raise BadBody
+            if separator:
+                tail += message.get("body", b"")
+                parts, tail = parts + tail.count(separator), tail[1 - len(separator) :]
+                if parts > FILES + 1:  # one ends the last part
+                    bad = 413, f"Upload at most {FILES} files at once."
+                    raise BadBody
             return message
 
         async def sending(message: Message) -> None:
@@ -106,12 +121,18 @@ def route_of(scope: Message) -> str:
     return scope["path"].lower().removeprefix("/").removeprefix("gradio_api/")
 
 
+def separator_of(scope: Message) -> bytes:
+    """What stands between the parts of a form; b"" for other bodies."""
+    match = re.search(rb'multipart/.*boundary="?([^";, ]+)', dict(scope["headers"]).get(b"content-type", b""))
+    return b"--" + match[1] if match else b""
+
+
 def sentence_of(error: Exception, scope: Message) -> tuple[int, str]:
     """Status and sentence for an exception of Gradio's own routes."""
     if isinstance(error, FnIndexInferError) or (isinstance(error, KeyError) and "/v2/" in scope["path"]):
         return 404, "There is no endpoint of this name."
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    logging.getLogger("stt.ui").error("%s failed: %.300s", scope["path"][:100], text)
+    logging.getLogger("stt.ui").error("%.100r failed: %.300r", scope["path"], text)  # without control characters
     if not route_of(scope).startswith(CALLS):
         return 500, "Something went wrong on our side; please try again."
     return 400, "The request cannot be read; /gradio_api/info describes the endpoints and their arguments."

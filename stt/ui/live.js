@@ -9,11 +9,13 @@ const root = () => (window.gradio_config?.root || location.origin + location.pat
 // ---- the page ----------------------------------------------------------------------------------------
 
 const dialog = element.querySelector("dialog");
-const press = (label, text, action, more = {}) =>
-  node("button", { type: "button", "aria-label": label, title: label, ...more, onclick: (event) => {
+const press = (label, text, action, more = {}) => {
+  const words = text.replace(/[^\w ]/g, "").trim(), name = label.includes(words) ? label : `${words}: ${label}`;
+  return node("button", { type: "button", "aria-label": name, title: label, ...more, onclick: (event) => {
     action();
     if (event.detail) event.currentTarget.blur(); // else the space bar would press it again
   } }, text);
+};
 const title = node("b");
 const meter = node("output", { class: "meter", title: "Rate of frames, and time from a key to the first picture that follows it" });
 const input = makeInput(steer);

@@ -22,10 +22,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import torch
+from gradio.context import LocalContext
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stt.api import Predictor, Surprise
@@ -37,15 +38,17 @@ from stt.prompt import Prompt, read_prompt
 from stt.request import Request, RequestError, action_axes, is_stochastic, parse_setting
 from stt.results import new_id
 from stt.ui.backend import ARGUMENTS, Backend
-from stt.ui.live_controls import Controls, Ended, Line, axis_controls
+from stt.ui.live_controls import UNREAD, Controls, Ended, Line, axis_controls
 from stt.ui.player import JPEG_QUALITY
 from stt.ui.request import PAGE, page_request
+from stt.ui.streams import network_of
 from stt.video import VideoError
 
 PLAY_SIZE = 256  # pixels of the longer side, for models that take whole frames
 MAX_RATE = 15.0  # frames per second
 DEFAULT_RATE = 10.0  # of models without a rate of their own
 MESSAGE_CHARS = 8192
+UNREAD_MESSAGES = 50
 START_SECONDS = 10.0  # from the connection to its settings
 # branch, number of the frame (0: the prompt's last), count of its action, milliseconds of its step
 HEADER = struct.Struct("<IIIf")
@@ -63,8 +66,7 @@ class Live:
     def __init__(self, backend: Backend, cores: int | None = None, by_address: bool = False) -> None:
         self.backend = backend
         self.cores = cores or torch.get_num_threads()
-        self.by_address = by_address
-        self.line = Line(self.cores)
+        self.line = Line(self.cores, by_address)
         self.threads = ThreadPoolExecutor(self.cores, thread_name_prefix="live")
 
     def compute_beside(self, compute: Compute) -> Compute:
@@ -88,8 +90,7 @@ class Live:
         await socket.accept()
         controls, out = Controls(), Outbox(asyncio.get_running_loop())
         reader = asyncio.create_task(self._read(socket, controls))
-        address = socket.client.host if self.by_address and socket.client else None
-        player = asyncio.create_task(self._play(controls, out, address))
+        player = asyncio.create_task(self._play(controls, out, socket))
         writer = asyncio.create_task(self._write(socket, out))
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,7 +107,7 @@ class Live:
                 text = await socket.receive_text()
                 message = json.loads(text) if len(text) <= MESSAGE_CHARS else None
                 if not isinstance(message, dict):
-                    return await socket.close(1009 if message is None else 1003)
+                    return await socket.close(1009 if len(text) > MESSAGE_CHARS else 1003)
                 controls.take(message)
         except (ValueError, RecursionError, KeyError):  # no JSON, or bytes
             await socket.close(1003)
@@ -127,30 +128,33 @@ class Live:
         except (WebSocketDisconnect, RuntimeError):
             return
 
-    async def _play(self, controls: Controls, out: Outbox, address: str | None) -> None:
+    async def _play(self, controls: Controls, out: Outbox, socket: WebSocket) -> None:
         try:
             if os.environ.get("SPACES_ZERO_GPU"):
                 raise RequestError(NO_MACHINE)
             settings = await asyncio.wait_for(controls.started, START_SECONDS)
-            ticket = self.line.enter(address)
+            ticket = self.line.enter(network_of(socket.client.host) if socket.client else None)
         except (RequestError, TimeoutError) as error:
             return out.put({"end": str(error) or NO_SETTINGS})
         try:
             while ahead := self.line.ahead(ticket):
                 out.put({"wait": ahead})
                 await self.line.change()
-            work = asyncio.get_running_loop().run_in_executor(self.threads, self._run, settings, controls, out)
+            work = asyncio.get_running_loop().run_in_executor(self.threads, self._run, settings, controls, out, socket)
+        except RequestError as error:
+            return out.put({"end": str(error)})
         except BaseException:
             self.line.leave(ticket)
             raise
         work.add_done_callback(lambda _: self.line.leave(ticket))  # the thread is free then, not before
         await asyncio.shield(work)
 
-    def _run(self, settings: Any, controls: Controls, out: Outbox) -> None:
+    def _run(self, settings: Any, controls: Controls, out: Outbox, socket: WebSocket) -> None:
         """A whole session, in its thread."""
+        LocalContext.request.set(cast(Any, socket))  # whose results it saves
         torch.set_num_threads(1)  # a second one would wait for the cores of others most of the time
         try:
-            Visit(self.backend, settings, controls, out.put_from_thread).run()
+            Visit(self.backend, settings, controls, out.send).run()
         except Ended as error:
             out.put_from_thread({"end": str(error)})
         except (RequestError, VideoError) as error:
@@ -165,6 +169,12 @@ class Outbox:
         self.loop = loop
         self.queue: asyncio.Queue[bytes | dict[str, Any]] = asyncio.Queue()
         self.put = self.queue.put_nowait
+
+    def send(self, message: bytes | dict[str, Any]) -> None:
+        """Raises Ended where nobody reads."""
+        if self.queue.qsize() > UNREAD_MESSAGES:
+            raise Ended(UNREAD)
+        self.put_from_thread(message)
 
     def put_from_thread(self, message: bytes | dict[str, Any]) -> None:
         with suppress(RuntimeError):  # the server has closed
@@ -188,6 +198,7 @@ class Visit:
         self.branch, self.branches = 0, 1  # number of the present branch, how many there were
         self.other = 0
         self.computing = 0.0  # seconds
+        self.saved: tuple[tuple[int, int], dict[str, Any]] | None = None  # (branch, length), message
 
     def run(self) -> None:
         """Returns when the visitor is gone. Raises Ended for other ends."""
@@ -256,10 +267,14 @@ class Visit:
         branch, name = self.session.branch, new_id()
         if not branch.pixels:
             return
+        version = self.branch, branch.length
+        if self.saved and self.saved[0] == version:
+            return self.send(self.saved[1])
         result = live_result(branch, self.model, self.request, self.prompt, self.computing)
         self.backend.results.put(result, name)
         self.backend.clips.add(self.request.clip, name, self.prompt.sha256, name)
-        self.send({"saved": {"id": name, "frames": result.futures.shape[1]}})
+        self.saved = version, {"saved": {"id": name, "frames": result.futures.shape[1]}}
+        self.send(self.saved[1])
 
 
 def live_request(backend: Backend, settings: Any) -> Request:

@@ -24,6 +24,7 @@ OVER = "A session lasts fifteen minutes at most; start another one."
 FULL = "Too many visitors are waiting to play; come back later."
 
 YOURS = "You play already; close the other tab."
+UNREAD = "Your browser does not keep up with the frames, so the session ended."
 
 
 class Ended(Exception):
@@ -107,10 +108,14 @@ class Ticket:
 
 
 class Line:
-    """Visitors in the order in which they came; the first `places` of them play. For one event loop."""
+    """Visitors in the order in which they play; the first `places` of them do. For one event loop.
 
-    def __init__(self, places: int) -> None:
+    Addresses take turns in it. by_address: each has PER_ADDRESS places at most.
+    """
+
+    def __init__(self, places: int, by_address: bool = False) -> None:
         self.places = places
+        self.by_address = by_address
         self.tickets: list[Ticket] = []
         self.changes: set[asyncio.Future[None]] = set()
 
@@ -120,19 +125,29 @@ class Line:
 
     def enter(self, address: str | None = None) -> Ticket:
         """Raises RequestError when too many wait, or when too many come from this address."""
-        if address is not None and sum(ticket.address == address for ticket in self.tickets) >= PER_ADDRESS:
+        addresses = [ticket.address for ticket in self.tickets]
+        own = addresses.count(address)
+        if self.by_address and own >= PER_ADDRESS:
             raise RequestError(YOURS)
         if len(self.tickets) >= self.places + MAX_WAITING:
-            raise RequestError(FULL)
-        self.tickets.append(ticket := Ticket(address))
+            last = self.tickets[-1]  # of those who have most
+            if MAX_WAITING < 1 or addresses.count(last.address) <= own + 1:
+                raise RequestError(FULL)
+            self.leave(last)
+        rounds = [addresses[:k].count(other) for k, other in enumerate(addresses)]
+        behind = (k for k in range(self.places, len(self.tickets)) if rounds[k] > own)
+        self.tickets.insert(next(behind, len(self.tickets)), ticket := Ticket(address))
         return ticket
 
     def ahead(self, ticket: Ticket) -> int:
-        """The place in the queue, from 1; 0 for who plays."""
+        """The place in the queue, from 1; 0 for who plays. Raises RequestError for who had to give way."""
+        if ticket not in self.tickets:
+            raise RequestError(FULL)
         return max(self.tickets.index(ticket) + 1 - self.places, 0)
 
     def leave(self, ticket: Ticket) -> None:
-        self.tickets.remove(ticket)
+        if ticket in self.tickets:
+            self.tickets.remove(ticket)
         for change in self.changes:
             if not change.done():
                 change.set_result(None)

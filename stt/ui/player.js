@@ -16,7 +16,7 @@ const status = make("p", { class: "status", role: "status" });
 const empty = make("div", { class: "empty" },
   make("p", {}, make("b", {}, "Choose a clip, then press Predict.")),
   make("p", {}, "Its futures appear here, frame by frame."));
-const stage = make("div", { class: "stage" }, empty, panels, status);
+const stage = make("div", { class: "stage" }, empty, panels);
 const play = button("Play or pause (space)", icon("play"), () => setPlaying(!playing), { class: "play" });
 const time = make("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Frame", class: "time" });
 const mark = make("span", { class: "mark", title: "The future starts here" });
@@ -35,7 +35,7 @@ const facts = make("div", { class: "facts" });
 const strip = make("div", { class: "strip" });
 const visit = make("div", { class: "visit" }, make("span", { class: "title" }, "This visit"), strip);
 const home = element.querySelector(".player");
-home.append(stage, bar, facts, measures, visit);
+home.append(stage, bar, make("div", { class: "below" }, status, facts), measures, visit);
 
 // ---- state -------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ function endPrediction() { // by Stop or by an error: the frames so far stay and
   if (current?.state !== "running") return void (status.textContent = current?.status || "");
   const count = done(current), { id, frames } = current;
   current = count ? { ...current, state: "stopped", status: `Stopped after ${count} of ${frames} frames`, frames: count, ending_frames: 0 }
-    : { ...current, state: "ready", status: "" };
+    : { ...current, state: "ready", status: "", names: current.names.map((_, k) => `future ${k + 1}`) };
   if (count) completeStopped(id, frames);
   t = 0;
   setPlaying(!still);

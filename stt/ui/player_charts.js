@@ -9,7 +9,7 @@ const overlay = make("select", { "aria-label": "Overlay", class: "overlay" },
   ...Object.entries(OVERLAYS).map(([name, [text]]) => make("option", { value: name }, text)));
 const explanation = make("p", {});
 const curves = make("div", { class: "curves" });
-const measures = make("details", { class: "measures" }, make("summary", {}, "Measures"), explanation, curves, overlay);
+const measures = make("details", { class: "measures" }, make("summary", {}, "Measures"), explanation, curves, make("label", {}, "Overlay ", overlay));
 
 const EXPLAINED = {
   Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",

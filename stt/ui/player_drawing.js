@@ -31,7 +31,9 @@ const button = (label, content, action, more = {}) =>
 // ---- layout ------------------------------------------------------------------------------------------
 
 const GAP = 12, BELOW = 118; // pixels: between panels; below the stage: bar, facts, measures
-const captionHeight = (side) => (side < 220 ? 46 : 30); // name and tools in two lines or in one
+// Names that say more than a seed have a line of their own above the tools.
+const wordy = () => cells.some(({ result, future }) => future >= 0 && (result.action || result.detail || result.model !== current.model));
+const captionHeight = (side) => (side < 220 || wordy() ? 46 : 30); // name and tools in two lines or in one
 
 // The clip at the left, its futures in rows beside it, or all of them in rows: the largest pictures that fit the window.
 function layOut() {
@@ -59,6 +61,7 @@ function layOut() {
   const pixel = size[0] / (window.devicePixelRatio || 1), whole = Math.floor(best.side / pixel) * pixel;
   const side = Math.max(Math.floor(whole > 0.96 * best.side ? whole : best.side), 40);
   stage.style.minHeight = phone ? "" : `${height + 2 * GAP}px`;
+  panels.classList.toggle("wordy", wordy());
   panels.style.setProperty("--side", `${side}px`);
   panels.style.setProperty("--height", `${Math.round(side / aspect)}px`);
   panels.style.setProperty("--caption", `${captionHeight(side)}px`);
@@ -99,7 +102,7 @@ const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "the clip
 function nameOf(result, future, kind) {
   if (future < 0) return CAPTIONS[kind];
   const models = new Set(cells.map((cell) => cell.result.model));
-  return [result.names[future], result.detail, models.size > 1 && result.detail !== result.model ? result.model : ""].filter(Boolean).join(" · ");
+  return [models.size > 1 ? result.model : "", result.names[future], result.detail].filter(Boolean).join(" · ");
 }
 
 function draw() {

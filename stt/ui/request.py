@@ -50,10 +50,12 @@ def usable_settings(values: Any, models: Collection[str], faults: list[str] | No
 
 
 def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 def check_clip(clip: Any, folders: Sequence[Path]) -> Path:

@@ -25,6 +25,7 @@ from stt.prediction import DEADLINE
 from stt.results import Result, ResultStore
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
+from stt.ui.cancels import EarlyCancels
 from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.connections import close_idle, most_connections
 from stt.ui.downloads import Downloads
@@ -132,7 +133,7 @@ class Hosting:
     """What the app shares with the server around it."""
 
     def __init__(self, cleanup: Cleanup, connections: int) -> None:
-        self.streams = Streams()
+        self.streams = Streams(connections)
         self.cleanup = cleanup
         self.connections = connections
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -165,11 +166,13 @@ def _options(store: ResultStore, hosting: Hosting, live: Live) -> dict[str, Any]
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": None,  # GRADIO_MCP_SERVER decides
+        "_frontend": False,  # else Gradio gives up where the page takes more than 3 seconds, on a busy machine
         "app_kwargs": {
             "middleware": [
                 Middleware(StreamCount, streams=hosting.streams),
                 Middleware(RequestLimits),
                 Middleware(UploadRoom, cleanup=hosting.cleanup),
+                Middleware(EarlyCancels, streams=hosting.streams),
             ],
             "routes": [*Downloads(store).routes(), WebSocketRoute("/live", live.serve)],
             "lifespan": hosting.lifespan,

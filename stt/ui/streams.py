@@ -5,6 +5,7 @@ Gradio keeps the state of 10,000 sessions, about 100 kB each; every call of a pr
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from typing import Any
@@ -12,19 +13,23 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 
+from stt.ui.connections import MOST
 from stt.ui.limits import Message, Receive, Send, answer, route_of
 
 SPARE = 16  # sessions that keep their state though nobody listens: visitors who reconnect
 STREAM = re.compile(r"(?:heartbeat/|call/v2/[^/]+/|call/[^/]+/)([^/]+)$|queue/data$")
-PER_ADDRESS = 64  # open streams
+PER_ADDRESS = 64  # open streams, of which those of Play are some
 
 
 class Streams:
     """Open streams by session, or by event for calls without a session, and by address."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: int = MOST) -> None:
+        """connections: the most that the server has."""
+        self.most = max(connections // 4, PER_ADDRESS)  # requests of one address under way, each on its connection
         self.by_name: Counter[str] = Counter()
         self.by_address: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()  # by address
         self.blocks: gr.Blocks | None = None  # whose sessions are dropped
 
     def open(self, name: str, address: str) -> None:
@@ -33,9 +38,7 @@ class Streams:
 
     def close(self, name: str, address: str) -> None:
         for counter, key in ((self.by_name, name), (self.by_address, address)):
-            counter[key] -= 1
-            if counter[key] <= 0:
-                del counter[key]
+            subtract(counter, key)
 
     def exists(self, name: str) -> bool:
         """Whether a session or an event may be listened to. An open page's heartbeat creates its session."""
@@ -59,21 +62,47 @@ class Streams:
             holder.time_last_used.pop(name, None)
 
 
+def subtract(counter: Counter[Any], key: Any) -> None:
+    counter[key] -= 1
+    if counter[key] <= 0:
+        del counter[key]
+
+
 class StreamCount:
-    """ASGI middleware: counts the open streams, and turns an address away that opens too many."""
+    """ASGI middleware: counts requests and streams, and turns an address away that has too many of them."""
 
     def __init__(self, app: Any, streams: Streams) -> None:
         self.app = app
         self.streams = streams
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        name = stream_name(scope)
-        address = (scope.get("client") or ("", 0))[0]
+        address, streams = network_of((scope.get("client") or ("", 0))[0]), self.streams
+        if streams.requests[address] >= streams.most:
+            return await self._refuse(scope, send, f"This address has {streams.most} requests under way already.")
+        streams.requests[address] += 1
+        try:
+            await self._count_stream(scope, receive, send, address)
+        finally:
+            subtract(streams.requests, address)
+
+    async def _refuse(self, scope: Message, send: Send, sentence: str) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1013})
+        await answer(send, 429, sentence)
+
+    async def _count_stream(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
+        name = "Play" if scope["type"] == "websocket" else stream_name(scope)
         if name and self.streams.by_address[address] >= PER_ADDRESS:
-            return await answer(send, 429, f"This address has {PER_ADDRESS} open streams; close one of them first.")
-        if name and not route_of(scope).startswith("heartbeat") and not self.streams.exists(name):
+            sentence = f"This address has {PER_ADDRESS} open streams; close one of them first."
+            return await self._refuse(scope, send, sentence)
+        if (
+            name
+            and scope["type"] == "http"
+            and not route_of(scope).startswith("heartbeat")
+            and not self.streams.exists(name)
+        ):
             return await answer(send, 404, "There is no such request, or its answer was read already.", as_json=True)
         if name:
             self.streams.open(name, address)
@@ -82,8 +111,17 @@ class StreamCount:
         finally:
             if name:
                 self.streams.close(name, address)
-            if name or scope["method"] == "POST":
+            if name or scope.get("method") == "POST":
                 self.streams.drop_sessions()
+
+
+def network_of(host: str) -> str:
+    """A client's address; of IPv6 the network, which is one household's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
 
 
 def stream_name(scope: Message) -> str | None:

@@ -23,7 +23,8 @@ MAX_CLIPS = 1000  # whose checks are remembered
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
     "<br>To train one on your own videos, in a copy of this project (about 40 minutes on two cores):<br>"
-    "<code>python -m train.predictor --preset videos/stt/cpu --data FOLDER --fps 10 --out runs/own</code>"
+    "<code>python -m train.predictor --preset videos/stt/cpu <span>--data FOLDER</span> <span>--fps 10</span> "
+    "<span>--out runs/own</span></code>"
 )
 
 
@@ -79,7 +80,7 @@ class Verdicts:
                 yield _text(f"✓ {_name(request.model)} knows such clips: it predicts the last frames of this one.")
                 return None
             sentence = _reason(request.model, own, model.card)
-            yield _text(sentence, bad=True)
+            yield _text(f"{sentence} The other models are tried …", bad=True)
             best = yield from self._best(request)
             if best:
                 button = f'<button type="button" data-event="model" data-model="{escape(best)}">'
@@ -100,9 +101,10 @@ class Verdicts:
         text = f"{_name(request.model)} predicts this clip{why}: it carries on what moves, in any clip."
         if check is None:
             return text
-        figures = f"{_decibels(check.error)} dB (a still picture: {_decibels(check.copy)} dB)"
-        text += f" On the last {HELD_BACK} frames of this one it comes to {figures}"
-        return f"{text}." if check.ratio <= WORSE else f"{text}: it sees no motion there that goes on as it began."
+        model, still = _decibels(check.error), _decibels(check.copy)
+        if check.ratio > WORSE:
+            return f"{text} But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
+        return f"{text} Tried on the last {HELD_BACK} frames, it is {model} dB close, a still picture {still} dB."
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
@@ -146,7 +148,7 @@ def _decibels(error: float) -> str:
 def _reason(model: str, check: SelfCheck, card: Any) -> str:
     usual = usual_figure(card, "error")
     if check.ratio > WORSE or not usual:
-        why = "a still picture comes as close"
+        why = "a still picture is as good a guess"
     else:
-        why = f"it errs {check.error / usual:.0f} times as much as on its own"
+        why = f"its error is {check.error / usual:.0f} times that on clips that it knows"
     return f"{_name(model)} does not know such clips: on the last {HELD_BACK} frames of this one, {why}."

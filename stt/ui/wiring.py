@@ -60,7 +60,7 @@ def build(callbacks: Callbacks) -> PageBlocks:
         checks = _wire_verdict(page, Verdicts(callbacks))
         _wire_prediction(page, Runs(callbacks), [*previews, *checks])
         wire_play(page.play, page.settings, page.new_seed)
-        app.load(callbacks.open_page, page.memory, [page.pending, *_stage(page)], **QUICK)
+        app.load(callbacks.open_page, page.memory, [page.notice, page.pending, *_stage(page)], **QUICK)
     return app
 
 

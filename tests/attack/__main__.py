@@ -9,33 +9,44 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from typing import Any
 
 from tests.attack import arguments, checkpoints, disk, ends, greedy, hostile_files, kills, memory
-from tests.attack.application import application, small_disk
+from tests.attack.application import Application, application, small_disk
 from tests.attack.outcome import Outcome
 
 Attack = tuple[str, Callable[[], Outcome]]
+
+
+@contextmanager
+def when_needed(**options: Any) -> Iterator[Callable[[], Application]]:
+    """An app that the first call starts: attacks that are left out cost no start."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(application(**options)))
 
 
 def attacks(short: bool) -> Iterator[Attack]:
     """Name and attack, one after the other: some share an app, which runs while they are drawn."""
     yield "hostile files", partial(hostile_files.hostile_files, 20 if short else 184)
     yield "mutated model files", partial(checkpoints.mutated_headers, 200 if short else 2000)
-    with application() as app:
-        yield "unread requests", partial(greedy.unread_posts, app.url)
-        yield "greedy clients", partial(greedy.greedy_clients, app.url)
-        yield "arguments", partial(arguments.api_arguments, app, every=10 if short else 1)
-        yield "broken uploads", partial(disk.broken_uploads, app)
-        yield "soak", partial(memory.predictions, app, 100 if short else 1000)
-        yield "second signal", partial(ends.second_signal, app)
-    with application(limits="ulimit -n 256") as app:
-        yield "idle connections", partial(ends.connections, app)
+    with when_needed() as app:
+        yield "unread requests", lambda: greedy.unread_posts(app().url)
+        yield "greedy clients", lambda: greedy.greedy_clients(app().url)
+        yield "arguments", lambda: arguments.api_arguments(app(), every=10 if short else 1)
+        yield "forms of many files", lambda: disk.many_files(app(), 2 if short else 10)
+        yield "one address", lambda: ends.one_address(app())
+        yield "broken uploads", lambda: disk.broken_uploads(app())
+        yield "soak", lambda: memory.predictions(app(), 100 if short else 1000)
+        yield "second signal", lambda: ends.second_signal(app())
+    with when_needed(limits="ulimit -n 256") as app:
+        yield "idle connections", lambda: ends.connections(app())
     with small_disk() as folder:
         if folder is not None:
-            with application(disk=folder) as app:
-                yield "a visitor's flood", partial(disk.flood, app, 300 * 2**20 - 200e6)
-                yield "full disk", partial(disk.full_disk, app)
+            with when_needed(disk=folder) as app:
+                yield "a visitor's flood", lambda: disk.flood(app(), 300 * 2**20 - 200e6)
+                yield "full disk", lambda: disk.full_disk(app())
     yield "signals", ends.signals
     yield "mistakes", partial(ends.mistakes, 4 if short else 1)
     yield "kills", partial(kills.one_process, 3 if short else 20)

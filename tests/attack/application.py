@@ -89,7 +89,7 @@ def application(
             )  # fmt: skip
         app = Application(process, f"http://127.0.0.1:{port}/", Path(home), log)
         try:
-            end = time.monotonic() + 300
+            end = time.monotonic() + 900  # of a busy machine
             while "Running on local URL" not in app.text():
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"the app did not start:\n{app.text()}")

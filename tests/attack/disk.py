@@ -37,6 +37,27 @@ def broken_uploads(app: Application, count: int = 20) -> Outcome:
     return outcome
 
 
+def many_files(app: Application, forms: int = 10, files: int = 900) -> Outcome:
+    """Forms of many small files, which each later write would have to look at, and streams that name uploads."""
+    outcome, before = Outcome(), len(app.files())
+    with visitor("127.0.5.1") as greedy, visitor("127.0.5.2") as polite:
+        for k in range(forms):
+            parts = [("files", (f"{n}.mp4", f"{k} {n}".encode())) for n in range(files)]
+            response = greedy.post(f"{app.url}gradio_api/upload", files=parts)
+            outcome.check(response.status_code == 413, f"form {k}: {response.status_code}")
+        response = greedy.get(f"{app.url}gradio_api/upload_progress?upload_id={'x' * 5000}")
+        outcome.check(response.status_code == 404, f"the progress of an upload: {response.status_code}")
+        since = time.monotonic()
+        response = upload(polite, app.url, b"mine")
+        took = time.monotonic() - since
+        outcome.check(response.status_code == 200 and took < 5, f"an upload: {response.status_code}, {took:.1f} s")
+    time.sleep(0.5)
+    left = len(app.files()) - before - 1
+    outcome.check(left <= 0, f"{left} files stayed")
+    outcome.figure = f"{forms} forms of {files} files; then an upload takes {took:.2f} s"
+    return outcome
+
+
 def full_disk(app: Application) -> Outcome:
     """Of an app whose disk has no room: each answer names it. With room again it works, without a restart."""
     outcome = Outcome()

@@ -99,6 +99,29 @@ def connections(app: Application, count: int = 300, seconds: float = 8.0) -> Out
     return outcome
 
 
+def one_address(app: Application, count: int = 1100) -> Outcome:
+    """So many requests of one address whose bodies never end, and a visitor of another one."""
+    outcome, slow, waits = Outcome(), [], []
+    port = int(app.url.rstrip("/").rpartition(":")[2])
+    head = b"POST /gradio_api/call/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+    try:
+        for _ in range(count):
+            with suppress(OSError):
+                slow.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+                slow[-1].sendall(head)
+        for _ in range(5):
+            since, status = time.monotonic(), 0
+            with suppress(httpx.HTTPError), visitor("127.0.4.1") as client:
+                status = client.get(f"{app.url}gradio_api/info").status_code
+            waits.append(time.monotonic() - since)
+            outcome.check(status == 200, f"a visitor of another address got {status}")
+    finally:
+        for one in slow:
+            one.close()
+    outcome.figure = f"{count} requests without an end, {max(waits):.1f} s for another address at most"
+    return outcome
+
+
 def mistakes(every: int = 1) -> Outcome:
     """Options that cannot work end with one sentence, before the work."""
     outcome = Outcome()
@@ -109,13 +132,13 @@ def mistakes(every: int = 1) -> Outcome:
         for words in (
             ["app", "--port", str(FIRST_PORT + 9)], ["app", "--port", "99999"], ["app", "--device", "cuda:77"],
             ["app", "--models", "/nowhere"], ["app", "--max-seconds", "nan"],
-            [*preset, "/dev/null/x"], [*preset, "/dev/null"], [*preset, "/proc/x"],
+            [*preset, "/dev/null/x"], [*preset, "/dev/null"], [*preset, "/proc/x"], [*preset, ""], [*preset, "a" * 300],
             [*preset, "/tmp/stt-attack", "--steps", "-1"], [*preset, "/tmp/stt-attack", "--batch", "0"],
             [*preset, "/tmp/stt-attack", "--lr", "nan"], [*preset, "/tmp/stt-attack", "--minutes", "-3"],
             [*preset, "/tmp/stt-attack", "--device", "cuda:77"],
         )[::every]:  # fmt: skip
             done = subprocess.run(
-                [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+                [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
             )
             lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("usage:")]
             fine = done.returncode not in (0, -6) and "Traceback" not in done.stderr and len(lines) <= 4

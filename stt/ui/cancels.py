@@ -1,0 +1,59 @@
+"""Stop pressed within milliseconds of Predict: Gradio's page then cancels without the id of its request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from stt.ui.limits import Message, Receive, Send, answer, route_of
+from stt.ui.streams import Streams
+
+PATIENCE = 5.0  # seconds in which the request arrives
+PAUSE = 0.02  # seconds between two looks
+
+
+class EarlyCancels:
+    """ASGI middleware: completes /cancel with the id of the session's request to that function, and waits for it."""
+
+    def __init__(self, app: Any, streams: Streams) -> None:
+        self.app = app
+        self.streams = streams
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or route_of(scope) != "cancel":
+            return await self.app(scope, receive, send)
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        try:
+            call = json.loads(body)
+        except (ValueError, RecursionError):
+            call = None
+        if isinstance(call, dict) and not call.get("event_id"):
+            call["event_id"] = await self._wait_for(call.get("session_hash"), call.get("fn_index"))
+            if call["event_id"] is None:
+                return await answer(send, 404, "There is no such request.", as_json=True)
+            body = json.dumps(call).encode()
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _wait_for(self, session: Any, function: Any) -> str | None:
+        """The id of a session's request to a function, None if none comes."""
+        end = time.monotonic() + PATIENCE
+        while self.streams.blocks is not None and time.monotonic() < end:
+            for event in self.streams.blocks._queue.events():
+                if event.session_hash == session and event.fn._id == function:
+                    return event._id
+            await asyncio.sleep(PAUSE)
+        return None
