@@ -39,9 +39,10 @@ def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
     y, x = torch.meshgrid(
         torch.arange(height, device=frames.device), torch.arange(width, device=frames.device), indexing="ij"
     )
-    place = torch.stack([x, y], dim=-1) + rearrange(flow, "n c h w -> n h w c")
-    scale = place.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)])
-    return F.grid_sample(frames, place * scale - 1, mode=mode, padding_mode="border", align_corners=True)
+    x = (x + flow[:, 0]) * (2 / max(width - 1, 1)) - 1  # numbers, not a tensor of them: a GPU is not waited for
+    y = (y + flow[:, 1]) * (2 / max(height - 1, 1)) - 1
+    place = torch.stack([x, y], dim=-1)
+    return F.grid_sample(frames, place, mode=mode, padding_mode="border", align_corners=True)
 
 
 def carry(flow: Tensor) -> Tensor:
@@ -185,8 +186,8 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = flow.shape[-2:]
     if (height, width) == size:
         return flow
-    scale = flow.new_tensor([size[1] / width, size[0] / height])
-    return resize(flow, size) * scale[:, None, None]
+    x, y = resize(flow, size).unbind(dim=1)
+    return torch.stack([x * (size[1] / width), y * (size[0] / height)], dim=1)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -78,4 +78,6 @@ def test_what_cannot_be_measured_is_answered_with_one_sentence(clip, tmp_path):
 
 
 def test_shipped_models_have_a_prompt():
-    assert all(benchmark.clip_of(Path(f"{name}.safetensors")).is_file() for name in ("car-stt", "digits-stt", "other"))
+    assert all(
+        benchmark.clip_of(Path(f"{name}.safetensors")).is_file() for name in ("robot-stt", "digits-stt", "other")
+    )

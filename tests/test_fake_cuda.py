@@ -44,10 +44,22 @@ class CUDA(TorchFunctionMode):
                 raise RuntimeError("to waits for the GPU")
             if target[0].type == "cuda":
                 return torch.empty_like(args[0], device="cuda", dtype=dtypes[0])
+        if name == "__getitem__" and on_gpu:
+            index = [a.to("meta") if isinstance(a, Tensor) else a for a in flat_index(args[1])]
+            picked = torch.empty_like(args[0], device="meta")[*index]
+            return torch.empty(picked.shape, dtype=picked.dtype, device="cuda")
+        if name == "__invert__" and on_gpu:
+            return torch.bitwise_not(args[0])
+        if name == "__setitem__" and on_gpu:
+            return None
         if name in ("grid_sample", "grid_sampler"):  # has no shape function without a device
             assert args[0].device == args[1].device
             return args[0].new_empty(*args[0].shape[:2], *args[1].shape[1:3])
         return function(*args, **kwargs)
+
+
+def flat_index(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
 
 
 class FakeNoise:

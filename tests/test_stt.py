@@ -18,7 +18,7 @@ from stt.motion_tokens import MotionState, split_penalty
 from stt.optical_flow import warp
 from stt.sampler import SeededNoise
 from stt.transformer import Normal, PriorPosterior, SpaceTimeOutput, draw_mean
-from tests.conftest import TINY, TINY_CONFIGS, TINY_FLOWS, TINY_LAYERS, TINY_TOKENIZER, clips, lively
+from tests.conftest import TINY, TINY_CONFIGS, TINY_FLOWS, TINY_LAYERS, TINY_TOKENIZER, batch_of, built, clips, lively
 
 
 @pytest.mark.parametrize("name", [name for name, config in TINY_CONFIGS.items() if isinstance(config, STTConfig)])
@@ -420,3 +420,16 @@ def test_a_flow_of_whole_pixels_copies_pixels_exactly():
     frames = torch.rand(2, 3, 8, 8)
     flow = torch.tensor([1.0, -2.0])[:, None, None].expand(2, 2, 8, 8)
     torch.testing.assert_close(warp(frames, flow)[:, :, 2:, :-1], frames[:, :, :-2, 1:])
+
+
+def test_a_prepared_batch_has_its_optical_flow_and_the_same_loss(monkeypatch):
+    model = lively(built(TINY_CONFIGS["stt, flows from optical flow"])).train()
+    batch = batch_of(model, clips(model, 2, 4))
+    prepared = model.prepare(batch)
+    assert prepared.flow.shape == (2, 4, 2, 16, 16) and not prepared.flow[:, 0].any()
+    losses = []
+    for each in (batch, prepared):
+        torch.manual_seed(0)
+        losses.append(model.loss(each).total)
+        monkeypatch.setattr(model.tokens, "motion_of", None)
+    assert torch.equal(*losses)

@@ -131,7 +131,7 @@ def table(name: str, figures: dict[str, Any]) -> str:
 
 def clip_of(model: Path) -> Path:
     """A shipped clip from the world that a model knows."""
-    names = {"car": "turning-a-brick", "robot": "crowded-tray", "tabletop": "turning-a-brick"}
+    names = {"robot": "crowded-tray", "tabletop": "turning-a-brick"}
     path = CLIPS / f"{names.get(model.name.split('-')[0], 'four-falling')}.mp4"
     return path if path.is_file() else min(CLIPS.glob("*.mp4"))
 
