@@ -51,7 +51,7 @@ tabletop = TabletopDataConfig(frames=20)
 videos = VideoFolderConfig(frames=20)
 car = VideoFolderConfig(frames=20, stride=2)
 scenes = ScenesConfig(frames=12)
-radar = RadarConfig()
+radar = RadarConfig(frames=12)
 
 # ---- networks ----------------------------------------------------------------------------------------
 
@@ -105,6 +105,8 @@ scenes_stt_cpu = STTConfig(
     image_size=128, channels=3, patch=4, flows=2, flow_width=48, optical_flow=True, whole_frames=True, dim=160, heads=5,
     gaussian_grid=(0, 1, 0, 4), kl_weight=0.02, free_nats=3.0, context_frames=10,
 )  # fmt: skip
+
+radar_stt_cpu = replace(scenes_stt_cpu, scheduled_sampling=0.5)
 
 videos_vq = FrameVQConfig(channels=3, levels=(8,) * 12)
 videos_stt = STTConfig(channels=3, tokenizer=videos_vq, jitter=0.1, window=10)
@@ -215,6 +217,12 @@ PRESETS: dict[str, Preset] = {
         summary="STT with flows on generated scenes and on your own videos beside them, for clips of any kind. "
         "One CPU core, 60 minutes; not measured.",
         model=scenes_stt_cpu, data=scenes, training=replace(cpu_predictor, muon=False, lr=1.5e-3),
+    ),
+    "radar/stt/cpu": Preset(
+        summary="STT with flows on rain radar, ensemble nowcasts, from the weights of scenes/stt/cpu (--start-from). "
+        "One CPU core, 22 minutes; not measured.",
+        model=radar_stt_cpu, data=radar,
+        training=replace(cpu_predictor, minutes=22, lr=6e-4, final_lr=0.05, muon=False),
     ),
     "videos/frame_vq/cpu": Preset(
         summary="FrameVQ tokenizer on your own videos, colour, 64x64. Two CPU cores, 8 minutes; not measured.",
