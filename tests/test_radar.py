@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from train import evaluate
+from train import evaluate, predictor
 from train.data.radar import RadarConfig, RadarDataset, from_video, rain_of, read_composite, read_event, to_video
 from train.evaluation.nowcast import contingency, critical_success_index, crps
 
@@ -96,3 +96,19 @@ def test_the_baselines_are_scored_and_motion_beats_standing_still(folder, tmp_pa
     assert len(rows["crps copy"]) == 12 and (tmp_path / "s.png").stat().st_size
     assert rows["crps farneback"][3] < 0.7 * rows["crps copy"][3]
     assert rows["csi 0.5 mm/h farneback"][3] > rows["csi 0.5 mm/h copy"][3]
+
+
+def test_the_preset_learns_from_one_event_and_is_scored_as_an_ensemble_on_the_other(folder, tmp_path):
+    data, out = ["--data", str(folder), "--device", "cpu"], str(tmp_path / "run")
+    small = ["image_size=32", "patch=2", "dim=32", "heads=2", "depth=2", "flow_width=16", "gaussian_grid=(1, 2)"]
+    sets = [word for item in small for word in ("--set", item)]
+    predictor.main(
+        ["--preset", "radar/stt/cpu", *data, "--frames", "5", "--steps", "1", "--batch", "1", "--out", out, *sets]
+    )
+    words = ["--world", "radar", "--model", out, *data, "--prompts", "1", "--futures", "3"]
+    evaluate.main([*words, "--json", str(tmp_path / "s.json")])
+    scores = json.loads((tmp_path / "s.json").read_text())["nowcasts"]
+    rows = scores["per_horizon"]
+    assert "20170509, held out, 32x32" in scores["protocol"]
+    assert rows["crps guess"][0] < rows["crps copy"][0], "flows begin from the last motion"
+    assert len(rows["crps model"]) == 12 and all(value > 0 for value in rows["spread over error model"])
