@@ -25,7 +25,8 @@ from train.sheets import rows_of_frames
 
 AHEAD = 12  # frames: an hour
 THRESHOLDS = (0.5, 5.0)  # mm/h
-DRY = -15.0  # dB of rain, for what is below 0.1 mm/h, as pysteps has it
+LEAST = 0.1  # mm/h; less is dry in all nowcasts, as in those of pysteps
+DRY = -15.0  # dB of rain, for what is dry, as pysteps has it
 Ensembles = dict[str, Tensor]  # by name: (N, T, H, W) mm/h
 
 
@@ -87,7 +88,10 @@ class NowcastEvaluation(Evaluation):
         return self.measured(title + "the central half of each side; csi: at least half of the members", figures)
 
     def ensembles(self, prompt: Tensor) -> Ensembles:
-        """Nowcasts (N, 12, H, W) in mm/h of a prompt (5, H, W), by name; N is 1 of those that are one forecast."""
+        """Nowcasts (N, 12, H, W) in mm/h of a prompt (5, H, W), by name; N is 1 of those that are one forecast.
+
+        Less than 0.1 mm/h becomes 0: near black, a small error of a pixel would be rain everywhere.
+        """
         made, last = {}, prompt[-1].expand(1, AHEAD, -1, -1)
         if self.model:
             video = to_video(prompt[:, None]).repeat(1, self.channels, 1, 1).to(self.args.device)
@@ -98,7 +102,8 @@ class NowcastEvaluation(Evaluation):
                 made["guess"] = from_video(guess.mean(dim=2)).cpu()
         before = (to_video(prompt[-2:, None]) + 1) / 2
         made |= {"copy": last, "farneback": from_video(2 * carried_on(*before, AHEAD)[:, 0] - 1)[None]}
-        return made | pysteps_ensembles(prompt, self.args.futures, self.data.config.kilometres)
+        made |= pysteps_ensembles(prompt, self.args.futures, self.data.config.kilometres)
+        return {name: torch.where(rain < LEAST, 0.0, rain) for name, rain in made.items()}
 
 
 def central(rain: Tensor) -> Tensor:
@@ -148,7 +153,7 @@ def pysteps_ensembles(prompt: Tensor, members: int, kilometres: int) -> Ensemble
     except ImportError:
         return {}
     rain = prompt.numpy().astype(np.float64)
-    decibels = np.where(rain >= 0.1, 10 * np.log10(np.maximum(rain, 0.1)), DRY)
+    decibels = np.where(rain >= LEAST, 10 * np.log10(np.maximum(rain, LEAST)), DRY)
     with redirect_stdout(StringIO()):  # it reports every step
         velocity = motion.get_method("LK")(decibels[-3:], verbose=False)
         advected = nowcasts.get_method("extrapolation")(rain[-1], velocity, AHEAD)
@@ -161,5 +166,4 @@ def pysteps_ensembles(prompt: Tensor, members: int, kilometres: int) -> Ensemble
             )  # fmt: skip
         except (ValueError, RuntimeError):
             return made
-    rate = np.where(forecast >= -10.0, 10 ** (forecast / 10), 0.0)
-    return made | {"steps": torch.from_numpy(np.nan_to_num(rate)).float()}
+    return made | {"steps": torch.from_numpy(np.nan_to_num(10 ** (forecast / 10))).float()}
