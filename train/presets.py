@@ -220,7 +220,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "radar/stt/cpu": Preset(
         summary="STT with flows on rain radar, ensemble nowcasts, from the weights of scenes/stt/cpu (--start-from). "
-        "One CPU core, 22 minutes; not measured.",
+        "One CPU core, 22 minutes. Measured: 21 minutes, 151 steps: CRPS 0.061 mm/h 15 minutes ahead (STEPS: 0.046).",
         model=radar_stt_cpu, data=radar,
         training=replace(cpu_predictor, minutes=22, lr=6e-4, final_lr=0.05, muon=False),
     ),
