@@ -5,8 +5,9 @@ sources under masks that add up to 1. Sources are the last frame as it stands, t
 several flows, the prompt's first frame, which shows what was hidden since, and pixels decoded anew. Where they have a
 convolutional LSTM, we have the space-time transformer.
 
-With `optical_flow`, flows begin from the last motion carried on, so that untrained networks let things go on as they
-went. Flows and masks apply to frames of any size: the network reads them with image_size pixels on the longer side.
+With `optical_flow`, flows begin from the last motion, carried on by splatting, so that untrained networks let things go
+on as they went. Flows and masks apply to frames of any size: the network reads them with image_size pixels on the longer
+side. In prediction, pixels that are copied from frame to frame are taken from the last true frame, and stay sharp.
 
 Where the config names actions, chance lies in them: a mixture density network over the next action, the policy, is
 sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers.
