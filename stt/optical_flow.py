@@ -68,7 +68,7 @@ def carry(flow: Tensor) -> Tensor:
     sums = sums.unflatten(2, (height, width))
     coverage = sums[:, 3:].clamp(max=1)
     moved = sums[:, 1:3] / sums[:, :1].clamp(min=1e-6)
-    return torch.cat([torch.where(coverage > 0.3, moved, flow), coverage], dim=1)
+    return torch.cat([torch.lerp(flow, moved, (3 * coverage).clamp(max=1)), coverage], dim=1)
 
 
 def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:
