@@ -5,11 +5,15 @@ sources under masks that add up to 1. Sources are the last frame as it stands, t
 several flows, the prompt's first frame, which shows what was hidden since, and pixels decoded anew. Where they have a
 convolutional LSTM, we have the space-time transformer.
 
-With `optical_flow`, flows begin from the last motion carried on, so that untrained networks let things go on as they
-went. Flows and masks apply to frames of any size: the network reads them with image_size pixels on the longer side.
+With `optical_flow`, flows begin from the last motion, carried on by splatting, so that untrained networks let things
+go on as they went. Flows and masks apply to frames of any size: the network reads them with image_size pixels on the
+longer side. In prediction, pixels that are copied from frame to frame are taken from the last true frame, and stay
+sharp.
 
 Where the config names actions, chance lies in them: a mixture density network over the next action, the policy, is
-sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers.
+sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers and, with `optical_flow`,
+by a growth of each future's motion from frame to frame: velocities are perturbed as in STEPS (Bowler, Pierce and Seed
+2006).
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean
 
 TOKEN = 4  # patches a side of a token
 DETAIL = 2  # flows and masks a side of a patch
+GROWTH = 0.06  # standard deviation of the logarithm of a future's growth of motion a frame
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
@@ -51,6 +56,7 @@ class FlowState(NamedTuple):
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
     condition: Condition
+    growth: Tensor | None = None  # (B, 1, 1, 1) of each future's motion, from frame to frame
     num_frames: int = 0  # of the future so far
 
 
@@ -316,7 +322,11 @@ class FlowTokens(nn.Module):
                 return prior.mean
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
-        cache = state.cache.expand(n) if state.cache else None
+        cache, growth = state.cache.expand(n) if state.cache else None, state.growth
+        if motion is not None and not self.num_actions and sampling.temperature:
+            if growth is None:
+                growth = (GROWTH * sampling.temperature * noise.normal(1, 1, 1)).exp()
+            motion = torch.cat([growth[:, None] * motion[:, :, :2], motion[:, :, 2:]], dim=2)
         origin = Origin(*(part.expand(n, *part.shape[1:]) for part in state.origin))
         out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache, origin=origin)
         video = out.video.clamp(-1, 1)
@@ -329,6 +339,7 @@ class FlowTokens(nn.Module):
             origin=out.origin,
             action=action,
             cache=out.cache,
+            growth=growth,
             num_frames=state.num_frames + 1,
         )
 

@@ -49,8 +49,8 @@ def carry(flow: Tensor) -> Tensor:
     """The flow of the next frame if all that moves keeps its velocity, and its coverage: (N, 2, H, W) -> (N, 3, H, W).
 
     Softmax splatting (arXiv 2003.05534): each pixel takes its flow along; of several that arrive at a place the fastest
-    counts most. Coverage, up to 1, says how many arrive. Where none does, something is uncovered; the flow there goes
-    to where a pixel would have come from.
+    counts most. Coverage, up to 1, says how many arrive. Where none does, something is uncovered; the flow there
+    stays that of what has left, which leads to what lies behind it.
     """
     n, _, height, width = flow.shape
     y, x = torch.meshgrid(*(torch.arange(side, device=flow.device) for side in (height, width)), indexing="ij")
@@ -68,7 +68,7 @@ def carry(flow: Tensor) -> Tensor:
     sums = sums.unflatten(2, (height, width))
     coverage = sums[:, 3:].clamp(max=1)
     moved = sums[:, 1:3] / sums[:, :1].clamp(min=1e-6)
-    return torch.cat([torch.where(coverage > 0.3, moved, warp(flow, flow, "bilinear")), coverage], dim=1)
+    return torch.cat([torch.lerp(flow, moved, (3 * coverage).clamp(max=1)), coverage], dim=1)
 
 
 def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:

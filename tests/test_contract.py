@@ -134,11 +134,11 @@ def test_temperature_zero_ignores_the_seed():
 
 def test_a_future_alone_equals_the_same_future_in_a_batch():
     for name, model in families():
-        context = clips(model)[0]
-        together = stt.predict(model, context, 4, seeds=[3, 11, 4])
-        close(
-            together[1], stt.predict(model, context, 4, seeds=[11])[0], name, 1e-3 if "optical flow" in name else 1e-4
-        )  # far warps
+        context, frames = clips(model)[0], 4
+        if "optical flow" in name:
+            frames = 2  # random warps make rounding errors ten times larger every frame
+        together = stt.predict(model, context, frames, seeds=[3, 11, 4])
+        close(together[1], stt.predict(model, context, frames, seeds=[11])[0], name, 2e-4)
 
 
 def test_a_short_rollout_is_the_beginning_of_a_longer_one_and_the_window_slides():

@@ -24,6 +24,7 @@ PROMPTS = {  # by model: the example clip whose first frames it continues
     "digits-timesformer": "pair-crossing",
     "digits-transframer": "four-falling",
     "digits-videogpt": "four-falling",
+    "motion-stt": "turning-a-brick",
     "robot-stt": "crowded-tray",
     "tabletop-layered": "turning-a-brick",
 }

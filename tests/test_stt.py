@@ -388,6 +388,19 @@ def test_with_optical_flow_an_untrained_model_carries_motion_on_at_the_size_of_t
     assert moved < 0.35 * still, (moved, still)
 
 
+def test_futures_from_optical_flow_go_at_speeds_of_their_own_and_at_temperature_zero_as_before():
+    config = TINY_CONFIGS["stt, flows from optical flow"].to_dict() | {"image_size": 48, "gaussian_grid": (0, 0)}
+    model, noise = STT(STTConfig.from_dict(config)).eval(), torch.rand(1, 3, 12, 24)
+    picture = F.interpolate(noise, size=(48, 96), mode="bilinear")[0] * 2 - 1
+    context = torch.stack([picture[:, :, 2 * k : 2 * k + 48] for k in range(4)])  # it goes left by 2 pixels a frame
+    true = torch.stack([picture[:, :, 2 * k : 2 * k + 48] for k in range(4, 12)])[..., 8:24]
+    still = stt.predict(model, context, 8, Sampling(temperature=0.0), seeds=[0, 1])[..., 8:24]
+    assert torch.equal(still[0], still[1]) and (still[0] - true).abs().mean() < 0.2
+    futures = stt.predict(model, context, 8, seeds=range(6))[..., 8:24]
+    errors = (futures - true).abs().mean(dim=(2, 3, 4))
+    assert (errors[:, 0] < 0.2).all() and errors[:, -1].max() > 2 * errors[:, -1].min()
+
+
 def test_a_policy_does_not_learn_from_clips_off_policy():
     model, actions = STT(TINY_FLOWS), torch.rand(2, 4, 1) * 2 - 1
     batch = Batch(torch.rand(2, 4, 3, 16, 16) * 2 - 1, actions)
