@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 import stt
@@ -124,3 +125,27 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
     assert "motion" in str(shown[0]) and shown != verdicts.follow(ME, *values_of(patterns[1], "motion"))
     for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
         assert choice(clip, model) is None, (clip, model)  # another model knows it, and the visitor's own choice
+
+
+def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_picture(
+    shipped, patterns, page, any_clip, monkeypatch
+):
+    models = {name: shipped[name] for name in ("digits-stt", "tabletop-layered")} | {"motion": any_clip}
+    upload = page.uploads / patterns[0].name
+    upload.write_bytes(patterns[0].read_bytes())
+    for copy, chosen in ((0.03, None), (0.05, "motion")):
+        checks = {
+            "digits-stt": SelfCheck(0.1, 0.03), "tabletop-layered": SelfCheck(0.02, 0.025),
+            "motion": SelfCheck(0.03, copy),
+        }  # fmt: skip
+
+        def check(self, request, checks=checks):
+            yield gr.skip()
+            return checks[request.model]
+
+        monkeypatch.setattr(Verdicts, "_check", check)
+        verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
+        *_, (text, name) = verdicts.check_new(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
+        assert name == chosen if chosen else "Use tabletop-layered" in text, (copy, text, name)
+        *_, text = verdicts.check(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
+        assert f"Use {chosen or 'tabletop-layered'}" in text

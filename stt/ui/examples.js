@@ -30,6 +30,7 @@ element.addEventListener("click", (event) => {
     return open(tabs.indexOf(node));
   }
   if (node.dataset.model) return trigger("model", { model: node.dataset.model });
+  for (const one of element.querySelectorAll(".example")) one.setAttribute("aria-pressed", one === node); // before the server answers
   trigger("choose", { number: Number(node.dataset.number) });
   window.dispatchEvent(new Event("stt-example"));
 });

@@ -144,7 +144,7 @@ def _action(models: Mapping[str, Predictor]) -> tuple[gr.Checkbox, list[gr.Slide
     default = next(iter(models.values()))
     with gr.Column(elem_id="steering"):
         steer = gr.Checkbox(
-            False, label="Steer", info="Choose what the robot or the camera does", visible=bool(action_axes(default)),
+            False, label="Steer", info="Choose what the robot or the pusher does", visible=bool(action_axes(default)),
             elem_id="steer",
         )  # fmt: skip
         axes = [

@@ -110,7 +110,7 @@ function endPrediction() { // by Stop or by an error: the frames so far stay and
   if (current?.state !== "running") return void (status.textContent = current?.status || "");
   const count = done(current), { id, frames } = current;
   current = count ? { ...current, state: "stopped", status: `Stopped after ${count} of ${frames} frames`, frames: count, ending_frames: 0 }
-    : { ...current, state: "ready", status: "", names: current.names.map((_, k) => `future ${k + 1}`) };
+    : { ...current, state: "ready", status: "Stopped before the first frame", names: current.names.map((_, k) => `future ${k + 1}`) };
   if (count) completeStopped(id, frames);
   t = 0;
   setPlaying(!still);

@@ -1,6 +1,6 @@
 """Tells a visitor before Predict whether the chosen model knows such clips, and which one does best on this clip.
 
-A new clip that no model knows goes to the model for any clip, where there is one.
+A new clip that no model knows, or that the model for any clip predicts better than they, goes to that one.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ class Verdicts:
             sentence = _reason(request.model, own, model.card)
             yield _text(f"{sentence} The other models are tried …", bad=True)
             best = yield from self._best(request)
-            if best:
-                button = f'<button type="button" data-event="model" data-model="{escape(best)}">'
-                yield _text(f"{sentence} {button}Use {escape(best)}</button>, which does best on them.", bad=True)
-                return None
             for name, other in backend.models.items():
-                if other.whole_frames:
+                if other.whole_frames and (best is None or (yield from self._closer(request, name, best))):
+                    yield _text(f"{sentence} {_use(name)}, which takes any clip.", bad=True)
                     return str(request.clip), request.model, name
+            if best:
+                yield _text(f"{sentence} {_use(best)}, which does best on them.", bad=True)
+                return None
             yield _text(f"{sentence} No model here does.{TRAIN}", bad=True)
         except (RequestError, VideoError, ValueError):
             yield ""  # the preview says what is wrong with the clip
@@ -126,10 +126,25 @@ class Verdicts:
         for name, model in models.items():
             if name == request.model or model.whole_frames or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:
                 continue
-            check = yield from self._check(replace(request, model=name, labels=(), action=(), between=False))
+            check = yield from self._check(_other(request, name))
             if check is not None and check.passes(model.card):
                 errors[name] = check.error
         return min(errors, key=errors.__getitem__, default=None)
+
+    def _closer(self, request: Request, name: str, other: str) -> Generator[Any, None, bool]:
+        """Whether a model beats a still picture by more than another does. Their frames differ: whole, or squares."""
+        one = yield from self._check(_other(request, name))
+        two = yield from self._check(_other(request, other))
+        return one is not None and two is not None and one.ratio < two.ratio
+
+
+def _other(request: Request, model: str) -> Request:
+    """The same clip for another model."""
+    return replace(request, model=model, labels=(), action=(), between=False)
+
+
+def _use(model: str) -> str:
+    return f'<button type="button" data-event="model" data-model="{escape(model)}">Use {escape(model)}</button>'
 
 
 def _text(sentence: str, bad: bool = False) -> str:
