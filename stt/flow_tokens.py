@@ -37,7 +37,7 @@ from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean
 
 TOKEN = 4  # patches a side of a token
 DETAIL = 2  # flows and masks a side of a patch
-GROWTH = 0.06  # standard deviation of the logarithm of a future's growth of motion a frame
+GROWTH = 0.12  # standard deviation of the logarithm of a future's growth of motion a frame
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat

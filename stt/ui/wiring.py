@@ -45,6 +45,9 @@ LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((l
 # sliders -> action, as many as the model has axes; and action -> sliders
 ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
 SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
+# Predict waits for an example that is on its way, so that it does not take the clip before
+HOLD = "() => ({ __type__: 'update', interactive: false })"
+RELEASE = "() => ({ __type__: 'update', interactive: document.querySelector('#stop')?.disabled ?? true })"
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
@@ -74,7 +77,9 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     control, models = page.controls, callbacks.backend.models
     clip, model, stage = control["clip"], control["model"], _stage(page)
     for event in (page.examples.choose, page.knows.example):
-        event(callbacks.example, None, [page.pending, *stage], **QUICK)
+        event(None, None, page.predict, js=HOLD, **PRIVATE)
+        shown = event(callbacks.example, None, [page.pending, *stage], **QUICK)
+        shown.then(None, None, page.predict, js=RELEASE, **PRIVATE)
     for event in (page.examples.model, page.verdict.model):
         event(_model_of, None, model, **QUICK).then(callbacks.change_model, page.settings, stage, **PREVIEW)
     clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
