@@ -106,6 +106,8 @@ def choose_example(page, number: int = 0) -> None:
     node = page.locator("#examples .example").nth(number)
     node.click()
     wait_for(lambda: node.get_attribute("aria-pressed") == "true")
+    page.wait_for_timeout(200)  # until Predict waits for the example
+    page.wait_for_selector("#predict:enabled")
     page.wait_for_selector(STATE.format("done"))
 
 
