@@ -140,7 +140,7 @@ def mistakes(every: int = 1) -> Outcome:
             done = subprocess.run(
                 [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
             )
-            lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("usage:")]
+            lines = [line for line in done.stderr.strip().splitlines() if not line.startswith(("usage:", " "))]
             fine = done.returncode not in (0, -6) and "Traceback" not in done.stderr and len(lines) <= 4
             outcome.check(fine, f"{' '.join(words)}: {done.returncode} {lines[-1:]}")
     return outcome
