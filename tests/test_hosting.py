@@ -22,7 +22,7 @@ from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.connections import close_idle
 from stt.ui.costs import Costs
 from stt.ui.fair_queue import PLACES, FairQueue, address_of
-from stt.ui.streams import PER_ADDRESS, StreamCount, Streams
+from stt.ui.streams import PER_ADDRESS, StreamCount, Streams, network_of
 
 
 class Function:
@@ -99,6 +99,36 @@ def test_whoever_computed_least_goes_first():
         polite = await visitors.ask("polite")
         visitors.queue.usage.add("greedy", 30)
         assert [visitors.next() for _ in range(4)] == [polite, *greedy, None]
+
+    asyncio.run(visit())
+
+
+def test_an_address_with_one_request_goes_before_one_with_several_until_it_has_computed_much_more():
+    async def visit():
+        for seconds, first in ((0, True), (5, True), (20, False)):
+            visitors = Visitors()
+            several = [await visitors.ask("greedy", "5.5.5.5") for _ in range(3)]
+            one = await visitors.ask("polite", "6.6.6.6")
+            visitors.queue.usage.add(network_of("6.6.6.6"), seconds)
+            assert visitors.next() == (one if first else several[0]), seconds
+
+    asyncio.run(visit())
+
+
+def test_computing_costs_only_where_others_waited_for_it(monkeypatch):
+    async def visit():
+        async def processed(self, *_, **__):
+            pass
+
+        monkeypatch.setattr(fair_queue.Queue, "process_events", processed)
+        for others, counted in ((False, False), (True, True)):
+            visitors = Visitors()
+            await visitors.ask("me")
+            events, *_ = visitors.queue.get_events()
+            if others:
+                await visitors.ask("another", "7.7.7.7")
+            await visitors.queue.process_events(events, False, 0.0)
+            assert (visitors.queue.usage.at(time.monotonic(), "me") > 0) == counted
 
     asyncio.run(visit())
 

@@ -26,11 +26,12 @@ from stt.ui.streams import Streams, network_of
 PLACES = 3  # predictions of one client: 1 that runs and 2 that wait; as many previews for each that may run at once
 SETTLING = 1.0  # seconds that a client may take between asking and listening before others get its place
 ABANDONED = 30.0  # seconds after which a request that nobody listens to is dropped
+ANOTHER = 5.0  # seconds of computing that each further request of an address counts as
 HALF_LIFE = 60.0  # seconds in which computing that was used counts half
 
 
 class Usage:
-    """Recent seconds of computing by name; older ones count less."""
+    """Recent seconds of computing that others waited for, by name; older ones count less."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, tuple[float, float]] = {}
@@ -128,17 +129,23 @@ class FairQueue(Queue):
 
     def _rank(self, now: float, event: Event) -> tuple[float, ...]:
         client, address = names_of(event)
-        return self.usage.at(now, address), self.usage.at(now, client), event.enqueue_time
+        others = sum(names_of(other)[1] == address for other in self.events()) - 1
+        return self.usage.at(now, address) + ANOTHER * others, self.usage.at(now, client), event.enqueue_time
 
     async def process_events(self, events: list[Event], *arguments: Any, **options: Any) -> None:
-        began = time.monotonic()
+        began, contended = time.monotonic(), self._keeps_waiting(events[0])
         try:
             await super().process_events(events, *arguments, **options)
         finally:
-            for name in set(names_of(events[0])):
-                self.usage.add(name, time.monotonic() - began)
+            if contended or self._keeps_waiting(events[0]):  # what nobody waited for costs nobody
+                for name in set(names_of(events[0])):
+                    self.usage.add(name, time.monotonic() - began)
 
     # ---- helpers -----------------------------------------------------------------------------------------
+
+    def _keeps_waiting(self, event: Event) -> bool:
+        """Whether a request of another client waits."""
+        return any(names_of(other)[0] != names_of(event)[0] for other in self._waiting())
 
     def _waiting(self) -> list[Event]:
         return [event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue]
