@@ -41,6 +41,11 @@ class Probe(NamedTuple):
     interlaced: bool
     seconds: float | None  # of the whole file, as it claims
 
+    @property
+    def aspect(self) -> float:
+        """Width / height of the picture."""
+        return self.width * self.pixel_aspect / self.height
+
 
 def probe(path: str | Path, *, limits: Limits = LIMITS) -> Probe:
     """Checks a file and decodes one frame only. Raises `VideoError`.
