@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stt.models.stt import STT
 from tests.browser_fixtures import (
     DROP,
     STATE,
@@ -33,7 +34,8 @@ from tests.browser_fixtures import (
     wait_for,
     wait_for_address,
 )
-from tests.ui_fixtures import moving_dot, served
+from tests.conftest import TINY, lively
+from tests.ui_fixtures import any_clip_model, moving_dot, served, ship
 from tests.video_fixtures import make
 
 pytestmark = pytest.mark.browser
@@ -144,6 +146,26 @@ def test_whoever_uploads_is_told_before_predict_whether_the_model_knows_such_cli
     wait_for(lambda: re.search(r"Use \w+|own videos", page.locator("#verdict").inner_text()))
     choose_example(page, 0)
     wait_for(lambda: page.locator("#verdict .verdict").count() == 0)
+
+
+def test_an_upload_that_is_not_square_shows_at_once_as_the_model_for_any_clip_sees_it(chromium, tmp_path):
+    examples, models = (
+        [moving_dot(tmp_path / "one.mp4")],
+        {"tiny": lively(STT(TINY)).eval(), "motion": any_clip_model()},
+    )
+    with served(tmp_path, models, examples, ship(models, examples, tmp_path)) as running:
+        page, complaints = new_tab(chromium, running)
+        visit(page, running)
+        size = "(({ width, height }) => [width, height])(document.querySelector('.player .panel canvas'))"
+        page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "wide.mp4", frames=12, width=48))
+        page.wait_for_selector(STATE.format("ready"))
+        assert page.evaluate(size) == [48, 32]
+        page.get_by_text("of which tiny would see only a square").wait_for()
+        assert "motion" in page.get_by_label("Model", exact=True).input_value()
+        page.get_by_role("button", name="Use tiny").click()
+        wait_for(lambda: page.evaluate(size) == [16, 16])
+        page.context.close()
+    assert complaints == []
 
 
 def test_an_upload_made_while_the_page_opens_stays_and_is_predicted(chromium, running, tmp_path):
