@@ -214,6 +214,7 @@ def test_digits_are_imagined_without_a_clip_and_their_settings_travel(page, runn
     page.wait_for_selector(STATE.format("done"))
     assert all("3" in name for name in names(page)) and "imagined" in facts(page)
     assert result(page)["settings"]["labels"] == [3]
+    assert page.locator(".player .clip .name").inner_text() == "no clip"
     address = page.url
     page.goto(address)
     page.wait_for_selector("#predict")

@@ -197,6 +197,13 @@ def test_an_example_that_is_shown_leaves_what_the_visitor_changes_while_its_clip
     assert page.choose(page.upload(), pending=answer.pending, **PLAIN).player["state"] == "ready"
 
 
+def test_a_result_without_chance_leaves_the_number_of_futures_to_the_next_model(page):
+    result = page.results.get("example-0--tiny")
+    result.report["stochastic"] = False
+    answer = page.choose(page.examples[0], **PLAIN | {"futures": 4})
+    assert answer.player["state"] == "done" and not {"futures", "seed", "temperature"} & answer.controls.keys()
+
+
 def test_with_own_weights_only_examples_that_they_know_are_shown(page):
     models = {"mine": page.models["other"]}
     assert find_examples(page.examples, models, page.results.shipped) == []

@@ -157,7 +157,8 @@ class Callbacks:
         settings = {"prompt_frames": prompt.start, "frames": request.frames}
         if result is None:
             return prompt_value(prompt, request), start_value(prompt, request), *updates(settings)
-        settings |= {name: result.report["settings"][name] for name in SHOWN}
+        shown = SHOWN if result.report["stochastic"] else ("frames",)  # else the next model would draw one future
+        settings |= {name: result.report["settings"][name] for name in shown}
         controls = updates(settings)
         controls[-1] = gr.skip()  # the next prediction has new seeds, as before
         return result_value(result, precomputed=True), start_value(prompt, request), *controls
