@@ -44,6 +44,11 @@ class Probe(NamedTuple):
     transparent: bool  # of a codec that has an alpha channel only where it is used
     seconds: float | None  # of the whole file, as it claims
 
+    @property
+    def aspect(self) -> float:
+        """Width / height of the picture."""
+        return self.width * self.pixel_aspect / self.height
+
 
 def probe(path: str | Path, *, limits: Limits = LIMITS) -> Probe:
     """Checks a file and decodes one frame only. Raises `VideoError`.

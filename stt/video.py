@@ -113,7 +113,7 @@ def read_clip(
     frames = frames.reshape(decoded, height, width, channels)
     used = min(decoded, most, decoded if fps else _frames_within(times, limits.clip_seconds, decoded))
     source_fps = _source_rate(log, times[:used], source.fps, fps, whole=decoded <= most)
-    aspect = source.width * source.pixel_aspect / source.height
+    aspect = source.aspect
     return Clip(
         video=_to_video(frames[:used:stride]),
         fps=min(max((fps or source_fps) / stride, limits.min_fps), limits.max_fps),
