@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,7 +21,7 @@ from starlette.routing import WebSocketRoute
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
 from stt.prediction import DEADLINE
-from stt.results import Result, ResultStore
+from stt.results import ResultStore, ShippedResult
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cancels import EarlyCancels
@@ -68,13 +67,12 @@ def load_models(sources: Sequence[str], device: torch.device | str, *, compile: 
     return models
 
 
-def load_results(files: Sequence[Path]) -> dict[str, Result]:
+def load_results(files: Sequence[Path]) -> dict[str, ShippedResult]:
     """Results that ship with the app, by the names of their files; an unreadable one is reported and left out."""
     results = {}
     for path in files:
         try:
-            result = Result.load(path)
-            results[path.stem] = replace(result, report=result.report | {"id": path.stem})
+            results[path.stem] = ShippedResult.read(path)
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             print(f"left out {path.name}: {error}", file=sys.stderr)
     return results
