@@ -216,6 +216,8 @@ def test_one_click_compares_all_models_of_a_world(page):
     wait_for(lambda: len(names(page)) == 2)
     assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
+    wait_for(lambda: facts(page).startswith("tiny"))  # of the model that the page names as chosen
+    assert "tiny" in page.get_by_label("Model", exact=True).input_value()
     predict(page)
     assert len(names(page)) == 3 and not any("·" in name for name in names(page))
     choose_model(page, "gaps")

@@ -54,6 +54,15 @@ window.say = (clip) => {
 };"""
 
 
+HOLD_OPENING = """const asked = window.fetch, held = new Promise((go) => { window.open_page = go; });
+window.fetch = async (...request) => {
+  const opens = window.gradio_config?.dependencies.find((one) => one.targets.some(([, name]) => name === "load"))?.id;
+  const body = request[1]?.body;
+  if (typeof body === "string" && JSON.parse(body).fn_index === opens) await held;
+  return asked(...request);
+};"""
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     with served(tmp_path_factory.mktemp("app")) as app:
@@ -129,12 +138,32 @@ def test_one_dice_draws_a_new_seed_for_each_prediction_and_a_typed_seed_stays(pa
 
 
 def test_whoever_uploads_is_told_before_predict_whether_the_model_knows_such_clips(page, tmp_path):
-    assert page.locator("#verdict p").count() == 0  # an example needs no verdict
+    assert page.locator("#verdict .verdict").count() == 0  # an example needs no verdict
     upload(page, make(tmp_path / "pattern.mp4", source="testsrc2=s=64x64:r=10:d=2"))
     page.get_by_text("does not know such clips").wait_for()
     wait_for(lambda: re.search(r"Use \w+|own videos", page.locator("#verdict").inner_text()))
     choose_example(page, 0)
-    wait_for(lambda: page.locator("#verdict p").count() == 0)
+    wait_for(lambda: page.locator("#verdict .verdict").count() == 0)
+
+
+def test_an_upload_made_while_the_page_opens_stays_and_is_predicted(chromium, running, tmp_path):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(HOLD_OPENING)
+    page.goto(running.url)
+    page.wait_for_selector("#clip input[type=file]", state="attached")
+    page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "mine.mp4", frames=4))
+    page.get_by_text("Uploading mine.mp4").wait_for()
+    page.wait_for_timeout(500)
+    assert page.locator("#predict").is_disabled()  # there is no clip yet
+    page.evaluate("open_page()")
+    page.wait_for_selector(STATE.format("ready"))
+    page.wait_for_selector("#predict:enabled")
+    wait_for(lambda: page.locator("#examples [aria-pressed=true]").count() == 0)
+    assert page.evaluate("document.querySelector('.player .panel').innerText") == "clip"
+    predict(page)
+    assert result(page)["clip"] == "mine" and result(page)["settings"]["prompt_frames"] == 4
+    page.context.close()
+    assert complaints == []
 
 
 def test_a_bad_file_leaves_the_clip_and_says_one_thing(page, tmp_path):
@@ -211,6 +240,10 @@ def test_it_fits_every_screen_in_both_themes_and_the_stage_uses_the_window(page,
         assert (page.evaluate(bright) > 128) == (theme == "light")
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         assert page.locator(".player .panel canvas").first.bounding_box()["width"] >= least
+        boxes = [page.locator(part).bounding_box() for part in ("#clip", "#predict")]
+        assert 0 <= boxes[1]["y"] - boxes[0]["y"] - boxes[0]["height"] < 20  # Predict stands directly under the clip
+        if size[0] <= 860:
+            assert boxes[1]["y"] < page.locator(".player").bounding_box()["y"]
         if size[0] > 860:
             bottom = page.locator(".player .bar").bounding_box()
             assert bottom["y"] + bottom["height"] <= size[1] and height(page) <= size[1] + 120

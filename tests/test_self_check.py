@@ -9,14 +9,13 @@ import gradio as gr
 import pytest
 
 import stt
-from stt.models.stt import STT, STTConfig
 from stt.request import Request
 from stt.self_check import MIN_FRAMES, SelfCheck, self_check
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.verdict import Verdicts
 from tests.page_fixtures import ME, values
-from tests.ui_fixtures import moving_dot
+from tests.ui_fixtures import any_clip_model, moving_dot
 from tests.video_fixtures import PLAIN, make
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -30,12 +29,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def any_clip():
-    """An untrained model that lets things go on as they went, in frames of any size."""
-    config = STTConfig(
-        image_size=32, channels=3, patch=4, flows=1, flow_width=16, optical_flow=True, whole_frames=True, dim=16,
-        depth=1, heads=1, gaussian_grid=(0,), context_frames=4,
-    )  # fmt: skip
-    return STT(config).eval()
+    return any_clip_model()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +115,7 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
     *_, text = verdicts.check(*values_of(patterns[0], "motion"))
     assert "motion</b> predicts this clip, as <b>digits-stt</b> does not know such clips" in text
     figures = r"Tried on the last 4 frames, its error is \d+ % below a still picture's|no closer than a still"
-    assert re.search(figures, text), text
+    assert re.search(figures, text) and "train.predictor --preset videos/stt/cpu" in text, text
     shown = verdicts.follow(ME, *values_of(patterns[0], "motion"))
     assert "motion" in str(shown[0]) and shown != verdicts.follow(ME, *values_of(patterns[1], "motion"))
     for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
@@ -152,7 +146,9 @@ def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_p
         assert f"Use {chosen or 'tabletop-layered'}" in text
 
 
-def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(page, patterns, shipped, any_clip, monkeypatch):
+def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
+    page, patterns, shipped, any_clip, monkeypatch
+):
     """A model that beats a still picture on a clip of another kind is no model that knows it."""
     models = {**{name: shipped[name] for name in ("digits-stt", "tabletop-layered")}, "motion": any_clip}
     upload = page.uploads / patterns[0].name

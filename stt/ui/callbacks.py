@@ -50,12 +50,14 @@ class Callbacks:
         """A new clip: (pending, player, start, *settings, new_seed). A video that this app made brings its settings.
 
         pending: settings of a link, a result or the history for the clip that is coming. Its "clip" names the clip
-        that they were for, since Gradio may report one change twice. A file that is no video leaves the last clip. An
-        upload may bring another model, see `model_for`.
+        that they were for, since Gradio may report one change twice; "shown" says that the page shows it already. A
+        file that is no video leaves the last clip. An upload may bring another model, see `model_for`.
         """
         if values[0] is None:
             player = gr.skip() if pending.pop("stay", False) else EMPTY
             return {} if "clip" in pending else pending, player, hidden(), *updates({})
+        if pending.get("shown") and pending["clip"] == path_of(values[0]):
+            return pending, gr.skip(), gr.skip(), *updates({})  # what the visitor has changed since then stays
         with plain_errors():
             request = self.request(*changed(values, seed=0, prompt_frames=0))
             before = existing(Path(pending["clip"])) if "clip" in pending else None
@@ -77,7 +79,7 @@ class Callbacks:
         return {"clip": str(request.clip)}, *shown
 
     def model_for(self, request: Request) -> str:
-        """The model's name; of an upload that is not square, of which it would see a part only, one for whole frames."""
+        """The request's model, or one for whole frames where it would see only a square of an upload."""
         models, own = self.backend.models, models_of_whole_frames(self.backend.models)
         if request.clip is None or request.clip in self.backend.examples or request.labels or request.fit != "auto":
             return request.model
@@ -186,7 +188,7 @@ class Callbacks:
         player, start, *_ = self._show(visitor, values, settings)
         controls = updates(settings, clip=str(one.clip))
         controls[-1] = gr.skip()
-        return {**settings, "clip": str(one.clip)}, player, start, *controls
+        return {"clip": str(one.clip), "shown": True}, player, start, *controls
 
     # ---- results and links ---------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ function showMeasures() {
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
         ...(several ? futures.map((line) => ["faint", start, line]) : []),
-        ["future", start, mean, several ? "mean" : "future"], ...compared],
+        ["future", start, mean, several ? "average" : "future"], ...compared],
         null, name === "ssim" ? Math.min(...futures.flat(), ...compared.flatMap((line) => line[2])) : 0);
     }
   }

@@ -22,9 +22,10 @@ from stt.video import VideoError
 MAX_CLIPS = 1000  # whose checks are remembered
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
-    "<br>To train one on your own videos, in a copy of this project (about 40 minutes on two cores):<br>"
-    "<code>python -m train.predictor --preset videos/stt/cpu <span>--data FOLDER</span> <span>--fps 10</span> "
-    "<span>--out runs/own</span></code>"
+    "<details><summary>Train a model on your own videos</summary>"
+    "About 40 minutes on two cores, in a copy of this project:<br>"
+    "<code>python -m train.predictor --preset videos/stt/cpu "
+    "<span>--data FOLDER</span> <span>--fps 10</span> <span>--out runs/own</span></code></details>"
 )
 
 
@@ -102,15 +103,20 @@ class Verdicts:
         """What to expect of a model for any clip, by the clip's own last frames."""
         switch, why, back = self.callbacks.switched.get(str(request.clip)), "", ""
         if switch and switch.after == request.model:
-            what = "would see only a square of it" if switch.by_shape else "does not know such clips"
-            why, back = f", as {_name(switch.before)} {what}", f" {_use(switch.before)}" * switch.by_shape
-        text = f"{_name(request.model)} predicts this clip{why}: it carries on what moves, in any clip."
-        if check is None:
-            return text + back
-        if check.ratio > WORSE:
-            return f"{text} But tried on the last {HELD_BACK} frames, it is no closer than a still picture.{back}"
-        less = 100 * (1 - check.ratio)
-        return f"{text} Tried on the last {HELD_BACK} frames, its error is {less:.0f} % below a still picture's.{back}"
+            before = _name(switch.before)
+            why = (
+                f", of which {before} would see only a square"
+                if switch.by_shape
+                else f", as {before} does not know such clips"
+            )
+            back = f" {_use(switch.before)}" * switch.by_shape
+        text = f"{_name(request.model)} predicts this clip{why}. It carries on what moves, in any clip."
+        if check is not None and check.ratio > WORSE:
+            text += f" But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
+        elif check is not None:
+            less = 100 * (1 - check.ratio)
+            text += f" Tried on the last {HELD_BACK} frames, its error is {less:.0f} % below a still picture's."
+        return text + back + TRAIN
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
@@ -161,7 +167,7 @@ def _use(model: str) -> str:
 
 
 def _text(sentence: str, bad: bool = False) -> str:
-    return f'<p class="verdict{" bad" * bad}" role="status">{sentence}</p>'
+    return f'<div class="verdict{" bad" * bad}" role="status">{sentence}</div>'
 
 
 def _name(model: str) -> str:
