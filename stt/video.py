@@ -387,6 +387,7 @@ def _notes(source: Probe, channels: int, rate: float, fps: float | None, times: 
         f"The file does not name its colours; {kind} video, they were read as BT.{'709' if kind == 'HD' else '601'}.":
             channels == 3 and source.colours is not None and not colours.matrix and not _is_wide(source),
         "The clip is interlaced; its two fields became one picture.": source.interlaced,
+        "The clip has transparent parts; they are shown as if they were opaque.": source.transparent,
     }  # fmt: skip
     return [note for note, holds in conditions.items() if holds]
 
