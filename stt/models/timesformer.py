@@ -1,5 +1,9 @@
 """Generative TimeSformer: learned target tokens attend to the context and are regressed to the frames to come.
 
+What a target token is regressed to may also be copied: each of its pixels is a mixture of the context's pixels, moved
+by a distribution over displacements, and of new ones. The expected picture of an uncertain displacement is the
+picture blurred by that distribution, which is what a squared error asks for; a certain one stays sharp.
+
 Divided space-time attention over patches (TimeSformer, arXiv 2102.05095), after
 halixness/generative_timesformer_pytorch. Where we differ: an MLP follows every attention, as in PredFormer
 (arXiv 2410.04733), with a convolution over neighbouring patches; target tokens are initialised with the last frame's;
@@ -33,6 +37,8 @@ class TimeSformerConfig(PredictorConfig):
     mlp_ratio: int = 4
     gated: bool = True  # SwiGLU in the MLPs
     short_context: float = 0.2  # share of training steps whose context has a random length
+    copies: tuple[int, ...] = ()  # of context frames that each patch moves: 1 is the last one, 2 the one before
+    reach: int = 0  # pixels an axis of block matching between frames of the context; 0 for none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +75,63 @@ class Unit(nn.Module):
         return x + rearrange(h, "(b t) h w d -> b t h w d", b=b)
 
 
+class CopyHead(nn.Module):
+    """Frames of tokens: each pixel is a mixture of copies from the context and of a new one.
+
+    A copy of a patch has a normal distribution over displacements, independent in rows and columns, so that its
+    expected picture is a product of three matrices: rows, frame, columns. What lies outside of a frame is black.
+    """
+
+    def __init__(self, config: TimeSformerConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        sources = len(c.copies) + 1
+        self.displacements = nn.Linear(c.dim, len(c.copies) * 6)
+        self.masks = nn.Linear(c.dim, sources * c.patch**2)
+        self.pixels = nn.Linear(c.dim, c.patch**2 * c.channels)
+        self.fusion = nn.Sequential(  # what the pixels themselves say of the masks
+            nn.Conv2d(sources * c.channels, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, sources, 3, padding=1)
+        )
+        for layer in (self.displacements, self.masks, self.pixels):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.masks.bias.copy_(torch.tensor([2.0] + (sources - 2) * [0.0] + [-1.0]).repeat_interleave(c.patch**2))
+            self.pixels.bias.fill_(-1.0)
+
+    def forward(self, tokens: Tensor, context: Video) -> Video:
+        """tokens (B, T, h, w, D) and context (B, F, C, H, W) -> (B, T, C, H, W)."""
+        c, t = self.config, tokens.shape[1]
+        frames = [context[:, -min(before, context.shape[1])] for before in c.copies]
+        light = (torch.stack(frames, dim=1).float() + 1) / 2  # (B, K, C, H, W)
+        with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 has too few digits for places
+            normals = self.displacements(tokens.float())
+        normals = rearrange(normals, "b t h w (k d two) -> d two b t k h w", d=3, two=2)
+        ahead = torch.arange(1, t + 1, device=tokens.device).view(-1, 1, 1, 1)
+        means = 8 * normals[0] + 4 * ahead * normals[1]  # pixels: a displacement and a velocity
+        stds = 3 * normals[2].clamp(-2.3, 1.8).exp()
+        rows, columns = self._shares(means[0], stds[0], down=True), self._shares(means[1], stds[1], down=False)
+        x = torch.einsum("btkhwpy,bkcyx->btkhwcpx", rows, light)
+        copies = torch.einsum("btkhwcpx,btkhwqx->btkchpwq", x, columns) * 2 - 1
+        copies = rearrange(copies, "b t k c h p w q -> b t k c (h p) (w q)")
+        new = unpatchify(rearrange(self.pixels(tokens), "b t h w d -> b t d h w"), c.patch)
+        sources = torch.cat([copies, new[:, :, None].float()], dim=2)
+        masks = unpatchify(rearrange(self.masks(tokens), "b t h w (k d) -> b t k d h w", d=c.patch**2), c.patch)
+        masks = masks + self.fusion(rearrange(sources, "b t k c h w -> (b t) (k c) h w")).unflatten(0, (-1, t))[:, :, :, None]
+        return (masks.float().softmax(dim=2) * sources).sum(dim=2)
+
+    def _shares(self, means: Tensor, stds: Tensor, down: bool) -> Tensor:
+        """Normals (..., h, w) of displacements down or right -> (..., h, w, p, S): for each row or column of a patch,
+        the share that each of the frame's S rows or columns has in it.
+        """
+        c, side = self.config, self.config.image_size
+        at = torch.arange(side, device=means.device).view(c.grid, c.patch)
+        edges = torch.arange(side + 1, device=means.device) - 0.5 - at[..., None]  # (grid, p, S + 1)
+        edges = edges[:, None] if down else edges[None]
+        below = torch.erf((edges - means[..., None, None]) * (2**-0.5 / stds[..., None, None]))
+        return (below[..., 1:] - below[..., :-1]) / 2
+
+
 class TimeSformerState(NamedTuple):
     recent: Video  # (B, 1 ... context_frames, C, H, W): the prompt's end, then predictions
 
@@ -89,27 +152,58 @@ class TimeSformer(Predictor):
         self.targets = nn.Parameter(0.02 * torch.randn(c.chunk_frames, 1, c.dim))
         self.units = nn.ModuleList(Unit(axis, c.dim, c.heads, c.mlp_ratio, c.gated) for axis in "ts" * c.depth)
         self.norm = nn.LayerNorm(c.dim)
-        self.head = nn.Linear(c.dim, pixels)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.constant_(self.head.bias, -1.0)  # a black frame
+        if c.copies:
+            self.copy_head = CopyHead(c)
+        else:
+            self.head = nn.Linear(c.dim, pixels)
+            nn.init.normal_(self.head.weight, std=0.02)
+            nn.init.constant_(self.head.bias, -1.0)  # a black frame
+        if c.reach:
+            self.embed_matches = nn.Linear((2 * c.reach + 1) ** 2 + 2, c.dim)
         self.num_context = c.context_frames  # most frames of context in the next loss
 
-    def predict(self, context: Video) -> Video:
-        """Clips (B, T <= context_frames, C, H, W) -> the `chunk_frames` frames after them, not yet clamped."""
+    def predict(self, context: Video, count: int | None = None) -> Video:
+        """Clips (B, T <= context_frames, C, H, W) -> the `count` frames after them, not yet clamped.
+
+        count: up to `chunk_frames`, the default.
+        """
         c = self.config
+        count = count or c.chunk_frames
         tokens = self.embed(rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d"))  # (B, T, N, D)
-        x = torch.cat([tokens + self.times[-context.shape[1] :], tokens[:, -1:] + self.targets], dim=1) + self.places
+        if c.reach and context.shape[1] > 1:
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + self.embed_matches(self.matches(context))], dim=1)
+        x = torch.cat([tokens + self.times[-context.shape[1] :], tokens[:, -1:] + self.targets[:count]], dim=1) + self.places
         x = rearrange(x, "b t (h w) d -> b t h w d", h=c.grid)
-        angles = self._angles(context.shape[1], x.device)
+        angles = self._angles(context.shape[1], count, x.device)
         for unit in self.units[:-1]:
             x = unit(x, angles[unit.axis])
-        x = self.units[-1](x[:, -c.chunk_frames :], angles["s"])  # space attention, of the target frames alone
+        x = self.units[-1](x[:, -count:], angles["s"])  # space attention, of the target frames alone
+        if c.copies:
+            return self.copy_head(self.norm(x), context)
         return unpatchify(rearrange(self.head(self.norm(x)), "b t h w d -> b t d h w"), c.patch)
 
-    def _angles(self, num_context: int, device: torch.device) -> dict[str, Angles]:
+    @torch.no_grad()
+    def matches(self, context: Video) -> Tensor:
+        """Block matching of each patch in the frame before: log-probabilities (B, T - 1, N, (2 reach + 1)^2)."""
+        c = self.config
+        light = (context.float().mean(dim=2) + 1) / 2  # (B, T, H, W)
+        now, before = light[:, 1:].flatten(0, 1)[:, None], light[:, :-1].flatten(0, 1)[:, None]
+        before = F.pad(before, 4 * [c.reach])
+        size, side = c.image_size, 2 * c.reach + 1
+        errors = []
+        for dy in range(side):
+            strip = torch.cat([(now - before[:, :, dy : dy + size, dx : dx + size]).square() for dx in range(side)], 1)
+            errors.append(F.avg_pool2d(strip, c.patch + 8, c.patch, padding=4, count_include_pad=False))
+        errors = torch.cat(errors, dim=1)  # (B (T - 1), side^2, h, w)
+        probs = (-150 * errors).softmax(dim=1)
+        at = torch.arange(side, device=errors.device, dtype=errors.dtype) - c.reach
+        means = torch.einsum("ndhw,da->nahw", probs, torch.cartesian_prod(at, at) / c.reach)
+        return rearrange(torch.cat([probs, means], dim=1), "(b t) d h w -> b t (h w) d", b=context.shape[0])
+
+    def _angles(self, num_context: int, count: int, device: torch.device) -> dict[str, Angles]:
         """Rotary positions by axis; frame 0 is the first target."""
         c = self.config
-        times = torch.arange(-num_context, c.chunk_frames, device=device)
+        times = torch.arange(-num_context, count, device=device)
         dim = c.dim // c.heads
         return {"t": rotary(times, dim, longest=8.0), "s": rotary_grid(c.grid, c.grid, dim, device)}
 
@@ -123,9 +217,9 @@ class TimeSformer(Predictor):
         c, video = self.config, batch.video
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        count = min(c.chunk_frames, video.shape[1] - 1)
+        count = min(c.chunk_frames, max(video.shape[1] - c.context_frames, 1 if c.context_frames < video.shape[1] else video.shape[1] // 2))
         context, truth = video[:, :-count][:, -self.num_context :], video[:, -count:]
-        mse = F.mse_loss(self.predict(context)[:, :count].float(), truth)
+        mse = F.mse_loss(self.predict(context, count).float(), truth)
         return Loss(mse, {"mse": mse.detach() * truth[0, 0].numel() / 4})
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> TimeSformerState:
