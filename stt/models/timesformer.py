@@ -1,14 +1,11 @@
 """Generative TimeSformer: learned target tokens attend to the context and are regressed to the frames to come.
 
-What a target token is regressed to may also be copied: each of its pixels is a mixture of the context's pixels, moved
-by a distribution over displacements, and of new ones. The expected picture of an uncertain displacement is the
-picture blurred by that distribution, which is what a squared error asks for; a certain one stays sharp.
-
 Divided space-time attention over patches (TimeSformer, arXiv 2102.05095), after
 halixness/generative_timesformer_pytorch. Where we differ: an MLP follows every attention, as in PredFormer
 (arXiv 2410.04733), with a convolution over neighbouring patches; target tokens are initialised with the last frame's;
 times count from the first target frame, so that a context may be shorter. All blocks train, and patches return to
-their own positions, which is not so in the fork.
+their own positions, which is not so in the fork. Block matching tells tokens how their patch moved, and pixels may be
+copied from the context (`copies`), which keeps them sharp where their motion is certain.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 
 from stt.api import NO_CONDITION, Batch, Condition, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layers import Angles, Attention, ConvMLP, patchify, rotary, rotary_grid, unpatchify
+from stt.motion import match_patches, matches_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class TimeSformerConfig(PredictorConfig):
     mlp_ratio: int = 4
     gated: bool = True  # SwiGLU in the MLPs
     short_context: float = 0.2  # share of training steps whose context has a random length
-    copies: tuple[int, ...] = ()  # of context frames that each patch moves: 1 is the last one, 2 the one before
+    copies: tuple[int, ...] = ()  # frames to copy from: 1 is the context's last, 2 the one before; empty for none
     reach: int = 0  # pixels an axis of block matching between frames of the context; 0 for none
 
     def __post_init__(self) -> None:
@@ -78,8 +76,9 @@ class Unit(nn.Module):
 class CopyHead(nn.Module):
     """Frames of tokens: each pixel is a mixture of copies from the context and of a new one.
 
-    A copy of a patch has a normal distribution over displacements, independent in rows and columns, so that its
-    expected picture is a product of three matrices: rows, frame, columns. What lies outside of a frame is black.
+    A copy of a patch has a normal distribution over displacements, independent in rows and columns. Its expected
+    picture, which a squared error asks for, is a product of three matrices: rows, frame, columns. It is blurred as far
+    as the displacement is uncertain. Beyond a frame its border repeats.
     """
 
     def __init__(self, config: TimeSformerConfig) -> None:
@@ -109,7 +108,7 @@ class CopyHead(nn.Module):
         normals = rearrange(normals, "b t h w (k d two) -> d two b t k h w", d=3, two=2)
         ahead = torch.arange(1, t + 1, device=tokens.device).view(-1, 1, 1, 1)
         means = 8 * normals[0] + 4 * ahead * normals[1]  # pixels: a displacement and a velocity
-        stds = 3 * normals[2].clamp(-2.3, 1.8).exp()
+        stds = 3 * normals[2].clamp(-3, 1.8).exp()
         rows, columns = self._shares(means[0], stds[0], down=True), self._shares(means[1], stds[1], down=False)
         x = torch.einsum("btkhwpy,bkcyx->btkhwcpx", rows, light)
         copies = torch.einsum("btkhwcpx,btkhwqx->btkchpwq", x, columns) * 2 - 1
@@ -117,7 +116,8 @@ class CopyHead(nn.Module):
         new = unpatchify(rearrange(self.pixels(tokens), "b t h w d -> b t d h w"), c.patch)
         sources = torch.cat([copies, new[:, :, None].float()], dim=2)
         masks = unpatchify(rearrange(self.masks(tokens), "b t h w (k d) -> b t k d h w", d=c.patch**2), c.patch)
-        masks = masks + self.fusion(rearrange(sources, "b t k c h w -> (b t) (k c) h w")).unflatten(0, (-1, t))[:, :, :, None]
+        seen = self.fusion(rearrange(sources, "b t k c h w -> (b t) (k c) h w"))
+        masks = masks + rearrange(seen, "(b t) k h w -> b t k 1 h w", t=t)
         return (masks.float().softmax(dim=2) * sources).sum(dim=2)
 
     def _shares(self, means: Tensor, stds: Tensor, down: bool) -> Tensor:
@@ -126,10 +126,10 @@ class CopyHead(nn.Module):
         """
         c, side = self.config, self.config.image_size
         at = torch.arange(side, device=means.device).view(c.grid, c.patch)
-        edges = torch.arange(side + 1, device=means.device) - 0.5 - at[..., None]  # (grid, p, S + 1)
+        edges = torch.arange(1, side, device=means.device) - 0.5 - at[..., None]  # (grid, p, S - 1)
         edges = edges[:, None] if down else edges[None]
         below = torch.erf((edges - means[..., None, None]) * (2**-0.5 / stds[..., None, None]))
-        return (below[..., 1:] - below[..., :-1]) / 2
+        return F.pad(F.pad(below, (1, 0), value=-1.0), (0, 1), value=1.0).diff() / 2
 
 
 class TimeSformerState(NamedTuple):
@@ -159,7 +159,7 @@ class TimeSformer(Predictor):
             nn.init.normal_(self.head.weight, std=0.02)
             nn.init.constant_(self.head.bias, -1.0)  # a black frame
         if c.reach:
-            self.embed_matches = nn.Linear((2 * c.reach + 1) ** 2 + 2, c.dim)
+            self.embed_matches = nn.Linear(matches_size(c.reach), c.dim)
         self.num_context = c.context_frames  # most frames of context in the next loss
 
     def predict(self, context: Video, count: int | None = None) -> Video:
@@ -171,8 +171,13 @@ class TimeSformer(Predictor):
         count = count or c.chunk_frames
         tokens = self.embed(rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d"))  # (B, T, N, D)
         if c.reach and context.shape[1] > 1:
-            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + self.embed_matches(self.matches(context))], dim=1)
-        x = torch.cat([tokens + self.times[-context.shape[1] :], tokens[:, -1:] + self.targets[:count]], dim=1) + self.places
+            tokens = torch.cat(
+                [tokens[:, :1], tokens[:, 1:] + self.embed_matches(match_patches(context, c.patch, c.reach))], dim=1
+            )
+        x = (
+            torch.cat([tokens + self.times[-context.shape[1] :], tokens[:, -1:] + self.targets[:count]], dim=1)
+            + self.places
+        )
         x = rearrange(x, "b t (h w) d -> b t h w d", h=c.grid)
         angles = self._angles(context.shape[1], count, x.device)
         for unit in self.units[:-1]:
@@ -181,24 +186,6 @@ class TimeSformer(Predictor):
         if c.copies:
             return self.copy_head(self.norm(x), context)
         return unpatchify(rearrange(self.head(self.norm(x)), "b t h w d -> b t d h w"), c.patch)
-
-    @torch.no_grad()
-    def matches(self, context: Video) -> Tensor:
-        """Block matching of each patch in the frame before: log-probabilities (B, T - 1, N, (2 reach + 1)^2)."""
-        c = self.config
-        light = (context.float().mean(dim=2) + 1) / 2  # (B, T, H, W)
-        now, before = light[:, 1:].flatten(0, 1)[:, None], light[:, :-1].flatten(0, 1)[:, None]
-        before = F.pad(before, 4 * [c.reach])
-        size, side = c.image_size, 2 * c.reach + 1
-        errors = []
-        for dy in range(side):
-            strip = torch.cat([(now - before[:, :, dy : dy + size, dx : dx + size]).square() for dx in range(side)], 1)
-            errors.append(F.avg_pool2d(strip, c.patch + 8, c.patch, padding=4, count_include_pad=False))
-        errors = torch.cat(errors, dim=1)  # (B (T - 1), side^2, h, w)
-        probs = (-150 * errors).softmax(dim=1)
-        at = torch.arange(side, device=errors.device, dtype=errors.dtype) - c.reach
-        means = torch.einsum("ndhw,da->nahw", probs, torch.cartesian_prod(at, at) / c.reach)
-        return rearrange(torch.cat([probs, means], dim=1), "(b t) d h w -> b t (h w) d", b=context.shape[0])
 
     def _angles(self, num_context: int, count: int, device: torch.device) -> dict[str, Angles]:
         """Rotary positions by axis; frame 0 is the first target."""
@@ -213,11 +200,13 @@ class TimeSformer(Predictor):
         self.num_context = rng.randint(1, c.context_frames) if short else c.context_frames
 
     def loss(self, batch: Batch) -> Loss:
-        """Mean squared error of a clip's last frames given those before. `mse` is summed over a frame on [0, 1]."""
+        """Mean squared error of the frames after a clip's first `context_frames`, at least the last one, given those
+        before. `mse` is summed over a frame on [0, 1].
+        """
         c, video = self.config, batch.video
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        count = min(c.chunk_frames, max(video.shape[1] - c.context_frames, 1 if c.context_frames < video.shape[1] else video.shape[1] // 2))
+        count = min(c.chunk_frames, max(1, video.shape[1] - c.context_frames))
         context, truth = video[:, :-count][:, -self.num_context :], video[:, -count:]
         mse = F.mse_loss(self.predict(context, count).float(), truth)
         return Loss(mse, {"mse": mse.detach() * truth[0, 0].numel() / 4})
