@@ -130,7 +130,7 @@ def match_patches(frames: Tensor, patch: int, reach: int) -> Tensor:
     gray = (frames.float().mean(dim=2) + 1) / 2  # (B, T, H, W)
     now, before = gray[:, 1:].flatten(0, 1)[:, None], gray[:, :-1].flatten(0, 1)[:, None]
     height, width = gray.shape[-2:]
-    before, side = F.pad(before, 4 * [reach]), 2 * reach + 1
+    before, side = F.pad(before, 4 * [reach], mode="replicate"), 2 * reach + 1
     errors = []
     for dy in range(side):
         moved = [before[:, :, dy : dy + height, dx : dx + width] for dx in range(side)]

@@ -44,6 +44,8 @@ class TimeSformerConfig(PredictorConfig):
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
         if not 0 <= self.short_context <= 1:
             raise ValueError(f"short_context is {self.short_context}, must be between 0 and 1")
+        if max(self.copies, default=0) > self.context_frames:
+            raise ValueError(f"copies names frame {max(self.copies)} from the end, a context has {self.context_frames}")
 
     @property
     def grid(self) -> int:
@@ -101,8 +103,8 @@ class CopyHead(nn.Module):
     def forward(self, tokens: Tensor, context: Video) -> Video:
         """tokens (B, T, h, w, D) and context (B, F, C, H, W) -> (B, T, C, H, W)."""
         c, t = self.config, tokens.shape[1]
-        frames = [context[:, -min(before, context.shape[1])] for before in c.copies]
-        light = (torch.stack(frames, dim=1).float() + 1) / 2  # (B, K, C, H, W)
+        frames = [context[:, -min(age, context.shape[1])] for age in c.copies]
+        before = torch.stack(frames, dim=1).float()  # (B, K, C, H, W)
         with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 has too few digits for places
             normals = self.displacements(tokens.float())
         normals = rearrange(normals, "b t h w (k d two) -> d two b t k h w", d=3, two=2)
@@ -110,8 +112,8 @@ class CopyHead(nn.Module):
         means = 8 * normals[0] + 4 * ahead * normals[1]  # pixels: a displacement and a velocity
         stds = 3 * normals[2].clamp(-3, 1.8).exp()
         rows, columns = self._shares(means[0], stds[0], down=True), self._shares(means[1], stds[1], down=False)
-        x = torch.einsum("btkhwpy,bkcyx->btkhwcpx", rows, light)
-        copies = torch.einsum("btkhwcpx,btkhwqx->btkchpwq", x, columns) * 2 - 1
+        x = torch.einsum("btkhwpy,bkcyx->btkhwcpx", rows, before)
+        copies = torch.einsum("btkhwcpx,btkhwqx->btkchpwq", x, columns)
         copies = rearrange(copies, "b t k c h p w q -> b t k c (h p) (w q)")
         new = unpatchify(rearrange(self.pixels(tokens), "b t h w d -> b t d h w"), c.patch)
         sources = torch.cat([copies, new[:, :, None].float()], dim=2)
@@ -170,7 +172,7 @@ class TimeSformer(Predictor):
         c = self.config
         count = count or c.chunk_frames
         tokens = self.embed(rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d"))  # (B, T, N, D)
-        if c.reach and context.shape[1] > 1:
+        if c.reach:
             tokens = torch.cat(
                 [tokens[:, :1], tokens[:, 1:] + self.embed_matches(match_patches(context, c.patch, c.reach))], dim=1
             )
