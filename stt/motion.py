@@ -135,15 +135,17 @@ def match_patches(frames: Tensor, patch: int, reach: int) -> Tensor:
     for dy in range(side):
         moved = [before[:, :, dy : dy + height, dx : dx + width] for dx in range(side)]
         row = (now - torch.cat(moved, dim=1)).square()
-        errors.append(F.avg_pool2d(row, patch + 8, patch, padding=4, count_include_pad=False))
-    probs = (-NOISE * torch.cat(errors, dim=1)).softmax(dim=1)  # (B * (T - 1), side^2, h, w)
+        small = F.avg_pool2d(row, patch)
+        large = F.avg_pool2d(row, patch + 8, patch, padding=4, count_include_pad=False)
+        errors.append(torch.stack([small, large]))
+    probs = (-NOISE * torch.cat(errors, dim=2)).softmax(dim=2)  # (2, B * (T - 1), side^2, h, w)
     at = (torch.arange(side, device=probs.device) - reach) / reach
-    means = torch.einsum("n d h w, d a -> n a h w", probs, torch.cartesian_prod(at, at))
-    return torch.cat([probs, means], dim=1).flatten(2).mT.unflatten(0, (len(frames), -1))
+    means = torch.einsum("m n d h w, d a -> m n a h w", probs, torch.cartesian_prod(at, at))
+    return torch.cat([*probs, *means], dim=1).flatten(2).mT.unflatten(0, (len(frames), -1))
 
 
 def matches_size(reach: int) -> int:
-    return (2 * reach + 1) ** 2 + 2
+    return 2 * ((2 * reach + 1) ** 2 + 2)
 
 
 class Shape(NamedTuple):

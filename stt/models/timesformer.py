@@ -75,63 +75,70 @@ class Unit(nn.Module):
         return x + rearrange(h, "(b t) h w d -> b t h w d", b=b)
 
 
-class CopyHead(nn.Module):
-    """Frames of tokens: each pixel is a mixture of copies from the context and of a new one.
+class SplatHead(nn.Module):
+    """Frames of tokens: each moves its own patch of the context, and paints what lies behind.
 
-    A copy of a patch has a normal distribution over displacements, independent in rows and columns. Its expected
-    picture, which a squared error asks for, is a product of three matrices: rows, frame, columns. It is blurred as far
-    as the displacement is uncertain. Beyond a frame its border repeats.
+    Target tokens are the last frame's at first, so each can say where its patch will be at its time: a normal
+    distribution over displacements, independent in rows and columns. Its expected picture, which a squared error
+    asks for, is a product of three matrices: rows, patch, columns. It is blurred as far as the place is uncertain. The
+    patches' pixels have an opacity; where many meet they are averaged, and where none is the token of that place
+    shows the last frame's pixels or new ones (softmax splatting, arXiv 2003.05534, of distributions).
     """
 
     def __init__(self, config: TimeSformerConfig) -> None:
         super().__init__()
         self.config = c = config
-        sources = len(c.copies) + 1
-        self.displacements = nn.Linear(c.dim, len(c.copies) * 6)
-        self.masks = nn.Linear(c.dim, sources * c.patch**2)
-        self.pixels = nn.Linear(c.dim, c.patch**2 * c.channels)
-        self.fusion = nn.Sequential(  # what the pixels themselves say of the masks
-            nn.Conv2d(sources * c.channels, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, sources, 3, padding=1)
+        count, pixels = len(c.copies), c.patch**2
+        self.displacements = nn.Linear(c.dim, count * 6)
+        self.opacity = nn.Linear(c.dim, count * pixels)
+        self.new = nn.Linear(c.dim, pixels * (c.channels + 1))  # colours, and how far they replace the last frame's
+        self.seen = nn.Sequential(  # what the pixels themselves say of their opacity
+            nn.Conv2d(c.channels, 16, 5, padding=2), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
         )
-        for layer in (self.displacements, self.masks, self.pixels):
+        for layer in (self.displacements, self.opacity, self.new):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            self.masks.bias.copy_(torch.tensor([2.0] + (sources - 2) * [0.0] + [-1.0]).repeat_interleave(c.patch**2))
-            self.pixels.bias.fill_(-1.0)
+        nn.init.constant_(self.opacity.bias, -1.0)
 
     def forward(self, tokens: Tensor, context: Video) -> Video:
         """tokens (B, T, h, w, D) and context (B, F, C, H, W) -> (B, T, C, H, W)."""
         c, t = self.config, tokens.shape[1]
-        frames = [context[:, -min(age, context.shape[1])] for age in c.copies]
-        before = torch.stack(frames, dim=1).float()  # (B, K, C, H, W)
+        frames = torch.stack([context[:, -min(age, context.shape[1])] for age in c.copies], dim=1).float()
+        seen = self.seen(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])[:, None]
+        opacity = unpatchify(rearrange(self.opacity(tokens), "b t h w (k d) -> b t k d h w", k=len(c.copies)), c.patch)
+        opacity = (opacity + seen).float().sigmoid()  # (B, T, K, 1, H, W)
+        moved = torch.cat([opacity * frames[:, None], opacity], dim=3)
+        moved = rearrange(moved, "b t k c (h p) (w q) -> b t c (k h w) p q", p=c.patch, q=c.patch)
+        rows, columns = self._places(tokens)
+        moved = torch.einsum("btnyp,btcnpq->btcnyq", rows, moved)
+        moved = torch.einsum("btcnyq,btnxq->btcyx", moved, columns)
+        colour, cover = moved[:, :, :-1], moved[:, :, -1:]
+        new = unpatchify(rearrange(self.new(tokens), "b t h w d -> b t d h w"), c.patch).float()
+        behind = torch.lerp(context[:, -1:].float(), new[:, :, :-1], new[:, :, -1:].sigmoid())
+        return colour / cover.clamp(min=1) + (1 - cover).clamp(min=0) * behind
+
+    def _places(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of each of a patch's rows in each of the frame's, and of the columns: 2 of (B, T, K h w, S, p)."""
+        c = self.config
         with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 has too few digits for places
             normals = self.displacements(tokens.float())
-        normals = rearrange(normals, "b t h w (k d two) -> d two b t k h w", d=3, two=2)
-        ahead = torch.arange(1, t + 1, device=tokens.device).view(-1, 1, 1, 1)
+        normals = rearrange(normals, "b t h w (k d two) -> d two b t (k h w)", d=3, two=2)
+        ahead = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)[:, None]
         means = 8 * normals[0] + 4 * ahead * normals[1]  # pixels: a displacement and a velocity
         stds = 3 * normals[2].clamp(-3, 1.8).exp()
-        rows, columns = self._shares(means[0], stds[0], down=True), self._shares(means[1], stds[1], down=False)
-        x = torch.einsum("btkhwpy,bkcyx->btkhwcpx", rows, before)
-        copies = torch.einsum("btkhwcpx,btkhwqx->btkchpwq", x, columns)
-        copies = rearrange(copies, "b t k c h p w q -> b t k c (h p) (w q)")
-        new = unpatchify(rearrange(self.pixels(tokens), "b t h w d -> b t d h w"), c.patch)
-        sources = torch.cat([copies, new[:, :, None].float()], dim=2)
-        masks = unpatchify(rearrange(self.masks(tokens), "b t h w (k d) -> b t k d h w", d=c.patch**2), c.patch)
-        seen = self.fusion(rearrange(sources, "b t k c h w -> (b t) (k c) h w"))
-        masks = masks + rearrange(seen, "(b t) k h w -> b t k 1 h w", t=t)
-        return (masks.float().softmax(dim=2) * sources).sum(dim=2)
-
-    def _shares(self, means: Tensor, stds: Tensor, down: bool) -> Tensor:
-        """Normals (..., h, w) of displacements down or right -> (..., h, w, p, S): for each row or column of a patch,
-        the share that each of the frame's S rows or columns has in it.
-        """
-        c, side = self.config, self.config.image_size
-        at = torch.arange(side, device=means.device).view(c.grid, c.patch)
-        edges = torch.arange(1, side, device=means.device) - 0.5 - at[..., None]  # (grid, p, S - 1)
-        edges = edges[:, None] if down else edges[None]
-        below = torch.erf((edges - means[..., None, None]) * (2**-0.5 / stds[..., None, None]))
-        return F.pad(F.pad(below, (1, 0), value=-1.0), (0, 1), value=1.0).diff() / 2
+        start = c.patch * torch.arange(c.grid, device=tokens.device)
+        starts = start.repeat_interleave(c.grid), start.repeat(c.grid)
+        edges = (
+            torch.arange(c.image_size + 1, device=tokens.device)[:, None]
+            - torch.arange(c.patch, device=tokens.device)
+            - 0.5
+        )  # (S + 1, p)
+        shares = []
+        for mean, std, at in zip(means, stds, starts, strict=True):
+            mean = mean + at.repeat(len(c.copies))
+            below = torch.erf((edges - mean[..., None, None]) * (2**-0.5 / std[..., None, None]))
+            shares.append(below.diff(dim=-2) / 2)
+        return shares[0], shares[1]
 
 
 class TimeSformerState(NamedTuple):
@@ -155,7 +162,7 @@ class TimeSformer(Predictor):
         self.units = nn.ModuleList(Unit(axis, c.dim, c.heads, c.mlp_ratio, c.gated) for axis in "ts" * c.depth)
         self.norm = nn.LayerNorm(c.dim)
         if c.copies:
-            self.copy_head = CopyHead(c)
+            self.head = SplatHead(c)
         else:
             self.head = nn.Linear(c.dim, pixels)
             nn.init.normal_(self.head.weight, std=0.02)
@@ -186,7 +193,7 @@ class TimeSformer(Predictor):
             x = unit(x, angles[unit.axis])
         x = self.units[-1](x[:, -count:], angles["s"])  # space attention, of the target frames alone
         if c.copies:
-            return self.copy_head(self.norm(x), context)
+            return self.head(self.norm(x), context)
         return unpatchify(rearrange(self.head(self.norm(x)), "b t h w d -> b t d h w"), c.patch)
 
     def _angles(self, num_context: int, count: int, device: torch.device) -> dict[str, Angles]:
