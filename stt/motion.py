@@ -125,7 +125,8 @@ def match_patches(frames: Tensor, patch: int, reach: int) -> Tensor:
     """Block matching of each frame's patches in the frame before, displacements of up to `reach` pixels an axis.
 
     frames (B, T, C, H, W) in [-1, 1] -> (B, T - 1, patches, matches_size(reach)): probabilities of all displacements
-    by the squared error of a window of patch + 8 pixels, and their mean, row and column, in units of `reach`.
+    by the squared error of the patch, and of a window of patch + 8 pixels around it, which tells more of a lone thing
+    and less of two that meet; then the means, row and column, of both in units of `reach`.
     """
     gray = (frames.float().mean(dim=2) + 1) / 2  # (B, T, H, W)
     now, before = gray[:, 1:].flatten(0, 1)[:, None], gray[:, :-1].flatten(0, 1)[:, None]

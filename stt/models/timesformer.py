@@ -4,8 +4,8 @@ Divided space-time attention over patches (TimeSformer, arXiv 2102.05095), after
 halixness/generative_timesformer_pytorch. Where we differ: an MLP follows every attention, as in PredFormer
 (arXiv 2410.04733), with a convolution over neighbouring patches; target tokens are initialised with the last frame's;
 times count from the first target frame, so that a context may be shorter. All blocks train, and patches return to
-their own positions, which is not so in the fork. Block matching tells tokens how their patch moved, and pixels may be
-copied from the context (`copies`), which keeps them sharp where their motion is certain.
+their own positions, which is not so in the fork. Block matching tells tokens how their patch moved, and target tokens
+may splat pixels of the context, which keeps them sharp where motion is certain.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TimeSformerConfig(PredictorConfig):
     mlp_ratio: int = 4
     gated: bool = True  # SwiGLU in the MLPs
     short_context: float = 0.2  # share of training steps whose context has a random length
-    copies: tuple[int, ...] = ()  # frames to copy from: 1 is the context's last, 2 the one before; empty for none
+    source_frames: tuple[int, ...] = ()  # whose patches are splatted: 1 is the context's last; empty for none
     reach: int = 0  # pixels an axis of block matching between frames of the context; 0 for none
 
     def __post_init__(self) -> None:
@@ -76,69 +76,64 @@ class Unit(nn.Module):
 
 
 class SplatHead(nn.Module):
-    """Frames of tokens: each moves its own patch of the context, and paints what lies behind.
+    """Decodes target tokens to frames: each token splats its patch of the context, and paints the background there.
 
-    Target tokens are the last frame's at first, so each can say where its patch will be at its time: a normal
-    distribution over displacements, independent in rows and columns. Its expected picture, which a squared error
-    asks for, is a product of three matrices: rows, patch, columns. It is blurred as far as the place is uncertain. The
-    patches' pixels have an opacity; where many meet they are averaged, and where none is the token of that place
-    shows the last frame's pixels or new ones (softmax splatting, arXiv 2003.05534, of distributions).
+    Target tokens are initialised with the last frame's, so each can say where its patch will be at its time: a normal
+    distribution over displacements, independent in rows and columns. The expected picture, which a squared error
+    asks for, is a product of three matrices: rows, patch, columns. It is sharp where the displacement is certain.
+    Patches have an opacity for each pixel. Where several meet they are averaged; where none is, the background shows:
+    the last frame or new pixels. After softmax splatting (arXiv 2003.05534), of distributions in place of flows.
     """
 
     def __init__(self, config: TimeSformerConfig) -> None:
         super().__init__()
         self.config = c = config
-        count, pixels = len(c.copies), c.patch**2
-        self.displacements = nn.Linear(c.dim, count * 6)
+        count, pixels = len(c.source_frames), c.patch**2
+        self.displacement = nn.Linear(c.dim, count * 6)
         self.opacity = nn.Linear(c.dim, count * pixels)
-        self.new = nn.Linear(c.dim, pixels * (c.channels + 1))  # colours, and how far they replace the last frame's
-        self.seen = nn.Sequential(  # what the pixels themselves say of their opacity
+        self.pixel_opacity = nn.Sequential(  # the part of the logit that the pixels themselves decide
             nn.Conv2d(c.channels, 16, 5, padding=2), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
         )
-        for layer in (self.displacements, self.opacity, self.new):
+        self.background = nn.Linear(c.dim, pixels * (c.channels + 1))  # colours, and their share beside the last frame
+        for layer in (self.displacement, self.opacity, self.background):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.opacity.bias, -1.0)
 
     def forward(self, tokens: Tensor, context: Video) -> Video:
         """tokens (B, T, h, w, D) and context (B, F, C, H, W) -> (B, T, C, H, W)."""
-        c, t = self.config, tokens.shape[1]
-        frames = torch.stack([context[:, -min(age, context.shape[1])] for age in c.copies], dim=1).float()
-        seen = self.seen(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])[:, None]
-        opacity = unpatchify(rearrange(self.opacity(tokens), "b t h w (k d) -> b t k d h w", k=len(c.copies)), c.patch)
-        opacity = (opacity + seen).float().sigmoid()  # (B, T, K, 1, H, W)
-        moved = torch.cat([opacity * frames[:, None], opacity], dim=3)
-        moved = rearrange(moved, "b t k c (h p) (w q) -> b t c (k h w) p q", p=c.patch, q=c.patch)
-        rows, columns = self._places(tokens)
-        moved = torch.einsum("btnyp,btcnpq->btcnyq", rows, moved)
-        moved = torch.einsum("btcnyq,btnxq->btcyx", moved, columns)
-        colour, cover = moved[:, :, :-1], moved[:, :, -1:]
-        new = unpatchify(rearrange(self.new(tokens), "b t h w d -> b t d h w"), c.patch).float()
-        behind = torch.lerp(context[:, -1:].float(), new[:, :, :-1], new[:, :, -1:].sigmoid())
-        return colour / cover.clamp(min=1) + (1 - cover).clamp(min=0) * behind
+        c, count = self.config, len(self.config.source_frames)
+        frames = torch.stack([context[:, -min(age, context.shape[1])] for age in c.source_frames], dim=1).float()
+        logits = unpatchify(rearrange(self.opacity(tokens), "b t h w (k d) -> b t k d h w", k=count), c.patch)
+        logits = logits + self.pixel_opacity(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])[:, None]
+        opacity = logits.float().sigmoid()  # (B, T, K, 1, H, W)
+        patches = torch.cat([opacity * frames[:, None], opacity], dim=3)
+        patches = rearrange(patches, "b t k c (h p) (w q) -> b t c (k h w) p q", p=c.patch, q=c.patch)
+        rows, columns = self._splat_matrices(tokens)
+        splatted = torch.einsum("btnyp,btcnpq->btcnyq", rows, patches)
+        splatted = torch.einsum("btcnyq,btnxq->btcyx", splatted, columns)
+        colour, coverage = splatted[:, :, :-1], splatted[:, :, -1:]
+        painted = unpatchify(rearrange(self.background(tokens), "b t h w d -> b t d h w"), c.patch).float()
+        background = torch.lerp(context[:, -1:].float(), painted[:, :, :-1], painted[:, :, -1:].sigmoid())
+        return colour / coverage.clamp(min=1) + (1 - coverage).clamp(min=0) * background
 
-    def _places(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The share of each of a patch's rows in each of the frame's, and of the columns: 2 of (B, T, K h w, S, p)."""
-        c = self.config
-        with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 has too few digits for places
-            normals = self.displacements(tokens.float())
+    def _splat_matrices(self, tokens: Tensor) -> list[Tensor]:
+        """For rows and for columns (B, T, K h w, S, p): the share of each of a patch's p in each of the frame's S."""
+        c, device = self.config, tokens.device
+        with torch.autocast(device.type, enabled=False):  # bfloat16 has too few digits for positions
+            normals = self.displacement(tokens.float())
         normals = rearrange(normals, "b t h w (k d two) -> d two b t (k h w)", d=3, two=2)
-        ahead = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)[:, None]
+        ahead = torch.arange(1, tokens.shape[1] + 1, device=device)[:, None]
         means = 8 * normals[0] + 4 * ahead * normals[1]  # pixels: a displacement and a velocity
         stds = 3 * normals[2].clamp(-3, 1.8).exp()
-        start = c.patch * torch.arange(c.grid, device=tokens.device)
-        starts = start.repeat_interleave(c.grid), start.repeat(c.grid)
-        edges = (
-            torch.arange(c.image_size + 1, device=tokens.device)[:, None]
-            - torch.arange(c.patch, device=tokens.device)
-            - 0.5
-        )  # (S + 1, p)
-        shares = []
-        for mean, std, at in zip(means, stds, starts, strict=True):
-            mean = mean + at.repeat(len(c.copies))
-            below = torch.erf((edges - mean[..., None, None]) * (2**-0.5 / std[..., None, None]))
-            shares.append(below.diff(dim=-2) / 2)
-        return shares[0], shares[1]
+        start = c.patch * torch.arange(c.grid, device=device)
+        edge = torch.arange(c.image_size + 1, device=device)[:, None] - torch.arange(c.patch, device=device) - 0.5
+        matrices = []
+        for mean, std, first in zip(means, stds, (start.repeat_interleave(c.grid), start.repeat(c.grid)), strict=True):
+            position = (mean + first.repeat(len(c.source_frames)))[..., None, None]
+            cdf = 0.5 * torch.erf((edge - position) * (2**-0.5 / std[..., None, None]))  # (B, T, K h w, S + 1, p)
+            matrices.append(cdf.diff(dim=-2))
+        return matrices
 
 
 class TimeSformerState(NamedTuple):
@@ -161,7 +156,7 @@ class TimeSformer(Predictor):
         self.targets = nn.Parameter(0.02 * torch.randn(c.chunk_frames, 1, c.dim))
         self.units = nn.ModuleList(Unit(axis, c.dim, c.heads, c.mlp_ratio, c.gated) for axis in "ts" * c.depth)
         self.norm = nn.LayerNorm(c.dim)
-        if c.copies:
+        if c.source_frames:
             self.head = SplatHead(c)
         else:
             self.head = nn.Linear(c.dim, pixels)
@@ -192,7 +187,7 @@ class TimeSformer(Predictor):
         for unit in self.units[:-1]:
             x = unit(x, angles[unit.axis])
         x = self.units[-1](x[:, -count:], angles["s"])  # space attention, of the target frames alone
-        if c.copies:
+        if c.source_frames:
             return self.head(self.norm(x), context)
         return unpatchify(rearrange(self.head(self.norm(x)), "b t h w d -> b t d h w"), c.patch)
 
