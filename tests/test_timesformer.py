@@ -178,7 +178,7 @@ def test_a_share_of_the_steps_trains_with_shorter_contexts(monkeypatch):
         ({"patch": 5}, "image_size 16 is not a multiple of patch 5"),
         ({"short_context": 1.5}, "short_context is 1.5"),
         ({"chunk_frames": 0}, "chunk_frames is 0"),
-        ({"source_frames": [7]}, "source_frames names the 7th from the end, a context has 6"),
+        ({"source_frames": [7]}, "source_frames names frame 7 from the end, a context has 6"),
     ],
 )
 def test_a_config_that_makes_no_network_says_why(fields, message):

@@ -44,8 +44,9 @@ class TimeSformerConfig(PredictorConfig):
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
         if not 0 <= self.short_context <= 1:
             raise ValueError(f"short_context is {self.short_context}, must be between 0 and 1")
-        if max(self.copies, default=0) > self.context_frames:
-            raise ValueError(f"copies names frame {max(self.copies)} from the end, a context has {self.context_frames}")
+        oldest = max(self.source_frames, default=1)
+        if oldest > self.context_frames:
+            raise ValueError(f"source_frames names frame {oldest} from the end, a context has {self.context_frames}")
 
     @property
     def grid(self) -> int:
@@ -175,13 +176,10 @@ class TimeSformer(Predictor):
         count = count or c.chunk_frames
         tokens = self.embed(rearrange(patchify(context, c.patch), "b t d h w -> b t (h w) d"))  # (B, T, N, D)
         if c.reach:
-            tokens = torch.cat(
-                [tokens[:, :1], tokens[:, 1:] + self.embed_matches(match_patches(context, c.patch, c.reach))], dim=1
-            )
-        x = (
-            torch.cat([tokens + self.times[-context.shape[1] :], tokens[:, -1:] + self.targets[:count]], dim=1)
-            + self.places
-        )
+            matches = self.embed_matches(match_patches(context, c.patch, c.reach))
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + matches], dim=1)
+        targets = tokens[:, -1:] + self.targets[:count]
+        x = torch.cat([tokens + self.times[-context.shape[1] :], targets], dim=1) + self.places
         x = rearrange(x, "b t (h w) d -> b t h w d", h=c.grid)
         angles = self._angles(context.shape[1], count, x.device)
         for unit in self.units[:-1]:
