@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 
 from stt.api import Predictor
@@ -63,6 +64,7 @@ class Served:
     url: str
     folder: Path  # the app's temporary folder
     examples: list[Path]
+    app: gr.Blocks
 
     def result_files(self) -> list[Path]:
         return [path for path in self.folder.glob("stt-app-*/results/**/*") if path.is_file()]
@@ -123,7 +125,7 @@ def served(
     tempfile.tempdir = str(folder)
     app = serve(models, examples, results, host="127.0.0.1", block=False)
     try:
-        yield Served(app.local_url, folder, examples)
+        yield Served(app.local_url, folder, examples, app)
     finally:
         app.close(verbose=False)
         os.environ.pop("GRADIO_TEMP_DIR")

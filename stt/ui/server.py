@@ -119,6 +119,7 @@ def serve(
         app.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting, live)
         )
+        hosting.server = app.server
         if block:
             wait_for_signal()
             stop(app, hosting.loop)
@@ -136,6 +137,7 @@ class Hosting:
         self.cleanup = cleanup
         self.connections = connections
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.server: Any = None  # once the app has started: its own requests, before, must not meet the limits
 
     def make_room(self, path: Path, size: int) -> None:
         """For a file of the visitor whose request runs."""
@@ -147,7 +149,7 @@ class Hosting:
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         self.loop = asyncio.get_running_loop()
-        task = asyncio.create_task(close_idle(lambda: getattr(self.streams.blocks, "server", None), self.connections))
+        task = asyncio.create_task(close_idle(lambda: self.server, self.connections))
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
