@@ -152,7 +152,9 @@ def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_p
         assert f"Use {chosen or 'tabletop-layered'}" in text
 
 
-def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(page, patterns, shipped, any_clip, monkeypatch):
+def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
+    page, patterns, shipped, any_clip, monkeypatch
+):
     """A model that beats a still picture on a clip of another kind is no model that knows it."""
     models = {**{name: shipped[name] for name in ("digits-stt", "tabletop-layered")}, "motion": any_clip}
     upload = page.uploads / patterns[0].name

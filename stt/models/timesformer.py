@@ -158,7 +158,7 @@ class TimeSformer(Predictor):
         self.units = nn.ModuleList(Unit(axis, c.dim, c.heads, c.mlp_ratio, c.gated) for axis in "ts" * c.depth)
         self.norm = nn.LayerNorm(c.dim)
         if c.source_frames:
-            self.head = SplatHead(c)
+            self.head: nn.Module = SplatHead(c)
         else:
             self.head = nn.Linear(c.dim, pixels)
             nn.init.normal_(self.head.weight, std=0.02)
