@@ -103,6 +103,8 @@ def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, t
     predict(page)
     assert "cropped to a square" in facts(page)
     assert charts(page) == ["Spread", "Error", "Likeness", "Surprise"]
+    unit = page.locator(".player .chart .top").last.text_content()
+    assert unit.endswith("× middle")  # of the clip: the model has no figures of others
     at_frame(page, 6)
     assert page.locator(".player .clip .name").inner_text() == "what really happened"
     page.locator("#start input").focus()
