@@ -11,6 +11,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from stt.models.stt import STT
 from stt.request import NO_CLIP, RequestError
 from stt.results import NO_RESULT
 from stt.ui.clip_box import ACCEPT
@@ -20,6 +21,7 @@ from stt.ui.errors import plain_errors
 from stt.ui.examples import find_examples, gallery, rivals
 from stt.ui.player import EMPTY
 from stt.video import probe, read_clip
+from tests.conftest import TINY_CONFIGS
 from tests.page_fixtures import ME, SETTINGS, FakePage, changes_of, event_of, sheet, values
 from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot
 from tests.video_fixtures import make
@@ -186,6 +188,14 @@ def test_a_model_chosen_by_hand_brings_its_own_result_of_the_example(page):
     for model, state in (("classes", "done"), ("tiny", "done"), ("other", "ready")):
         player, *_ = page.callbacks.change_model(ME, *values(page.examples[0], **PLAIN | {"model": model}))
         assert (player["state"], player["model"]) == (state, model)
+
+
+def test_a_model_for_any_clip_gives_ten_frames_where_the_visitor_chose_none(page):
+    page.backend.models["any"] = STT(TINY_CONFIGS["stt, flows from optical flow"]).eval()
+    for before, after in ((20, 10), (9, 9)):
+        changes = PLAIN | {"model": "any", "frames": before, "prompt_frames": 6}
+        _, _, *controls = page.callbacks.change_model(ME, *values(page.upload(), **changes))
+        assert changes_of(controls)["frames"] == after
 
 
 def test_with_own_weights_only_examples_that_they_know_are_shown(page):
