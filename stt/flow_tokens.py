@@ -271,8 +271,8 @@ class FlowTokens(nn.Module):
                 kls.append(n * torch.stack(out.kls))
             previous, frames, cache, features, k = frames[:, -1:], out.video[:, -1:], out.cache, None, k + n
             motion = None if motion is None else self.expected(out.flow[:, -1:].detach(), size)
-        frames = PredictedFrames(torch.cat(videos, dim=1), video[:, 1:])
-        error = multiscale_error(*frames)
+        predicted = PredictedFrames(torch.cat(videos, dim=1), video[:, 1:])
+        error = multiscale_error(*predicted)
         total = RECONSTRUCTION_WEIGHT * error.mean()
         parts = {"error at 1": error[0], "error ahead": error[-1]}
         if flow_errors:
@@ -285,7 +285,7 @@ class FlowTokens(nn.Module):
         if kls:
             kl = torch.stack(kls).sum(dim=0) / (t - 1)  # per Gaussian layer
             total, parts = total + self.kl_weight * kl.clamp(min=self.free_nats).sum(), parts | {"kl": kl.sum()}
-        return Loss(total, {name: value.detach() for name, value in parts.items()}, frames)
+        return Loss(total, {name: value.detach() for name, value in parts.items()}, predicted)
 
     # ---- prediction ------------------------------------------------------------------------------------
 

@@ -157,6 +157,23 @@ class Result:
         return re.sub(r"[^\w.-]+", "-", f"{self.report['settings']['model']} {which}") + f".{ending}"
 
 
+@dataclass(frozen=True)
+class ShippedResult:
+    """A result that comes with the app. Its frames are read when they are asked for: all of them fill 140 MB."""
+
+    path: Path
+    report: dict[str, Any]
+    last_frame: Pixels  # (H, W, 3) of the context
+
+    @classmethod
+    def read(cls, path: Path) -> ShippedResult:
+        result = Result.load(path)
+        return cls(path, result.report | {"id": path.stem}, result.context[-1].copy())
+
+    def load(self) -> Result:
+        return replace(Result.load(self.path), report=self.report)
+
+
 def _parse_name(name: str) -> tuple[int | None, str]:
     """ "future-2.mp4" -> (1, "mp4"), "side-by-side.gif" -> (None, "gif")."""
     stem, _, ending = name.partition(".")
@@ -174,7 +191,7 @@ class ResultStore:
     def __init__(
         self,
         folder: Path,
-        shipped: Mapping[str, Result] | None = None,
+        shipped: Mapping[str, ShippedResult] | None = None,
         make_room: Callable[[Path, int], None] = lambda path, size: None,
     ) -> None:
         """make_room: is called before a file of about so many bytes is written; may raise RequestError."""
@@ -199,8 +216,8 @@ class ResultStore:
     def get(self, name: Any) -> Result:
         """Raises RequestError for an unknown id."""
         if isinstance(name, str) and re.fullmatch(r"[\w-]{4,64}", name):
-            if name in self.shipped:
-                return self.shipped[name]
+            if name in self.shipped and self.shipped[name].path.is_file():
+                return self.shipped[name].load()
             path = self.folder / name / FILE
             if path.is_file():
                 return Result.load(path)

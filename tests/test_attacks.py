@@ -77,8 +77,15 @@ def app():
         yield app
 
 
+def test_growth_counts_a_leak_but_no_thread_that_starts_or_ends():
+    sizes = [700.0, 760.0, 760.1, 772.0, 772.1, 772.2]
+    assert memory.lasting_growth(sizes) < 1
+    leaking = [size + 1.4 * 4 * k for k, size in enumerate(sizes)]  # a session's state in each of 4 predictions
+    assert memory.lasting_growth(leaking) > 20 and memory.lasting_growth([*leaking[:-1], 700.0]) > 20
+
+
 def test_an_app_keeps_its_size_and_ends_its_prediction_and_itself_at_a_signal(app):
-    outcome = memory.predictions(app, 8, growth=20, warm_up=4)
+    outcome = memory.predictions(app, 20, growth=4, warm_up=4, windows=5)
     ends.end_while_running(app, "digits-transframer", signal.SIGTERM, outcome, [])
     assert not outcome.failures
 

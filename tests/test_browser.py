@@ -133,6 +133,54 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     assert Result.load(saved.pop()).futures.shape[1] < 30
 
 
+def test_a_tab_closed_during_its_upload_leaves_no_file(chromium, running, tmp_path):
+    page, _ = new_tab(chromium, running)
+    visit(page, running)
+    files = set(running.folder.glob("stt-app-*/files/**/*"))
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    large = tmp_path / "large.mp4"
+    large.write_bytes(bytes(8_000_000))
+    page.set_input_files("#clip input[type=file]", large)
+    wait_for(lambda: set(running.folder.glob("stt-app-*/files/tmp*")))  # it arrives
+    page.context.close()
+    wait_for(lambda: set(running.folder.glob("stt-app-*/files/**/*")) <= files, seconds=10)
+
+
+def test_a_tab_closed_while_it_waits_costs_no_prediction(chromium, running):
+    (one, _), (two, _) = visitors = [new_tab(chromium, running) for _ in range(2)]
+    for visitor, _ in visitors:
+        visit(visitor, running)
+        choose_model(visitor, "slow")
+        set_number(visitor, "Frames", 40)
+    queue, before = running.app._queue, set(running.folder.rglob("result.npz"))
+    one.click("#predict")
+    one.wait_for_selector(STATE.format("running"))
+    two.click("#predict")
+    two.get_by_text(re.compile("queue: ", re.I)).first.wait_for()
+    (request,) = queue._waiting()
+    two.context.close()
+    wait_for(lambda: not queue._listens(request))
+    assert queue.running() and queue.running() != [request]
+    one.wait_for_selector(STATE.format("done"))
+    time.sleep(1)  # in which the second one would begin
+    assert not queue.running() and len(set(running.folder.rglob("result.npz")) - before) == 1
+    one.context.close()
+
+
+def test_a_tab_closed_while_its_video_is_written_leaves_no_half_file(chromium, running):
+    page, _ = new_tab(chromium, running)
+    visit(page, running)
+    set_number(page, "Frames", 2)
+    predict(page)
+    address = page.locator(".player .all").get_attribute("href").replace("side-by-side", "future-1")
+    page.evaluate("address => { fetch(address); }", address)
+    wait_for(lambda: set(running.folder.glob("stt-app-*/results/**/tmp*")))
+    page.context.close()
+    wait_for(lambda: not set(running.folder.glob("stt-app-*/results/**/tmp*")))
+    assert not running.app._queue.events()
+
+
 LATE_ANSWERS = """() => {
   const fetched = window.fetch;
   window.fetch = async (...request) => {
@@ -168,6 +216,8 @@ def test_one_click_compares_all_models_of_a_world(page):
     wait_for(lambda: len(names(page)) == 2)
     assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
+    wait_for(lambda: facts(page).startswith("tiny"))  # of the model that the page names as chosen
+    assert "tiny" in page.get_by_label("Model", exact=True).input_value()
     predict(page)
     assert len(names(page)) == 3 and not any("·" in name for name in names(page))
     choose_model(page, "gaps")
@@ -212,6 +262,7 @@ def test_digits_are_imagined_without_a_clip_and_their_settings_travel(page, runn
     page.wait_for_selector(STATE.format("done"))
     assert all("3" in name for name in names(page)) and "imagined" in facts(page)
     assert result(page)["settings"]["labels"] == [3]
+    assert page.locator(".player .clip .name").inner_text() == "no clip"
     address = page.url
     page.goto(address)
     page.wait_for_selector("#predict")

@@ -19,7 +19,7 @@ from stt import sandbox
 from stt.request import Request, RequestError
 from stt.ui import fair_queue
 from stt.ui.cleanup import Cleanup, own_folder
-from stt.ui.connections import close_idle
+from stt.ui.connections import bounded, close_idle
 from stt.ui.costs import Costs
 from stt.ui.fair_queue import PLACES, FairQueue, address_of
 from stt.ui.streams import PER_ADDRESS, StreamCount, Streams, network_of
@@ -179,13 +179,13 @@ def test_an_address_has_a_share_of_the_connections_and_another_one_its_own():
             opened.append(scope["client"][0])
             await done.wait()
 
-        async def ask(address, kind):
+        async def ask(address, kind, path="/"):
             answers = []
 
             async def send(message):
                 answers.append(message)
 
-            scope = {"type": kind, "path": "/", "method": "GET", "client": (address, 1), "query_string": b""}
+            scope = {"type": kind, "path": path, "method": "GET", "client": (address, 1), "query_string": b""}
             await StreamCount(app, streams)(scope, None, send)
             return answers[0].get("status", answers[0]["type"]) if answers else None
 
@@ -193,10 +193,11 @@ def test_an_address_has_a_share_of_the_connections_and_another_one_its_own():
         await asyncio.sleep(0.05)
         assert await ask("1.1.1.1", "websocket") == "websocket.close"
         requests.append(asyncio.create_task(ask("2.2.2.2", "http")))
+        starts = asyncio.create_task(ask("1.1.1.1", "http", "/gradio_api/startup-events"))  # the app's own
         await asyncio.sleep(0.05)
         done.set()
-        assert (await asyncio.gather(*requests)).count(429) == 1
-        assert opened.count("1.1.1.1") == PER_ADDRESS and opened.count("2.2.2.2") == 1 and not streams.requests
+        assert (await asyncio.gather(*requests)).count(429) == 1 and await starts is None
+        assert opened.count("1.1.1.1") == PER_ADDRESS + 1 and opened.count("2.2.2.2") == 1 and not streams.requests
 
     asyncio.run(visit())
 
@@ -284,29 +285,50 @@ def test_a_request_that_costs_too_much_is_refused_with_the_numbers():
 # ---- connections -----------------------------------------------------------------------------------------
 
 
-def test_connections_without_a_request_are_closed_the_oldest_first(monkeypatch):
+class Connection:
+    """As uvicorn's: a request under way is a cycle whose response is not complete."""
+
+    def __init__(self, host: str = "", cycle: object = None, connections: set | None = None) -> None:
+        self.cycle, self.client, self.closed = cycle, (host, 1), False
+        self.connections = set() if connections is None else connections
+        self.transport = SimpleNamespace(close=self.close, is_closing=lambda: self.closed)
+
+    def connection_made(self, transport: object) -> None:
+        self.connections.add(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_connections_that_never_send_a_request_are_closed(monkeypatch):
     monkeypatch.setattr("stt.ui.connections.PAUSE", 0.01)
-    closed = []
+    busy, idle = Connection(cycle=SimpleNamespace(response_complete=False)), Connection()
+    server = SimpleNamespace(
+        config=SimpleNamespace(http_protocol_class=Connection),
+        server_state=SimpleNamespace(connections=[busy, idle, SimpleNamespace()]),  # the last one is a WebSocket
+    )
 
-    class Connection:
-        def __init__(self, name: str, cycle: object = None) -> None:
-            self.cycle = cycle
-            self.transport = SimpleNamespace(close=lambda: closed.append(name))
-
-    busy = Connection("busy", SimpleNamespace(response_complete=False))
-    idle = [Connection(f"idle {k}") for k in range(3)]
-    server = SimpleNamespace(config=SimpleNamespace(), server_state=SimpleNamespace(connections=[busy, *idle]))
-
-    async def look(most: int) -> None:
-        task = asyncio.create_task(close_idle(lambda: server, most))
+    async def look() -> None:
+        task = asyncio.create_task(close_idle(lambda: server, 4))
+        await asyncio.sleep(0.05)
+        assert not busy.closed and not idle.closed and server.config.limit_concurrency == 4
+        monkeypatch.setattr("stt.ui.connections.IDLE", 0.0)
         await asyncio.sleep(0.05)
         task.cancel()
 
-    asyncio.run(look(4))
-    assert set(closed) == {"idle 0"} and server.config.limit_concurrency == 4
-    monkeypatch.setattr("stt.ui.connections.IDLE", 0.0)
-    asyncio.run(look(100))
-    assert set(closed) == {"idle 0", "idle 1", "idle 2"}
+    asyncio.run(look())
+    assert idle.closed and not busy.closed
+
+
+def test_a_burst_of_connections_costs_its_address_the_oldest_at_once_and_nobody_else():
+    """A visitor who came first and has sent nothing yet keeps his connection, and room stays for the next one."""
+    connections, made = set(), []
+    kind = bounded(Connection, most=4)
+    for host in ("visitor", *["greedy"] * 20, "another"):
+        made.append(kind(host, connections=connections))
+        made[-1].connection_made(made[-1].transport)
+    assert [one.client[0] for one in made if not one.closed] == ["visitor", "greedy", "greedy", "another"]
+    assert not any(one.closed for one in made[-3:])
 
 
 # ---- sandbox ---------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from stt.ui import live_controls
 from stt.ui.backend import Backend
 from stt.ui.live import HEADER, NO_MACHINE, UNREAD_MESSAGES, Live, Outbox, live_request
 from stt.ui.live_controls import FULL, IDLE, YOURS, axis_controls
+from stt.ui.server import load_results
 from stt.video import to_uint8
 from tests.conftest import TINY, lively
 from tests.ui_fixtures import Slow, action_model, moving_dot, result_of
@@ -42,7 +43,8 @@ def backend(tmp_path_factory):
     example = moving_dot(folder / "example.mp4")
     for name, model in models.items():
         model.weights_hash = name
-    shipped = {"example--plain": result_of(models["plain"], example, model="plain", prompt_frames=5)}
+    result_of(models["plain"], example, model="plain", prompt_frames=5).save(folder / "example--plain.npz")
+    shipped = load_results([folder / "example--plain.npz"])
     return Backend(models, ResultStore(folder / "results", shipped), folder, [example])
 
 

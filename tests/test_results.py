@@ -122,6 +122,9 @@ def test_shipped_results_are_in_the_store_and_broken_files_are_left_out(result, 
     assert_same(store.get("two-rising"), replace(result, report=result.report | {"id": "two-rising"}))
     path, title = store.video("two-rising", "future-2.mp4")
     assert title == "tiny-seed-8.mp4" and read_metadata(path)["seed"] == 8
+    (tmp_path / "two-rising.npz").unlink()  # its frames are read when they are asked for
+    with pytest.raises(RequestError, match=NO_RESULT):
+        store.get("two-rising")
 
 
 # ---- videos ----------------------------------------------------------------------------------------------

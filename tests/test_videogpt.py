@@ -340,4 +340,4 @@ def test_every_weight_of_the_tokenizer_learns_and_its_codes_come_into_use():
         optimizer.step()
         losses.append(float(loss.parts["mse"]))
     assert losses[-1] < 0.4 * losses[0]
-    assert len(model.encode(video).ids.unique()) > 20
+    assert len(model.encode(video).ids.unique()) > TINY_VIDEO_TOKENIZER.codebook_size / 2

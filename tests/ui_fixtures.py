@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 
 from stt.api import Predictor
@@ -58,11 +59,21 @@ def action_model(*actions: str) -> STT:
     return lively(STT(STTConfig.from_dict(config))).eval()
 
 
+def any_clip_model() -> STT:
+    """Untrained: it lets things go on as they went, in frames of any size."""
+    config = STTConfig(
+        image_size=32, channels=3, patch=4, flows=1, flow_width=16, optical_flow=True, whole_frames=True, dim=16,
+        depth=1, heads=1, gaussian_grid=(0,), context_frames=4,
+    )  # fmt: skip
+    return STT(config).eval()
+
+
 @dataclass(frozen=True)
 class Served:
     url: str
     folder: Path  # the app's temporary folder
     examples: list[Path]
+    app: gr.Blocks
 
     def result_files(self) -> list[Path]:
         return [path for path in self.folder.glob("stt-app-*/results/**/*") if path.is_file()]
@@ -123,7 +134,7 @@ def served(
     tempfile.tempdir = str(folder)
     app = serve(models, examples, results, host="127.0.0.1", block=False)
     try:
-        yield Served(app.local_url, folder, examples)
+        yield Served(app.local_url, folder, examples, app)
     finally:
         app.close(verbose=False)
         os.environ.pop("GRADIO_TEMP_DIR")

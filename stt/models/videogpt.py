@@ -321,7 +321,7 @@ class VideoGPT(Predictor):
     def step(self, state: VideoGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, VideoGPTState]:
         c, futures = self.config, noise.futures
         label, batch = state.label, futures
-        if state.guided:
+        if state.guided and label is not None:
             label, batch = torch.cat([label, 0 * label]).repeat_interleave(futures, dim=0), 2 * futures
         if state.latents.shape[1] == c.slices:
             state = self._sequence(state.recent, state.label, label)._replace(guided=state.guided)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
+from stt.ui.fair_queue import FairQueue
 from stt.ui.limits import Message, Receive, Send, answer, route_of
 from stt.ui.streams import Streams
 
@@ -56,7 +57,8 @@ class EarlyCancels:
         """The id of a session's request to a function, None if none comes."""
         end = time.monotonic() + PATIENCE
         while self.streams.blocks is not None and time.monotonic() < end:
-            for event in self.streams.blocks._queue.events():
+            queue = cast(FairQueue, self.streams.blocks._queue)
+            for event in queue.events():
                 if event.session_hash == session and event.fn._id == function:
                     return event._id
             await asyncio.sleep(PAUSE)

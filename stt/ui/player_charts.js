@@ -15,7 +15,7 @@ const EXPLAINED = {
   Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",
   Error: "How far the pixels are from what really happened, in percent of the step from black to white. The dashed line is the error of repeating the last frame.",
   Likeness: "Structural similarity (SSIM) to what really happened, at up to 128 pixels a side: 1 is the same picture. The dashed line repeats the last frame.",
-  Surprise: "How unlikely each frame of the clip is for the model. 1 is usual for its own kind of clips; above 1.5 it is unlike them.",
+  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of its own kind of clips; above 1.5 it is unlike them.",
 };
 
 function showMeasures() {
@@ -52,14 +52,14 @@ function showMeasures() {
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
         ...(several ? futures.map((line) => ["faint", start, line]) : []),
-        ["future", start, mean, several ? "mean" : "future"], ...compared],
+        ["future", start, mean, several ? "average" : "future"], ...compared],
         null, name === "ssim" ? Math.min(...futures.flat(), ...compared.flatMap((line) => line[2])) : 0);
     }
   }
-  if (report.surprise) {
+  if (report.surprise?.bits.length > 1) { // before its first frame no motion is seen
     said.push("how unusual the clip is for the model");
     const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
-    chart("Surprise", "× usual", [["surprise", 1, bits.map((b) => b / (usual || middle || 1)), "clip"]], 1);
+    chart("Surprise", "× usual", [["surprise", 2, bits.slice(1).map((b) => b / (usual || middle || 1)), "clip"]], 1);
   }
   explanation.textContent = said.length ? `Over time: ${said.join(", ")}.` : "";
   measures.hidden = !said.length;

@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,7 +21,7 @@ from starlette.routing import WebSocketRoute
 from stt.api import Predictor
 from stt.checkpoint import load, name_of
 from stt.prediction import DEADLINE
-from stt.results import Result, ResultStore
+from stt.results import ResultStore, ShippedResult
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cancels import EarlyCancels
@@ -68,13 +67,12 @@ def load_models(sources: Sequence[str], device: torch.device | str, *, compile: 
     return models
 
 
-def load_results(files: Sequence[Path]) -> dict[str, Result]:
+def load_results(files: Sequence[Path]) -> dict[str, ShippedResult]:
     """Results that ship with the app, by the names of their files; an unreadable one is reported and left out."""
     results = {}
     for path in files:
         try:
-            result = Result.load(path)
-            results[path.stem] = replace(result, report=result.report | {"id": path.stem})
+            results[path.stem] = ShippedResult.read(path)
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             print(f"left out {path.name}: {error}", file=sys.stderr)
     return results
@@ -119,6 +117,7 @@ def serve(
         app.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=True, **_options(store, hosting, live)
         )
+        hosting.server = app.server
         if block:
             wait_for_signal()
             stop(app, hosting.loop)
@@ -136,6 +135,7 @@ class Hosting:
         self.cleanup = cleanup
         self.connections = connections
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.server: Any = None  # once the app has started: its own requests, before, must not meet the limits
 
     def make_room(self, path: Path, size: int) -> None:
         """For a file of the visitor whose request runs."""
@@ -147,7 +147,7 @@ class Hosting:
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         self.loop = asyncio.get_running_loop()
-        task = asyncio.create_task(close_idle(lambda: getattr(self.streams.blocks, "server", None), self.connections))
+        task = asyncio.create_task(close_idle(lambda: self.server, self.connections))
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -82,7 +82,8 @@ class StreamCount:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         address, streams = network_of((scope.get("client") or ("", 0))[0]), self.streams
-        if streams.requests[address] >= streams.most:
+        own = route_of(scope) == "startup-events"  # which the app asks of itself, and fails to start without
+        if streams.requests[address] >= streams.most and not own:
             return await self._refuse(scope, send, f"This address has {streams.most} requests under way already.")
         streams.requests[address] += 1
         try:

@@ -90,7 +90,7 @@ def application(
         app = Application(process, f"http://127.0.0.1:{port}/", Path(home), log)
         try:
             end = time.monotonic() + 900  # of a busy machine
-            while "Running on local URL" not in app.text():
+            while "To create a public link" not in app.text():  # its last line
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"the app did not start:\n{app.text()}")
                 time.sleep(0.1)
