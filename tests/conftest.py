@@ -59,6 +59,9 @@ TINY_CONFIGS = {
         TINY_FLOWS.to_dict()
         | {"actions": (), "patch": 1, "optical_flow": True, "whole_frames": True, "gaussian_grid": (0, 2)}
     ),
+    "stt, flows from optical flow that persist": STTConfig.from_dict(
+        TINY_FLOWS.to_dict() | {"actions": (), "patch": 1, "optical_flow": True, "persistence": True}
+    ),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),

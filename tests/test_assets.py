@@ -15,6 +15,7 @@ from stt.checkpoint import name_of, read_header, weights_hash
 from stt.metrics import unit
 from stt.model_card import about
 from stt.report import UNUSUAL
+from stt.request import usual_frames
 from stt.results import Result
 from stt.video import read_clip
 from tests.robot_fixtures import why_not as why_not_robot
@@ -107,8 +108,8 @@ def test_a_result_belongs_to_its_clip_and_to_weights_that_ship(file):
     loaded, frames = stt.load(path), len(read_clip(clip, size=64, channels=3).video)
     c, size = loaded.config, (216, 384) if loaded.whole_frames else (64, 64)
     assert run.report["settings"]["prompt_frames"] == min(frames, c.context_frames) == len(run.context)
-    assert run.futures.shape == (len(run.report["names"]), 20, *size, 3)
-    assert len(run.truth) == min(frames - len(run.context), 20)
+    assert run.futures.shape == (len(run.report["names"]), usual_frames(loaded), *size, 3)
+    assert len(run.truth) == min(frames - len(run.context), usual_frames(loaded))
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)

@@ -188,6 +188,14 @@ def test_a_model_chosen_by_hand_brings_its_own_result_of_the_example(page):
         assert (player["state"], player["model"]) == (state, model)
 
 
+def test_a_model_for_any_clip_gives_ten_frames_where_the_visitor_chose_none(page):
+    page.backend.models["any"] = any_clip_model()
+    for before, after in ((20, 10), (9, 9)):
+        changes = PLAIN | {"model": "any", "frames": before, "prompt_frames": 6}
+        _, _, *controls = page.callbacks.change_model(ME, *values(page.upload(), **changes))
+        assert changes_of(controls)["frames"] == after
+
+
 def test_an_example_that_is_shown_leaves_what_the_visitor_changes_while_its_clip_arrives(page):
     pending, player, _, *controls = page.callbacks.example(ME, event_of(number=1))
     clip = Path(changes_of(controls)["clip"])

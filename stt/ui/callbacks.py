@@ -15,7 +15,7 @@ import gradio as gr
 from stt.api import Interpolates, Predictor
 from stt.encode import write_mp4
 from stt.prompt import Prompt, fit_to_clip, load_clip, split_clip
-from stt.request import Request, RequestError, action_axes, is_stochastic
+from stt.request import Request, RequestError, action_axes, is_stochastic, usual_frames
 from stt.results import NEW_SETTINGS, Result
 from stt.ui.backend import ARGUMENTS, Backend, drop_oldest, existing
 from stt.ui.clip_box import write_preview
@@ -124,9 +124,15 @@ class Callbacks:
             return self._show(visitor, values, {})
 
     def change_model(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """`preview` for a new model, which brings its own result of an example."""
+        """`preview` for a new model, which brings its own result of an example.
+
+        A model for any clip has fewer frames, where the visitor has not chosen how many.
+        """
         result = self.backend.result_of(path_of(values[0]), values[1])
         if result is None:
+            model = self.backend.models.get(values[1])
+            if model and values[ARGUMENTS.index("frames")] == Request.frames:
+                values = tuple(changed(values, frames=usual_frames(model)))
             return self.preview(visitor, *values)
         settings = usable_settings(result.report["settings"], self.backend.models) | {"model": values[1]}
         with plain_errors():
