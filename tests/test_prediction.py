@@ -381,8 +381,8 @@ def test_a_model_without_chance_has_one_future_without_a_seed_in_its_name(tiny, 
     assert len(result.futures) == len(result.report["seeds"]) == result.report["settings"]["futures"] == 1
     assert result.report["notes"] == []  # nothing happened to the clip
     assert result.layout.names == ("only future",)
-    assert result.title("future-1.mp4") == "tiny-mean-future.mp4"
-    assert result.title("side-by-side.gif") == "tiny-mean-future-side-by-side.gif"
+    assert result.title("future-1.mp4") == "tiny-only-future.mp4"
+    assert result.title("side-by-side.gif") == "tiny-only-future-side-by-side.gif"
     value = result_value(replace(result, report=result.report | {"id": "some-id"}))
     assert (value["names"], value["detail"], value["facts"][0]) == (["only future"], "", "tiny")
 
