@@ -203,7 +203,7 @@ def test_stop_holds_before_the_server_has_answered_predict(chromium, running):
     page.click("#stop")
     page.wait_for_selector("#predict:enabled")
     page.wait_for_timeout(1000)
-    assert page.locator(".player").get_attribute("data-state") != "running"
+    page.wait_for_selector(".player:not([data-state=running])", timeout=5000)  # all 40 frames would take 10 s
     set_number(page, "Frames", 1)
     began = time.monotonic()
     predict(page)
