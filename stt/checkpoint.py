@@ -171,7 +171,7 @@ def card_fault(card: dict[str, Any]) -> str:
     if wrong := next((name for name, part in scores.items() if not isinstance(part, dict)), None):
         return f"score {wrong[:40]!r} is no object"
     figures = {f"world's {name}": world.get(name, 1) for name in ("stride", "fps")}
-    figures |= {"surprise's frame_p99": scores.get("surprise", {}).get("frame_p99", 1)}
+    figures |= {f"surprise's {name}": scores.get("surprise", {}).get(name, 1) for name in ("frame_p99", "largest_p99")}
     figures |= {name: card.get(name, 1) for name in ("minutes", "steps", "clips")}
     for name, value in figures.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAME = "digits-stt.safetensors"
+NAME = "robot-stt.safetensors"
 PACKAGE = Path(__file__).parent
 FOLDERS = (
     PACKAGE.parent / "assets" / "models",

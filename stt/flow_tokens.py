@@ -14,6 +14,10 @@ Where the config names actions, chance lies in them: a mixture density network o
 sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers and, with `optical_flow`,
 by a growth of each future's motion from frame to frame: velocities are perturbed as in STEPS (Bowler, Pierce and Seed
 2006).
+
+With `persistence`, each place keeps the share of its velocity that the prompt shows (`stt.persistence`), flows are the
+last motion alone, without the changes of the network, and its masks are sharpened. All this is in prediction; training
+is as without.
 """
 
 from __future__ import annotations
@@ -33,11 +37,13 @@ from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, un
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture, Policy
 from stt.optical_flow import Origin, carry, compose, optical_flow, resize, resize_flow, warp
+from stt.persistence import kept, persistence
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
 DETAIL = 2  # flows and masks a side of a patch
 GROWTH = 0.12  # standard deviation of the logarithm of a future's growth of motion a frame
+PERSISTENT_GROWTH = 0.05  # the same where futures differ in their persistence, too
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
@@ -51,12 +57,14 @@ ChooseActions = Callable[[Mixture], Tensor]  # policy of N items -> actions (N, 
 class FlowState(NamedTuple):
     recent: Tensor  # (B, 2, C, H, W) the last two frames
     reference: Tensor  # (B, C, H, W) the prompt's first frame
-    motion: Tensor | None  # (B, 3, h, w) expected backward flow of the next frame and its coverage
+    flow: Tensor | None  # (B, 2, h, w) backward flow of the last frame, at the network's size
     origin: Origin  # of the last frame's pixels
     action: Tensor | None  # (B, A) that led to the last frame, nan if unknown
     cache: Cache | None  # of all frames before the last
     condition: Condition
     growth: Tensor | None = None  # (B, 1, 1, 1) of each future's motion, from frame to frame
+    chances: Tensor | None = None  # (B, S, h, w) of shares of velocity that are kept, from the prompt
+    kept: Tensor | None = None  # (B, 1, h, w) these shares in each future
     num_frames: int = 0  # of the future so far
 
 
@@ -90,6 +98,7 @@ class FlowTokens(nn.Module):
         flows: int,
         width: int,
         has_motion: bool,
+        persists: bool,
         dim: int,
         heads: int,
         num_actions: int,
@@ -101,6 +110,7 @@ class FlowTokens(nn.Module):
         super().__init__()
         self.flows, self.channels, self.num_actions = flows, channels, num_actions
         self.image_size, self.patch, self.has_motion = image_size, patch, has_motion
+        self.persists = persists  # in prediction, velocities are kept as the prompt shows it
         self.rows = self.columns = image_size // (TOKEN * patch)
         self.enter = nn.Conv2d((3 * channels + has_motion * (2 + channels)) * patch**2, width, 3, padding=1)
         self.fine_in = ResBlock(width)
@@ -180,7 +190,10 @@ class FlowTokens(nn.Module):
             flows, masks, pixels = x.split(self.sizes, dim=1)
             flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
             motion = None if flat_motion is None else flat_motion[:, :2]
-            composed = compose(flows, masks, pixels.tanh(), flat, references, motion, origin)
+            one_source = self.persists and origin is not None
+            if one_source:
+                flows = torch.zeros_like(flows)
+            composed = compose(flows, masks, pixels.tanh(), flat, references, motion, origin, one_source)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
         flow = None if composed.flow is None else composed.flow.unflatten(0, (b, t))
         return Prediction(composed.frames.unflatten(0, (b, t)), flow, composed.origin, policy, out.cache, kls)
@@ -280,14 +293,16 @@ class FlowTokens(nn.Module):
         b, t = context.shape[:2]
         action = context.new_full((b, self.num_actions), torch.nan) if self.num_actions else None
         size, cache = self.input_size(context), None
-        motion = self.expected(self.motion_of(context[:, max(0, t - 2) :]), size)
+        flow, chances = self.motion_of(context[:, max(0, t - 2) :]), None
+        small = resize(context.flatten(0, 1), size).unflatten(0, (b, t))
+        flows = self.motion_of(small)
+        if self.persists:
+            chances = persistence(small, flows)
         if t > 1:
-            small = resize(context.flatten(0, 1), size).unflatten(0, (b, t))
             frames = small[:, :-1]
             previous = torch.cat([small[:, :1], small[:, :-2]], dim=1)
             references = small[:, :1].expand_as(frames).flatten(0, 1)
-            past = self.expected(self.motion_of(frames), size)
-            past = None if past is None else past.flatten(0, 1)
+            past = None if flows is None else carry(flows[:, :-1].flatten(0, 1))
             tokens = self.features(frames.flatten(0, 1), previous.flatten(0, 1), references, past).tokens
             tokens = rearrange(tokens, "(b t) d h w -> b t h w d", b=b)
             cache = network(tokens, draw_mean).cache
@@ -295,11 +310,12 @@ class FlowTokens(nn.Module):
         return FlowState(
             recent,
             context[:, 0],
-            None if motion is None else motion[:, -1],
+            None if flow is None else resize_flow(flow[:, -1], size),
             Origin.of(context[:, -1]),
             action,
             cache,
             condition,
+            chances=chances,
         )
 
     def step(
@@ -308,7 +324,6 @@ class FlowTokens(nn.Module):
         n = noise.futures
         previous, frame = (part.expand(n, *part.shape[1:]) for part in state.recent.split(1, dim=1))
         reference = state.reference.expand(n, *state.reference.shape[1:])
-        motion = None if state.motion is None else state.motion.expand(n, *state.motion.shape[1:])[:, None]
         past = None if state.action is None else state.action.expand(n, -1)[:, None]
         chosen = []
 
@@ -323,25 +338,41 @@ class FlowTokens(nn.Module):
             return prior.sample(sampling.temperature * noise.normal(*prior.mean.shape[1:]))
 
         cache, growth = state.cache.expand(n) if state.cache else None, state.growth
+        flow = None if state.flow is None else state.flow.expand(n, *state.flow.shape[1:])
+        share = self.kept(state, sampling, noise)
+        flow = flow if share is None else share * flow
+        motion = None if flow is None else carry(flow)[:, None]
         if motion is not None and not self.num_actions and sampling.temperature:
             if growth is None:
-                growth = (GROWTH * sampling.temperature * noise.normal(1, 1, 1)).exp()
+                deviation = PERSISTENT_GROWTH if self.persists else GROWTH
+                growth = (deviation * sampling.temperature * noise.normal(1, 1, 1)).exp()
             motion = torch.cat([growth[:, None] * motion[:, :, :2], motion[:, :, 2:]], dim=2)
         origin = Origin(*(part.expand(n, *part.shape[1:]) for part in state.origin))
         out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache, origin=origin)
         video = out.video.clamp(-1, 1)
         recent = torch.cat([frame, video], dim=1)
         action = chosen[0] if chosen else None
+        flow = None if out.flow is None else resize_flow(out.flow[:, 0], self.input_size(frame))
         return video, state._replace(
             recent=recent,
             reference=reference,
-            motion=None if out.flow is None else self.expected(out.flow, self.input_size(frame))[:, 0],
+            flow=flow,
             origin=out.origin,
             action=action,
             cache=out.cache,
             growth=growth,
+            kept=None if share is None else warp(share, flow, "bilinear"),
             num_frames=state.num_frames + 1,
         )
+
+    def kept(self, state: FlowState, sampling: Sampling, noise: Noise) -> Tensor | None:
+        """The shares (N, 1, h, w) of velocity that are kept from the last frame on; None if not used."""
+        if state.kept is not None or state.chances is None:
+            return state.kept
+        chances, quantile = state.chances.expand(noise.futures, *state.chances.shape[1:]), None
+        if sampling.temperature:
+            quantile = torch.special.ndtr(sampling.temperature * noise.normal(1, 1, 1))
+        return kept(chances, quantile)
 
     # ---- likelihood ------------------------------------------------------------------------------------
 

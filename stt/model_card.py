@@ -13,7 +13,7 @@ from torch import nn
 from stt.api import WHOLE_SIZE, Predictor, Sampling
 from stt.migrations import migrated_scores
 
-SHIPPED_RATES = {"tabletop": 10.0}  # Hz, of cards from before they held a rate
+SHIPPED_RATES = {"tabletop": 10.0, "robot": 10.0}  # Hz, of cards from before they held a rate
 HORIZONS = (1, 5, 10, 20)  # frames ahead, the columns of the score tables
 HORIZONS_OF = {"clips": (1, 3, 5, 10), "nowcasts": (1, 3, 6, 12)}  # of protocols with other columns
 PREDICTORS = (  # last words of a figure's name: what was scored

@@ -117,6 +117,38 @@ def match(layers: Layers, frame: Tensor, reach: int) -> Match:
     return Match(*(torch.stack(list(part.values()), dim=1) for part in (best, errors)))
 
 
+NOISE = 150.0  # nats of evidence in a mean squared error of 1 over a patch's window
+
+
+@torch.no_grad()
+def match_patches(frames: Tensor, patch: int, reach: int) -> Tensor:
+    """Block matching of each frame's patches in the frame before, displacements of up to `reach` pixels an axis.
+
+    frames (B, T, C, H, W) in [-1, 1] -> (B, T - 1, patches, matches_size(reach)): probabilities of all displacements
+    by the squared error of the patch, and of a window of patch + 8 pixels around it, which tells more of a lone thing
+    and less of two that meet; then the means, row and column, of both in units of `reach`.
+    """
+    gray = (frames.float().mean(dim=2) + 1) / 2  # (B, T, H, W)
+    now, before = gray[:, 1:].flatten(0, 1)[:, None], gray[:, :-1].flatten(0, 1)[:, None]
+    height, width = gray.shape[-2:]
+    before, side = F.pad(before, 4 * [reach], mode="replicate"), 2 * reach + 1
+    errors = []
+    for dy in range(side):
+        moved = [before[:, :, dy : dy + height, dx : dx + width] for dx in range(side)]
+        row = (now - torch.cat(moved, dim=1)).square()
+        small = F.avg_pool2d(row, patch)
+        large = F.avg_pool2d(row, patch + 8, patch, padding=4, count_include_pad=False)
+        errors.append(torch.stack([small, large]))
+    probs = (-NOISE * torch.cat(errors, dim=2)).softmax(dim=2)  # (2, B * (T - 1), side^2, h, w)
+    at = (torch.arange(side, device=probs.device) - reach) / reach
+    means = torch.einsum("m n d h w, d a -> m n a h w", probs, torch.cartesian_prod(at, at))
+    return torch.cat([*probs, *means], dim=1).flatten(2).mT.unflatten(0, (len(frames), -1))
+
+
+def matches_size(reach: int) -> int:
+    return 2 * ((2 * reach + 1) ** 2 + 2)
+
+
 class Shape(NamedTuple):
     """Position, extent and ink of layers, the input of their tokens."""
 

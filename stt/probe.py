@@ -15,6 +15,8 @@ from stt.ffmpeg import LIMITS, TOO_MANY, Limits, VideoError, bad_size, failure, 
 
 STREAM = re.compile(r"^  Stream #0:(\d+)\S*: Video: (\w+)(.*)$", flags=re.M)
 PIXELS = re.compile(r", (?:yuv|nv|p0|p2|y2|uyvy)\w*(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\))?")  # luma, chroma; their tags
+ALPHA = re.compile(r", (?:yuva|rgba|argb|bgra|abgr|gbrap|ya8|ya16)")  # pixels with an alpha channel
+MAYBE_OPAQUE = ("gif", "png", "apng")  # have an alpha channel whether they use it or not
 MATRICES = ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "ycgco", "bt2020nc", "bt2020c")
 HDR = {"arib-std-b67": "HLG", "smpte2084": "PQ"}  # transfer functions
 NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}  # of containers
@@ -39,7 +41,13 @@ class Probe(NamedTuple):
     streams: int  # number of video streams
     colours: Colours | None  # None: RGB or gray, which need none
     interlaced: bool
+    transparent: bool  # of a codec that has an alpha channel only where it is used
     seconds: float | None  # of the whole file, as it claims
+
+    @property
+    def aspect(self) -> float:
+        """Width / height of the picture."""
+        return self.width * self.pixel_aspect / self.height
 
 
 def probe(path: str | Path, *, limits: Limits = LIMITS) -> Probe:
@@ -68,7 +76,7 @@ def probe_file(file: int, limits: Limits, deadline: float) -> Probe:
         raise VideoError(bad_size(width, height, limits))
     demuxer = re.search(r"^Input #0, (\S+), from", log, flags=re.M)
     container = demuxer[1] if demuxer and demuxer[1] in limits.containers else "unknown"
-    text = best[3] if best else ""
+    codec, text = (best[2], best[3]) if best else ("unknown", "")
     claimed, average = rate / per if rate and per else 25.0, re.search(r", (\d+(?:\.\d+)?) fps", text)
     if NAMES.get(container) == "mp4" and average and not math.isclose(float(average[1]), claimed, rel_tol=0.02):
         claimed = float(average[1]) or claimed  # the rate varies; the average is exact
@@ -76,13 +84,15 @@ def probe_file(file: int, limits: Limits, deadline: float) -> Probe:
         width=width,
         height=height,
         fps=claimed,
-        codec=best[2] if best else "unknown",
+        codec=codec,
         container=NAMES.get(container, container),
         pixel_aspect=across / down if across and down else 1.0,
         stream=int(best[1]) if best else 0,
         streams=len(lines),
         colours=_colours(text),
         interlaced=head[5] in (b"t", b"b", b"m") or re.search(r"\b(top|bottom)( coded)? first", text) is not None,
+        transparent=(ALPHA.search(text) is not None and codec not in MAYBE_OPAQUE)
+        or re.search(r"^ +alpha_mode +: 1", _input(log), flags=re.M) is not None,
         seconds=_duration(log),
     )
 

@@ -15,7 +15,7 @@ from stt.optical_flow import extrapolated, optical_flow
 from stt.prompt import MAX_FPS, Prompt
 from stt.request import Request, action_axes, is_stochastic
 
-UNUSUAL = 1.5  # times the surprise of the 99th percentile of frames like the training data
+UNUSUAL = 1.5  # times the largest surprise in 99 of 100 held-out clips
 
 SSIM_SIDE = 128  # pixels
 IMAGINED = "The model imagined these futures without the clip, so they are not compared with it."
@@ -60,7 +60,7 @@ def report(
 
 def future_names(request: Request, model: Predictor) -> list[str]:
     """A name for each future."""
-    return [f"seed {seed}" for seed in request.seeds] if is_stochastic(model) else ["mean future"]
+    return [f"seed {seed}" for seed in request.seeds] if is_stochastic(model) else ["only future"]
 
 
 def is_imagined(request: Request, model: Predictor) -> bool:
@@ -118,11 +118,13 @@ def _shrunk(video: Tensor) -> Tensor:
 def surprise_report(bits: list[float], model: Predictor, prompt: Prompt) -> dict[str, Any]:
     """bits per dimension of every frame but the first, and which frames are unusual for the model's training data.
 
-    Frames count one by one: a single impossible motion hardly changes the clip's mean.
+    Frames count one by one: a single impossible motion hardly changes the clip's mean. The first of these frames is
+    not judged: before it the model sees no motion, and the figures of its card leave it out, too.
     """
-    usual = model.card.get("scores", {}).get("surprise", {}).get("frame_p99")
-    first = prompt.start - len(prompt.context) + 2  # number in the clip, from 1, of the first frame with a score
-    unusual = [t for t, b in enumerate(bits, first) if usual and b > UNUSUAL * usual]
+    figures = model.card.get("scores", {}).get("surprise", {})
+    usual = figures.get("largest_p99", figures.get("frame_p99"))  # older cards have the latter alone
+    first = prompt.start - len(prompt.context) + 3  # number in the clip, from 1, of the first frame that is judged
+    unusual = [t for t, b in enumerate(bits[1:], first) if usual and b > UNUSUAL * usual]
     return {"bits": [round(b, 5) for b in bits], "usual": usual, "unusual_frames": unusual}
 
 

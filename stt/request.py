@@ -121,9 +121,15 @@ class Request:
 DEFAULTS: dict[str, Any] = {
     field.name: to_json(field.default) for field in dataclasses.fields(Request) if field.name not in ("clip", "model")
 } | {"seed": None}  # drawn
+ANY_CLIP_FRAMES = 10  # beyond a second, a model for any clip is a guess
 
 
 # ---- what a model supports -------------------------------------------------------------------------------
+
+
+def usual_frames(model: Predictor) -> int:
+    """How many frames to predict where nobody says."""
+    return ANY_CLIP_FRAMES if model.whole_frames else Request.frames
 
 
 def label_space(model: Predictor) -> tuple[int, int]:

@@ -113,7 +113,7 @@ def read_clip(
     frames = frames.reshape(decoded, height, width, channels)
     used = min(decoded, most, decoded if fps else _frames_within(times, limits.clip_seconds, decoded))
     source_fps = _source_rate(log, times[:used], source.fps, fps, whole=decoded <= most)
-    aspect = source.width * source.pixel_aspect / source.height
+    aspect = source.aspect
     return Clip(
         video=_to_video(frames[:used:stride]),
         fps=min(max((fps or source_fps) / stride, limits.min_fps), limits.max_fps),
@@ -387,6 +387,7 @@ def _notes(source: Probe, channels: int, rate: float, fps: float | None, times: 
         f"The file does not name its colours; {kind} video, they were read as BT.{'709' if kind == 'HD' else '601'}.":
             channels == 3 and source.colours is not None and not colours.matrix and not _is_wide(source),
         "The clip is interlaced; its two fields became one picture.": source.interlaced,
+        "The clip has transparent parts; they are shown as if they were opaque.": source.transparent,
     }  # fmt: skip
     return [note for note, holds in conditions.items() if holds]
 

@@ -30,8 +30,9 @@ TINY_FLOWS = STTConfig(
     gaussian_grid=(0, 0), actions=("push",),
 )  # fmt: skip
 TINY_TIMESFORMER = TimeSformerConfig(
-    image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2
-)
+    image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2,
+    source_frames=(1, 1, 3), reach=2,
+)  # fmt: skip
 TINY_VIDEO_TOKENIZER = VideoVQConfig(image_size=16, frames=2, patch=2, widths=(8, 16), codebook_size=32, code_dim=8)
 TINY_VIDEOGPT = VideoGPTConfig(
     image_size=16, tokenizer=TINY_VIDEO_TOKENIZER, context_frames=4, slices=3, dim=32, depth=2, heads=2, mlp_ratio=2,
@@ -57,6 +58,9 @@ TINY_CONFIGS = {
     "stt, flows from optical flow": STTConfig.from_dict(
         TINY_FLOWS.to_dict()
         | {"actions": (), "patch": 1, "optical_flow": True, "whole_frames": True, "gaussian_grid": (0, 2)}
+    ),
+    "stt, flows from optical flow that persist": STTConfig.from_dict(
+        TINY_FLOWS.to_dict() | {"actions": (), "patch": 1, "optical_flow": True, "persistence": True}
     ),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}

@@ -14,6 +14,8 @@ from stt.api import Sampling
 from stt.checkpoint import name_of, read_header, weights_hash
 from stt.metrics import unit
 from stt.model_card import about
+from stt.report import UNUSUAL
+from stt.request import usual_frames
 from stt.results import Result
 from stt.video import read_clip
 from tests.robot_fixtures import why_not as why_not_robot
@@ -106,8 +108,24 @@ def test_a_result_belongs_to_its_clip_and_to_weights_that_ship(file):
     loaded, frames = stt.load(path), len(read_clip(clip, size=64, channels=3).video)
     c, size = loaded.config, (216, 384) if loaded.whole_frames else (64, 64)
     assert run.report["settings"]["prompt_frames"] == min(frames, c.context_frames) == len(run.context)
-    assert run.futures.shape == (len(run.report["names"]), 20, *size, 3)
-    assert len(run.truth) == min(frames - len(run.context), 20)
+    assert run.futures.shape == (len(run.report["names"]), usual_frames(loaded), *size, 3)
+    assert len(run.truth) == min(frames - len(run.context), usual_frames(loaded))
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_no_result_of_an_example_says_that_its_clip_is_unlike_the_training_data(file):
+    """All examples are held-out clips of what the model learned."""
+    assert not any("unlike" in note for note in Result.load(file).report["notes"])
+
+
+def test_a_cut_in_a_clip_of_the_robot_is_unlike_the_training_data():
+    model = stt.load(ASSETS / "models/robot-stt.safetensors")
+    before, after = (
+        read_clip(ASSETS / f"prompts/{name}.mp4", size=64, channels=3).video for name in ("lifted-off", "three-things")
+    )
+    bits = model.surprise(torch.cat([before[:6], after[6:12]])[None]).bits[0]
+    limit = UNUSUAL * model.card["scores"]["surprise"]["largest_p99"]
+    assert (bits > limit).nonzero().flatten().tolist() == [5]  # the first frame after the cut
 
 
 @pytest.mark.parametrize("name", ["pair-nine-and-six--digits-stt", "block-to-the-wall--tabletop-layered"])

@@ -103,6 +103,8 @@ def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, t
     predict(page)
     assert "cropped to a square" in facts(page)
     assert charts(page) == ["Spread", "Error", "Likeness", "Surprise"]
+    unit = page.locator(".player .chart .top").last.text_content()
+    assert unit.endswith("× middle")  # of the clip: the model has no figures of others
     at_frame(page, 6)
     assert page.locator(".player .clip .name").inner_text() == "what really happened"
     page.locator("#start input").focus()
@@ -201,7 +203,7 @@ def test_stop_holds_before_the_server_has_answered_predict(chromium, running):
     page.click("#stop")
     page.wait_for_selector("#predict:enabled")
     page.wait_for_timeout(1000)
-    assert page.locator(".player").get_attribute("data-state") != "running"
+    page.wait_for_selector(".player:not([data-state=running])", timeout=5000)  # all 40 frames would take 10 s
     set_number(page, "Frames", 1)
     began = time.monotonic()
     predict(page)
@@ -216,6 +218,8 @@ def test_one_click_compares_all_models_of_a_world(page):
     wait_for(lambda: len(names(page)) == 2)
     assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
+    wait_for(lambda: facts(page).startswith("tiny"))  # of the model that the page names as chosen
+    assert "tiny" in page.get_by_label("Model", exact=True).input_value()
     predict(page)
     assert len(names(page)) == 3 and not any("·" in name for name in names(page))
     choose_model(page, "gaps")
@@ -260,6 +264,7 @@ def test_digits_are_imagined_without_a_clip_and_their_settings_travel(page, runn
     page.wait_for_selector(STATE.format("done"))
     assert all("3" in name for name in names(page)) and "imagined" in facts(page)
     assert result(page)["settings"]["labels"] == [3]
+    assert page.locator(".player .clip .name").inner_text() == "no clip"
     address = page.url
     page.goto(address)
     page.wait_for_selector("#predict")

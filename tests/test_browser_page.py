@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stt.models.stt import STT
 from tests.browser_fixtures import (
     DROP,
     STATE,
@@ -33,7 +34,8 @@ from tests.browser_fixtures import (
     wait_for,
     wait_for_address,
 )
-from tests.ui_fixtures import moving_dot, served
+from tests.conftest import TINY, lively
+from tests.ui_fixtures import any_clip_model, moving_dot, served, ship
 from tests.video_fixtures import make
 
 pytestmark = pytest.mark.browser
@@ -51,6 +53,15 @@ HOLD_CLIP = """window.addEventListener('stt-clip', (event) => window.released ||
 window.say = (clip) => {
   window.released = true;
   window.dispatchEvent(new CustomEvent('stt-clip', {detail: clip}));
+};"""
+
+
+HOLD_OPENING = """const asked = window.fetch, held = new Promise((go) => { window.open_page = go; });
+window.fetch = async (...request) => {
+  const opens = window.gradio_config?.dependencies.find((one) => one.targets.some(([, name]) => name === "load"))?.id;
+  const body = request[1]?.body;
+  if (typeof body === "string" && JSON.parse(body).fn_index === opens) await held;
+  return asked(...request);
 };"""
 
 
@@ -129,12 +140,52 @@ def test_one_dice_draws_a_new_seed_for_each_prediction_and_a_typed_seed_stays(pa
 
 
 def test_whoever_uploads_is_told_before_predict_whether_the_model_knows_such_clips(page, tmp_path):
-    assert page.locator("#verdict p").count() == 0  # an example needs no verdict
+    assert page.locator("#verdict .verdict").count() == 0  # an example needs no verdict
     upload(page, make(tmp_path / "pattern.mp4", source="testsrc2=s=64x64:r=10:d=2"))
     page.get_by_text("does not know such clips").wait_for()
     wait_for(lambda: re.search(r"Use \w+|own videos", page.locator("#verdict").inner_text()))
     choose_example(page, 0)
-    wait_for(lambda: page.locator("#verdict p").count() == 0)
+    wait_for(lambda: page.locator("#verdict .verdict").count() == 0)
+
+
+def test_an_upload_that_is_not_square_shows_at_once_as_the_model_for_any_clip_sees_it(chromium, tmp_path):
+    examples, models = (
+        [moving_dot(tmp_path / "one.mp4")],
+        {"tiny": lively(STT(TINY)).eval(), "motion": any_clip_model()},
+    )
+    with served(tmp_path, models, examples, ship(models, examples, tmp_path)) as running:
+        page, complaints = new_tab(chromium, running)
+        visit(page, running)
+        size = "(({ width, height }) => [width, height])(document.querySelector('.player .panel canvas'))"
+        page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "wide.mp4", frames=12, width=48))
+        page.wait_for_selector(STATE.format("ready"))
+        assert page.evaluate(size) == [48, 32]
+        page.get_by_text("of which tiny would see only a square").wait_for()
+        assert "motion" in page.get_by_label("Model", exact=True).input_value()
+        page.get_by_role("button", name="Use tiny").click()
+        wait_for(lambda: page.evaluate(size) == [16, 16])
+        page.context.close()
+    assert complaints == []
+
+
+def test_an_upload_made_while_the_page_opens_stays_and_is_predicted(chromium, running, tmp_path):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(HOLD_OPENING)
+    page.goto(running.url)
+    page.wait_for_selector("#clip input[type=file]", state="attached")
+    page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "mine.mp4", frames=4))
+    page.get_by_text("Uploading mine.mp4").wait_for()
+    page.wait_for_timeout(500)
+    assert page.locator("#predict").is_disabled()  # there is no clip yet
+    page.evaluate("open_page()")
+    page.wait_for_selector(STATE.format("ready"))
+    page.wait_for_selector("#predict:enabled")
+    wait_for(lambda: page.locator("#examples [aria-pressed=true]").count() == 0)
+    assert page.evaluate("document.querySelector('.player .panel').innerText") == "clip"
+    predict(page)
+    assert result(page)["clip"] == "mine" and result(page)["settings"]["prompt_frames"] == 4
+    page.context.close()
+    assert complaints == []
 
 
 def test_a_bad_file_leaves_the_clip_and_says_one_thing(page, tmp_path):
@@ -211,6 +262,10 @@ def test_it_fits_every_screen_in_both_themes_and_the_stage_uses_the_window(page,
         assert (page.evaluate(bright) > 128) == (theme == "light")
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         assert page.locator(".player .panel canvas").first.bounding_box()["width"] >= least
+        boxes = [page.locator(part).bounding_box() for part in ("#clip", "#predict")]
+        assert 0 <= boxes[1]["y"] - boxes[0]["y"] - boxes[0]["height"] < 20  # Predict stands directly under the clip
+        if size[0] <= 860:
+            assert boxes[1]["y"] < page.locator(".player").bounding_box()["y"]
         if size[0] > 860:
             bottom = page.locator(".player .bar").bounding_box()
             assert bottom["y"] + bottom["height"] <= size[1] and height(page) <= size[1] + 120

@@ -21,7 +21,7 @@ from stt.ui.examples import find_examples, gallery, rivals
 from stt.ui.player import EMPTY
 from stt.video import probe, read_clip
 from tests.page_fixtures import ME, SETTINGS, FakePage, changes_of, event_of, sheet, values
-from tests.ui_fixtures import action_model, class_model, gap_model, moving_dot
+from tests.ui_fixtures import action_model, any_clip_model, class_model, gap_model, moving_dot
 from tests.video_fixtures import make
 
 GAP = {"model": "gaps", "stride": 1, "prompt_frames": 4, "between": True}
@@ -188,6 +188,31 @@ def test_a_model_chosen_by_hand_brings_its_own_result_of_the_example(page):
         assert (player["state"], player["model"]) == (state, model)
 
 
+def test_a_model_for_any_clip_gives_ten_frames_where_the_visitor_chose_none(page):
+    page.backend.models["any"] = any_clip_model()
+    for before, after in ((20, 10), (9, 9)):
+        changes = PLAIN | {"model": "any", "frames": before, "prompt_frames": 6}
+        _, _, *controls = page.callbacks.change_model(ME, *values(page.upload(), **changes))
+        assert changes_of(controls)["frames"] == after
+
+
+def test_an_example_that_is_shown_leaves_what_the_visitor_changes_while_its_clip_arrives(page):
+    pending, player, _, *controls = page.callbacks.example(ME, event_of(number=1))
+    clip = Path(changes_of(controls)["clip"])
+    assert player["state"] == "done"
+    answer = page.choose(clip, pending=pending, **PLAIN | {"frames": 9, "futures": 1})
+    assert answer.player == gr.skip() and answer.controls == {}
+    assert page.choose(page.upload(), pending=answer.pending, **PLAIN).player["state"] == "ready"
+
+
+def test_a_result_without_chance_leaves_the_number_of_futures_to_the_next_model(page, monkeypatch):
+    result = page.results.get("example-0--tiny")
+    result.report["stochastic"] = False
+    monkeypatch.setattr(page.backend, "shipped_result", lambda *_: result)
+    answer = page.choose(page.examples[0], **PLAIN | {"futures": 4})
+    assert answer.player["state"] == "done" and not {"futures", "seed", "temperature"} & answer.controls.keys()
+
+
 def test_with_own_weights_only_examples_that_they_know_are_shown(page):
     models = {"mine": page.models["other"]}
     assert find_examples(page.examples, models, page.results.shipped) == []
@@ -196,12 +221,39 @@ def test_with_own_weights_only_examples_that_they_know_are_shown(page):
 
 def test_all_models_of_a_world_are_compared_with_one_prompt_and_one_seed(page):
     *_, (value, seed) = page.runs.compare(ME, *values(page.examples[0], **PLAIN | {"seed": 5}))
-    assert seed == 5 and (value["model"], value["names"]) == ("classes", ["seed 5"])
+    assert seed == 5 and (value["model"], value["names"], value["place"]) == ("tiny", ["seed 5"], 0)  # as the page says
     (other,) = value["beside"]
-    first, second = page.results.get(other), page.results.get(value["id"])
-    assert first.report["settings"]["model"] == "tiny" and first.report["seeds"] == second.report["seeds"] == [5]
+    first, second = page.results.get(value["id"]), page.results.get(other)
+    assert second.report["settings"]["model"] == "classes" and first.report["seeds"] == second.report["seeds"] == [5]
     assert first.report["clip"] == second.report["clip"] and first.futures.shape == second.futures.shape
     assert rivals("other", page.models, page.backend.gallery) == ["other"]  # no example shows it
+
+
+def test_a_model_for_any_clip_is_compared_with_those_whose_frames_are_as_fast(page):
+    page.models["motion"] = motion = any_clip_model()
+    motion.card = {"fps": 10}
+    assert "motion" not in rivals("tiny", page.models, page.backend.gallery)  # of clips at any rate
+    page.models["tiny"].card = page.models["tiny"].card | {"fps": 10}
+    assert rivals("tiny", page.models, page.backend.gallery) == ["tiny", "classes", "motion"]
+    *_, (value, _) = page.runs.compare(ME, *values(page.examples[0], **PLAIN))
+    assert value["model"] == "tiny" and len(value["beside"]) == 2
+
+
+def test_an_upload_that_is_not_square_is_shown_at_once_as_the_model_for_any_clip_will_see_it(page):
+    page.models["motion"] = any_clip_model()
+    settings = PLAIN | {"fit": "auto"}
+    answer = page.choose(page.upload(), **settings)  # 48 by 32
+    assert answer.controls["model"] == "motion" and answer.player["model"] == "motion"
+    assert answer.player["size"] == [48, 32]
+    again = page.choose(page.upload(), pending=answer.pending, **settings)  # Gradio may report one change twice
+    assert again.controls["model"] == "motion"
+    square = moving_dot(page.uploads / "square.mp4", frames=12)
+    for clip, changes in (
+        (square, {}), (page.examples[0], {}), (page.upload(), {"fit": "crop"}), (page.upload(), {"model": "motion"}),
+    ):  # fmt: skip
+        assert page.choose(clip, **settings | changes).controls.get("model") is None, (clip, changes)
+    kept = page.choose(page.upload(), pending={"model": "tiny"}, **settings)  # of a link or of the last visit
+    assert kept.player["model"] == "tiny"
 
 
 def test_labels_are_imagined_without_a_clip_and_only_by_a_model_that_knows_them(page):

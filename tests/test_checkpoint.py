@@ -165,6 +165,7 @@ HEADERS = {  # config, card -> what is said of it
     ("{}", '{"world": {"stride": "2"}}'): "world's stride is no number",
     ("{}", '{"scores": {"surprise": 3}}'): "score 'surprise' is no object",
     ("{}", '{"scores": {"surprise": {"frame_p99": "high"}}}'): "surprise's frame_p99 is no number",
+    ("{}", '{"scores": {"surprise": {"largest_p99": -1}}}'): "surprise's largest_p99 is no number",
     ("{}", '{"command": ["python"]}'): "command is no text",
 }
 

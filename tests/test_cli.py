@@ -88,7 +88,7 @@ def test_a_model_without_chance_writes_its_one_future(here, capsys):
     save(TimeSformer(TINY_CONFIGS["timesformer"]), here / "tiny.safetensors")
     assert call("--frames", 2, "--futures", 2, "--seed", 1, "--out", "a.mp4", "--each") == 0
     assert {path.name for path in here.glob("a*")} == {"a.mp4", "a-seed-1.mp4"}
-    assert capsys.readouterr().out.startswith("wrote a.mp4, a-seed-1.mp4\nmean future\n")
+    assert capsys.readouterr().out.startswith("wrote a.mp4, a-seed-1.mp4\nonly future\n")
 
 
 def test_labels_a_gap_and_an_action_reach_the_model(here, capsys):

@@ -161,6 +161,17 @@ def test_interlaced_fields_become_one_picture(tmp_path):
     assert not probe(make(tmp_path / "plain.mp4")).interlaced
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("clip.mov", "-c:v qtrle -pix_fmt argb"), ("clip.webm", "-c:v libvpx-vp9 -pix_fmt yuva420p")]
+)
+def test_transparency_that_is_left_out_is_named(tmp_path, name, options):
+    source = "color=c=red@0.3:s=64x64:r=10:d=0.5,format=rgba"
+    assert "transparent parts" in notes_of(make(tmp_path / name, options, source), limits=OWN_FILES)
+    opaque = make(tmp_path / f"opaque{name[4:]}", options.split(" -pix_fmt")[0] + " -pix_fmt " + (
+        "rgb24" if "qtrle" in options else "yuv420p"))  # fmt: skip
+    assert "transparent" not in notes_of(opaque, limits=OWN_FILES)
+
+
 def test_of_several_video_streams_the_largest_is_read(tmp_path):
     small, large = (
         ("-f", "lavfi", "-i", "color=black:s=64x64:d=0.5"),

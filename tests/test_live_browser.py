@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,29 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     assert download.value.suggested_filename.endswith(".mp4")
     page.locator(".player .extend").first.click()  # the recording is the next clip
     page.wait_for_selector(".player[data-state=ready]")
+
+
+SAID = """() => [...document.querySelectorAll('dialog.live :is(button, canvas)')].filter((n) => {
+  const words = (n.innerText || '').toLowerCase().match(/\\w+/g) || [], name = n.ariaLabel?.toLowerCase();
+  return !name || words.some((word) => !name.match(/\\w+/g).includes(word));
+}).map((n) => n.outerHTML)"""
+
+
+def test_the_names_of_controls_hold_the_words_on_them(page):
+    assert page.evaluate(SAID) == []
+
+
+@pytest.mark.skipif(not os.environ.get("AXE"), reason="AXE is not the path of axe-core's axe.min.js")
+def test_axe_finds_no_serious_fault_in_play_nor_in_its_queue(chromium, running, page):  # noqa: F811
+    second, _ = new_tab(chromium, running)
+    visit(second, running)
+    second.click("#play")
+    second.get_by_text("You are next").wait_for()
+    for one in (page, second):
+        one.evaluate(Path(os.environ["AXE"]).read_text())
+        faults = one.evaluate("async () => (await axe.run(document)).violations.map(v => [v.impact, v.id])")
+        assert [fault for fault in faults if fault[0] in ("serious", "critical")] == []
+    second.close()
 
 
 def test_the_next_visitor_waits_and_a_closed_tab_makes_room(chromium, running, page):  # noqa: F811

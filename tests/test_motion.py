@@ -3,7 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stt.motion import Layers, Motion, Shape, composite, features_size, match, shape_of, shift
+from stt.motion import (
+    Layers,
+    Motion,
+    Shape,
+    composite,
+    features_size,
+    match,
+    match_patches,
+    matches_size,
+    shape_of,
+    shift,
+)
 
 
 def squares(places, size: int = 24, side: int = 5, alpha: float = 0.0) -> Layers:
@@ -93,3 +104,19 @@ def test_features_tell_displacements_apart_and_hide_one_that_is_not_known():
     assert not torch.equal(made[0], made[1]) and not torch.equal(made[1], made[2])
     hidden = [Motion(shape, torch.full((1, 1, 2, 2), d), unknown).features(4) for d in (-4, 3)]
     assert torch.equal(*hidden)
+
+
+def test_patches_are_found_where_they_were():
+    video = torch.rand(1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    video[:, 1] = video[:, 0].roll((2, -3), dims=(2, 3))
+    found = match_patches(video, patch=8, reach=4).view(4, 4, -1)[1:3, 1:3]  # rows and columns of patches
+    small, large, *means = found.split([81, 81, 2, 2], dim=-1)
+    for probs, mean in zip((small, large), means, strict=True):
+        assert (probs.argmax(dim=-1) == (4 - 2) * 9 + (4 + 3)).all() and (probs.amax(dim=-1) > 0.9).all()
+        torch.testing.assert_close(mean, torch.tensor([-2 / 4, 3 / 4]).expand(2, 2, 2), atol=0.1, rtol=0)
+
+
+def test_patches_without_texture_could_come_from_anywhere():
+    found = match_patches(torch.zeros(2, 3, 1, 16, 16), patch=4, reach=1)
+    assert found.shape == (2, 2, 16, matches_size(1))
+    torch.testing.assert_close(found[..., :18], torch.full((2, 2, 16, 18), 1 / 9))

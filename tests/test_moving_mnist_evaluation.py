@@ -123,6 +123,7 @@ def test_surprise_starts_at_the_third_frame_and_orders_its_quantiles(tiny, small
     assert figures["clip_max"] == pytest.approx(float(bits.mean(dim=1).max()), abs=1e-4)
     assert figures["clip_median"] <= figures["clip_p99"] <= figures["clip_max"] <= float(bits.max()) + 1e-4
     assert figures["frame_p99"] == pytest.approx(float(bits.quantile(0.99)), abs=1e-4)
+    assert figures["largest_p99"] == pytest.approx(float(bits.amax(dim=1).quantile(0.99)), abs=1e-4)
 
 
 def test_a_reconstruction_is_scored_with_its_second_pass(tiny, small):

@@ -104,7 +104,7 @@ def test_imagined_futures_say_which_labels(clip):
     first, done = first_and_last(request, class_model())
     for value in (first, done):
         assert value["imagined"] and value["detail"] == "3 and any · temperature 0.5"
-    assert done["facts"][1] == "3 frames of 3 and any, imagined without the clip"
+    assert done["facts"][1] == "3 frames that show 3 and any, imagined without the clip"
     assert done["report"]["scores"] is None and done["truth_frames"] == 2
     assert not value_of(class_model(), clip)["imagined"]
 

@@ -231,6 +231,19 @@ def test_a_frame_is_unusual_above_a_multiple_of_the_training_datas_surprise(tiny
     assert report["surprise"] == {"bits": [9.0] * 4, "usual": None, "unusual_frames": []}
 
 
+def test_the_first_score_is_not_judged_as_before_it_the_model_sees_no_motion(tiny, clip, monkeypatch):
+    assert surprised(tiny, clip, monkeypatch, [9.0, 0.0, 0.0, 0.0])["surprise"]["unusual_frames"] == []
+
+
+def test_frames_are_judged_by_the_largest_surprise_of_held_out_clips_where_the_card_has_it(tiny, clip, monkeypatch):
+    tiny_card = {"scores": {"surprise": {"frame_p99": 1.0, "largest_p99": 3.0}}}
+    monkeypatch.setattr(tiny, "card", tiny_card)
+    bits = torch.tensor([[0.0, 2.9 * UNUSUAL, 3.1 * UNUSUAL, 0.0]])
+    monkeypatch.setattr(tiny, "surprise", lambda video: Surprise(bits, bits[..., None, None]))
+    report = result_of(tiny, clip).report["surprise"]
+    assert (report["usual"], report["unusual_frames"]) == (3.0, [4])
+
+
 def test_unusual_frames_are_numbered_in_the_clip_and_many_make_an_unusual_clip(tiny, clip, long_clip, monkeypatch):
     report = surprised(tiny, long_clip, monkeypatch, [0.0, 9.0, *[0.0] * 5], prompt_frames=8)
     assert report["used_frames"] == 6 and report["surprise"]["unusual_frames"] == [5]  # of 3 ... 8, the third
@@ -367,11 +380,11 @@ def test_a_model_without_chance_has_one_future_without_a_seed_in_its_name(tiny, 
     result = result_of(tiny, file, futures=3)
     assert len(result.futures) == len(result.report["seeds"]) == result.report["settings"]["futures"] == 1
     assert result.report["notes"] == []  # nothing happened to the clip
-    assert result.layout.names == ("mean future",)
-    assert result.title("future-1.mp4") == "tiny-mean-future.mp4"
-    assert result.title("side-by-side.gif") == "tiny-mean-future-side-by-side.gif"
+    assert result.layout.names == ("only future",)
+    assert result.title("future-1.mp4") == "tiny-only-future.mp4"
+    assert result.title("side-by-side.gif") == "tiny-only-future-side-by-side.gif"
     value = result_value(replace(result, report=result.report | {"id": "some-id"}))
-    assert (value["names"], value["detail"], value["facts"][0]) == (["mean future"], "", "tiny")
+    assert (value["names"], value["detail"], value["facts"][0]) == (["only future"], "", "tiny")
 
 
 def test_a_clip_is_used_at_the_rate_that_the_model_learned_at(tiny, tmp_path):

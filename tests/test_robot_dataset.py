@@ -13,9 +13,11 @@ import torch
 from stt.models.stt import STTConfig
 from stt.tokenizer import FrameVQConfig
 from tests.robot_fixtures import why_not
+from tests.tabletop_fixtures import colour_model
 from train.data.robot import RobotDataConfig, RobotDataset
 from train.data.shards import decompress_segmentation
 from train.datasets import open_dataset
+from train.evaluate import evaluation_of, parser
 from train.make_robot import main
 from train.presets import PRESETS
 from train.sim.robot.world import Robot, RobotConfig
@@ -114,6 +116,13 @@ def test_other_sets_are_neither_overwritten_nor_read(stored, tmp_path):
         (tmp_path / "index.json").write_text(json.dumps(index | changes))
         with pytest.raises(ValueError, match=message):
             RobotDataset(tmp_path)
+
+
+def test_scores_that_need_no_simulator_take_the_clips_of_a_set(stored, tmp_path):
+    words = ["--model", "m", "--world", "robot", "--data", str(stored / "test"), "--simulated", str(tmp_path)]
+    evaluation = evaluation_of(colour_model(), parser().parse_args([*words, "--device", "cpu"]))
+    clips = whole(RobotDataset(stored / "test", image_size=evaluation.model.config.image_size, frames=3))
+    assert torch.equal(evaluation.clips(9, 3), clips) and "test split" in evaluation.source
 
 
 def test_presets_get_the_robots_clips_at_their_size_or_are_refused(stored):

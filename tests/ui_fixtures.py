@@ -59,6 +59,15 @@ def action_model(*actions: str) -> STT:
     return lively(STT(STTConfig.from_dict(config))).eval()
 
 
+def any_clip_model() -> STT:
+    """Untrained: it lets things go on as they went, in frames of any size."""
+    config = STTConfig(
+        image_size=32, channels=3, patch=4, flows=1, flow_width=16, optical_flow=True, whole_frames=True, dim=16,
+        depth=1, heads=1, gaussian_grid=(0,), context_frames=4,
+    )  # fmt: skip
+    return STT(config).eval()
+
+
 @dataclass(frozen=True)
 class Served:
     url: str

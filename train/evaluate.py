@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "which take 7 ms a frame; by the file alex_shift_tolerant.pth, or by that of the package stlpips-pytorch",
     )
     own = parser.add_argument_group("your own videos")
-    own.add_argument("--data", type=Path, help="folder of videos, which is then the data set")
+    own.add_argument("--data", type=Path, help="folder of videos, or a set of the world, which is then the data set")
     add_array_flags(own)
     own.add_argument("--horizon", type=count, default=HORIZON, help="frames ahead, also on the sheet of Moving MNIST")
     clips = parser.add_argument_group("clips")

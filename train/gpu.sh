@@ -37,6 +37,7 @@ else
     step training 400 "$PYTHON" -m train.predictor --preset scenes/stt/cpu --workers "$(nproc)" --device $device \
         "${minutes[@]}" "${sizes[@]}" --save-every 1 --out "$OUT/run"
 fi
-cp "$OUT/run/log.jsonl" "$OUT/log.jsonl"
-[ -f "$OUT/run/model.safetensors" ] && cp "$OUT/run/model.safetensors" "$OUT/model.safetensors"
+for file in log.jsonl model.safetensors; do
+    [ -f "$OUT/run/$file" ] && cp "$OUT/run/$file" "$OUT/$file"
+done
 cat "$OUT/exits.txt"

@@ -22,7 +22,7 @@ from stt.checkpoint import load, name_of
 from stt.encode import write_mp4
 from stt.prediction import predict
 from stt.prompt import load_clip
-from stt.request import Request
+from stt.request import Request, usual_frames
 from stt.results import Result
 from stt.video import read_clip, to_uint8
 from train.data.bouncing import DigitState, render, simulate_deterministic, simulate_stochastic
@@ -109,7 +109,7 @@ def real_clip(source: Path, start: float) -> Video:
 def result(clip: Path, frames: int, model: Predictor, name: str) -> Result:
     """The run that the app shows of a clip of so many frames; name: of the model, in the app."""
     start = min(model.config.context_frames, frames)  # so that a longer clip goes on beside its futures
-    request = Request(clip=clip, model=name, seed=0, prompt_frames=start)
+    request = Request(clip=clip, model=name, frames=usual_frames(model), seed=0, prompt_frames=start)
     *_, run = predict(request, model, deadline=math.inf)
     return run
 

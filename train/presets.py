@@ -63,8 +63,8 @@ video_vq_gpu = VideoVQConfig(blocks=2)
 videogpt_cpu = VideoGPTConfig(tokenizer=video_vq_cpu, classes=10, drop_context=0.25, guidance=3.0)
 videogpt_gpu = replace(videogpt_cpu, tokenizer=video_vq_gpu, dim=224, depth=5, heads=7, widths=(64, 96), labels=2)
 
-timesformer_cpu = TimeSformerConfig()
-timesformer_gpu = TimeSformerConfig(dim=256, depth=5, heads=8)
+timesformer_cpu = TimeSformerConfig(source_frames=(1, 1, 4, 8), reach=5)
+timesformer_gpu = replace(timesformer_cpu, dim=256, depth=5, heads=8)
 
 transframer_cpu = TransframerConfig(maps=("digits",))
 transframer_gpu = replace(

@@ -54,6 +54,7 @@ class STTConfig(PredictorConfig):
     flow_width: int = 32  # channels of the flows' convolutions at their finest scale
     patch: int = 2  # pixels a side that the flows' convolutions take as one place; a token has 4 patches a side
     optical_flow: bool = False  # flows begin from the last motion
+    persistence: bool = False  # motion goes on as the prompt shows that it does, and pixels come from one place each
     whole_frames: bool = False  # frames of any size: the longer side has image_size pixels where the network reads them
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
     dim: int = 128
@@ -84,6 +85,8 @@ class STTConfig(PredictorConfig):
             raise ValueError(f"image_size {self.image_size} is not a multiple of 4 patches of {self.patch} pixels")
         if (self.optical_flow or self.whole_frames) and not self.flows:
             raise ValueError("optical_flow and whole_frames need flows, which are 0")
+        if self.persistence and not self.optical_flow:
+            raise ValueError("persistence needs optical_flow")
         if self.chunk_frames != 1:
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1: a step predicts one frame")
         if self.layers and any(self.gaussian_grid):
@@ -121,6 +124,7 @@ class STT(Predictor):
                 c.flows,
                 c.flow_width,
                 c.optical_flow,
+                c.persistence,
                 c.dim,
                 c.heads,
                 len(c.actions),

@@ -111,7 +111,7 @@ class ClipIndex:
         return existing(self._by_content.get((session, sha256))) or existing(self._examples.get(sha256))
 
 
-def drop_oldest(index: dict[Any, Path]) -> None:
+def drop_oldest(index: dict[Any, Any]) -> None:
     while len(index) > MAX_CLIPS:
         del index[next(iter(index))]
 

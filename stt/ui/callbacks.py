@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from stt.api import Interpolates
+from stt.api import Interpolates, Predictor
 from stt.encode import write_mp4
 from stt.prompt import Prompt, fit_to_clip, load_clip, split_clip
-from stt.request import Request, RequestError, action_axes, is_stochastic
+from stt.request import Request, RequestError, action_axes, is_stochastic, usual_frames
 from stt.results import NEW_SETTINGS, Result
-from stt.ui.backend import ARGUMENTS, Backend, existing
+from stt.ui.backend import ARGUMENTS, Backend, drop_oldest, existing
 from stt.ui.clip_box import write_preview
 from stt.ui.errors import plain_errors, warn
 from stt.ui.player import EMPTY, prompt_value, result_value
 from stt.ui.request import check_clip, usable_settings
 from stt.ui.start import start_value
-from stt.video import VideoError, read_metadata
+from stt.video import VideoError, probe, read_metadata
 
+SQUARE = 0.1  # how far sides may differ, as a share of the longer one
 SHOWN = ("frames", "futures", "seed", "temperature")  # settings that say what is on the stage
+
+
+class Switch(NamedTuple):
+    """The page has chosen another model for a clip."""
+
+    before: str
+    after: str
+    by_shape: bool  # because the one before sees only a square; else because it does not know such clips
 
 
 class Callbacks:
@@ -32,6 +42,7 @@ class Callbacks:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.switched: dict[str, Switch] = {}  # by clip: what happened to the visitor's choice of a model
 
     # ---- the clip ------------------------------------------------------------------------------------
 
@@ -39,11 +50,14 @@ class Callbacks:
         """A new clip: (pending, player, start, *settings, new_seed). A video that this app made brings its settings.
 
         pending: settings of a link, a result or the history for the clip that is coming. Its "clip" names the clip
-        that they were for, since Gradio may report one change twice. A file that is no video leaves the last clip.
+        that they were for, since Gradio may report one change twice; "shown" says that the page shows it already. A
+        file that is no video leaves the last clip. An upload may bring another model, see `model_for`.
         """
         if values[0] is None:
             player = gr.skip() if pending.pop("stay", False) else EMPTY
             return {} if "clip" in pending else pending, player, hidden(), *updates({})
+        if pending.get("shown") and pending["clip"] == path_of(values[0]):
+            return pending, gr.skip(), gr.skip(), *updates({})  # what the visitor has changed since then stays
         with plain_errors():
             request = self.request(*changed(values, seed=0, prompt_frames=0))
             before = existing(Path(pending["clip"])) if "clip" in pending else None
@@ -53,13 +67,30 @@ class Callbacks:
                 metadata = None if pending else self._own_metadata(request.clip)
                 if metadata:
                     return self._bring_back(visitor, metadata, values)
-                shown = self._show(visitor, changed(values, **{"prompt_frames": 0, **pending}), pending)
+                settings = pending if pending.keys() - {"clip"} else {"model": self.model_for(request)}
+                shown = self._show(visitor, changed(values, **{"prompt_frames": 0, **settings}), settings)
+                if settings.get("model", request.model) != request.model:
+                    shown = (*shown[:2], *updates({**chosen(shown[2:]), **settings}))
             except VideoError as error:
                 if before is None:
                     raise
                 warn(str(error))
                 return {"clip": str(before)}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
+
+    def model_for(self, request: Request) -> str:
+        """The request's model, or one for whole frames where it would see only a square of an upload."""
+        models, own = self.backend.models, models_of_whole_frames(self.backend.models)
+        if request.clip is None or request.clip in self.backend.examples or request.labels or request.fit != "auto":
+            return request.model
+        if models[request.model].whole_frames or not own or math.isclose(probe(request.clip).aspect, 1, rel_tol=SQUARE):
+            return request.model
+        self.note_switch(request.clip, Switch(request.model, own[0], by_shape=True))
+        return own[0]
+
+    def note_switch(self, clip: Path, switch: Switch) -> None:
+        self.switched[str(clip)] = switch
+        drop_oldest(self.switched)
 
     def _bring_back(self, visitor: gr.Request, metadata: Mapping[str, Any], values: Sequence[Any]) -> tuple[Any, ...]:
         """The result that a video of this app holds: itself, if it is still here, or else its settings and its clip."""
@@ -93,9 +124,15 @@ class Callbacks:
             return self._show(visitor, values, {})
 
     def change_model(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """`preview` for a new model, which brings its own result of an example."""
+        """`preview` for a new model, which brings its own result of an example.
+
+        A model for any clip has fewer frames, where the visitor has not chosen how many.
+        """
         result = self.backend.result_of(path_of(values[0]), values[1])
         if result is None:
+            model = self.backend.models.get(values[1])
+            if model and values[ARGUMENTS.index("frames")] == Request.frames:
+                values = tuple(changed(values, frames=usual_frames(model)))
             return self.preview(visitor, *values)
         settings = usable_settings(result.report["settings"], self.backend.models) | {"model": values[1]}
         with plain_errors():
@@ -126,7 +163,8 @@ class Callbacks:
         settings = {"prompt_frames": prompt.start, "frames": request.frames}
         if result is None:
             return prompt_value(prompt, request), start_value(prompt, request), *updates(settings)
-        settings |= {name: result.report["settings"][name] for name in SHOWN}
+        shown = SHOWN if result.report["stochastic"] else ("frames",)  # else the next model would draw one future
+        settings |= {name: result.report["settings"][name] for name in shown}
         controls = updates(settings)
         controls[-1] = gr.skip()  # the next prediction has new seeds, as before
         return result_value(result, precomputed=True), start_value(prompt, request), *controls
@@ -157,7 +195,7 @@ class Callbacks:
         player, start, *_ = self._show(visitor, values, settings)
         controls = updates(settings, clip=str(one.clip))
         controls[-1] = gr.skip()
-        return {**settings, "clip": str(one.clip)}, player, start, *controls
+        return {"clip": str(one.clip), "shown": True}, player, start, *controls
 
     # ---- results and links ---------------------------------------------------------------------------
 
@@ -253,6 +291,10 @@ class Callbacks:
         clip = metadata.get("clip")
         sha256 = clip.get("sha256") if isinstance(clip, dict) else None
         return self.backend.clips.of_content(visitor.session_hash, str(sha256))
+
+
+def models_of_whole_frames(models: Mapping[str, Predictor]) -> list[str]:
+    return [name for name, model in models.items() if model.whole_frames]
 
 
 def data_of(event: gr.EventData) -> dict[str, Any]:

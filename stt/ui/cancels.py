@@ -11,7 +11,7 @@ from stt.ui.fair_queue import FairQueue
 from stt.ui.limits import Message, Receive, Send, answer, route_of
 from stt.ui.streams import Streams
 
-PATIENCE = 2.0  # seconds in which the request arrives
+PATIENCE = 10.0  # seconds in which the request arrives; a busy machine needs some
 PAUSE = 0.02  # seconds between two looks
 
 

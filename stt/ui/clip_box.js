@@ -8,6 +8,11 @@ const served = (path) => `${root}/gradio_api/file=${path.split("/").map(encodeUR
 const local = new Map(); // path on the server -> address of the same file in this browser
 let current = null; // path of the clip
 let asked = null; // path of the clip whose preview is on its way
+// what the page opens with comes first: what a visitor does meanwhile comes after it and stays
+const opened = new Promise((open) => {
+  window.sttOpened = open;
+  setTimeout(open, 20_000);
+});
 
 function show() {
   const value = props.value;
@@ -49,6 +54,7 @@ async function choose(file) {
   message.textContent = `Uploading ${file.name} …`;
   try {
     const { path } = await upload(file);
+    await opened;
     if (!local.has(path)) local.set(path, URL.createObjectURL(file));
     asked = null;
     props.value = path;

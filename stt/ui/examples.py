@@ -16,7 +16,7 @@ import gradio as gr
 
 from stt.api import Predictor
 from stt.encode import shrink
-from stt.model_card import about
+from stt.model_card import about, frame_rate
 from stt.prompt import file_hash
 from stt.results import ShippedResult
 from stt.ui.player import strip
@@ -72,9 +72,18 @@ def world_of(name: str, models: Mapping[str, Predictor], examples: Sequence[Exam
 
 
 def rivals(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> list[str]:
-    """All models of its world, this one first."""
+    """All models that know its world, this one first: those of the world, then those that take any clip as fast."""
     worlds = {other: world_of(other, models, examples) for other in models}
-    return [name, *(other for other in models if other != name and worlds[other] == worlds[name] != EXPERIMENTAL)]
+    if worlds[name] == EXPERIMENTAL:
+        return [name]
+    others = [other for other in models if other != name and worlds[other] == worlds[name]]
+    rates = {frame_rate(models[name].card), None}
+    others += [
+        other
+        for other, model in models.items()
+        if other not in [name, *others] and model.whole_frames and frame_rate(model.card) in rates
+    ]
+    return [name, *others]
 
 
 # ---- on the page -----------------------------------------------------------------------------------------

@@ -71,7 +71,9 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         with gr.Column(scale=0, min_width=320, elem_id="controls"):
             clip = clip_box()
             with gr.Row(elem_id="go"):  # what a visitor can start
-                predict = gr.Button("Predict", variant="primary", elem_id="predict", scale=2, min_width=80)
+                predict = gr.Button(
+                    "Predict", variant="primary", interactive=False, elem_id="predict", scale=2, min_width=80
+                )  # until the page has opened
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=1, min_width=60)
                 play = gr.Button("Play", elem_id="play", scale=1, min_width=60)
             verdict = _clickable("", "verdict")

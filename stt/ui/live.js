@@ -10,7 +10,7 @@ const root = () => (window.gradio_config?.root || location.origin + location.pat
 
 const dialog = element.querySelector("dialog");
 const press = (label, text, action, more = {}) => {
-  const words = text.replace(/[^\w ]/g, "").trim(), name = label.includes(words) ? label : `${words}: ${label}`;
+  const words = text.replace(/[^\w ]/g, "").trim(), name = new RegExp(`\\b${words}\\b`).test(label) ? label : `${words}: ${label}`;
   return node("button", { type: "button", "aria-label": name, title: label, ...more, onclick: (event) => {
     action();
     if (event.detail) event.currentTarget.blur(); // else the space bar would press it again
@@ -23,7 +23,7 @@ const message = node("p", { class: "message", role: "status" });
 const again = press("Play again", "Play again", () => open(settings), { class: "again primary" });
 const cover = node("div", { class: "cover" }, message, again);
 const panes = [0, 1].map(() => {
-  const canvas = node("canvas", { role: "img" }), caption = node("figcaption");
+  const canvas = node("canvas", { role: "img", "aria-label": "Picture" }), caption = node("figcaption");
   return { canvas, caption, figure: node("figure", {}, canvas, caption) };
 });
 const pause = press("Pause (space)", "❚❚", () => setPaused(!paused), { class: "pause" });

@@ -48,7 +48,7 @@ function makeInput(changed) {
   for (const name of ["pointerup", "pointercancel"]) area.addEventListener(name, () => moveStick(0, 0));
 
   function hold(k, direction, text, key) {
-    const button = node("button", { type: "button", class: "hold", "aria-label": text, title: `${text} (${key})` },
+    const button = node("button", { type: "button", class: "hold", "aria-label": `${text} (${key})`, title: `${text} (${key})` },
       direction > 0 ? "▲" : "▼", node("small", {}, key));
     const set = (on) => {
       if (on) pressed.set(k, direction);

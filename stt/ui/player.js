@@ -140,9 +140,11 @@ function rebuild() {
   enlarged = -1;
   if (current) {
     cells = [panel(current, -1)];
-    for (const { result, future, compared } of pinned) if (compared) cells.push(panel(result, future, true));
+    const others = pinned.filter((one) => one.compared), kept = pinned.filter((one) => !one.compared && one.result.id !== current.id);
+    const add = (list) => list.forEach(({ result, future }) => cells.push(panel(result, future, true)));
+    add(others.slice(0, current.place ?? 0));
     current.names.forEach((_, k) => cells.push(panel(current, k)));
-    for (const { result, future, compared } of pinned) if (!compared && result.id !== current.id) cells.push(panel(result, future, true));
+    add([...others.slice(current.place ?? 0), ...kept]);
     panels.append(...cells.map((cell) => cell.figure));
   }
   showMeasures();

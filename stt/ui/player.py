@@ -139,7 +139,7 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     """The line below the player: model, frames, time."""
     settings, frames, count = report["settings"], report["predicted_frames"], len(report["names"])
     if report["imagined"]:
-        what = f"{frames} frames of {describe_labels(settings['labels'])}, imagined without the clip"
+        what = f"{frames} frames that show {describe_labels(settings['labels'])}, imagined without the clip"
     elif report["between"]:
         what = f"{report['used_frames']} frames before, {report['ending_frames']} after, {frames} filled in"
     else:

@@ -15,7 +15,8 @@ const EXPLAINED = {
   Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",
   Error: "How far the pixels are from what really happened, in percent of the step from black to white. The dashed line is the error of repeating the last frame.",
   Likeness: "Structural similarity (SSIM) to what really happened, at up to 128 pixels a side: 1 is the same picture. The dashed line repeats the last frame.",
-  Surprise: "How unlikely each frame of the clip is for the model. 1 is usual for its own kind of clips; above 1.5 it is unlike them.",
+  Alone: "How unlikely each frame of the clip is for the model, beside the clip's middle: the model has no figures of other clips.",
+  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of its own kind of clips; above 1.5 it is unlike them.",
 };
 
 function showMeasures() {
@@ -52,21 +53,23 @@ function showMeasures() {
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
         ...(several ? futures.map((line) => ["faint", start, line]) : []),
-        ["future", start, mean, several ? "mean" : "future"], ...compared],
+        ["future", start, mean, several ? "average" : "future"], ...compared],
         null, name === "ssim" ? Math.min(...futures.flat(), ...compared.flatMap((line) => line[2])) : 0);
     }
   }
-  if (report.surprise) {
+  if (report.surprise?.bits.length > 1) { // before its first frame no motion is seen
     said.push("how unusual the clip is for the model");
     const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
-    chart("Surprise", "× usual", [["surprise", 1, bits.map((b) => b / (usual || middle || 1)), "clip"]], 1);
+    const lines = [["surprise", 2, bits.slice(1).map((b) => b / (usual || middle || 1)), "clip"]];
+    if (usual) chart("Surprise", "× usual", lines, 1);
+    else chart("Surprise", "× middle", lines, 1, 0, EXPLAINED.Alone);
   }
   explanation.textContent = said.length ? `Over time: ${said.join(", ")}.` : "";
   measures.hidden = !said.length;
 }
 
 // lines: [class, first frame, values, name or nothing]; dotted: a value to compare with
-function chart(title, unit, lines, dotted = null, low = 0) {
+function chart(title, unit, lines, dotted = null, low = 0, meaning = EXPLAINED[title]) {
   const width = 240, height = 74, pad = 3;
   const total = current.context_frames + Math.max(current.frames, current.truth_frames) + current.ending_frames;
   const values = lines.flatMap((line) => line[2]).concat(dotted ?? []);
@@ -74,7 +77,7 @@ function chart(title, unit, lines, dotted = null, low = 0) {
   const digits = high >= 10 ? 0 : high >= 1 ? 1 : 2;
   const x = (frame) => pad + ((width - 2 * pad) * frame) / Math.max(total - 1, 1);
   const y = (value) => height - pad - ((height - 2 * pad) * (value - low)) / (high - low);
-  const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}. ${EXPLAINED[title]}` });
+  const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}. ${meaning}` });
   for (const edge of [current.context_frames, ...(current.ending_frames ? [join(current)] : [])]) {
     plot.append(svg("line", { class: "start", x1: x(edge - 0.5), x2: x(edge - 0.5), y1: 0, y2: height }));
   }
@@ -86,7 +89,7 @@ function chart(title, unit, lines, dotted = null, low = 0) {
   plot.append(cursor);
   const reading = make("span", { class: "reading" });
   const range = `${low ? low.toFixed(digits) : 0} – ${high.toFixed(digits)} ${unit}`;
-  const figure = make("figure", { class: "chart", title: EXPLAINED[title] }, make("figcaption", {}, make("span", {}, title), make("span", { class: "top" }, range)), plot, reading);
+  const figure = make("figure", { class: "chart", title: meaning }, make("figcaption", {}, make("span", {}, title), make("span", { class: "top" }, range)), plot, reading);
   plot.addEventListener("click", (event) => {
     const box = plot.getBoundingClientRect();
     setPlaying(false);

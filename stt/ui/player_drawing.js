@@ -100,7 +100,7 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
 const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "the clip ends here", beside: "the clip goes on" };
 
 function nameOf(result, future, kind) {
-  if (future < 0) return CAPTIONS[kind];
+  if (future < 0) return result.clip ? CAPTIONS[kind] : "no clip";
   const models = new Set(cells.map((cell) => cell.result.model));
   return [models.size > 1 ? result.model : "", result.names[future], result.detail].filter(Boolean).join(" · ");
 }

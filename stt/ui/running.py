@@ -40,20 +40,24 @@ class Runs:
     def compare(self, visitor: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
         """The same prompt and seed by every model of the world, one future each: (player, seed) again and again.
 
-        Each model's result stays beside the next one's.
+        Each model's result stays beside the next one's. The last value is again that of the first model, which the page
+        names as chosen. "place": how many of the results in "beside" stand in front of it.
         """
         with plain_errors():
             request = self.callbacks.request(*values)
             beside: list[str] = []
+            chosen: dict[str, Any] = {}
             for name in rivals(request.model, self.backend.models, self.backend.gallery):
                 own = self.callbacks.request(
                     *changed(values, model=name, futures=1, seed=request.seed, labels=[], action=[])
                 )
                 value: dict[str, Any] = {}
                 for value in self._run(own, visitor):
-                    value = value | {"beside": list(beside)}
+                    value = value | {"beside": list(beside), "place": len(beside)}
                     yield value, request.seed
                 beside.append(value["id"])
+                chosen = chosen or value
+            yield chosen | {"beside": beside[1:], "place": 0}, request.seed
 
     def _run(self, request: Request, visitor: gr.Request) -> Iterator[dict[str, Any]]:
         """Values of the player. The result is stored, also of a run that is stopped or fails."""

@@ -1,11 +1,11 @@
 """Tells a visitor before Predict whether the chosen model knows such clips, and which one does best on this clip.
 
-A new clip that no model knows, or that the model for any clip predicts better than they, goes to that one.
+A new clip that no model knows, or that the model for any clip predicts better than they, goes to that one. All that the
+page says of a model and a clip is what it has measured on the clip's last frames.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -16,15 +16,16 @@ import gradio as gr
 
 from stt.request import Request, RequestError
 from stt.self_check import HELD_BACK, WORSE, SelfCheck, self_check, usual_figure
-from stt.ui.callbacks import Callbacks, changed, path_of, updates
+from stt.ui.callbacks import Callbacks, Switch, changed, models_of_whole_frames, path_of, updates
 from stt.video import VideoError
 
 MAX_CLIPS = 1000  # whose checks are remembered
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
-    "<br>To train one on your own videos, in a copy of this project (about 40 minutes on two cores):<br>"
-    "<code>python -m train.predictor --preset videos/stt/cpu <span>--data FOLDER</span> <span>--fps 10</span> "
-    "<span>--out runs/own</span></code>"
+    "<details><summary>Train a model on your own videos</summary>"
+    "About 40 minutes on two cores, in a copy of this project:<br>"
+    "<code>python -m train.predictor --preset videos/stt/cpu "
+    "<span>--data FOLDER</span> <span>--fps 10</span> <span>--out runs/own</span></code></details>"
 )
 
 
@@ -34,25 +35,23 @@ class Verdicts:
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
         self._checks: dict[tuple[Any, ...], SelfCheck | None] = {}
-        self._switched: dict[str, tuple[str, str]] = {}  # by clip: the model that the visitor had, and its successor
 
     def check_new(self, *values: Any) -> Iterator[tuple[Any, Any]]:
         """(HTML, model) for a new clip: another model where none here knows such clips and that one takes any."""
-        steps = self._steps(values)
+        steps = self._steps(values, new=True)
         try:
             while True:
                 yield next(steps), gr.skip()
         except StopIteration as end:
             if end.value:
-                clip, before, after = end.value
-                if len(self._switched) > MAX_CLIPS:
-                    self._switched.clear()
-                self._switched[clip] = before, after
+                request, after = end.value
+                self.callbacks.note_switch(request.clip, Switch(request.model, after, by_shape=False))
                 yield gr.skip(), after
 
     def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The preview for the model that `check_new` chose, nothing otherwise."""
-        if self._switched.get(str(path_of(values[0])), ("", ""))[1] != values[1]:
+        switch = self.callbacks.switched.get(str(path_of(values[0])))
+        if switch is None or switch.by_shape or switch.after != values[1]:
             return gr.skip(), gr.skip(), *updates({})
         return self.callbacks.change_model(visitor, *values)
 
@@ -60,8 +59,8 @@ class Verdicts:
         """HTML for the page. Between the frames of a check it yields nothing new, so that Gradio can cancel it."""
         yield from self._steps(values)
 
-    def _steps(self, values: Sequence[Any]) -> Generator[Any, None, tuple[str, str, str] | None]:
-        """Yields HTML; returns (clip, model, the one for any clip) where it should take the place of the model."""
+    def _steps(self, values: Sequence[Any], new: bool = False) -> Generator[Any, None, tuple[Request, str] | None]:
+        """Yields HTML; returns (request, name of the model for any clip) where that is to take the model's place."""
         backend = self.callbacks.backend
         try:
             request = self.callbacks.request(*changed(values, seed=0))
@@ -69,6 +68,8 @@ class Verdicts:
             if known or os.environ.get("SPACES_ZERO_GPU"):  # a lent GPU is for predictions
                 yield ""
                 return None
+            if new:
+                request = _other(request, self.callbacks.model_for(request))
             model, own = backend.models[request.model], (yield from self._check(request))
             if model.whole_frames:
                 yield _text(self._any_clip(request, own), bad=own is not None and own.ratio > WORSE)
@@ -76,35 +77,46 @@ class Verdicts:
             if own is None:
                 yield _text(f"Too short to tell whether {_name(request.model)} knows such clips.")
                 return None
-            if own.passes(model.card):
-                yield _text(f"✓ {_name(request.model)} knows such clips: it predicts the last frames of this one.")
-                return None
-            sentence = _reason(request.model, own, model.card)
-            yield _text(f"{sentence} The other models are tried …", bad=True)
+            knows = own.passes(model.card)
+            sentence = _praise(request.model) if knows else _reason(request.model, own, model.card)
+            yield _text(f"{sentence} The other models are tried …", bad=not knows)
             best = yield from self._best(request)
-            for name, other in backend.models.items():
-                if other.whole_frames and (best is None or (yield from self._closer(request, name, best))):
-                    yield _text(f"{sentence} {_use(name)}, which takes any clip.", bad=True)
-                    return str(request.clip), request.model, name
-            if best:
-                yield _text(f"{sentence} {_use(best)}, which does best on them.", bad=True)
-                return None
-            yield _text(f"{sentence} No model here does.{TRAIN}", bad=True)
+            nearest = best or (request.model if knows else None)
+            for name in models_of_whole_frames(backend.models):
+                if nearest is None or (yield from self._closer(request, name, nearest)):
+                    if not knows:
+                        yield _text(f"{sentence} {_use(name)}, which takes any clip.", bad=True)
+                        return request, name
+                    best = name
+            if not best:
+                text = f"✓ {sentence}" if knows else f"{sentence} No model here does.{TRAIN}"
+            elif knows:
+                text = f"{sentence} {_name(best)} comes closer still: {_use(best)}"
+            else:
+                text = f"{sentence} {_use(best)}, which does best on them."
+            yield _text(text, bad=not knows)
         except (RequestError, VideoError, ValueError):
             yield ""  # the preview says what is wrong with the clip
         return None
 
     def _any_clip(self, request: Request, check: SelfCheck | None) -> str:
         """What to expect of a model for any clip, by the clip's own last frames."""
-        before, after = self._switched.get(str(request.clip), ("", ""))
-        why = f", as {_name(before)} does not know such clips" if after == request.model else ""
-        text = f"{_name(request.model)} predicts this clip{why}: it carries on what moves, in any clip."
-        if check is None:
-            return text
-        model, still = _decibels(check.error), _decibels(check.copy)
-        if check.ratio > WORSE:
-            return f"{text} But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
-        return f"{text} Tried on the last {HELD_BACK} frames, it is {model} dB close, a still picture {still} dB."
+        switch, why, back = self.callbacks.switched.get(str(request.clip)), "", ""
+        if switch and switch.after == request.model:
+            before = _name(switch.before)
+            why = (
+                f", of which {before} would see only a square"
+                if switch.by_shape
+                else f", as {before} does not know such clips"
+            )
+            back = f" {_use(switch.before)}" * switch.by_shape
+        text = f"{_name(request.model)} predicts this clip{why}. It carries on what moves, in any clip."
+        if check is not None and check.ratio > WORSE:
+            text += f" But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
+        elif check is not None:
+            less = 100 * (1 - check.ratio)
+            text += f" Tried on the last {HELD_BACK} frames, its error is {less:.0f} % below a still picture's."
+        return text + back + TRAIN
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
@@ -120,16 +132,23 @@ class Verdicts:
         return self._checks[key]
 
     def _best(self, request: Request) -> Generator[Any, None, str | None]:
-        """Returns the name of the quick model with the least error of those that know the clip, None without one."""
+        """Returns the name of the quick model with the least error of those that know the clip.
+
+        None where there is none, or where the request's model knows it and has less.
+        """
         models = self.callbacks.backend.models
+        own = yield from self._check(request)
         errors: dict[str, float] = {}
+        if own is not None and own.passes(models[request.model].card):
+            errors[request.model] = own.error
         for name, model in models.items():
             if name == request.model or model.whole_frames or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:
                 continue
             check = yield from self._check(_other(request, name))
             if check is not None and check.passes(model.card):
                 errors[name] = check.error
-        return min(errors, key=errors.__getitem__, default=None)
+        best = min(errors, key=errors.__getitem__, default=None)
+        return None if best == request.model else best
 
     def _closer(self, request: Request, name: str, other: str) -> Generator[Any, None, bool]:
         """Whether a model beats a still picture by more than another does. Their frames differ: whole, or squares."""
@@ -148,16 +167,15 @@ def _use(model: str) -> str:
 
 
 def _text(sentence: str, bad: bool = False) -> str:
-    return f'<p class="verdict{" bad" * bad}" role="status">{sentence}</p>'
+    return f'<div class="verdict{" bad" * bad}" role="status">{sentence}</div>'
 
 
 def _name(model: str) -> str:
     return f"<b>{escape(model)}</b>"
 
 
-def _decibels(error: float) -> str:
-    """PSNR of a root-mean-square error."""
-    return f"{-20 * math.log10(max(error, 1e-3)):.1f}"
+def _praise(model: str) -> str:
+    return f"On the last {HELD_BACK} frames of this clip, {_name(model)} is closer than a still picture."
 
 
 def _reason(model: str, check: SelfCheck, card: Any) -> str:

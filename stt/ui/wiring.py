@@ -47,6 +47,10 @@ ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) :
 SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
 # Predict waits for an example that is on its way, so that it does not take the clip before
 HOLD = "() => ({ __type__: 'update', interactive: false })"
+OPENED = """() => {
+  window.sttOpened?.();
+  return { __type__: "update", interactive: true };
+}"""
 RELEASE = "() => ({ __type__: 'update', interactive: document.querySelector('#stop')?.disabled ?? true })"
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
@@ -63,7 +67,8 @@ def build(callbacks: Callbacks) -> PageBlocks:
         checks = _wire_verdict(page, Verdicts(callbacks))
         _wire_prediction(page, Runs(callbacks), [*previews, *checks])
         wire_play(page.play, page.settings, page.new_seed)
-        app.load(callbacks.open_page, page.memory, [page.notice, page.pending, *_stage(page)], **QUICK)
+        opened = app.load(callbacks.open_page, page.memory, [page.notice, page.pending, *_stage(page)], **QUICK)
+        opened.then(None, None, page.predict, js=OPENED, **PRIVATE)
     return app
 
 
@@ -83,10 +88,10 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     for event in (page.examples.model, page.verdict.model):
         event(_model_of, None, model, **QUICK).then(callbacks.change_model, page.settings, stage, **PREVIEW)
     clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
-    changed = clip.new_clip(callbacks.change_clip, [page.pending, *page.settings], [page.pending, *stage], **PREVIEW)
+    latest: dict[str, Any] = {"trigger_mode": "always_last", **PREVIEW}
+    changed = clip.new_clip(callbacks.change_clip, [page.pending, *page.settings], [page.pending, *stage], **latest)
     moved = page.start.move(_start_of, None, control["prompt_frames"], **QUICK)
     inputs = [control[name].input for name in ("stride", "fit", "between")]
-    latest: dict[str, Any] = {"trigger_mode": "always_last", **PREVIEW}
     previews = [
         changed,
         gr.on(inputs, callbacks.preview, page.settings, stage, **latest),
@@ -108,14 +113,12 @@ def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
     triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
     target = verdicts.check, page.settings, page.verdict
+    control["clip"].new_clip(None, None, page.verdict, js="() => ''", **PRIVATE)  # it was of the clip before
     new = control["clip"].new_clip(
         verdicts.check_new, page.settings, [page.verdict, control["model"]], trigger_mode="always_last", **options
     )
-    return [
-        new,
-        new.then(verdicts.follow, page.settings, _stage(page), **PREVIEW),
-        gr.on(triggers, *target, trigger_mode="always_last", **options),
-    ]
+    new.then(verdicts.follow, page.settings, _stage(page), **QUICK)  # mostly nothing, so it takes no place in the queue
+    return [new, gr.on(triggers, *target, trigger_mode="always_last", **options)]
 
 
 def _model_of(event: gr.EventData) -> Any:

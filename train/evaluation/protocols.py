@@ -267,13 +267,15 @@ def mean_similarity(futures: Mapping[str, Video], true: Video) -> dict[str, Tens
 def surprise(model: HasLikelihood, clips: Video, batch: int = 8) -> Figures:
     """Negative log-likelihood of clips (N, T >= 3, C, H, W) of the model's own data set, in bits per pixel and channel.
 
-    From the third frame on, when motion is visible. `clip_...` are of the clips' means, `frame_p99` of all frames.
+    From the third frame on, when motion is visible. `clip_...` are of the clips' means, `frame_p99` of all frames,
+    `largest_p99` of each clip's most surprising frame.
     """
     parts = [model.surprise(part).bits[:, 1:].cpu() for part in tqdm(clips.split(batch), desc="surprise")]
     bits = torch.cat(parts)  # (N, T-2)
     means = bits.mean(dim=1)
     figures = {"bits_per_dim": means.mean(), "clip_median": means.median(), "clip_p99": means.quantile(0.99)}
     figures |= {"clip_max": means.max(), "frame_p99": bits.quantile(0.99)}
+    figures |= {"largest_p99": bits.amax(dim=1).quantile(0.99)}
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
