@@ -51,7 +51,8 @@ class Callbacks:
 
         pending: settings of a link, a result or the history for the clip that is coming. Its "clip" names the clip
         that they were for, since Gradio may report one change twice; "shown" says that the page shows it already. A
-        file that is no video leaves the last clip. An upload may bring another model, see `model_for`.
+        file that is no video leaves the last clip and what is shown of it. An upload may bring another model, see
+        `model_for`.
         """
         if values[0] is None:
             player = gr.skip() if pending.pop("stay", False) else EMPTY
@@ -75,7 +76,7 @@ class Callbacks:
                 if before is None:
                     raise
                 warn(str(error))
-                return {"clip": str(before)}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
+                return {"clip": str(before), "shown": True}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
 
     def model_for(self, request: Request) -> str:
