@@ -54,6 +54,7 @@ def test_models_know_their_own_examples_and_neither_each_others_nor_test_pattern
         assert check(model, own).passes(model.card), name
         for clip in (other, *patterns):
             assert not check(model, clip).passes(model.card), (name, clip.stem)
+        assert check(model, patterns[0]).coloured == (name in DIGITS) and not check(model, digits).coloured
 
 
 def test_it_works_for_every_family_and_says_nothing_of_a_clip_that_is_too_short(predictor, tmp_path):
@@ -149,6 +150,29 @@ def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_p
 def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
     page, patterns, shipped, any_clip, monkeypatch
 ):
+def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_clip(page, shipped, any_clip, monkeypatch):
+    models = {"digits-stt": shipped["digits-stt"], "motion": any_clip, "tabletop-layered": shipped["tabletop-layered"]}
+    wide, square = page.upload(), moving_dot(page.uploads / "square.mp4", frames=12)
+    for clip, coloured, offered in ((wide, False, None), (square, False, "tabletop-layered"), (square, True, None)):
+        checks = {
+            "digits-stt": SelfCheck(0.2, 0.1), "tabletop-layered": SelfCheck(0.02, 0.1, coloured),
+            "motion": SelfCheck(0.05, 0.1),
+        }  # fmt: skip
+
+        def check(self, request, checks=checks):
+            yield gr.skip()
+            return checks[request.model]
+
+        monkeypatch.setattr(Verdicts, "_check", check)
+        verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
+        settings = {"model": "digits-stt", "labels": [], "stride": 0, "fit": "auto"}
+        *_, text = verdicts.check(*values(clip, **settings))
+        assert f"Use {offered or 'motion'}<" in text and text.count("Use ") == 1, (clip.name, coloured, text)
+        *_, text = verdicts.check_new(*values(clip, **settings))
+        *_, text = verdicts.check(*values(clip, **settings | {"model": "motion"}))
+        assert "motion</b> predicts this clip" in text and "Use " not in text
+
+
     """A model that beats a still picture on a clip of another kind is no model that knows it."""
     models = {**{name: shipped[name] for name in ("digits-stt", "tabletop-layered")}, "motion": any_clip}
     upload = page.uploads / patterns[0].name

@@ -84,7 +84,7 @@ class Callbacks:
         models, own = self.backend.models, models_of_whole_frames(self.backend.models)
         if request.clip is None or request.clip in self.backend.examples or request.labels or request.fit != "auto":
             return request.model
-        if models[request.model].whole_frames or not own or math.isclose(probe(request.clip).aspect, 1, rel_tol=SQUARE):
+        if models[request.model].whole_frames or not own or is_square(request.clip):
             return request.model
         self.note_switch(request.clip, Switch(request.model, own[0], by_shape=True))
         return own[0]
@@ -292,6 +292,10 @@ class Callbacks:
         clip = metadata.get("clip")
         sha256 = clip.get("sha256") if isinstance(clip, dict) else None
         return self.backend.clips.of_content(visitor.session_hash, str(sha256))
+
+
+def is_square(clip: Path) -> bool:
+    return math.isclose(probe(clip).aspect, 1, rel_tol=SQUARE)
 
 
 def models_of_whole_frames(models: Mapping[str, Predictor]) -> list[str]:
