@@ -14,7 +14,7 @@ from stt.self_check import MIN_FRAMES, SelfCheck, self_check
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.verdict import Verdicts
-from tests.page_fixtures import ME, values
+from tests.page_fixtures import ME, changes_of, values
 from tests.ui_fixtures import any_clip_model, moving_dot
 from tests.video_fixtures import PLAIN, make
 
@@ -109,16 +109,18 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
         return values(upload, model=model, labels=[], stride=0, fit="crop", prompt_frames=0)
 
     def choice(clip: Path, model: str) -> str | None:
-        *_, (_, name) = verdicts.check_new(*values_of(clip, model))
-        return name if isinstance(name, str) else None
+        list(verdicts.check_new(*values_of(clip, model)))
+        return changes_of(verdicts.follow(ME, *values_of(clip, model))[2:]).get("model")
 
     assert choice(patterns[0], "digits-stt") == "motion"
     *_, text = verdicts.check(*values_of(patterns[0], "motion"))
     assert "motion</b> predicts this clip, as <b>digits-stt</b> does not know such clips" in text
     figures = r"Tried on the last 4 frames, its error is \d+ % below a still picture's|no closer than a still"
     assert re.search(figures, text) and "train.predictor --preset videos/stt/cpu" in text, text
-    shown = verdicts.follow(ME, *values_of(patterns[0], "motion"))
-    assert "motion" in str(shown[0]) and shown != verdicts.follow(ME, *values_of(patterns[1], "motion"))
+    shown = verdicts.follow(ME, *values_of(patterns[0], "digits-stt"))
+    assert shown[0]["model"] == "motion"
+    for clip, model in ((patterns[1], "digits-stt"), (patterns[0], "tabletop-layered")):  # not checked; chosen since
+        assert verdicts.follow(ME, *values_of(clip, model))[0] == gr.skip(), (clip, model)
     for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
         assert choice(clip, model) is None, (clip, model)  # another model knows it, and the visitor's own choice
 
@@ -141,15 +143,13 @@ def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_p
 
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
-        *_, (text, name) = verdicts.check_new(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
-        assert name == chosen if chosen else "Use tabletop-layered" in text, (copy, text, name)
+        *_, text = verdicts.check_new(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
+        switch = verdicts.callbacks.switched.get(str(upload))
+        assert switch.after == chosen if chosen else "Use tabletop-layered" in text and not switch, (copy, text, switch)
         *_, text = verdicts.check(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
         assert f"Use {chosen or 'tabletop-layered'}" in text
 
 
-def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
-    page, patterns, shipped, any_clip, monkeypatch
-):
 def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_clip(page, shipped, any_clip, monkeypatch):
     models = {"digits-stt": shipped["digits-stt"], "motion": any_clip, "tabletop-layered": shipped["tabletop-layered"]}
     wide, square = page.upload(), moving_dot(page.uploads / "square.mp4", frames=12)
@@ -173,6 +173,9 @@ def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_cli
         assert "motion</b> predicts this clip" in text and "Use " not in text
 
 
+def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
+    page, patterns, shipped, any_clip, monkeypatch
+):
     """A model that beats a still picture on a clip of another kind is no model that knows it."""
     models = {**{name: shipped[name] for name in ("digits-stt", "tabletop-layered")}, "motion": any_clip}
     upload = page.uploads / patterns[0].name
@@ -190,7 +193,7 @@ def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_cli
 
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
-        *_, (text, name) = verdicts.check_new(*values(upload, **settings))
+        *_, text = verdicts.check_new(*values(upload, **settings))
         assert "<b>tabletop-layered</b> is closer than a still picture" in text and "knows" not in text
-        assert not isinstance(name, str)  # it is the visitor's choice
+        assert not verdicts.callbacks.switched  # it is the visitor's choice
         assert f"<b>{offered}</b> comes closer still" in text if offered else "comes closer" not in text and "✓" in text

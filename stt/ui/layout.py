@@ -25,12 +25,15 @@ WELCOME = (
     f"<header><h1>{TITLE}</h1><p>A model watches a short clip and imagines how it goes on, several times.</p></header>"
 )
 Controls = dict[str, Any]  # components, whose events gradio adds at run time
-CLICKS = """// events: "example" and "model"
+CLICKS = """// events: "hold" and, in its turn, "example"; "model"
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-event]");
   if (!button) return;
-  trigger(button.dataset.event, { ...button.dataset });
-  if (button.dataset.event === "example") window.dispatchEvent(new Event("stt-example"));
+  const act = () => trigger(button.dataset.event, { ...button.dataset });
+  if (button.dataset.event !== "example") return act();
+  trigger("hold");
+  window.sttTurns.take(act, true);
+  window.dispatchEvent(new Event("stt-example"));
 });"""
 
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"

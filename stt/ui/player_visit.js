@@ -27,11 +27,18 @@ function thumbnails() {
 
 function showAgain(result) {
   if (current?.state === "running") return;
-  current = result;
-  t = 0;
-  setPlaying(!still);
-  rebuild();
-  trigger("restore", { result: result.id });
+  const present = () => {
+    current = result;
+    t = 0;
+    setPlaying(!still);
+    rebuild();
+  };
+  present();
+  window.sttTurns.take(() => {
+    if (current?.state === "running") return false;
+    if (current !== result) present(); // what was on its way has come onto the stage
+    trigger("restore", { result: result.id });
+  });
 }
 
 async function load(id) {

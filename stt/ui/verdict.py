@@ -36,24 +36,23 @@ class Verdicts:
         self.callbacks = callbacks
         self._checks: dict[tuple[Any, ...], SelfCheck | None] = {}
 
-    def check_new(self, *values: Any) -> Iterator[tuple[Any, Any]]:
-        """(HTML, model) for a new clip: another model where none here knows such clips and that one takes any."""
-        steps = self._steps(values, new=True)
-        try:
-            while True:
-                yield next(steps), gr.skip()
-        except StopIteration as end:
-            if end.value:
-                request, after = end.value
-                self.callbacks.note_switch(request.clip, Switch(request.model, after, by_shape=False))
-                yield gr.skip(), after
+    def check_new(self, *values: Any) -> Iterator[Any]:
+        """HTML for a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
+        end = yield from self._steps(values, new=True)
+        if end:
+            request, after = end
+            self.callbacks.note_switch(request.clip, Switch(request.model, after, by_shape=False))
 
     def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """The preview for the model that `check_new` chose, nothing otherwise."""
+        """The model that `check_new` chose, and its preview; nothing otherwise.
+
+        It comes after the check, so that it is of the clip that is on the page then.
+        """
         switch = self.callbacks.switched.get(str(path_of(values[0])))
-        if switch is None or switch.by_shape or switch.after != values[1]:
+        if switch is None or switch.by_shape or values[1] != switch.before:
             return gr.skip(), gr.skip(), *updates({})
-        return self.callbacks.change_model(visitor, *values)
+        player, start, *controls = self.callbacks.change_model(visitor, *changed(values, model=switch.after))
+        return player, start, *updates({**chosen(controls), "model": switch.after})
 
     def check(self, *values: Any) -> Iterator[Any]:
         """HTML for the page. Between the frames of a check it yields nothing new, so that Gradio can cancel it."""
@@ -135,9 +134,9 @@ class Verdicts:
 
         None where there is none, or where the request's model knows it and has less.
         """
+        models = self.callbacks.backend.models
         if request.clip and request.fit == "auto" and models_of_whole_frames(models) and not is_square(request.clip):
             return None  # those tried here see squares
-        models = self.callbacks.backend.models
         own = yield from self._check(request)
         errors: dict[str, float] = {}
         if own is not None and own.passes(models[request.model].card):
