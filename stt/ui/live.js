@@ -103,7 +103,7 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     ready = start;
     dialog.dataset.state = "live";
     say("");
-    title.textContent = ready.model;
+    title.textContent = `${ready.model} · ${ready.clip.replace(/\.\w+$/, "")}`;
     for (const { canvas } of panes) {
       [canvas.width, canvas.height] = ready.size;
       canvas.classList.toggle("large", ready.jpeg);
@@ -111,7 +111,8 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     layOut();
     input.setAxes(ready.axes);
     drive.hidden = !ready.axes.length;
-    legend.replaceChildren(...input.legend().flatMap(([keys, name]) => [node("kbd", {}, keys), ` ${name} `]),
+    legend.replaceChildren(ready.axes.length ? "" : "It takes no actions; one future of the clip goes on and on. ",
+      ...input.legend().flatMap(([keys, name]) => [node("kbd", {}, keys), ` ${name} `]),
       node("kbd", {}, "space"), " pause");
     branches.set(0, (branch = { id: 0, seed: ready.seed, at: 0, frames: new Map() }));
     steer();
