@@ -207,8 +207,8 @@ class Callbacks:
             settings = usable_settings(result.report["settings"], self.backend.models)
             clip = self.backend.clips.of_result(result.report["id"])
         if clip is None:
-            return {}, *updates(settings)
-        return settings, *updates(settings, clip=str(clip))
+            return {}, *updates(settings)[:-1], gr.skip()  # the next prediction has new seeds, as before
+        return settings, *updates(settings, clip=str(clip))[:-1], gr.skip()
 
     def extend(self, event: gr.EventData) -> tuple[dict[str, Any], str]:
         """A future as the next prompt: (pending, clip)."""

@@ -23,6 +23,9 @@ function thumbnails() {
     return node;
   }));
   visit.hidden = results.size === 0;
+  const newest = [...results.keys()].at(-1);
+  if (strip.dataset.newest !== newest) strip.scrollLeft = 0;
+  strip.dataset.newest = newest;
 }
 
 function showAgain(result) {
