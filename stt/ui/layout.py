@@ -13,7 +13,7 @@ from stt.request import DEFAULTS, action_axes, is_stochastic, label_space
 from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
-from stt.ui.controls import action_slider, fit_info, label_dropdown
+from stt.ui.controls import action_slider, fit_info, label_dropdown, steer_info
 from stt.ui.examples import Example, gallery, knows_value, model_choices, rivals
 from stt.ui.live_stage import live_stage
 from stt.ui.player import player
@@ -149,8 +149,7 @@ def _action(models: Mapping[str, Predictor]) -> tuple[gr.Checkbox, list[gr.Slide
     default = next(iter(models.values()))
     with gr.Column(elem_id="steering"):
         steer = gr.Checkbox(
-            False, label="Steer", info="Choose what the robot or the pusher does", visible=bool(action_axes(default)),
-            elem_id="steer",
+            False, label="Steer", info=steer_info(default), visible=bool(action_axes(default)), elem_id="steer",
         )  # fmt: skip
         axes = [
             gr.Slider(
