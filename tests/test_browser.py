@@ -56,6 +56,10 @@ def running(tmp_path_factory):
 # ---- predicting ------------------------------------------------------------------------------------------
 
 
+CUT = """(selector) => [...document.querySelectorAll(selector)]
+  .filter((n) => !n.clientWidth || n.scrollWidth > n.clientWidth || n.scrollHeight > n.clientHeight + 1).length"""
+
+
 def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
     upload(page, moving_dot(tmp_path / "mine.mp4", start=3))
     assert names(page) == [f"future {k}" for k in range(1, 4)]  # which nobody has predicted yet
@@ -103,6 +107,9 @@ def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, t
     predict(page)
     assert "cropped to a square" in facts(page)
     assert charts(page) == ["Spread", "Error", "Likeness", "Surprise"]
+    page.locator(".player .measures summary").click()
+    assert page.evaluate(CUT, ".player .reading") == 0
+    page.locator(".player .measures summary").click()
     unit = page.locator(".player .chart .top").last.text_content()
     assert unit.endswith("× middle")  # of the clip: the model has no figures of others
     at_frame(page, 6)
@@ -316,6 +323,7 @@ def test_sliders_and_the_keyboard_steer_the_futures(page):
     wait_for_address(page, "action", "0.5,-1")
     predict(page)
     assert set(page.locator(".player .future .action").all_inner_texts()) == {"push right 0.5, push up -1"}
+    assert page.evaluate(CUT, ".player .future figcaption") == 0
     assert result(page)["settings"]["action"] == [0.5, -1.0]
     page.get_by_label("Steer").uncheck()
     wait_for_address(page, "action", None)
