@@ -24,6 +24,7 @@ SEEDS = (0, 1, 2)
 MIN_FRAMES = HELD_BACK + 2
 STILL = 0.004  # of the step from black to white: an error that nobody sees
 WORSE = 0.95  # times the error of the copy: a model that knows a clip beats a still picture
+COLOURED = 0.02  # of the step from black to white, between the channels: what a gray model loses
 FAR = 1.5  # times the largest error on the model's own examples
 
 
@@ -32,6 +33,7 @@ class SelfCheck(NamedTuple):
 
     error: float  # of the best of a few futures
     copy: float  # of the last frame repeated
+    coloured: bool = False  # whether the model is gray and the clip is not
 
     @property
     def ratio(self) -> float:
@@ -68,4 +70,5 @@ def self_check(request: Request, model: Predictor, limits: Limits = LIMITS) -> I
         yield None
     futures = unit(torch.stack(frames, dim=1)).expand(-1, -1, 3, -1, -1)  # (F, T, 3, H, W)
     errors = (futures - truth).square().mean(dim=(1, 2, 3, 4)).sqrt()
-    yield SelfCheck(float(errors.min()), float((truth - last).square().mean().sqrt()))
+    coloured = model.config.channels == 1 and float((truth.amax(dim=1) - truth.amin(dim=1)).mean()) > COLOURED
+    yield SelfCheck(float(errors.min()), float((truth - last).square().mean().sqrt()), coloured)

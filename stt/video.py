@@ -376,7 +376,7 @@ def _notes(source: Probe, channels: int, rate: float, fps: float | None, times: 
         f"The file has {source.streams} video streams; the largest, {source.width} x {source.height}, was used.":
             source.streams > 1,
         f"The file has no timestamps; {rate:.4g} frames per second were assumed.": source.container in UNTIMED,
-        f"The clip has {rate:.4g} frames per second; the frames nearest in time make {fps or 0:.4g}.":
+        f"The clip has {rate:.4g} frames per second; the frames nearest in time make {fps or 0:.4g} a second.":
             fps is not None and rate > fps * 1.02,
         f"The clip has {rate:.4g} frames per second; frames are repeated to make {fps or 0:.4g}.":
             fps is not None and rate < fps / 1.02,

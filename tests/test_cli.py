@@ -255,7 +255,7 @@ def test_a_file_of_ones_own_may_be_of_any_kind_and_is_used_at_the_models_rate(he
     (here / "clip.mov").rename(here / "dot.mp4")
     assert call("--frames", 2, "--futures", 1) == 0
     out = capsys.readouterr().out
-    assert "The clip has 30 frames per second; the frames nearest in time make 10." in out
+    assert "The clip has 30 frames per second; the frames nearest in time make 10 a second." in out
     assert report_of()["clip_frames"] == 10 and report_of("--stride", 1)["clip_frames"] == 30
     assert cli.main(["info", "tiny.safetensors"]) == 0
     assert "10 per second" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from stt.models.layered import Layered, LayeredConfig
 from stt.ui.controls import action_slider, action_updates, gap_updates, label_dropdown, label_updates
 from tests.ui_fixtures import action_model, class_model, gap_model
 
@@ -39,6 +40,12 @@ def test_action_sliders_have_the_models_names_and_an_action_survives_if_its_leng
         assert same == (gr.skip() if survives else []) and steer["visible"] == checkbox
         assert [update["visible"] for update in sliders] == visible
         assert all(("value" in update) == (not survives) for update in sliders)
+
+
+def test_steer_says_what_its_numbers_mean_and_where_all_futures_are_alike():
+    for model, alike in ((action_model(), False), (Layered(LayeredConfig(actions=("push",))), True)):
+        info = action_updates(model, [], 2)[1]["info"]
+        assert "−1 in the opposite" in info and ("alike" in info) == alike
 
 
 def test_gaps_rename_a_control(tiny):

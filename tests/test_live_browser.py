@@ -57,6 +57,19 @@ def rod(page, k: int) -> float:
     return float(np.nonzero(picture.max(axis=-1) < 30)[1].mean())
 
 
+def test_play_says_what_plays_and_which_key_does_what_and_the_visitor_drives_first(page):
+    assert page.locator("dialog.live header b").inner_text() == "tabletop · angle-into-the-corner"
+    legend = page.locator("dialog.live .legend").inner_text()
+    assert "← → push left, push right" in legend and "↑ ↓ push up, push down" in legend
+    autopilot = page.get_by_role("button", name="Autopilot")
+    autopilot.click()
+    assert autopilot.get_attribute("aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    page.click("#play")
+    page.wait_for_selector(STAGE)
+    assert autopilot.get_attribute("aria-pressed") == "false"
+
+
 def test_the_pusher_goes_where_the_keys_say_and_two_branches_stand_side_by_side(page):
     page.keyboard.down("ArrowRight")
     play_until(page, 1.2)
@@ -75,6 +88,8 @@ def test_the_pusher_goes_where_the_keys_say_and_two_branches_stand_side_by_side(
     assert captions == ["what was", "what if"]
     page.get_by_role("button", name="Drive the other branch").click()
     page.wait_for_function("document.querySelector('dialog.live .where').textContent >= '1.2 s'")
+    swapped = [text.partition(" ·")[0] for text in page.locator("dialog.live figcaption").all_inner_texts()]
+    assert swapped == ["what if", "what was"]  # each name stays with its run
     assert float(page.locator("dialog.live").get_attribute("data-latency")) > 0
 
 

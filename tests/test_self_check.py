@@ -14,7 +14,7 @@ from stt.self_check import MIN_FRAMES, SelfCheck, self_check
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.verdict import Verdicts
-from tests.page_fixtures import ME, values
+from tests.page_fixtures import ME, changes_of, values
 from tests.ui_fixtures import any_clip_model, moving_dot
 from tests.video_fixtures import PLAIN, make
 
@@ -54,6 +54,7 @@ def test_models_know_their_own_examples_and_neither_each_others_nor_test_pattern
         assert check(model, own).passes(model.card), name
         for clip in (other, *patterns):
             assert not check(model, clip).passes(model.card), (name, clip.stem)
+        assert check(model, patterns[0]).coloured == (name in DIGITS) and not check(model, digits).coloured
 
 
 def test_it_works_for_every_family_and_says_nothing_of_a_clip_that_is_too_short(predictor, tmp_path):
@@ -108,16 +109,18 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
         return values(upload, model=model, labels=[], stride=0, fit="crop", prompt_frames=0)
 
     def choice(clip: Path, model: str) -> str | None:
-        *_, (_, name) = verdicts.check_new(*values_of(clip, model))
-        return name if isinstance(name, str) else None
+        list(verdicts.check_new(*values_of(clip, model)))
+        return changes_of(verdicts.follow(ME, *values_of(clip, model))[2:]).get("model")
 
     assert choice(patterns[0], "digits-stt") == "motion"
     *_, text = verdicts.check(*values_of(patterns[0], "motion"))
     assert "motion</b> predicts this clip, as <b>digits-stt</b> does not know such clips" in text
     figures = r"Tried on the last 4 frames, its error is \d+ % below a still picture's|no closer than a still"
     assert re.search(figures, text) and "train.predictor --preset videos/stt/cpu" in text, text
-    shown = verdicts.follow(ME, *values_of(patterns[0], "motion"))
-    assert "motion" in str(shown[0]) and shown != verdicts.follow(ME, *values_of(patterns[1], "motion"))
+    shown = verdicts.follow(ME, *values_of(patterns[0], "digits-stt"))
+    assert shown[0]["model"] == "motion"
+    for clip, model in ((patterns[1], "digits-stt"), (patterns[0], "tabletop-layered")):  # not checked; chosen since
+        assert verdicts.follow(ME, *values_of(clip, model))[0] == gr.skip(), (clip, model)
     for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
         assert choice(clip, model) is None, (clip, model)  # another model knows it, and the visitor's own choice
 
@@ -140,10 +143,34 @@ def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_p
 
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
-        *_, (text, name) = verdicts.check_new(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
-        assert name == chosen if chosen else "Use tabletop-layered" in text, (copy, text, name)
+        *_, text = verdicts.check_new(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
+        switch = verdicts.callbacks.switched.get(str(upload))
+        assert switch.after == chosen if chosen else "Use tabletop-layered" in text and not switch, (copy, text, switch)
         *_, text = verdicts.check(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
         assert f"Use {chosen or 'tabletop-layered'}" in text
+
+
+def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_clip(page, shipped, any_clip, monkeypatch):
+    models = {"digits-stt": shipped["digits-stt"], "motion": any_clip, "tabletop-layered": shipped["tabletop-layered"]}
+    wide, square = page.upload(), moving_dot(page.uploads / "square.mp4", frames=12)
+    for clip, coloured, offered in ((wide, False, None), (square, False, "tabletop-layered"), (square, True, None)):
+        checks = {
+            "digits-stt": SelfCheck(0.2, 0.1), "tabletop-layered": SelfCheck(0.02, 0.1, coloured),
+            "motion": SelfCheck(0.05, 0.1),
+        }  # fmt: skip
+
+        def check(self, request, checks=checks):
+            yield gr.skip()
+            return checks[request.model]
+
+        monkeypatch.setattr(Verdicts, "_check", check)
+        verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
+        settings = {"model": "digits-stt", "labels": [], "stride": 0, "fit": "auto"}
+        *_, text = verdicts.check(*values(clip, **settings))
+        assert f"Use {offered or 'motion'}<" in text and text.count("Use ") == 1, (clip.name, coloured, text)
+        *_, text = verdicts.check_new(*values(clip, **settings))
+        *_, text = verdicts.check(*values(clip, **settings | {"model": "motion"}))
+        assert "motion</b> predicts this clip" in text and "Use " not in text
 
 
 def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
@@ -166,7 +193,7 @@ def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
 
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
-        *_, (text, name) = verdicts.check_new(*values(upload, **settings))
+        *_, text = verdicts.check_new(*values(upload, **settings))
         assert "<b>tabletop-layered</b> is closer than a still picture" in text and "knows" not in text
-        assert not isinstance(name, str)  # it is the visitor's choice
+        assert not verdicts.callbacks.switched  # it is the visitor's choice
         assert f"<b>{offered}</b> comes closer still" in text if offered else "comes closer" not in text and "✓" in text

@@ -70,6 +70,7 @@ class LayeredState(NamedTuple):
 
 class Layered(Predictor):
     family: ClassVar[str] = "layered"
+    random_actions_only = True
 
     def __init__(self, config: LayeredConfig) -> None:
         super().__init__()

@@ -51,7 +51,8 @@ class Callbacks:
 
         pending: settings of a link, a result or the history for the clip that is coming. Its "clip" names the clip
         that they were for, since Gradio may report one change twice; "shown" says that the page shows it already. A
-        file that is no video leaves the last clip. An upload may bring another model, see `model_for`.
+        file that is no video leaves the last clip and what is shown of it. An upload may bring another model, see
+        `model_for`.
         """
         if values[0] is None:
             player = gr.skip() if pending.pop("stay", False) else EMPTY
@@ -75,7 +76,7 @@ class Callbacks:
                 if before is None:
                     raise
                 warn(str(error))
-                return {"clip": str(before)}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
+                return {"clip": str(before), "shown": True}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
 
     def model_for(self, request: Request) -> str:
@@ -83,7 +84,7 @@ class Callbacks:
         models, own = self.backend.models, models_of_whole_frames(self.backend.models)
         if request.clip is None or request.clip in self.backend.examples or request.labels or request.fit != "auto":
             return request.model
-        if models[request.model].whole_frames or not own or math.isclose(probe(request.clip).aspect, 1, rel_tol=SQUARE):
+        if models[request.model].whole_frames or not own or is_square(request.clip):
             return request.model
         self.note_switch(request.clip, Switch(request.model, own[0], by_shape=True))
         return own[0]
@@ -206,8 +207,8 @@ class Callbacks:
             settings = usable_settings(result.report["settings"], self.backend.models)
             clip = self.backend.clips.of_result(result.report["id"])
         if clip is None:
-            return {}, *updates(settings)
-        return settings, *updates(settings, clip=str(clip))
+            return {}, *updates(settings)[:-1], gr.skip()  # the next prediction has new seeds, as before
+        return settings, *updates(settings, clip=str(clip))[:-1], gr.skip()
 
     def extend(self, event: gr.EventData) -> tuple[dict[str, Any], str]:
         """A future as the next prompt: (pending, clip)."""
@@ -291,6 +292,10 @@ class Callbacks:
         clip = metadata.get("clip")
         sha256 = clip.get("sha256") if isinstance(clip, dict) else None
         return self.backend.clips.of_content(visitor.session_hash, str(sha256))
+
+
+def is_square(clip: Path) -> bool:
+    return math.isclose(probe(clip).aspect, 1, rel_tol=SQUARE)
 
 
 def models_of_whole_frames(models: Mapping[str, Predictor]) -> list[str]:

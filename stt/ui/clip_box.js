@@ -8,11 +8,45 @@ const served = (path) => `${root}/gradio_api/file=${path.split("/").map(encodeUR
 const local = new Map(); // path on the server -> address of the same file in this browser
 let current = null; // path of the clip
 let asked = null; // path of the clip whose preview is on its way
-// what the page opens with comes first: what a visitor does meanwhile comes after it and stays
-const opened = new Promise((open) => {
-  window.sttOpened = open;
-  setTimeout(open, 20_000);
+
+// What a visitor does with the clip, one after another: each act waits until the page shows what came before it, at first
+// what the page opens with. Of those that wait only the latest is done. So no answer comes late, onto another clip.
+const PATIENCE = 30_000; // milliseconds, until an answer counts as lost
+let busy = 0, waiting = null, lost = null;
+const turns = (window.sttTurns = {
+  acts: 0, // so far
+  holding: false, // whether an example waits
+  busy: () => busy > 0,
+  async free() {
+    while (busy || waiting) await new Promise((resolve) => setTimeout(resolve, 100));
+  },
+  take(act, example = false) { // act: returns false where no answer follows
+    turns.acts += 1;
+    [waiting, turns.holding] = [act, example];
+    next();
+  },
+  begin() {
+    busy += 1;
+    clearTimeout(lost);
+    lost = setTimeout(() => {
+      busy = 0;
+      next();
+    }, PATIENCE);
+  },
+  end: () => setTimeout(() => { // after what the answer changes
+    busy = Math.max(busy - 1, 0);
+    next();
+  }),
 });
+
+function next() {
+  if (busy || !waiting) return;
+  const act = waiting;
+  [waiting, turns.holding] = [null, false];
+  turns.begin();
+  if (act() === false) turns.end();
+}
+turns.begin(); // the page opens
 
 function show() {
   const value = props.value;
@@ -33,7 +67,9 @@ function show() {
   } else if (value.preview === "") {
     message.textContent = "The clip cannot be read.";
   }
-  if (fresh) trigger("new_clip");
+  if (!fresh) return;
+  turns.begin();
+  trigger("new_clip");
 }
 
 function unplayable() { // a GIF, or a codec that this browser lacks: the server decodes it
@@ -51,17 +87,21 @@ async function choose(file) {
     message.textContent = `The file is ${Math.ceil(file.size / 1e5) / 10} MB; the limit is ${props.limit / 1e6} MB.`;
     return;
   }
-  message.textContent = `Uploading ${file.name} …`;
+  const said = (message.textContent = `Uploading ${file.name} …`), mine = ++turns.acts;
+  const silence = () => message.textContent === said && (message.textContent = "");
   try {
     const { path } = await upload(file);
-    await opened;
-    if (!local.has(path)) local.set(path, URL.createObjectURL(file));
-    asked = null;
-    props.value = path;
-    show();
-    if (current === path && message.textContent.startsWith("Uploading")) message.textContent = "";
+    if (mine !== turns.acts) return void silence(); // the visitor has chosen something else since
+    turns.take(() => {
+      if (!local.has(path)) local.set(path, URL.createObjectURL(file));
+      asked = null;
+      props.value = path;
+      show();
+      silence();
+      return false;
+    });
   } catch {
-    message.textContent = ""; // Gradio says why
+    silence(); // Gradio says why
   }
 }
 
@@ -69,10 +109,11 @@ input.addEventListener("change", () => {
   choose(input.files[0]);
   input.value = "";
 });
-clear.addEventListener("click", () => {
+clear.addEventListener("click", () => turns.take(() => {
   props.value = null;
   show();
-});
+  return false;
+}));
 video.addEventListener("error", unplayable);
 video.addEventListener("loadedmetadata", () => {
   if (!video.videoWidth) unplayable(); // sound alone

@@ -52,7 +52,13 @@ def action_updates(model: Predictor, action: list[float], places: int) -> list[A
     sliders = [
         action_slider(model, bool(action) and fits, place) | ({} if fits else {"value": 0}) for place in range(places)
     ]
-    return [gr.skip() if fits else [], gr.update(visible=count > 0), *(gr.update(**slider) for slider in sliders)]
+    steer = gr.update(visible=count > 0, info=steer_info(model))
+    return [gr.skip() if fits else [], steer, *(gr.update(**slider) for slider in sliders)]
+
+
+def steer_info(model: Predictor) -> str:
+    text = "What the robot or the pusher does: 1 is full speed in the direction named, −1 in the opposite one"
+    return text + "; all futures are alike then" * model.random_actions_only
 
 
 def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]:

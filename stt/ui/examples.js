@@ -1,5 +1,5 @@
 // The tabs of the examples; see examples.py. Gradio runs this as a function's body with: element, trigger.
-// Events to the server: 'choose' {number}, 'model' {name}. Listens to: 'stt-clip' {example}, which marks the chosen one.
+// Events to the server: 'hold' and, in its turn, 'choose' {number}; 'model' {name}. Listens to: 'stt-clip' {example}, which marks the chosen one.
 
 const tabs = [...element.querySelectorAll('[role="tab"]')];
 const panels = [...element.querySelectorAll('[role="tabpanel"]')];
@@ -31,7 +31,8 @@ element.addEventListener("click", (event) => {
   }
   if (node.dataset.model) return trigger("model", { model: node.dataset.model });
   for (const one of element.querySelectorAll(".example")) one.setAttribute("aria-pressed", one === node); // before the server answers
-  trigger("choose", { number: Number(node.dataset.number) });
+  trigger("hold");
+  window.sttTurns.take(() => trigger("choose", { number: Number(node.dataset.number) }), true);
   window.dispatchEvent(new Event("stt-example"));
 });
 window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page; a new one opens its tab

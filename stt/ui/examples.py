@@ -92,7 +92,7 @@ SCRIPT = Path(__file__).with_name("examples.js").read_text()
 
 
 def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.HTML:
-    """A tab for every world. Events: choose, with the number of an example; model, with a name."""
+    """A tab for every world. Events: hold and choose, with the number of an example; model, with a name."""
     groups: dict[str, list[str]] = {}
     for number, one in enumerate(examples):
         groups.setdefault(one.world, []).append(

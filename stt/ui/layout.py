@@ -13,7 +13,7 @@ from stt.request import DEFAULTS, action_axes, is_stochastic, label_space
 from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
-from stt.ui.controls import action_slider, fit_info, label_dropdown
+from stt.ui.controls import action_slider, fit_info, label_dropdown, steer_info
 from stt.ui.examples import Example, gallery, knows_value, model_choices, rivals
 from stt.ui.live_stage import live_stage
 from stt.ui.player import player
@@ -25,12 +25,15 @@ WELCOME = (
     f"<header><h1>{TITLE}</h1><p>A model watches a short clip and imagines how it goes on, several times.</p></header>"
 )
 Controls = dict[str, Any]  # components, whose events gradio adds at run time
-CLICKS = """// events: "example" and "model"
+CLICKS = """// events: "hold" and, in its turn, "example"; "model"
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-event]");
   if (!button) return;
-  trigger(button.dataset.event, { ...button.dataset });
-  if (button.dataset.event === "example") window.dispatchEvent(new Event("stt-example"));
+  const act = () => trigger(button.dataset.event, { ...button.dataset });
+  if (button.dataset.event !== "example") return act();
+  trigger("hold");
+  window.sttTurns.take(act, true);
+  window.dispatchEvent(new Event("stt-example"));
 });"""
 
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
@@ -146,8 +149,7 @@ def _action(models: Mapping[str, Predictor]) -> tuple[gr.Checkbox, list[gr.Slide
     default = next(iter(models.values()))
     with gr.Column(elem_id="steering"):
         steer = gr.Checkbox(
-            False, label="Steer", info="Choose what the robot or the pusher does", visible=bool(action_axes(default)),
-            elem_id="steer",
+            False, label="Steer", info=steer_info(default), visible=bool(action_axes(default)), elem_id="steer",
         )  # fmt: skip
         axes = [
             gr.Slider(

@@ -64,6 +64,7 @@ function open(value) {
   [ready, branch, other, moment, latency] = [null, null, null, null, null];
   [length, received, count, action, paused, autopilot] = [0, 0, 0, "", false, false];
   [branches, stamps, arrivals] = [new Map(), new Map(), []];
+  drive.setAttribute("aria-pressed", "false");
   saved.replaceChildren();
   say("Reading the clip …");
   dialog.dataset.state = "waiting";
@@ -103,7 +104,7 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     ready = start;
     dialog.dataset.state = "live";
     say("");
-    title.textContent = ready.model;
+    title.textContent = `${ready.model} · ${ready.clip.replace(/\.\w+$/, "")}`;
     for (const { canvas } of panes) {
       [canvas.width, canvas.height] = ready.size;
       canvas.classList.toggle("large", ready.jpeg);
@@ -111,7 +112,8 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     layOut();
     input.setAxes(ready.axes);
     drive.hidden = !ready.axes.length;
-    legend.replaceChildren(...input.legend().flatMap(([keys, name]) => [node("kbd", {}, keys), ` ${name} `]),
+    legend.replaceChildren(ready.axes.length ? "" : "It takes no actions; one future of the clip goes on and on. ",
+      ...input.legend().flatMap(([keys, name]) => [node("kbd", {}, keys), ` ${name} `]),
       node("kbd", {}, "space"), " pause");
     branches.set(0, (branch = { id: 0, seed: ready.seed, at: 0, frames: new Map() }));
     steer();
@@ -262,12 +264,13 @@ function draw() {
   const bytes = branch.frames.get(number);
   if (bytes) paint(main.canvas, bytes);
   main.canvas.setAttribute("aria-label", `Frame ${number}`);
-  main.caption.textContent = other ? `what if${branch.seed === other.seed ? "" : ` · seed ${branch.seed}`}` : ready.chance ? `seed ${branch.seed}` : "";
+  const name = (one) => `${one.id > (one === branch ? other : branch).id ? "what if" : "what was"}${branch.seed === other.seed ? "" : ` · seed ${one.seed}`}`;
+  main.caption.textContent = other ? name(branch) : ready.chance ? `seed ${branch.seed}` : "";
   if (other) {
     const last = Math.max(...other.frames.keys()), shown = other.frames.get(Math.min(number, last));
     if (shown) paint(left.canvas, shown);
     left.figure.classList.toggle("ended", number > last);
-    left.caption.textContent = number > last ? "what was · ends here" : `what was${branch.seed === other.seed ? "" : ` · seed ${other.seed}`}`;
+    left.caption.textContent = number > last ? `${name(other)} · ends here` : name(other);
   } else {
     left.figure.classList.remove("ended");
   }

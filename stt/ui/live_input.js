@@ -7,6 +7,7 @@ const KEYS = { // key -> [control, direction]
 };
 const EXTRA_KEYS = [["KeyE", "KeyQ"], ["KeyX", "KeyZ"], ["Digit2", "Digit1"]]; // positive and negative end, in order
 const DEAD = 0.15; // of a stick
+const OPPOSITES = { right: "left", left: "right", forward: "back", back: "forward", backward: "forward", up: "down", down: "up" };
 
 const node = (tag, attributes = {}, ...children) => {
   const made = document.createElement(tag);
@@ -86,7 +87,12 @@ function makeInput(changed) {
     },
     legend() {
       const keys = { horizontal: "← →", vertical: "↑ ↓" };
-      return axes.map((axis) => [keys[axis.control] || axis.keys.map((code) => code.slice(-1)).reverse().join(" "), axis.name]);
+      return axes.map((axis) => {
+        const other = axis.name.replace(/\w+/g, (word) => OPPOSITES[word] || word), first = axis.control === "vertical" ? 1 : -1;
+        const names = first * axis.sign > 0 ? [axis.name, other] : [other, axis.name]; // as the keys stand
+        return [keys[axis.control] || axis.keys.map((code) => code.slice(-1)).reverse().join(" "),
+          other === axis.name ? axis.name : names.join(", ")];
+      });
     },
     key(code, down) { // whether the key drives
       if (!KEYS[code] && !axes.some((axis) => axis.keys?.includes(code))) return false;

@@ -31,4 +31,6 @@ def live_stage() -> gr.HTML:
 def wire_play(button: gr.Button, settings: list[Any], new_seed: gr.Checkbox) -> None:
     """settings: in the order of ARGUMENTS."""
     script = PLAY.replace("NAMES", json.dumps(ARGUMENTS))
-    button.click(None, [*settings, new_seed], None, js=script, api_visibility="private", show_progress="hidden")
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    free = button.click(None, None, None, js="() => window.sttTurns.free()", **private)  # a clip may be on its way
+    free.then(None, [*settings, new_seed], None, js=script, **private)

@@ -163,7 +163,7 @@ function panel(result, future, extra = false) {
     const isPinned = pinned.some((one) => one.result.id === result.id && one.future === future);
     const save = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
     tools.append(save("mp4"), save("gif"),
-      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => trigger("extend", { result: result.id, future }), { class: "extend" }),
+      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => window.sttTurns.take(() => trigger("extend", { result: result.id, future })), { class: "extend" }),
       button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, icon("star"), () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${extra ? "pinned" : ""}` },

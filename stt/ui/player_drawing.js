@@ -33,7 +33,9 @@ const button = (label, content, action, more = {}) =>
 const GAP = 12, BELOW = 118; // pixels: between panels; below the stage: bar, facts, measures
 // Names that say more than a seed have a line of their own above the tools.
 const wordy = () => cells.some(({ result, future }) => future >= 0 && (result.action || result.detail || result.model !== current.model));
-const captionHeight = (side) => (side < 220 || wordy() ? 46 : 30); // name and tools in two lines or in one
+const steered = () => cells.some(({ result, future }) => future >= 0 && result.action);
+// name and tools in two lines or in one; what steers a future has lines of its own
+const captionHeight = (side) => (steered() ? (side < 220 ? 106 : 66) : side < 220 || wordy() ? 46 : 30);
 
 // The clip at the left, its futures in rows beside it, or all of them in rows: the largest pictures that fit the window.
 function layOut() {

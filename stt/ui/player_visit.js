@@ -23,15 +23,25 @@ function thumbnails() {
     return node;
   }));
   visit.hidden = results.size === 0;
+  const newest = [...results.keys()].at(-1);
+  if (strip.dataset.newest !== newest) strip.scrollLeft = 0;
+  strip.dataset.newest = newest;
 }
 
 function showAgain(result) {
   if (current?.state === "running") return;
-  current = result;
-  t = 0;
-  setPlaying(!still);
-  rebuild();
-  trigger("restore", { result: result.id });
+  const present = () => {
+    current = result;
+    t = 0;
+    setPlaying(!still);
+    rebuild();
+  };
+  present();
+  window.sttTurns.take(() => {
+    if (current?.state === "running") return false;
+    if (current !== result) present(); // what was on its way has come onto the stage
+    trigger("restore", { result: result.id });
+  });
 }
 
 async function load(id) {

@@ -16,7 +16,7 @@ import gradio as gr
 
 from stt.request import Request, RequestError
 from stt.self_check import HELD_BACK, WORSE, SelfCheck, self_check, usual_figure
-from stt.ui.callbacks import Callbacks, Switch, changed, models_of_whole_frames, path_of, updates
+from stt.ui.callbacks import Callbacks, Switch, changed, chosen, is_square, models_of_whole_frames, path_of, updates
 from stt.video import VideoError
 
 MAX_CLIPS = 1000  # whose checks are remembered
@@ -36,24 +36,23 @@ class Verdicts:
         self.callbacks = callbacks
         self._checks: dict[tuple[Any, ...], SelfCheck | None] = {}
 
-    def check_new(self, *values: Any) -> Iterator[tuple[Any, Any]]:
-        """(HTML, model) for a new clip: another model where none here knows such clips and that one takes any."""
-        steps = self._steps(values, new=True)
-        try:
-            while True:
-                yield next(steps), gr.skip()
-        except StopIteration as end:
-            if end.value:
-                request, after = end.value
-                self.callbacks.note_switch(request.clip, Switch(request.model, after, by_shape=False))
-                yield gr.skip(), after
+    def check_new(self, *values: Any) -> Iterator[Any]:
+        """HTML for a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
+        end = yield from self._steps(values, new=True)
+        if end:
+            request, after = end
+            self.callbacks.note_switch(request.clip, Switch(request.model, after, by_shape=False))
 
     def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """The preview for the model that `check_new` chose, nothing otherwise."""
+        """The model that `check_new` chose, and its preview; nothing otherwise.
+
+        It comes after the check, so that it is of the clip that is on the page then.
+        """
         switch = self.callbacks.switched.get(str(path_of(values[0])))
-        if switch is None or switch.by_shape or switch.after != values[1]:
+        if switch is None or switch.by_shape or values[1] != switch.before:
             return gr.skip(), gr.skip(), *updates({})
-        return self.callbacks.change_model(visitor, *values)
+        player, start, *controls = self.callbacks.change_model(visitor, *changed(values, model=switch.after))
+        return player, start, *updates({**chosen(controls), "model": switch.after})
 
     def check(self, *values: Any) -> Iterator[Any]:
         """HTML for the page. Between the frames of a check it yields nothing new, so that Gradio can cancel it."""
@@ -101,7 +100,7 @@ class Verdicts:
 
     def _any_clip(self, request: Request, check: SelfCheck | None) -> str:
         """What to expect of a model for any clip, by the clip's own last frames."""
-        switch, why, back = self.callbacks.switched.get(str(request.clip)), "", ""
+        switch, why = self.callbacks.switched.get(str(request.clip)), ""
         if switch and switch.after == request.model:
             before = _name(switch.before)
             why = (
@@ -109,14 +108,13 @@ class Verdicts:
                 if switch.by_shape
                 else f", as {before} does not know such clips"
             )
-            back = f" {_use(switch.before)}" * switch.by_shape
         text = f"{_name(request.model)} predicts this clip{why}. It carries on what moves, in any clip."
         if check is not None and check.ratio > WORSE:
             text += f" But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
         elif check is not None:
             less = 100 * (1 - check.ratio)
             text += f" Tried on the last {HELD_BACK} frames, its error is {less:.0f} % below a still picture's."
-        return text + back + TRAIN
+        return text + TRAIN
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
@@ -132,11 +130,13 @@ class Verdicts:
         return self._checks[key]
 
     def _best(self, request: Request) -> Generator[Any, None, str | None]:
-        """Returns the name of the quick model with the least error of those that know the clip.
+        """Returns the name of the quick model with the least error of those that know the clip and see all of it.
 
         None where there is none, or where the request's model knows it and has less.
         """
         models = self.callbacks.backend.models
+        if request.clip and request.fit == "auto" and models_of_whole_frames(models) and not is_square(request.clip):
+            return None  # those tried here see squares
         own = yield from self._check(request)
         errors: dict[str, float] = {}
         if own is not None and own.passes(models[request.model].card):
@@ -145,7 +145,7 @@ class Verdicts:
             if name == request.model or model.whole_frames or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:
                 continue
             check = yield from self._check(_other(request, name))
-            if check is not None and check.passes(model.card):
+            if check is not None and check.passes(model.card) and not check.coloured:
                 errors[name] = check.error
         best = min(errors, key=errors.__getitem__, default=None)
         return None if best == request.model else best

@@ -45,13 +45,28 @@ LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((l
 # sliders -> action, as many as the model has axes; and action -> sliders
 ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
 SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
+# A visitor's acts come one after another (clip_box.js); what answers a control counts as one of them
+BEGIN = """(...values) => {
+  window.sttTurns.begin();
+  return values;
+}"""
+# a model that comes by itself stays away from what the visitor does meanwhile
+FOLLOW = """(clip, ...values) => {
+  const free = !window.sttTurns.busy();
+  window.sttTurns.begin();
+  return [free ? clip : null, ...values];
+}"""
 # Predict waits for an example that is on its way, so that it does not take the clip before
 HOLD = "() => ({ __type__: 'update', interactive: false })"
 OPENED = """() => {
-  window.sttOpened?.();
+  window.sttTurns?.end();
   return { __type__: "update", interactive: true };
 }"""
-RELEASE = "() => ({ __type__: 'update', interactive: document.querySelector('#stop')?.disabled ?? true })"
+RELEASE = """() => {
+  window.sttTurns.end();
+  const interactive = !window.sttTurns.holding && (document.querySelector("#stop")?.disabled ?? true);
+  return { __type__: "update", interactive };
+}"""
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
@@ -81,24 +96,29 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     """Returns the events that preview a clip, which a prediction cancels."""
     control, models = page.controls, callbacks.backend.models
     clip, model, stage = control["clip"], control["model"], _stage(page)
-    for event in (page.examples.choose, page.knows.example):
+    for event in (page.examples.hold, page.knows.hold):
         event(None, None, page.predict, js=HOLD, **PRIVATE)
-        shown = event(callbacks.example, None, [page.pending, *stage], **QUICK)
-        shown.then(None, None, page.predict, js=RELEASE, **PRIVATE)
+    for event in (page.examples.choose, page.knows.example):
+        _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
+    shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
     for event in (page.examples.model, page.verdict.model):
-        event(_model_of, None, model, **QUICK).then(callbacks.change_model, page.settings, stage, **PREVIEW)
+        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **shows))
     clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
-    latest: dict[str, Any] = {"trigger_mode": "always_last", **PREVIEW}
-    changed = clip.new_clip(callbacks.change_clip, [page.pending, *page.settings], [page.pending, *stage], **latest)
+    latest: dict[str, Any] = {"trigger_mode": "always_last"}
+    changed = clip.new_clip(
+        callbacks.change_clip, [page.pending, *page.settings], [page.pending, *stage], **latest, **PREVIEW
+    )
     moved = page.start.move(_start_of, None, control["prompt_frames"], **QUICK)
     inputs = [control[name].input for name in ("stride", "fit", "between")]
     previews = [
         changed,
-        gr.on(inputs, callbacks.preview, page.settings, stage, **latest),
-        moved.then(callbacks.preview, page.settings, stage, **PREVIEW),
-        gr.on([model.input], callbacks.change_model, page.settings, stage, **latest),
-        control["frames"].input(callbacks.preview_gap, page.settings, stage, **latest),
+        gr.on(inputs, callbacks.preview, **shows, **latest),
+        moved.then(callbacks.preview, **shows),
+        gr.on([model.input], callbacks.change_model, **shows, **latest),
+        control["frames"].input(callbacks.preview_gap, **shows, **latest),
     ]
+    for preview in previews:
+        _end_turn(page, preview)
     gr.on(
         [model.change, control["between"].change],
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
@@ -108,6 +128,12 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     return previews
 
 
+def _end_turn(page: Page, event: Any) -> None:
+    """Lets the visitor's next act begin."""
+    for outcome in (event.success, event.failure):
+        outcome(None, None, page.predict, js=RELEASE, **PRIVATE)
+
+
 def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
     control = page.controls
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
@@ -115,9 +141,10 @@ def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
     target = verdicts.check, page.settings, page.verdict
     control["clip"].new_clip(None, None, page.verdict, js="() => ''", **PRIVATE)  # it was of the clip before
     new = control["clip"].new_clip(
-        verdicts.check_new, page.settings, [page.verdict, control["model"]], trigger_mode="always_last", **options
+        verdicts.check_new, page.settings, page.verdict, trigger_mode="always_last", **options
     )
-    new.then(verdicts.follow, page.settings, _stage(page), **QUICK)  # mostly nothing, so it takes no place in the queue
+    free = new.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
+    _end_turn(page, free.then(verdicts.follow, page.settings, _stage(page), js=FOLLOW, **QUICK))  # mostly nothing
     return [new, gr.on(triggers, *target, trigger_mode="always_last", **options)]
 
 
@@ -172,10 +199,12 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
 
 def _wire_results(page: Page, callbacks: Callbacks) -> None:
     control = page.controls
-    page.player.extend(callbacks.extend, None, [page.pending, control["clip"]], **PREVIEW)  # an encoder runs
+    extended = page.player.extend(callbacks.extend, None, [page.pending, control["clip"]], **PREVIEW)  # an encoder runs
+    _end_turn(page, extended)
     # an extended future is continued, whatever made it
     page.player.extend(lambda: ([], False), None, [control["labels"], control["between"]], **QUICK)
-    page.player.restore(callbacks.restore, None, [page.pending, *page.settings, page.new_seed], **QUICK)
+    restored = page.player.restore(callbacks.restore, None, [page.pending, *page.settings, page.new_seed], **QUICK)
+    _end_turn(page, restored)
 
 
 def _wire_prediction(page: Page, runs: Runs, previews: list[Any]) -> None:
