@@ -8,6 +8,7 @@ const KEYS = { // key -> [control, direction]
 const EXTRA_KEYS = [["KeyE", "KeyQ"], ["KeyX", "KeyZ"], ["Digit2", "Digit1"]]; // positive and negative end, in order
 const DEAD = 0.15; // of a stick
 const OPPOSITES = { right: "left", left: "right", forward: "back", back: "forward", backward: "forward", up: "down", down: "up" };
+const opposite = (name) => name.replace(/\w+/g, (word) => OPPOSITES[word] || word);
 
 const node = (tag, attributes = {}, ...children) => {
   const made = document.createElement(tag);
@@ -79,7 +80,7 @@ function makeInput(changed) {
       extra.forEach((axis, i) => (axis.keys = EXTRA_KEYS[i] || []));
       extras.replaceChildren(...extra.map((axis) => node("div", { class: "extra" },
         hold(axis, 1, axis.name, (axis.keys[0] || "").slice(-1)), node("span", {}, axis.name),
-        hold(axis, -1, `${axis.name}, the other way`, (axis.keys[1] || "").slice(-1)))));
+        hold(axis, -1, opposite(axis.name) === axis.name ? `${axis.name}, the other way` : opposite(axis.name), (axis.keys[1] || "").slice(-1)))));
       const has = (control) => axes.some((axis) => axis.control === control);
       area.hidden = !axes.length;
       area.dataset.horizontal = has("horizontal");
@@ -88,7 +89,7 @@ function makeInput(changed) {
     legend() {
       const keys = { horizontal: "← →", vertical: "↑ ↓" };
       return axes.map((axis) => {
-        const other = axis.name.replace(/\w+/g, (word) => OPPOSITES[word] || word), first = axis.control === "vertical" ? 1 : -1;
+        const other = opposite(axis.name), first = axis.control === "vertical" ? 1 : -1;
         const names = first * axis.sign > 0 ? [axis.name, other] : [other, axis.name]; // as the keys stand
         return [keys[axis.control] || axis.keys.map((code) => code.slice(-1)).reverse().join(" "),
           other === axis.name ? axis.name : names.join(", ")];
