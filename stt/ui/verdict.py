@@ -39,9 +39,8 @@ class Verdicts:
     def check_new(self, *values: Any) -> Iterator[Any]:
         """HTML for a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
         end = yield from self._steps(values, new=True)
-        if end:
-            request, after = end
-            self.callbacks.note_switch(request.clip, Switch(request.model, after, by_shape=False))
+        if end and (clip := end[0].clip):
+            self.callbacks.note_switch(clip, Switch(end[0].model, end[1], by_shape=False))
 
     def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The model that `check_new` chose, and its preview; nothing otherwise.
