@@ -27,19 +27,23 @@ def predictions(
     """
     outcome, clip = Outcome(), example(app.url)
     small = arguments(clip, model=model, frames=1, futures=1)
-    failed, sizes, handles = 0, [], 0
+    failed: list[str] = []
+    sizes, handles = [], 0
     for k in range(warm_up + calls):
         if k >= warm_up and (k - warm_up) % (calls // windows) == 0:
             sizes.append(app.resident())
             handles = handles or app.descriptors()
         with visitor() as client:
             status, text = answer(client, app.url, small, session_hash=f"session-{k}")
-            failed += "event: complete" not in text
+            if "event: complete" not in text:
+                failed.append(f"prediction {k}: {status} {text[-200:]!r}")
             for n in range(LISTS):
                 body = {"data": [], "session_hash": f"models-{k}-{n}"}
-                failed += client.post(f"{app.url}gradio_api/run/models", json=body).status_code != 200
+                response = client.post(f"{app.url}gradio_api/run/models", json=body)
+                if response.status_code != 200:
+                    failed.append(f"list {k}: {response.status_code} {response.text[:200]!r}")
     grown, opened = lasting_growth([*sizes, app.resident()]), app.descriptors() - handles
-    outcome.check(not failed, f"{failed} calls failed")
+    outcome.check(not failed, f"{len(failed)} calls failed, first {failed[:1]}")
     outcome.check(grown <= growth, f"memory grew by {grown:.0f} MB")
     outcome.check(opened <= 10, f"{opened} descriptors stayed open")
     outcome.figure = f"{calls} predictions, {LISTS * calls} lists: {grown:+.1f} MB"
