@@ -17,7 +17,7 @@ from stt.ui.clip_box import ACCEPT
 from stt.ui.costs import Costs
 from stt.ui.endpoints import Endpoints
 from stt.ui.errors import plain_errors
-from stt.ui.examples import find_examples, gallery, rivals
+from stt.ui.examples import best_example, find_examples, gallery, rivals
 from stt.ui.player import EMPTY
 from stt.video import probe, read_clip
 from tests.page_fixtures import ME, SETTINGS, FakePage, changes_of, event_of, sheet, values
@@ -302,6 +302,15 @@ def test_the_page_opens_with_the_first_example_and_its_futures(page):
         assert player["state"] == "done" and player["precomputed"], memory
         assert controls["clip"] == pending["clip"] == str(page.examples[0]) and controls["frames"] == 3
         assert "new_seed" not in controls
+
+
+def test_a_link_that_names_a_model_opens_its_example(page):
+    backend = page.callbacks.backend
+    for name in {name for example in backend.gallery for name in example.results}:
+        pending, player, controls = opened(page, None, model=name)
+        shown = backend.gallery[best_example(name, backend.models, backend.gallery)]
+        assert controls["model"] == name and name in shown.results and player["precomputed"]
+        assert controls["clip"] == pending["clip"] == str(shown.clip)
 
 
 def test_a_link_carries_all_settings_and_its_clip(page):

@@ -20,6 +20,7 @@ from stt.results import NEW_SETTINGS, Result
 from stt.ui.backend import ARGUMENTS, Backend, drop_oldest, existing
 from stt.ui.clip_box import write_preview
 from stt.ui.errors import plain_errors, warn
+from stt.ui.examples import best_example
 from stt.ui.player import EMPTY, prompt_value, result_value
 from stt.ui.request import check_clip, usable_settings
 from stt.ui.start import start_value
@@ -250,10 +251,12 @@ class Callbacks:
         else:
             clip = None if linked.get("labels") else self._remembered(memory)
         if clip is None and backend.gallery and not linked.get("labels"):
-            if not linked:
+            model = linked.get("model")
+            number = best_example(model, backend.models, backend.gallery) if model else 0
+            if number is not None and not linked.keys() - {"model"}:
                 with plain_errors():
-                    return self._open_example(visitor, 0)
-            clip = backend.examples[0]
+                    return self._open_example(visitor, number, model)
+            clip = backend.gallery[number or 0].clip
         if clip is None:
             return {}, EMPTY, hidden(), *updates(settings)
         return settings, gr.skip(), gr.skip(), *updates(settings, clip=str(clip))

@@ -120,17 +120,20 @@ def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.
     return gr.HTML(html, js_on_load=SCRIPT, apply_default_css=False, elem_id="examples", visible=bool(groups))
 
 
+def best_example(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> int | None:
+    """The number of the example that shows a model best, if one shows it."""
+    own = [number for number, one in enumerate(examples) if name in one.results]
+    best = about(models[name].card).example
+    return min(own, key=lambda number: examples[number].clip.stem != best, default=None)
+
+
 def knows_value(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
     """What a model knows, as HTML: a picture, a sentence, and its first example."""
-    facts = about(models[name].card)
-    own = [(number, one) for number, one in enumerate(examples) if name in one.results]
-    own.sort(key=lambda item: item[1].clip.stem != facts.example)
-    text = escape(facts.knows)
-    if not own:
+    text, number = escape(about(models[name].card).knows), best_example(name, models, examples)
+    if number is None:
         return f'<p class="knows"><span>{text} <em>Experimental: no example shows it well.</em></span></p>'
-    number, one = own[0]
     return (
-        f'<p class="knows"><img src="{one.picture}" alt=""><span>{text} '
+        f'<p class="knows"><img src="{examples[number].picture}" alt=""><span>{text} '
         f'<button type="button" data-event="example" data-number="{number}" data-model="{escape(name)}">'
         "Show an example</button></span></p>"
     )
