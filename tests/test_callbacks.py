@@ -307,7 +307,7 @@ def test_the_page_opens_with_the_first_example_and_its_futures(page):
 def test_a_link_that_names_a_model_opens_its_example(page):
     backend = page.callbacks.backend
     for name in {name for example in backend.gallery for name in example.results}:
-        pending, player, controls = opened(page, None, model=name)
+        pending, player, controls = opened(page, {"clip": str(page.upload()), "model": "another"}, model=name)
         shown = backend.gallery[best_example(name, backend.models, backend.gallery)]
         assert controls["model"] == name and name in shown.results and player["precomputed"]
         assert controls["clip"] == pending["clip"] == str(shown.clip)
@@ -338,6 +338,7 @@ def test_a_reload_keeps_the_clip_and_a_link_wins_over_the_browsers_memory(page):
         ({"clip": "example-1"}, {"clip": str(page.examples[1])}),
     ):
         assert opened(page, remembered, **query)[2] == known | changes
+    assert opened(page, remembered | {"model": "tiny"}, model="tiny")[2]["clip"] == clip  # an upload has no link
 
 
 def test_bad_values_of_an_address_are_named_and_left_out(page):

@@ -236,7 +236,8 @@ class Callbacks:
         """(pending, player, start, *settings, new_seed)."""
         backend = self.backend
         linked = usable_settings(query, backend.models, faults)
-        settings = usable_settings(memory, backend.models) | linked
+        remembered = usable_settings(memory, backend.models)
+        settings = remembered | linked
         stems = [path.stem for path in backend.examples]
         if query.get("clip") and query["clip"] not in stems:
             faults.append("The clip of this link is not here; choose one.")
@@ -249,7 +250,8 @@ class Callbacks:
         if query.get("clip") in stems:
             clip: Path | None = backend.examples[stems.index(query["clip"])]
         else:
-            clip = None if linked.get("labels") else self._remembered(memory)
+            other = linked.get("labels") or linked.get("model", remembered.get("model")) != remembered.get("model")
+            clip = None if other else self._remembered(memory)
         if clip is None and backend.gallery and not linked.get("labels"):
             model = linked.get("model")
             number = best_example(model, backend.models, backend.gallery) if model else 0
