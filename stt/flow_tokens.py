@@ -37,7 +37,7 @@ from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, un
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture, Policy
 from stt.optical_flow import Origin, carry, compose, optical_flow, resize, resize_flow, warp
-from stt.persistence import kept, persistence
+from stt.persistence import mean_share, persistence
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
@@ -64,7 +64,7 @@ class FlowState(NamedTuple):
     condition: Condition
     growth: Tensor | None = None  # (B, 1, 1, 1) of each future's motion, from frame to frame
     chances: Tensor | None = None  # (B, S, h, w) of shares of velocity that are kept, from the prompt
-    kept: Tensor | None = None  # (B, 1, h, w) these shares in each future
+    share: Tensor | None = None  # (B, 1, h, w) these shares in each future
     num_frames: int = 0  # of the future so far
 
 
@@ -339,7 +339,7 @@ class FlowTokens(nn.Module):
 
         cache, growth = state.cache.expand(n) if state.cache else None, state.growth
         flow = None if state.flow is None else state.flow.expand(n, *state.flow.shape[1:])
-        share = self.kept(state, sampling, noise)
+        share = self.mean_share(state, sampling, noise)
         flow = flow if share is None else share * flow
         motion = None if flow is None else carry(flow)[:, None]
         if motion is not None and not self.num_actions and sampling.temperature:
@@ -361,18 +361,18 @@ class FlowTokens(nn.Module):
             action=action,
             cache=out.cache,
             growth=growth,
-            kept=None if share is None else warp(share, flow, "bilinear"),
+            share=None if share is None else warp(share, flow, "bilinear"),
             num_frames=state.num_frames + 1,
         )
 
-    def kept(self, state: FlowState, sampling: Sampling, noise: Noise) -> Tensor | None:
+    def mean_share(self, state: FlowState, sampling: Sampling, noise: Noise) -> Tensor | None:
         """The shares (N, 1, h, w) of velocity that are kept from the last frame on; None if not used."""
-        if state.kept is not None or state.chances is None:
-            return state.kept
+        if state.share is not None or state.chances is None:
+            return state.share
         chances, quantile = state.chances.expand(noise.futures, *state.chances.shape[1:]), None
         if sampling.temperature:
             quantile = torch.special.ndtr(sampling.temperature * noise.normal(1, 1, 1))
-        return kept(chances, quantile)
+        return mean_share(chances, quantile)
 
     # ---- likelihood ------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ def persistence(frames: Tensor, flow: Tensor) -> Tensor:
     return torch.lerp(stands.expand_as(chances), chances, (speed / SLOWEST - 1).clamp(0, 1))
 
 
-def kept(chances: Tensor, quantile: Tensor | None = None) -> Tensor:
+def mean_share(chances: Tensor, quantile: Tensor | None = None) -> Tensor:
     """The share (N, 1, h, w) of its velocity that each place keeps, from chances (N, S, h, w): the mean.
 
     quantile (N, 1, 1, 1), from 0 to 1: the mean over quantiles near this one, so that in one future all brakes more

@@ -12,7 +12,7 @@ import stt
 from stt.api import Sampling
 from stt.models.stt import STT, STTConfig
 from stt.optical_flow import optical_flow
-from stt.persistence import SHARES, kept, persistence
+from stt.persistence import SHARES, mean_share, persistence
 from tests.conftest import TINY_CONFIGS
 
 PLACES = {"goes on": [0, 2, 4, 6, 8, 10, 12], "jitters": [0, 2, 0, 2, 0, 2, 0], "stands": [0] * 7}
@@ -32,7 +32,7 @@ def chances_of(video: torch.Tensor) -> torch.Tensor:
 
 
 def test_what_keeps_its_pace_goes_on_what_jitters_is_braked_and_what_stands_stands():
-    shares = {name: kept(chances_of(panned(places, 0.02)))[..., 8:-8, 12:-12] for name, places in PLACES.items()}
+    shares = {name: mean_share(chances_of(panned(places, 0.02)))[..., 8:-8, 12:-12] for name, places in PLACES.items()}
     assert shares["goes on"].min() > 0.9
     assert shares["jitters"].max() < 0.3
     assert (shares["stands"] == 0).all()
@@ -44,12 +44,14 @@ def test_a_prompt_without_a_forecast_says_nothing_of_what_moves(frames):
     chances = chances_of(video) if frames > 1 else persistence(video[None], torch.zeros(1, 1, 2, *video.shape[-2:]))
     assert chances.shape[1] == len(SHARES)
     torch.testing.assert_close(chances.sum(dim=1), torch.ones_like(chances[:, 0]))
-    assert (kept(chances) < 0.6).all()
+    assert (mean_share(chances) < 0.6).all()
 
 
 def test_a_quantile_brakes_one_future_more_than_another():
     chances = torch.full((3, len(SHARES), 2, 2), 1 / len(SHARES))
-    low, middle, high = kept(chances, torch.tensor([0.1, 0.5, 0.9])[:, None, None, None]).mean(dim=(1, 2, 3)).tolist()
+    low, middle, high = (
+        mean_share(chances, torch.tensor([0.1, 0.5, 0.9])[:, None, None, None]).mean(dim=(1, 2, 3)).tolist()
+    )
     assert low < 0.2 and middle == pytest.approx(0.5) and high > 0.8
 
 
