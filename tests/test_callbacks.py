@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from stt.request import NO_CLIP, RequestError
 from stt.results import NO_RESULT
+from stt.ui.cleanup import Cleanup
 from stt.ui.clip_box import ACCEPT
 from stt.ui.costs import Costs
 from stt.ui.endpoints import Endpoints
@@ -94,6 +96,17 @@ def test_a_prediction_that_stops_before_its_first_frame_leaves_nothing(page):
     events.close()
     with pytest.raises(RequestError, match=NO_RESULT):
         page.results.get(value["id"])
+
+
+def test_a_clip_in_use_outlasts_files_that_came_after_it(page):
+    clip, cleanup = page.upload(), Cleanup(page.uploads, reserve=0, most=2)
+    for _ in range(3):
+        other = moving_dot(page.uploads / "other.mp4")
+        os.utime(clip, (1, 1))
+        page.predict(clip)
+        os.utime(other, (2, 2))
+        cleanup.make_room(0)
+        assert clip.is_file() and not other.exists()
 
 
 def test_impossible_requests_are_explained(page):

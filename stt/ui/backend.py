@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,15 @@ class Backend:
 
     def request(self, *values: Any) -> Request:
         """values: one per name in ARGUMENTS. Raises RequestError."""
-        return page_request(**dict(zip(ARGUMENTS, values, strict=True)), models=self.models, folders=self.folders)
+        return self.named_request(**dict(zip(ARGUMENTS, values, strict=True)))
+
+    def named_request(self, clip: Any, model: Any, **settings: Any) -> Request:
+        """The same from named values. An uploaded clip counts as new again: the cleanup takes the oldest files first."""
+        request = page_request(clip, model, models=self.models, folders=self.folders, **settings)
+        if request.clip is not None and request.clip.is_relative_to(self.uploads.resolve()):
+            with suppress(OSError):
+                os.utime(request.clip)
+        return request
 
     def predict(self, request: Request) -> Iterator[Progress | Result]:
         """Raises RequestError for a request that costs too much."""

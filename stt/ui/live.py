@@ -40,7 +40,7 @@ from stt.results import new_id
 from stt.ui.backend import ARGUMENTS, Backend
 from stt.ui.live_controls import UNREAD, Controls, Ended, Line, axis_controls
 from stt.ui.player import JPEG_QUALITY
-from stt.ui.request import PAGE, page_request
+from stt.ui.request import PAGE
 from stt.ui.streams import network_of
 from stt.video import VideoError
 
@@ -286,7 +286,7 @@ def live_request(backend: Backend, settings: Any) -> Request:
     values |= {"labels": [], "between": False, "action": [], "futures": 1, "frames": 1, "fps": 0}
     if not values["clip"]:
         values |= {"clip": example_for(backend, values["model"]), "prompt_frames": 0}
-    return page_request(**values, models=backend.models, folders=backend.folders)
+    return backend.named_request(**values)
 
 
 def example_for(backend: Backend, model: Any) -> str | None:
