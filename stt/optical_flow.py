@@ -33,11 +33,18 @@ def optical_flow(frames: Tensor, previous: Tensor) -> Tensor:
     return rearrange(torch.from_numpy(flows), "n h w c -> n c h w").to(frames)
 
 
-def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
-    """Frames (N, C, H, W) as seen along backward flow; borders repeat."""
+def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic", corner: tuple[int, int] = (0, 0)) -> Tensor:
+    """Frames (N, C, H, W) as seen along backward flow; borders repeat.
+
+    corner: row and column of the flow's first pixel, where it covers a part of the frames alone.
+    """
     height, width = frames.shape[-2:]
     y, x = torch.meshgrid(
-        torch.arange(height, device=frames.device), torch.arange(width, device=frames.device), indexing="ij"
+        *(
+            torch.arange(first, first + side, device=frames.device)
+            for first, side in zip(corner, flow.shape[-2:], strict=True)
+        ),
+        indexing="ij",
     )
     x = (x + flow[:, 0]) * (2 / max(width - 1, 1)) - 1  # numbers, not a tensor of them: a GPU is not waited for
     y = (y + flow[:, 1]) * (2 / max(height - 1, 1)) - 1

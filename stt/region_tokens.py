@@ -37,8 +37,17 @@ CELL = 16  # pixels a side of a cell of `nats`
 FEATURES = 8 + len(SHARES)  # numbers of a token
 
 
+class Future(NamedTuple):
+    """What N futures draw, and where their ground is."""
+
+    shares: Tensor  # (N, R) of velocity, from frame to frame
+    ground_share: Tensor  # (N, 1, h, w)
+    velocity: Tensor  # (N, 2, h, w) backward flow of the ground
+    path: Tensor  # (N, 2, h, w) from the ground of the latest frame to that of the prompt's last one
+
+
 class RegionState(NamedTuple):
-    """Of B prompts, R regions each (empty ones have no mask), then B futures of one."""
+    """Of B prompts with up to R regions each (others have no mask), then of B futures of one."""
 
     last: Tensor  # (B, C, H, W) the prompt's last frame
     ground: Tensor  # (B, C, H, W) the same without its regions
@@ -48,11 +57,9 @@ class RegionState(NamedTuple):
     bends: Tensor  # (B, R, 2, h, w)
     chances: Tensor  # (B, R + 1, S) of shares of velocity; the last row is the ground's
     ground_chances: Tensor  # (B, S, h, w) the same for each place of the ground
-    velocity: Tensor  # (B, 2, h, w) backward flow of the ground
-    path: Tensor  # (B, 2, h, w) from the ground of the latest frame to that of the last one
+    ground_flow: Tensor  # (B, 2, h, w)
     condition: Condition
-    shares: Tensor | None = None  # (B, R) in this future, growth included
-    ground_share: Tensor | None = None  # (B, 1, h, w)
+    future: Future | None = None  # once its first frame is drawn
     num_frames: int = 0  # predicted so far
 
 
@@ -75,7 +82,7 @@ class RegionTokens(nn.Module):
         nn.init.zeros_(self.head.weight)  # at first, the prompt alone decides
         nn.init.zeros_(self.head.bias)
 
-    def begin_step(self, rng: object) -> None:
+    def begin_step(self, _: object) -> None:
         """Nothing changes from step to step."""
 
     def input_size(self, frames: Tensor) -> tuple[int, int]:
@@ -140,10 +147,9 @@ class RegionTokens(nn.Module):
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 3")
         small = self.resized(video)
         scenes = [find_regions(frames[:num_context], self.count) for frames in as_bytes(small)]
-        tracks, _ = self.tracks(small[:, :num_context], scenes)
-        targets, weights = (
-            torch.from_numpy(part).to(video.device) for part in self.targets(as_bytes(small), scenes, num_context)
-        )
+        tracks = self.tracks(small[:, :num_context], scenes)[0]
+        wanted, counts = self.targets(as_bytes(small), scenes, num_context)
+        targets, weights = torch.from_numpy(wanted).to(video.device), torch.from_numpy(counts).to(video.device)
         nats = -(targets * self.logits(tracks, network).log_softmax(dim=-1)).sum(dim=-1)
         before = -(targets * tracks.log_chances.log_softmax(dim=-1)).sum(dim=-1)
         total = weights.sum().clamp(min=1e-3)
@@ -171,70 +177,60 @@ class RegionTokens(nn.Module):
         scenes = self.scenes(context)
         tracks, places = self.tracks(small, scenes)
         logits = self.logits(tracks, network)
-        size, device = small.shape[-2:], context.device
-        shape = len(scenes), self.count
+        size, device = _size(small), context.device
+        shape = len(scenes), max(len(scene.regions) for scene in scenes)
         masks, bends = torch.zeros(*shape, *size), torch.zeros(*shape, 2, *size)
         turns, shifts = torch.ones(shape, dtype=torch.complex64), torch.zeros(shape, dtype=torch.complex64)
         for k, scene in enumerate(scenes):
             for r, region in enumerate(scene.regions):
                 masks[k, r] = torch.from_numpy(region.mask)
                 bends[k, r] = torch.from_numpy(region.bend).movedim(-1, 0)
-                turns[k, r], shifts[k, r] = region.turn, region.shift
+                turns[k, r], shifts[k, r] = torch.tensor(region.turn), torch.tensor(region.shift)
         # where the camera moves, it brakes as a whole
         pans = torch.tensor([bool(np.any(scene.camera[0])) for scene in scenes], device=device)[:, None, None, None]
         change = (logits - tracks.log_chances)[:, -1, :, None, None]
         ground = torch.where(pans, logits[:, -1, :, None, None], places.clamp(min=1e-4).log() + change).softmax(dim=1)
-        velocity = np.stack([scene.ground_flow for scene in scenes])
-        velocity = torch.from_numpy(velocity).movedim(-1, 1).to(device)
+        flow = torch.from_numpy(np.stack([scene.ground_flow for scene in scenes])).movedim(-1, 1)
         return RegionState(
             context[:, -1], torch.stack([ground_of(*pair) for pair in zip(context, scenes, strict=True)]),
             masks.to(device), turns.to(device), shifts.to(device), bends.to(device), logits.softmax(dim=-1), ground,
-            velocity, torch.zeros_like(velocity), condition,
+            flow.to(device), condition,
         )  # fmt: skip
 
     def step(
         self, state: RegionState, network: SpaceTimeTransformer, actions: None, sampling: Sampling, noise: Noise
     ) -> tuple[Video, RegionState]:
-        n = noise.futures
-        if state.shares is None or state.ground_share is None:
-            state = self.draw_shares(state, sampling, noise)
-        steps = torch.arange(1, state.num_frames + 2, device=state.last.device)
-        rigid = (state.shares[..., None] ** steps).sum(dim=-1)  # (n, R) frames' motion so far
-        bent = ((BENDING * state.shares[..., None]) ** steps).sum(dim=-1)
-        velocity, path, share = _advance(state.velocity, state.path, state.ground_share)
-        size = state.last.shape[-2:]
-        frame = warp(state.ground.expand(n, *state.ground.shape[1:]), resize_flow(path, size))
-        last = state.last.expand(n, *state.last.shape[1:])
-        for r in range(self.count):
-            mask = state.masks[:, r : r + 1].expand(n, -1, -1, -1)
-            if not mask.any():
-                continue
+        n, future = noise.futures, state.future or self.draw(state, sampling, noise)
+        frames = torch.arange(1, state.num_frames + 2, device=state.last.device)
+        rigid = (future.shares[..., None] ** frames).sum(dim=-1)  # (n, R) last motions so far
+        bent = ((BENDING * future.shares[..., None]) ** frames).sum(dim=-1)
+        future = future._replace(**_advanced(future))
+        frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)))
+        for r in range(state.masks.shape[1]):
+            mask, bend = _expanded(state.masks[:, r : r + 1], n), _expanded(state.bends[:, r], n)
             flow = power_flow(
-                state.turns[:, r].expand(n), state.shifts[:, r].expand(n), rigid[:, r], tuple(mask.shape[-2:])
+                _expanded(state.turns[:, r], n), _expanded(state.shifts[:, r], n), rigid[:, r], _size(mask)
             )
-            bend = warp(state.bends[:, r].expand(n, -1, -1, -1), flow, "bilinear")
-            frame = _composed(frame, last, blurred(mask), flow + bent[:, r, None, None, None] * bend)
-        video = frame.clamp(-1, 1)[:, None]
-        return video, state._replace(
-            velocity=velocity, path=path, ground_share=share, num_frames=state.num_frames + 1
-        )
+            flow = flow + bent[:, r, None, None, None] * warp(bend, flow, "bilinear")
+            frame = _composed(frame, _expanded(state.last, n), blurred(mask), flow)
+        return frame.clamp(-1, 1)[:, None], state._replace(future=future, num_frames=state.num_frames + 1)
 
-    def draw_shares(self, state: RegionState, sampling: Sampling, noise: Noise) -> RegionState:
+    def draw(self, state: RegionState, sampling: Sampling, noise: Noise) -> Future:
         """One share a region and future: at temperature 0 the mean; else each future brakes a region more or less."""
-        n, r, chances = noise.futures, self.count, state.chances
-        chances = chances.expand(n, *chances.shape[1:])
-        places = state.ground_chances.expand(n, *state.ground_chances.shape[1:])
-        quantiles, growth = None, torch.ones(n, r + 1, device=chances.device)
+        n, regions = noise.futures, state.masks.shape[1]
+        chances, places = _expanded(state.chances, n), _expanded(state.ground_chances, n)
+        quantiles, growth = None, torch.ones(n, self.columns, device=chances.device)
         if sampling.temperature:
-            quantiles = torch.special.ndtr(sampling.temperature * noise.normal(r + 1))
-            growth = (GROWTH * sampling.temperature * noise.normal(r + 1)).exp()
-        flat = rearrange(chances, "n r s -> (n r) s 1 1")
+            quantiles = torch.special.ndtr(sampling.temperature * noise.normal(self.columns))
+            growth = (GROWTH * sampling.temperature * noise.normal(self.columns)).exp()
         each = None if quantiles is None else quantiles.flatten()[:, None, None, None]
-        shares = growth * mean_share(flat, each).view(n, r + 1)
+        shares = mean_share(rearrange(chances, "n r s -> (n r) s 1 1"), each).view(n, self.columns)
         ground = mean_share(places, None if quantiles is None else quantiles[:, -1, None, None, None])
-        velocity, path = (part.expand(n, *part.shape[1:]) for part in (state.velocity, state.path))
-        ground = growth[:, -1, None, None, None] * ground
-        return state._replace(shares=shares[:, :-1], ground_share=ground, velocity=velocity, path=path)
+        velocity = _expanded(state.ground_flow, n)
+        return Future(
+            (growth * shares)[:, :regions], growth[:, -1, None, None, None] * ground, velocity,
+            torch.zeros_like(velocity),
+        )  # fmt: skip
 
     # ---- likelihood ------------------------------------------------------------------------------------
 
@@ -266,11 +262,11 @@ def as_bytes(video: Video) -> np.ndarray:
 
 
 def ground_of(frames: Video, scene: Scene) -> Tensor:
-    """The last of frames (T, C, H, W) of any size without its regions: the pixels of earlier frames, where they show it.
+    """The last of frames (T, C, H, W) of any size without its regions.
 
-    What no frame shows comes from the scene's own picture.
+    Pixels are those of earlier frames where these show the ground, else of the scene's own picture.
     """
-    size, device = frames.shape[-2:], frames.device
+    size, device = _size(frames), frames.device
     picture, channels = frames[-1:], frames.shape[1]
     age = torch.from_numpy(scene.age)[None, None].to(device)
     known = torch.from_numpy(scene.ground).movedim(-1, 0)[None].to(device) * 2 - 1
@@ -306,46 +302,43 @@ def blurred(mask: Tensor) -> Tensor:
 
 def _composed(frame: Tensor, last: Tensor, mask: Tensor, flow: Tensor) -> Tensor:
     """Frames (N, C, H, W) with the last frame's pixels under a mask (N, 1, h, w), both moved along a flow, on top."""
-    size = frame.shape[-2:]
+    size = _size(frame)
     moved = warp(F.pad(mask, (1, 1, 1, 1)), F.pad(flow, (1, 1, 1, 1), mode="replicate"), "bilinear")[..., 1:-1, 1:-1]
-    rows, columns = ((moved > 0).any(dim=d).any(dim=1).any(dim=0).nonzero() for d in (3, 2))
-    if not len(rows):
-        return frame
-    alpha, flow = resize(moved, size), resize_flow(flow, size)
-    scale = [side / small for side, small in zip(size, moved.shape[-2:], strict=True)]
-    box = [
-        slice(max(int((part[0] - 1) * s), 0), min(int((part[-1] + 2) * s) + 1, side))
-        for part, s, side in zip((rows, columns), scale, size, strict=True)
-    ]
-    part = ..., box[0], box[1]
-    pixels = warp_part(last, flow, box[0], box[1])
-    frame = frame.clone()
-    frame[part] = torch.lerp(frame[part], pixels, alpha[part])
-    return frame
+    rows, columns = (slice(0, side) for side in size)
+    if mask.device.type == "cpu":  # only where there is something; a GPU would have to be waited for
+        rows, columns = (_extent(moved.amax(dim=(0, 1, axis)), side) for axis, side in zip((3, 2), size, strict=True))
+    part = ..., rows, columns
+    alpha, flow = resize(moved, size)[part], resize_flow(flow, size)[part]
+    composed = frame.clone()
+    composed[part] = torch.lerp(frame[part], warp(last, flow, corner=(rows.start, columns.start)), alpha)
+    return composed
 
 
-def warp_part(frames: Tensor, flow: Tensor, rows: slice, columns: slice) -> Tensor:
-    """`warp`, of some rows and columns alone."""
-    height, width = frames.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(rows.start, rows.stop, device=frames.device),
-        torch.arange(columns.start, columns.stop, device=frames.device),
-        indexing="ij",
-    )
-    flow = flow[..., rows, columns]
-    place = torch.stack(
-        [(x + flow[:, 0]) * (2 / max(width - 1, 1)) - 1, (y + flow[:, 1]) * (2 / max(height - 1, 1)) - 1], dim=-1
-    )
-    return F.grid_sample(frames, place, mode="bicubic", padding_mode="border", align_corners=True)
+def _extent(weights: Tensor, side: int) -> slice:
+    """Where in `side` pixels a line of weights, which covers them, is not 0."""
+    at, scale = weights.nonzero(), side / len(weights)
+    if not len(at):
+        return slice(0, 0)
+    return slice(max(int((int(at[0]) - 1) * scale), 0), min(int((int(at[-1]) + 2) * scale) + 1, side))
 
 
-def _advance(velocity: Tensor, path: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Velocity, path to the last frame and share of the next frame's ground: the flow is carried along itself."""
-    velocity = share * velocity
+def _advanced(future: Future) -> dict[str, Tensor]:
+    """The ground one frame later: its flow is carried along itself."""
+    velocity = future.ground_share * future.velocity
     origin = velocity
     for _ in range(2):  # the flow that a pixel arrives with is that of where it comes from
         origin = warp(velocity, origin, "bilinear")
-    return origin, origin + warp(path, origin, "bilinear"), warp(share, origin, "bilinear")
+    path = origin + warp(future.path, origin, "bilinear")
+    return {"velocity": origin, "path": path, "ground_share": warp(future.ground_share, origin, "bilinear")}
+
+
+def _expanded(part: Tensor, futures: int) -> Tensor:
+    return part.expand(futures, *part.shape[1:])
+
+
+def _size(frames: Tensor) -> tuple[int, int]:
+    height, width = frames.shape[-2:]
+    return height, width
 
 
 # ---- tracks --------------------------------------------------------------------------------------------

@@ -95,8 +95,10 @@ def dis_flow(frame: Array, before: Array) -> Array:
     dis.setFinestScale(0)
     height, width = frame.shape[:2]
     bars = [(0, max(16 - side, 0)) for side in (height, width)]  # DIS needs 16 pixels
-    gray = [np.pad(cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY), bars, mode="edge") for x in (frame, before)]
-    return dis.calc(*gray, np.zeros((*gray[0].shape, 2), np.float32))[:height, :width]
+    gray = [
+        np.pad(cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY), bars, mode="edge") for x in (frame, before)
+    ]
+    return np.asarray(dis.calc(gray[0], gray[1], np.zeros((*gray[0].shape, 2), np.float32)))[:height, :width]
 
 
 def sample(picture: Array, flow: Array) -> Array:
@@ -206,8 +208,7 @@ def _moving_parts(
     core = _opened(_closed(moving & (changed > NOISE) & possible, _disk(3)), _disk(2))
     hulls = np.zeros((height, width), np.uint8)
     for outline in cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
-        hull = np.zeros_like(hulls)
-        hulls |= cv2.fillConvexPoly(hull, cv2.convexHull(outline), 1)
+        cv2.fillConvexPoly(hulls, cv2.convexHull(outline), 1)
     plain = (speed > least) & (misfit < NOISE) & visible  # the even inside of a thing
     core = _closed(core | ((hulls > 0) & (moving | plain)), _disk(2))
     guess = np.full((height, width), cv2.GC_BGD, np.uint8)
@@ -217,9 +218,8 @@ def _moving_parts(
     guess[~visible & inside & (speed > least) & (guess != cv2.GC_FGD)] = cv2.GC_BGD
     if (guess == cv2.GC_FGD).any() and (guess == cv2.GC_BGD).any():
         cv2.setRNGSeed(1)
-        models = np.zeros((1, 65)), np.zeros((1, 65))
         picture = np.ascontiguousarray(frames[-1][..., ::-1])
-        cv2.grabCut(picture, guess, None, *models, 3, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(picture, guess, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     parts = (guess == cv2.GC_FGD) | (guess == cv2.GC_PR_FGD)
     parts = _opened(_closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8))
     count, labels, figures, _ = cv2.connectedComponentsWithStats(parts.astype(np.uint8))
@@ -237,7 +237,9 @@ def _split(mask: Array, flow: Array, texture: Array) -> list[Array]:
     places = np.stack([columns / mask.shape[1], rows / mask.shape[0]], axis=-1)
     features = np.concatenate([1.5 * flow[mask] / speed, 2 * places], axis=-1).astype(np.float32)
     cv2.setRNGSeed(1)
-    _, labels, centres = cv2.kmeans(features, 2, None, (3, 20, 0.1), 2, cv2.KMEANS_PP_CENTERS)
+    _, labels, centres = cv2.kmeans(
+        features, 2, np.zeros((len(features), 1), np.int32), (3, 20, 0.1), 2, cv2.KMEANS_PP_CENTERS
+    )
     first = np.zeros_like(mask)
     first[rows, columns] = labels[:, 0] == 0
     first = (cv2.medianBlur(first.astype(np.uint8), 5) > 0) & mask
@@ -286,7 +288,7 @@ def _search(patch: Array, weight: Array, frame: Array, corner: tuple[int, int], 
     errors = cv2.matchTemplate(area, patch, cv2.TM_SQDIFF, mask=weight) / (255**2 * weight.sum())
     far = _length(pixels(2 * reach + 1, 2 * reach + 1) - reach)
     errors = errors + 2e-4 * far / max(1.0, float(_length(step)))
-    row, column = np.unravel_index(np.argmin(errors), errors.shape)
+    row, column = (int(k) for k in np.unravel_index(np.argmin(errors), errors.shape))
     offsets = [_vertex(errors[row], column), _vertex(errors[:, column], row)]
     return np.array([column - reach, row - reach]) + offsets
 
