@@ -224,7 +224,13 @@ def _moving_parts(
     parts = _opened(_closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8))
     count, labels, figures, _ = cv2.connectedComponentsWithStats(parts.astype(np.uint8))
     smallest = max(16, SMALLEST * parts.size)
-    return [labels == k for k in range(1, count) if figures[k, cv2.CC_STAT_AREA] >= smallest]
+    found = []
+    for k in range(1, count):
+        part, area = labels == k, figures[k, cv2.CC_STAT_AREA]
+        clear = static_misfit[part].mean() > max(NOISE, 2 * misfit[part].mean())  # else a small one is a flow's error
+        if area >= smallest and (clear or area >= 8 * smallest):
+            found.append(part)
+    return found
 
 
 def _split(mask: Array, flow: Array, texture: Array) -> list[Array]:
