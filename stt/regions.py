@@ -75,6 +75,8 @@ def find_regions(frames: Array, most: int) -> Scene:
         flow[mask] = displacement
         misfit[mask] = 0
     masks += [mask for mask, _ in fast]
+    if np.any(cameras[-1]):  # what leaves a picture that moves is parallax of the ground
+        masks = [mask for mask in masks if not _touches_border(mask)]
     masks = sorted(masks, key=np.count_nonzero)[::-1][:most]
     regions, covers = [], []
     for mask in masks:
@@ -453,6 +455,10 @@ def _length(vectors: Array) -> Array:
 def _blur(picture: Array, radius: int) -> Array:
     side = 2 * radius + 1
     return cv2.blur(picture.astype(np.float32), (side, side), borderType=cv2.BORDER_REFLECT)
+
+
+def _touches_border(mask: Array) -> bool:
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
 def _union(masks: list[Array], shape: tuple[int, ...]) -> Array:
