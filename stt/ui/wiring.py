@@ -12,7 +12,15 @@ from stt.ui.backend import ARGUMENTS
 from stt.ui.blocks import PageBlocks
 from stt.ui.callbacks import Callbacks
 from stt.ui.clip_box import refuse_links
-from stt.ui.controls import action_slider, action_updates, fit_info, gap_updates, label_updates, sampling_updates
+from stt.ui.controls import (
+    action_slider,
+    action_updates,
+    fit_info,
+    futures_update,
+    gap_updates,
+    label_updates,
+    sampling_updates,
+)
 from stt.ui.endpoints import Endpoints
 from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
@@ -159,9 +167,13 @@ def _start_of(event: gr.EventData) -> Any:
 def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     control, models = page.controls, callbacks.backend.models
     model = control["model"]
-    sampling = [control["futures"], control["seed"], page.new_seed]
-    sampling += [control[name] for name in ("temperature", "top_k", "top_p")]
+    sampling = [control["seed"], page.new_seed, *(control[name] for name in ("temperature", "top_k", "top_p"))]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
+    chance = [model, control["action"], control["temperature"]]
+    gr.on(
+        [setting.change for setting in chance],
+        lambda name, *values: futures_update(models[name], *values), chance, control["futures"], **QUICK,
+    )  # fmt: skip
     gallery = callbacks.backend.gallery
     model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
