@@ -63,7 +63,7 @@ class Progress:
         each = self.computing / done
         seconds = each * (total - done)
         left = f"{seconds:.0f} s" if seconds >= 1 else "a second"
-        return f"frame {done} of {total}, {1000 * each:.0f} ms each, about {left} left"
+        return f"predicted {done} of {total}, {1000 * each:.0f} ms each, about {left} left"
 
 
 def compute(model: Predictor, job: Job) -> Iterator[Tensor | Surprise]:

@@ -54,6 +54,7 @@ def report(
         "scores": scores(futures, truth, baselines(request, prompt)) if comparable else None,
         "surprise": measured,
         "notes": remarks,
+        "details": list(prompt.clip.details),
     }
 
 

@@ -31,7 +31,7 @@ ARRAYS = ("context", "futures", "truth", "surprise", "ending")
 JPEG_QUALITY = 95  # of stored frames that are large
 INDEX = "-jpeg"  # ends the name of the array that divides another one into JPEG files
 NEW_SETTINGS = {"between": False, "action": []}  # missing in older files
-NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}}
+NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}, "details": []}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ element.addEventListener("click", (event) => {
   if (button.dataset.event !== "example") return act();
   trigger("hold");
   window.sttTurns.take(act, true);
-  window.dispatchEvent(new Event("stt-example"));
+  window.dispatchEvent(new CustomEvent("stt-example"));
 });"""
 
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
