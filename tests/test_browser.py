@@ -71,7 +71,7 @@ def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
     assert names(page) == [f"seed {seed + k}" for k in range(3)]
     texts = {page.locator(".player .where").inner_text() for _ in range(12) if not page.wait_for_timeout(90)}
     assert len(texts) > 3 and any(re.fullmatch(r"predicted \d of 4", text) for text in texts)  # it plays
-    assert "5 frames of the clip, then 4 predicted" in facts(page) and "3 futures in" in facts(page)
+    assert "clip frames 1 to 5 of 5, then 4 predicted" in facts(page) and "3 futures in" in facts(page)
 
     value = result(page)
     clip, futures = sheet(value["context"]), sheet(value["strips"][0]["src"])
@@ -125,7 +125,7 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     choose_model(page, "slow")
     set_number(page, "Frames", 40)
     page.click("#predict")
-    page.get_by_text(re.compile(r"frame [3-9] of 40, \d+ ms each, about \d+ s left")).wait_for()
+    page.get_by_text(re.compile(r"predicted [3-9] of 40, \d+ ms each, about \d+ s left")).wait_for()
     page.wait_for_selector('.player .future[data-kind="future"]')  # frames show while they come
     page.click("#stop")
     page.wait_for_selector(STATE.format("stopped"))
@@ -136,7 +136,7 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     assert complaints == []
     before = set(running.folder.rglob("result.npz"))
     page.click("#predict")
-    page.get_by_text(re.compile(r"frame [2-9] of 40")).wait_for()
+    page.get_by_text(re.compile(r"predicted [2-9] of 40")).wait_for()
     page.context.close()
     saved = wait_for(lambda: set(running.folder.rglob("result.npz")) - before)  # saved when it stops
     assert Result.load(saved.pop()).futures.shape[1] < 30
@@ -166,7 +166,7 @@ def test_a_tab_closed_while_it_waits_costs_no_prediction(chromium, running):
     one.click("#predict")
     one.wait_for_selector(STATE.format("running"))
     two.click("#predict")
-    two.get_by_text(re.compile("queue: ", re.I)).first.wait_for()
+    two.get_by_text("You are next: ").wait_for()
     (request,) = queue._waiting()
     two.context.close()
     wait_for(lambda: not queue._listens(request))
@@ -248,7 +248,7 @@ def test_two_visitors_at_once_get_their_own_results_and_the_second_sees_its_plac
     one.click("#predict")
     one.wait_for_selector(STATE.format("running"))
     two.click("#predict")
-    two.get_by_text(re.compile("queue: ", re.I)).first.wait_for()
+    two.get_by_text("You are next: ").wait_for()
     for page, complaints, seed in visitors:
         page.wait_for_selector(STATE.format("done"))
         assert names(page)[0] == f"seed {seed}" and complaints == []
@@ -304,7 +304,7 @@ def test_a_gap_is_filled_and_shown_between_the_frames_around_it(page, tmp_path):
         np.testing.assert_array_equal(panel(page, 1), expected)
     at_frame(page, 4)
     assert page.locator(".player .where").inner_text() == "filled in 2 of 3"
-    assert "3 frames before, 2 after, 3 filled in" in facts(page)
+    assert "clip frames 2 to 4 and 8 to 9 of 9, 3 between them filled in" in facts(page)
     page.locator(".player .extend").first.click()  # an extended future is continued
     wait_for(lambda: not page.get_by_label("Fill a gap").is_checked())
     choose_model(page, "tiny")

@@ -56,7 +56,7 @@ def test_progress_counts_the_frames_and_ends_with_the_result(tiny, clip):
     events = predict(request_for(clip), tiny)
     texts = [(len(event.frames), event.text()) for event, _ in zip(events, range(4), strict=False)]
     assert [done for done, _ in texts] == [0, 1, 2, 3]
-    assert texts[0][1].startswith("Reading") and texts[1][1].startswith("frame 1 of 3, ")
+    assert texts[0][1].startswith("Reading") and texts[1][1].startswith("predicted 1 of 3, ")
     np.testing.assert_array_equal(result.context, to_uint8(video_of(clip)))
 
 

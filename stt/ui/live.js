@@ -4,7 +4,7 @@
 
 const HEADER = 16; // bytes before a frame's pixels: branch, number, count of the action, milliseconds of its step
 const BACK = 2; // seconds that one press goes back
-const WORN = 30; // predicted frames, one from another, after which the page warns: most models were scored for 20
+const WORN = 20; // predicted frames, one from another: for so many the models were scored, then the page warns
 const SLOW = 0.8; // of the frame rate that would be real time
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
 

@@ -149,10 +149,8 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     if report["imagined"]:
         what = f"{frames} frames that show {describe_labels(settings['labels'])}, imagined without the clip"
     elif report["between"]:
-        after = start + frames
-        what = (
-            f"{used} and {after + 1} to {after + report['ending_frames']} of {total}, {frames} between them filled in"
-        )
+        after, ending = start + frames, report["ending_frames"]
+        what = f"{used} and {after + 1} to {after + ending} of {total}, {frames} between them filled in"
     else:
         what = f"{used} of {total}, then {frames} predicted"
         what += f" with {describe_action(report['action'])}" if report["action"] else ""

@@ -17,7 +17,7 @@ const EXPLAINED = {
   Error: "How far the pixels are from what really happened, in percent of the step from black to white.",
   Likeness: "How much the picture looks like what really happened (structural similarity, SSIM): 1 is the same picture.",
   Alone: "How unlikely each frame of the clip is for the model, beside the clip's middle: the model has no figures of other clips.",
-  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of its own kind of clips; above 1.5 it is unlike them.",
+  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of the clips that it knows (one in a hundred); above 1.5 it is unlike them.",
 };
 
 const notes = (sentences, kind) => // the terms of the trade are in the tooltip
@@ -67,7 +67,7 @@ function showMeasures() {
     said.push("how unusual the clip is for the model");
     const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
     const lines = [["surprise", 2, bits.slice(1).map((b) => b / (usual || middle || 1)), "clip"]];
-    if (usual) chart("Surprise", "× usual", lines, 1, 0, EXPLAINED.Surprise, "a rare moment of clips that it knows");
+    if (usual) chart("Surprise", "× rare", lines, 1, 0, EXPLAINED.Surprise, "a rare moment");
     else chart("Surprise", "× middle", lines, 1, 0, EXPLAINED.Alone, "the clip's middle");
   }
   explanation.textContent = said.length ? `Over time: ${said.join(", ")}. The thin vertical line is where the future starts.` : "";

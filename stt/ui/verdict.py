@@ -76,10 +76,9 @@ class Verdicts:
                 text, bad = self._any_clip(request, own), own is not None and own.ratio > WORSE
                 yield _text(text + TRAIN, bad=bad)
                 best = yield from self._best(request)
-                closer = best and (yield from self._closer(request, best, request.model))
-                yield _text(
-                    f"{text} {_name(best)} comes closer: {_use(best)}" if best and closer else text + TRAIN, bad
-                )
+                if best and not (yield from self._closer(request, best, request.model)):
+                    best = None
+                yield _text(f"{text} {_name(best)} comes closer: {_use(best)}" if best else text + TRAIN, bad)
                 return None
             if own is None:
                 yield _text(f"Too short to tell whether {_name(request.model)} knows such clips.")
