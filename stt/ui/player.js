@@ -185,7 +185,10 @@ function panel(result, future, extra = false) {
     const isPinned = pinned.some((one) => one.result.id === result.id && one.future === future);
     const save = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
     tools.append(save("mp4"), save("gif"),
-      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => window.sttTurns.take(() => trigger("extend", { result: result.id, future })), { class: "extend" }),
+      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => {
+        window.sttTurns.take(() => trigger("extend", { result: result.id, future }));
+        waitForClip(`The end of ${name} becomes the clip …`);
+      }, { class: "extend" }),
       button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, icon("star"), () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${extra ? "pinned" : ""}` },
@@ -280,12 +283,17 @@ window.addEventListener("stt-result", async ({ detail }) => { // a live session'
   const answer = await fetch(`${root()}/runs/${encodeURIComponent(detail)}.json`);
   if (answer.ok) show(await answer.json());
 });
-window.addEventListener("stt-example", async ({ detail }) => {
-  scrollToStage();
-  wait(detail ? `Loading “${detail}” …` : "Loading the example …");
+async function waitForClip(text) { // until the page shows what the visitor has chosen
+  wait(text);
   await window.sttTurns.free();
-  wait("");
+  if (busy.textContent === text) wait("");
+}
+
+window.addEventListener("stt-example", ({ detail }) => {
+  scrollToStage();
+  waitForClip(detail ? `Loading “${detail}” …` : "Loading the example …");
 });
+window.addEventListener("stt-wait", ({ detail }) => waitForClip(detail));
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not(.time), textarea, select, video, [contenteditable], [role=option], [role=tab]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !current) return;

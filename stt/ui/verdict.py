@@ -74,7 +74,7 @@ class Verdicts:
             own = yield from self._check(request)
             if model.whole_frames:
                 text, bad = self._any_clip(request, own), own is not None and own.ratio > WORSE
-                yield _text(text + TRAIN, bad=bad)
+                yield _text(f"{text} The other models are tried …", bad=bad)
                 best = yield from self._best(request)
                 if best and not (yield from self._closer(request, best, request.model)):
                     best = None

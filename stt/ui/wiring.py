@@ -64,17 +64,18 @@ FOLLOW = """(clip, ...values) => {
   window.sttTurns.begin();
   return [free ? clip : null, ...values];
 }"""
-# Predict waits for an example that is on its way, so that it does not take the clip before
+# Predict waits for an example or an upload that is on its way, so that it does not take the clip before
 HOLD = "() => ({ __type__: 'update', interactive: false })"
 OPENED = """() => {
   window.sttTurns?.end();
-  return { __type__: "update", interactive: true };
+  return { __type__: "update", interactive: !window.sttTurns?.uploads };
 }"""
 RELEASE = """() => {
-  window.sttTurns.end();
-  const interactive = !window.sttTurns.holding && (document.querySelector("#stop")?.disabled ?? true);
-  return { __type__: "update", interactive };
+  const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
+  END
+  return { __type__: "update", interactive: !turns.holding && !turns.uploads && stopped };
 }"""
+RELEASE, FREE = RELEASE.replace("END", "turns.end();"), RELEASE.replace("END", "")  # FREE: no act ends
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
@@ -104,8 +105,9 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     """Returns the events that preview a clip, which a prediction cancels."""
     control, models = page.controls, callbacks.backend.models
     clip, model, stage = control["clip"], control["model"], _stage(page)
-    for event in (page.examples.hold, page.knows.hold):
+    for event in (page.examples.hold, page.knows.hold, clip.hold):
         event(None, None, page.predict, js=HOLD, **PRIVATE)
+    clip.release(None, None, page.predict, js=FREE, **PRIVATE)
     for event in (page.examples.choose, page.knows.example):
         _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
     shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
