@@ -149,7 +149,7 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     assert complaints == []
     before = set(running.folder.rglob("result.npz"))
     page.click("#predict")
-    page.get_by_text(re.compile(r"predicted [2-9] of 40")).wait_for()
+    page.get_by_text(re.compile(r"predicted [2-9] of 40, ")).wait_for()
     page.context.close()
     saved = wait_for(lambda: set(running.folder.rglob("result.npz")) - before)  # saved when it stops
     assert Result.load(saved.pop()).futures.shape[1] < 30
@@ -238,7 +238,8 @@ def test_one_click_compares_all_models_of_a_world(page):
     wait_for(lambda: len(names(page)) == 2)
     assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
-    wait_for(lambda: [line.split(" ")[0] for line in facts(page).splitlines()] == ["tiny", "classes"])
+    lines = page.locator(".player .facts .line")
+    wait_for(lambda: [line.split(" ")[0] for line in lines.all_inner_texts()] == ["tiny", "classes"])
     assert page.locator(".player .measures summary").text_content() == "Measures of tiny"
     assert "tiny" in page.get_by_label("Model", exact=True).input_value()
     predict(page)
