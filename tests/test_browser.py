@@ -91,7 +91,7 @@ def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
     np.testing.assert_array_equal(panel(page, 2), futures[1, 0])
 
     at_frame(page, 8)
-    assert page.locator(".player .clip .name").inner_text() == "the recording ends here"
+    assert page.locator(".player .clip .name").inner_text() == "clip, ended"
     assert page.locator(".player .clip").get_attribute("data-kind") == "ended"  # and its tile says so
     plain = [panel(page, k) for k in (0, 1)]
     page.get_by_text("Measures", exact=True).click()
@@ -120,8 +120,7 @@ def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, t
     assert page.evaluate(UNNAMED) == []
     assert "last frame" in page.locator(".player .reading").nth(1).inner_text()
     page.locator(".player .measures summary").click()
-    unit = page.locator(".player .chart .top").last.text_content()
-    assert unit.endswith("× middle")  # of the clip: the model has no figures of others
+    assert "1 is the clip's middle" in page.locator(".player .reading").last.text_content()  # no figures of others
     at_frame(page, 4)
     assert page.locator(".player .where").inner_text() == "clip 5 of 9"  # as the start of the future says
     assert "clip frames 1 to 5 of 9, then 3 predicted" in facts(page)

@@ -210,6 +210,10 @@ def test_a_model_for_any_clip_gives_ten_frames_where_the_visitor_chose_none(page
         changes = PLAIN | {"model": "any", "frames": before, "prompt_frames": 6}
         _, _, *controls = page.callbacks.change_model(ME, *values(page.upload(), **changes))
         assert changes_of(controls)["frames"] == after
+        wide = page.choose(
+            page.upload(width=64), **PLAIN | {"frames": before, "fit": "auto"}
+        )  # which brings that model
+        assert (wide.controls["model"], wide.controls["frames"]) == ("any", after)
 
 
 def test_an_example_that_is_shown_leaves_what_the_visitor_changes_while_its_clip_arrives(page):

@@ -69,7 +69,7 @@ class Callbacks:
                 metadata = None if pending else self._own_metadata(request.clip)
                 if metadata:
                     return self._bring_back(visitor, metadata, values)
-                settings = pending if pending.keys() - {"clip"} else {"model": self.model_for(request)}
+                settings = pending if pending.keys() - {"clip"} else self._settings_for(request)
                 shown = self._show(visitor, changed(values, **{"prompt_frames": 0, **settings}), settings)
                 if settings.get("model", request.model) != request.model:
                     shown = (*shown[:2], *updates({**chosen(shown[2:]), **settings}))
@@ -79,6 +79,13 @@ class Callbacks:
                 warn(str(error))
                 return {"clip": str(before), "shown": True}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
+
+    def _settings_for(self, request: Request) -> dict[str, Any]:
+        """The model for a new clip and, where it is another one, its usual number of frames unless that was chosen."""
+        name = self.model_for(request)
+        if name == request.model or request.frames != Request.frames:
+            return {"model": name}
+        return {"model": name, "frames": usual_frames(self.backend.models[name])}
 
     def model_for(self, request: Request) -> str:
         """The request's model, or one for whole frames where it would see only a square of an upload."""

@@ -67,8 +67,8 @@ function showMeasures() {
     said.push("how unusual the clip is for the model");
     const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
     const lines = [["surprise", 2, bits.slice(1).map((b) => b / (usual || middle || 1)), "clip"]];
-    if (usual) chart("Surprise", "× rare", lines, 1, 0, EXPLAINED.Surprise, "a rare moment");
-    else chart("Surprise", "× middle", lines, 1, 0, EXPLAINED.Alone, "the clip's middle");
+    if (usual) chart("Surprise", "", lines, 1, 0, EXPLAINED.Surprise, "1 is a rare moment");
+    else chart("Surprise", "", lines, 1, 0, EXPLAINED.Alone, "1 is the clip's middle");
   }
   explanation.textContent = said.length ? `Over time: ${said.join(", ")}. The thin vertical line is where the future starts.` : "";
   measures.hidden = !said.length;

@@ -100,7 +100,7 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
   return [null, 0, 0, "waiting"];
 }
 
-const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "the recording ends here", beside: "the clip goes on" };
+const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "clip, ended", beside: "the clip goes on" };
 
 function nameOf(result, future, kind) {
   if (future < 0) return result.clip ? CAPTIONS[kind] : "no clip";
