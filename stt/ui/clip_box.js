@@ -17,7 +17,7 @@ const turns = (window.sttTurns = {
   acts: 0, // so far
   holding: false, // whether an example waits
   uploads: 0, // under way
-  busy: () => busy > 0,
+  busy: (most = 0) => busy > most,
   async free() {
     while (busy || waiting) await new Promise((resolve) => setTimeout(resolve, 100));
   },
@@ -32,6 +32,7 @@ const turns = (window.sttTurns = {
     lost = setTimeout(() => {
       busy = 0;
       next();
+      trigger("release");
     }, PATIENCE);
   },
   end: () => setTimeout(() => { // after what the answer changes

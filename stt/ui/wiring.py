@@ -73,9 +73,10 @@ OPENED = """() => {
 RELEASE = """() => {
   const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
   END
-  return { __type__: "update", interactive: !turns.holding && !turns.uploads && stopped };
+  return { __type__: "update", interactive: !turns.holding && !turns.uploads && !turns.busy(MOST) && stopped };
 }"""
-RELEASE, FREE = RELEASE.replace("END", "turns.end();"), RELEASE.replace("END", "")  # FREE: no act ends
+FREE = RELEASE.replace("END", "").replace("MOST", "0")
+RELEASE = RELEASE.replace("END", "turns.end();").replace("MOST", "1")  # the act that ends
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
