@@ -246,9 +246,11 @@ class Callbacks:
         remembered = usable_settings(memory, backend.models)
         settings = remembered | linked
         stems = [path.stem for path in backend.examples]
-        if query.get("clip") and query["clip"] not in stems:
-            faults.append("The clip of this link is not here; choose one.")
         result = self._stored({"id": query.get("result")})
+        if query.get("result") and result is None:
+            faults.append("The result of this link is no longer here; results are kept for an hour.")
+        if query.get("clip") and query["clip"] not in stems and result is None:
+            faults.append("The clip of this link is not here; choose one.")
         if result is not None:  # the link's own frames and seeds
             own = self._settings_of(result)
             example = backend.clips.of_content(None, result.report["clip"]["sha256"])
