@@ -342,7 +342,10 @@ def test_a_link_to_a_result_opens_that_result(page):
     _, player, controls = opened(page, None, result=result.report["id"], seed="1", frames="9")
     np.testing.assert_array_equal(sheet(player["strips"][0]["src"]), result.futures)
     assert controls == SETTINGS | {"new_seed": False}
-    for name, said in ((result.report["id"], ""), ("not-here-any-more", "no longer here; results are kept for an hour")):
+    for name, said in (
+        (result.report["id"], ""),
+        ("not-here-any-more", "no longer here; results are kept for an hour"),
+    ):
         visitor = SimpleNamespace(query_params={"result": name, "clip": "mine"}, session_hash="other")
         notice = page.callbacks.open_page(None, visitor)[0]
         assert said in notice and bool(notice) == bool(said), notice
