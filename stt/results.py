@@ -31,7 +31,7 @@ ARRAYS = ("context", "futures", "truth", "surprise", "ending")
 JPEG_QUALITY = 95  # of stored frames that are large
 INDEX = "-jpeg"  # ends the name of the array that divides another one into JPEG files
 NEW_SETTINGS = {"between": False, "action": []}  # missing in older files
-NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}}
+NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}, "details": []}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Result:
     @property
     def layout(self) -> SideBySide:
         frames = len(self.context), self.futures.shape[1], len(self.ending)
-        return SideBySide(self.context.shape[1:3], tuple(self.report["names"]), *frames)
+        first = max(self.report["settings"]["prompt_frames"] - len(self.context), 0)
+        size, names = self.context.shape[1:3], tuple(self.report["names"])
+        return SideBySide(size, names, *frames, first=first, clip_frames=self.report.get("clip_frames", 0))
 
     def save(self, path: Path) -> None:
         arrays = {}

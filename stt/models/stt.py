@@ -114,6 +114,7 @@ class STT(Predictor):
         super().__init__()
         self.config = c = config
         self.whole_frames = c.whole_frames
+        self.random_actions_only = bool(c.flows and c.actions) and not any(c.gaussian_grid)
         self.knobs = frozenset(
             {"temperature", *(["actions"] if c.actions else []), *(["top_k", "top_p"] if c.layers else [])}
         )
