@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -47,6 +49,24 @@ def test_the_app_opens_with_the_default_model_and_offers_all_that_ship(monkeypat
     models = list(opened(monkeypatch))
     shipped = default_model().parent.glob("*.safetensors")
     assert models[0] == default_model().stem and sorted(models) == sorted(path.stem for path in shipped)
+
+
+START = """
+import ast, inspect, sys
+from unittest.mock import patch
+with patch.object(ast, "get_source_segment", lambda *_: sys.exit("Gradio reads its own source")):
+    import stt.ui, gradio
+from stt.ui.server import load_models
+load_models(["assets/models"], "cpu")
+assert inspect.getfile(gradio.HTML).endswith("html.py")
+print(*{"torch._dynamo", "sympy"} & sys.modules.keys())
+"""
+
+
+def test_the_app_starts_without_pytorchs_compiler_and_without_writing_type_stubs():
+    """They take half of its start."""
+    done = subprocess.run([sys.executable, "-c", START], cwd=front_door.HERE, capture_output=True, text=True)
+    assert done.stdout == "\n" and not done.stderr
 
 
 def test_models_are_compiled_on_request(tiny, tmp_path, monkeypatch):
