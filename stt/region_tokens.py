@@ -205,7 +205,7 @@ class RegionTokens(nn.Module):
         rigid = (future.shares[..., None] ** frames).sum(dim=-1)  # (n, R) last motions so far
         bent = ((BENDING * future.shares[..., None]) ** frames).sum(dim=-1)
         future = future._replace(**_advanced(future))
-        frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)))
+        frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)), padding="reflection")
         for r in range(state.masks.shape[1]):
             mask, bend = _expanded(state.masks[:, r : r + 1], n), _expanded(state.bends[:, r], n)
             flow = power_flow(
@@ -301,9 +301,12 @@ def blurred(mask: Tensor) -> Tensor:
 
 
 def _composed(frame: Tensor, last: Tensor, mask: Tensor, flow: Tensor) -> Tensor:
-    """Frames (N, C, H, W) with the last frame's pixels under a mask (N, 1, h, w), both moved along a flow, on top."""
+    """Frames (N, C, H, W) with the last frame's pixels under a mask (N, 1, h, w), both moved along a flow, on top.
+
+    What the picture's border cuts off goes on beyond it as at the border.
+    """
     size = _size(frame)
-    moved = warp(F.pad(mask, (1, 1, 1, 1)), F.pad(flow, (1, 1, 1, 1), mode="replicate"), "bilinear")[..., 1:-1, 1:-1]
+    moved = warp(mask, flow, "bilinear")
     rows, columns = (slice(0, side) for side in size)
     if mask.device.type == "cpu":  # only where there is something; a GPU would have to be waited for
         rows, columns = (_extent(moved.amax(dim=(0, 1, axis)), side) for axis, side in zip((3, 2), size, strict=True))

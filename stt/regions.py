@@ -20,7 +20,10 @@ Array = np.ndarray
 
 NOISE = 0.035  # difference of colours, on [0, 1], that is none
 MOTION = 0.4  # pixels a frame that a region moves otherwise than the ground, at least
-CAMERA_SHARE = 0.25  # of a picture that moves as the camera does, at least
+CAMERA_SHARE = 0.25  # of a picture's texture that moves as the camera does, at least
+CELLS_SHARE = 0.3  # of the cells of a picture that tell that the camera moves, at least
+FASTEST = 0.15  # of the longer side, in a frame
+LARGEST_FAST = 0.05  # share of the picture of a thing that is looked for so far
 SMALLEST = 0.0005  # share of the picture of a region
 RIGID = 0.5  # share of a region's pixels that one similarity explains, at least
 MOST_TURN, MOST_GROWTH = 0.3, 0.15  # of a region in one frame: radians, logarithm of its size
@@ -47,7 +50,7 @@ class Scene(NamedTuple):
 
 def find_regions(frames: Array, most: int) -> Scene:
     """The scene of a prompt (T, H, W, 3) of bytes. most: regions at most, the largest ones."""
-    colours = frames.astype(np.float32) / 255
+    colours = _even_light(frames.astype(np.float32) / 255)
     count, height, width = frames.shape[:3]
     still = np.zeros((height, width, 2), np.float32)
     textures = [_texture(frame) for frame in frames]
@@ -64,6 +67,12 @@ def find_regions(frames: Array, most: int) -> Scene:
     misfit = _misfit(colours[-1], colours[-2], flow)
     masks = _moving_parts(frames, colours, flow, cameras[-1], paths, misfit)
     masks = [part for mask in masks for part in _split(mask, flow, textures[-1])]
+    fast = _fast_parts(frames, colours, cameras, paths, misfit, _union(masks, misfit.shape))
+    flow = flow.copy()
+    for mask, displacement in fast:
+        flow[mask] = displacement
+        misfit[mask] = 0
+    masks += [mask for mask, _ in fast]
     masks = sorted(masks, key=np.count_nonzero)[::-1][:most]
     regions, covers = [], []
     for mask in masks:
@@ -130,7 +139,7 @@ def _steadied(flows: list[Array]) -> Array:
 
 
 def _camera(frame: Array, before: Array, flow: Array, texture: Array) -> Array:
-    """The ground's flow: that of most textured pixels where it explains more of the frame than a camera at rest."""
+    """The ground's flow: that of most textured pixels, where it is better than a camera at rest all over the frame."""
     still = np.zeros_like(flow)
     tolerance = 0.4 + 0.05 * float(np.median(_length(flow)))
     matrix, share = _fit(cv2.estimateAffine2D, flow, texture, tolerance)
@@ -140,8 +149,11 @@ def _camera(frame: Array, before: Array, flow: Array, texture: Array) -> Array:
     affine = at @ matrix[:, :2].T + matrix[:, 2] - at
     near = _length(flow - affine) < 1 + 0.3 * _length(affine)  # perspective, not a thing that moves
     camera = (affine + _spread(flow - affine, texture * near, 0.06 * flow.shape[1])).astype(np.float32)
-    explained = [float(((_misfit(frame, before, way) < NOISE) * texture).sum()) for way in (camera, still)]
-    return camera if explained[0] > explained[1] + 0.05 * float(texture.sum()) else still
+    better = _misfit(frame, before, still) - _misfit(frame, before, camera)
+    votes = [_cells((sign * better > NOISE / 2).astype(np.float32)) for sign in (1, -1)]
+    for_camera, against = (int(((a > b) & (a > 0.01)).sum()) for a, b in (votes, votes[::-1]))
+    wide = for_camera >= CELLS_SHARE * votes[0].size  # else it is a thing that moves
+    return camera if wide and for_camera > 2 * against else still
 
 
 def _similarity(mask: Array, flow: Array, weight: Array) -> tuple[complex, complex]:
@@ -196,7 +208,8 @@ def _moving_parts(
         difference = _blur(np.abs(last - sample(colours[-1 - age], paths[age])).mean(axis=-1), 1)
         changed = np.maximum(changed, np.where(_inside(paths[age]), difference, 0))
     moving = (speed > least) & (misfit < static_misfit + 0.01) & visible
-    sure = _opened(moving & (changed > 2 * NOISE) & (misfit < 0.8 * static_misfit), np.ones((2, 2), np.uint8))
+    sure = moving & (changed > 2 * NOISE) & (static_misfit > NOISE) & (misfit < 0.8 * static_misfit)
+    sure = _opened(sure, np.ones((2, 2), np.uint8))
     possible = _closed(speed > 0.7 * least, np.ones((5, 5), np.uint8))
     count, labels = cv2.connectedComponents(possible.astype(np.uint8))
     seeds = np.bincount(labels[sure & possible], minlength=count)
@@ -206,25 +219,80 @@ def _moving_parts(
     if not sure.any():
         return []
     core = _opened(_closed(moving & (changed > NOISE) & possible, _disk(3)), _disk(2))
-    hulls = np.zeros((height, width), np.uint8)
+    hulls = np.zeros((height, width), np.uint8)  # what is even inside of them, such as a white roof, tells no motion
     for outline in cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
         cv2.fillConvexPoly(hulls, cv2.convexHull(outline), 1)
     plain = (speed > least) & (misfit < NOISE) & visible  # the even inside of a thing
     core = _closed(core | ((hulls > 0) & (moving | plain)), _disk(2))
     guess = np.full((height, width), cv2.GC_BGD, np.uint8)
-    guess[_dilated(core, 3)] = cv2.GC_PR_BGD
+    guess[_dilated(core, 3) | (hulls > 0)] = cv2.GC_PR_BGD
     guess[core] = cv2.GC_PR_FGD
-    guess[_eroded(core, 3) | (sure & core)] = cv2.GC_FGD
-    guess[~visible & inside & (speed > least) & (guess != cv2.GC_FGD)] = cv2.GC_BGD
+    guess[core & (sure | (_eroded(core, 3) & (static_misfit > NOISE)))] = cv2.GC_FGD
+    uncovered = ~visible & inside & (speed > least) & (static_misfit > 2 * NOISE)
+    guess[uncovered & (guess != cv2.GC_FGD)] = cv2.GC_BGD
     if (guess == cv2.GC_FGD).any() and (guess == cv2.GC_BGD).any():
         cv2.setRNGSeed(1)
         picture = np.ascontiguousarray(frames[-1][..., ::-1])
         cv2.grabCut(picture, guess, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     parts = (guess == cv2.GC_FGD) | (guess == cv2.GC_PR_FGD)
-    parts = _opened(_closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8))
+    parts = _without_holes(_opened(_closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8)))
     count, labels, figures, _ = cv2.connectedComponentsWithStats(parts.astype(np.uint8))
     smallest = max(16, SMALLEST * parts.size)
-    return [labels == k for k in range(1, count) if figures[k, cv2.CC_STAT_AREA] >= smallest]
+    found = []
+    for k in range(1, count):
+        part, area = labels == k, figures[k, cv2.CC_STAT_AREA]
+        clear = static_misfit[part].mean() > max(NOISE, 2 * misfit[part].mean())  # else a small one is a flow's error
+        if area >= smallest and (clear or area >= 8 * smallest):
+            found.append(_dilated(part, 1))  # edges are blurred over a pixel
+    return found
+
+
+def _fast_parts(
+    frames: Array, colours: Array, cameras: list[Array], paths: list[Array], misfit: Array, known: Array
+) -> list[tuple[Array, Array]]:
+    """Masks of things too fast for the optical flow, and their displacements (right, down) to the frame before.
+
+    They differ from what the two frames before show in their place, and are found elsewhere in the last of these.
+    """
+    if len(frames) < 3:
+        return []
+    new = _misfit(colours[-1], colours[-2], cameras[-1]) > 2 * NOISE
+    new &= _blur(np.abs(colours[-1] - sample(colours[-3], paths[2])).mean(axis=-1), 1) > 2 * NOISE
+    new = _opened(_closed(new & ~_dilated(known, 3), _disk(2)), _disk(1))
+    count, labels, figures, _ = cv2.connectedComponentsWithStats(new.astype(np.uint8))
+    reach = round(FASTEST * max(new.shape))
+    found = []
+    for k in range(1, count):
+        mask, area = labels == k, figures[k, cv2.CC_STAT_AREA]
+        if not max(16, SMALLEST * mask.size) <= area <= LARGEST_FAST * mask.size or misfit[mask].mean() < 1.5 * NOISE:
+            continue
+        rows, columns = np.nonzero(mask)
+        box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        weight = np.repeat(mask[box].astype(np.float32)[..., None], 3, axis=2)
+        corner, step = (int(columns.min()), int(rows.min())), np.zeros(2)
+        for frame in frames[-2:-4:-1]:  # found in both frames before, at about the same pace
+            at = corner[0] + round(step[0]), corner[1] + round(step[1])
+            near = reach if not step.any() else reach // 4
+            place = np.round(step) + _search(
+                frames[-1][box].astype(np.float32), weight, frame, at, near, np.ones(2) * reach
+            )
+            moved = np.array([[1, 0, place[0]], [0, 1, place[1]]], np.float32)
+            there = cv2.warpAffine(colours[-1], moved, mask.shape[::-1], flags=cv2.INTER_LINEAR)
+            cover = cv2.warpAffine(mask.astype(np.uint8), moved, mask.shape[::-1], flags=cv2.INTER_NEAREST) > 0
+            error = np.abs(there - frame.astype(np.float32) / 255).mean(axis=-1)
+            if cover.sum() < 0.5 * area or error[cover].mean() > 1.5 * NOISE:
+                break
+            step = 2 * place if not step.any() else step
+        else:
+            found.append((mask, (step / 2).astype(np.float32)))
+    return found
+
+
+def _without_holes(mask: Array) -> Array:
+    """A mask without small holes."""
+    count, labels, figures, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8))
+    small = figures[:, cv2.CC_STAT_AREA] < max(16, 0.1 * np.count_nonzero(mask))
+    return mask | small[labels]
 
 
 def _split(mask: Array, flow: Array, texture: Array) -> list[Array]:
@@ -356,6 +424,16 @@ def _spread(flow: Array, weight: Array, sigma: float) -> Array:
     total = cv2.GaussianBlur(weight, (0, 0), sigma)
     sums = cv2.GaussianBlur((weight[..., None] * flow).astype(np.float32), (0, 0), sigma)
     return np.where(total[..., None] > 1e-3, sums / np.maximum(total, 1e-6)[..., None], 0).astype(np.float32)
+
+
+def _even_light(colours: Array) -> Array:
+    """Frames (T, H, W, 3), each as bright as the last one."""
+    return colours + np.median(colours[-1:] - colours, axis=(1, 2), keepdims=True)
+
+
+def _cells(picture: Array) -> Array:
+    """Means of 6 x 6 cells."""
+    return cv2.resize(picture, (6, 6), interpolation=cv2.INTER_AREA)
 
 
 def _inside(flow: Array) -> Array:
