@@ -31,7 +31,7 @@ from tests.video_fixtures import make
 
 MODELS = sorted(path.stem for path in (ROOT / "assets/models").glob("*.safetensors"))
 PLAYED = ("robot-stt", "tabletop-layered")
-RELEASED = "robot-stt"
+DEFAULT = "robot-stt"
 PHONE = "-c:v libx264 -preset veryfast -b:v 15M -pix_fmt yuv420p"
 
 
@@ -86,7 +86,7 @@ def starts(count: int, **options: Any) -> None:
             begun.append(time.monotonic() - since)
             used.append(processor_seconds(app))
             one = Visitor(app)
-            first.append(one.predict(one.upload(EXAMPLE), RELEASED))
+            first.append(one.predict(one.upload(EXAMPLE), DEFAULT))
     row("start of the app, to an answered page", statistics.median(begun), statistics.median(used))
     row("first frame after the start, robot-stt", median_of(first, "first_frame_seconds"))
     row("whole first prediction, with its videos", median_of(first, "seconds"), median_of(first, "cpu"))
@@ -113,7 +113,7 @@ def large_upload(app: Application, repeats: int) -> None:
             since = time.monotonic()
             clip = one.upload(path)
             sent.append(time.monotonic() - since)
-            runs.append(one.predict(clip, RELEASED, frames=1, futures=1, seed=k))
+            runs.append(one.predict(clip, DEFAULT, frames=1, futures=1, seed=k))
         megabytes = path.stat().st_size / 1e6
     seconds = statistics.median(sent) + median_of(runs, "first_frame_seconds")
     note = f"{megabytes:.0f} MB in {statistics.median(sent):.2f} s, then read"
