@@ -33,10 +33,8 @@ def optical_flow(frames: Tensor, previous: Tensor) -> Tensor:
     return rearrange(torch.from_numpy(flows), "n h w c -> n c h w").to(frames)
 
 
-def warp(
-    frames: Tensor, flow: Tensor, mode: str = "bicubic", corner: tuple[int, int] = (0, 0), padding: str = "border"
-) -> Tensor:
-    """Frames (N, C, H, W) as seen along backward flow; borders repeat, or are mirrors (padding "reflection").
+def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic", corner: tuple[int, int] = (0, 0)) -> Tensor:
+    """Frames (N, C, H, W) as seen along backward flow; borders repeat.
 
     corner: row and column of the flow's first pixel, where it covers a part of the frames alone.
     """
@@ -51,7 +49,7 @@ def warp(
     x = (x + flow[:, 0]) * (2 / max(width - 1, 1)) - 1  # numbers, not a tensor of them: a GPU is not waited for
     y = (y + flow[:, 1]) * (2 / max(height - 1, 1)) - 1
     place = torch.stack([x, y], dim=-1)
-    return F.grid_sample(frames, place, mode=mode, padding_mode=padding, align_corners=True)
+    return F.grid_sample(frames, place, mode=mode, padding_mode="border", align_corners=True)
 
 
 def carry(flow: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ class RegionTokens(nn.Module):
         rigid = (future.shares[..., None] ** frames).sum(dim=-1)  # (n, R) last motions so far
         bent = ((BENDING * future.shares[..., None]) ** frames).sum(dim=-1)
         future = future._replace(**_advanced(future))
-        frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)), padding="reflection")
+        frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)))
         for r in range(state.masks.shape[1]):
             mask, bend = _expanded(state.masks[:, r : r + 1], n), _expanded(state.bends[:, r], n)
             flow = power_flow(

@@ -21,7 +21,9 @@ Array = np.ndarray
 NOISE = 0.035  # difference of colours, on [0, 1], that is none
 MOTION = 0.4  # pixels a frame that a region moves otherwise than the ground, at least
 CAMERA_SHARE = 0.25  # of a picture's texture that moves as the camera does, at least
-CELLS_SHARE = 0.3  # of the cells of a picture that tell that the camera moves, at least
+SLOWEST_CAMERA = 0.3  # pixels a frame
+PARALLAX = 0.3  # of the camera's motion, by which parts of a still ground differ
+CELLS = 6  # a side, of which many must tell that the camera moves
 FASTEST = 0.15  # of the longer side, in a frame
 LARGEST_FAST = 0.05  # share of the picture of a thing that is looked for so far
 SMALLEST = 0.0005  # share of the picture of a region
@@ -151,9 +153,12 @@ def _camera(frame: Array, before: Array, flow: Array, texture: Array) -> Array:
     camera = (affine + _spread(flow - affine, texture * near, 0.06 * flow.shape[1])).astype(np.float32)
     better = _misfit(frame, before, still) - _misfit(frame, before, camera)
     votes = [_cells((sign * better > NOISE / 2).astype(np.float32)) for sign in (1, -1)]
-    for_camera, against = (int(((a > b) & (a > 0.01)).sum()) for a, b in (votes, votes[::-1]))
-    wide = for_camera >= CELLS_SHARE * votes[0].size  # else it is a thing that moves
-    return camera if wide and for_camera > 2 * against else still
+    if _length(camera).mean() < SLOWEST_CAMERA:
+        return still
+    moving, resting = ((a > b) & (a > 0.01) for a, b in (votes, votes[::-1]))
+    extent = [np.ptp(axis) + 1 for axis in np.nonzero(moving)] if moving.any() else [0, 0]
+    wide = min(extent) >= CELLS / 2 and max(extent) >= CELLS - 1  # else it is a thing that moves
+    return camera if wide and moving.sum() > 2 * resting.sum() else still
 
 
 def _similarity(mask: Array, flow: Array, weight: Array) -> tuple[complex, complex]:
@@ -197,7 +202,7 @@ def _moving_parts(
     last, before = colours[-1], colours[-2]
     height, width = flow.shape[:2]
     speed = _length(flow - camera)
-    least = MOTION + 0.05 * _length(camera)
+    least = MOTION + PARALLAX * (_length(camera) + _length(camera).mean())
     ahead = dis_flow(frames[-2], frames[-1])
     inside = _inside(flow)
     there_and_back = _length(flow + sample(ahead, flow)) < 0.5 + 0.1 * _length(flow)
@@ -432,8 +437,7 @@ def _even_light(colours: Array) -> Array:
 
 
 def _cells(picture: Array) -> Array:
-    """Means of 6 x 6 cells."""
-    return cv2.resize(picture, (6, 6), interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
 
 
 def _inside(flow: Array) -> Array:
