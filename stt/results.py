@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,15 +74,8 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by default
-            arrays = {"context" if name == "given" else name: file[name] for name in file.files}  # "given" is older
-        for name in [name for name in arrays if name.endswith(INDEX)]:
-            stem = name.removesuffix(INDEX)
-            arrays[stem] = unpack_frames(arrays[stem], arrays.pop(name))
-        report = NEW_REPORT | json.loads(str(arrays.pop("report")))
-        settings = NEW_SETTINGS | report["settings"]
-        settings.pop("steps", None)  # of older files
-        return cls(report | {"settings": settings}, **arrays)
+        report, arrays = _read(path, ARRAYS)
+        return cls(report, **arrays)
 
     # ---- videos --------------------------------------------------------------------------------------
 
@@ -169,11 +162,27 @@ class ShippedResult:
 
     @classmethod
     def read(cls, path: Path) -> ShippedResult:
-        result = Result.load(path)
-        return cls(path, result.report | {"id": path.stem}, result.context[-1].copy())
+        report, arrays = _read(path, ("context",))
+        return cls(path, report | {"id": path.stem}, arrays["context"][-1].copy())
 
     def load(self) -> Result:
         return replace(Result.load(self.path), report=self.report)
+
+
+def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """The report of a result's file, and those of its arrays that it has; older files lack some."""
+    arrays = {}
+    with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by default
+        for name in names:
+            stored = "given" if name == "context" and "given" in file.files else name  # of older files
+            if name + INDEX in file.files:
+                arrays[name] = unpack_frames(file[name], file[name + INDEX])
+            elif stored in file.files:
+                arrays[name] = file[stored]
+        report = NEW_REPORT | json.loads(str(file["report"]))
+    settings = NEW_SETTINGS | report["settings"]
+    settings.pop("steps", None)  # of older files
+    return report | {"settings": settings}, arrays
 
 
 def _parse_name(name: str) -> tuple[int | None, str]:
