@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from stt.ui import server
 from stt.ui.cleanup import Cleanup
 from stt.ui.server import load_models
 from tests.conftest import TINY_CONFIGS, built
+
+ROOT = Path(__file__).parent.parent
 
 
 def opened(monkeypatch, *words: str) -> dict:
@@ -117,6 +120,48 @@ def test_a_wrong_device_or_address_ends_in_one_sentence_before_a_model_is_loaded
 def test_without_a_model_the_app_says_so(tmp_path):
     with pytest.raises(SystemExit, match="no model found in"):
         front_door.main(["--models", str(tmp_path)])
+
+
+FREED_BY_THREADS = """
+import ctypes, threading
+import psutil
+import app
+from stt.ui import server
+from stt.ui.cleanup import release_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def use_memory(meeting):
+    libc.free(libc.malloc(30_000_000))  # from now on glibc holds up to twice that at the end of an arena
+    blocks = [0] * 300
+    for k in range(len(blocks)):
+        blocks[k] = libc.malloc(100_000)
+        ctypes.memset(blocks[k], 1, 100_000)
+    for block in blocks:
+        libc.free(block)
+    meeting.wait()  # at the same time, so that none takes the arena of another one that has ended
+    meeting.wait()
+
+def measure(*_, **__):
+    before = psutil.Process().memory_info().rss
+    meeting = threading.Barrier(5)
+    for _ in range(4):
+        threading.Thread(target=use_memory, args=(meeting,)).start()
+    meeting.wait()
+    release_memory()
+    print((psutil.Process().memory_info().rss - before) // 10**6)
+    meeting.wait()
+
+server.load_models, server.serve = (lambda *_, **__: {}), measure
+app.main(["--device", "cpu"])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the app asks glibc for it")
+def test_memory_that_the_apps_threads_have_freed_goes_back_to_the_system():
+    held = subprocess.run([sys.executable, "-c", FREED_BY_THREADS], cwd=ROOT, capture_output=True, text=True)
+    assert held.stdout and int(held.stdout) < 20, held  # MB, of 120
 
 
 def test_cleanup_deletes_what_is_old_or_above_the_quota(tmp_path):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from stt.request import RequestError
 
+M_ARENA_MAX = -8  # of glibc's malloc.h
+
 
 def own_folder() -> Path:
     """The app's folder under the system's temporary one (TMPDIR), readable by this user only."""
@@ -35,13 +37,22 @@ def own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="stt-app-"))
 
 
-def release_memory() -> None:
-    """Gives memory back that the process has freed but holds for later; only glibc can.
+def share_one_arena() -> None:
+    """All threads that start from now on take memory from one arena, as `release_memory` needs it; only glibc can.
 
-    Each thread's arena keeps its largest moment otherwise, and a server's threads have theirs at different times.
+    malloc_trim leaves the free end of every other arena as it is, which is up to 64 MB for each thread.
     """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    _call_glibc("mallopt", M_ARENA_MAX, 1)
+
+
+def release_memory() -> None:
+    """Gives memory back that the process has freed but holds for later; only glibc can."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
+        getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 def share_heaps(count: int = 2) -> None:
