@@ -73,25 +73,6 @@ def test_the_app_starts_without_pytorchs_compiler_and_without_writing_type_stubs
     assert done.stdout == "\n", done.stderr
 
 
-HEAPS = """
-import ctypes, threading
-from stt.ui.cleanup import share_heaps
-share_heaps(2)
-libc, meet = ctypes.CDLL(None), threading.Barrier(8)
-libc.fdopen.restype = ctypes.c_void_p
-threads = [threading.Thread(target=lambda: (meet.wait(), bytearray(10_000), meet.wait())) for _ in range(8)]
-[thread.start() for thread in threads], [thread.join() for thread in threads]
-out = ctypes.c_void_p(libc.fdopen(1, b"w"))
-libc.malloc_info(0, out), libc.fflush(out)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has heaps for threads")
-def test_threads_share_heaps():
-    done = subprocess.run([sys.executable, "-c", HEAPS], cwd=front_door.HERE, capture_output=True, text=True)
-    assert 1 <= done.stdout.count("<heap nr=") <= 2, done.stderr
-
-
 def test_models_are_compiled_on_request(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: "compiled")
     save(tiny, tmp_path / "a.safetensors")

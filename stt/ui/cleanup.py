@@ -55,12 +55,6 @@ def _call_glibc(name: str, *arguments: int) -> None:
         getattr(ctypes.CDLL(None), name)(*arguments)
 
 
-def share_heaps(count: int = 2) -> None:
-    """Lets all threads share so many of glibc's heaps: each keeps its largest moment, and each core has eight."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(-8, count)  # M_ARENA_MAX
-
-
 @dataclass
 class Cleanup:
     folder: Path
