@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
 
 import stt
+from stt.encode import write_mp4
 from stt.request import Request
 from stt.self_check import MIN_FRAMES, SelfCheck, self_check
 from stt.ui.backend import Backend
@@ -123,6 +125,14 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
         assert verdicts.follow(ME, *values_of(clip, model))[0] == gr.skip(), (clip, model)
     for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
         assert choice(clip, model) is None, (clip, model)  # another model knows it, and the visitor's own choice
+
+
+def test_of_a_clip_that_ends_at_rest_the_page_says_that_the_future_can_start_earlier(page, any_clip):
+    verdicts = Verdicts(Callbacks(Backend({"motion": any_clip}, page.results, page.uploads)))
+    still = page.uploads / "still.mp4"
+    write_mp4(still, np.full((12, 32, 32, 3), 90, np.uint8), 10)
+    *_, text = verdicts.check(*values(still, model="motion", labels=[], stride=0, fit="crop", prompt_frames=0))
+    assert "Hardly anything moves at its end: under Advanced, the future can start earlier." in text
 
 
 def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_picture(

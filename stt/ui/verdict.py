@@ -20,6 +20,7 @@ from stt.ui.callbacks import Callbacks, Switch, changed, chosen, is_square, mode
 from stt.video import VideoError
 
 MAX_CLIPS = 1000  # whose checks are remembered
+NEARLY_STILL = 0.01  # error of a still picture of a clip in which hardly anything moves
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
     "<details><summary>Train a model on your own videos</summary>"
@@ -111,12 +112,14 @@ class Verdicts:
         if switch and switch.after == request.model:
             before = _name(switch.before)
             why = (
-                f", of which {before} would see only a square"
+                f": it takes whole frames, {before} only squares"
                 if switch.by_shape
                 else f", as {before} does not know such clips"
             )
         text = f"{_name(request.model)} predicts this clip{why}. It carries on what moves, in any clip."
-        if check is not None and check.ratio > WORSE:
+        if check is not None and check.copy < NEARLY_STILL:
+            text += " Hardly anything moves at its end: under Advanced, the future can start earlier."
+        elif check is not None and check.ratio > WORSE:
             text += f" But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
         elif check is not None:
             less = 100 * (1 - check.ratio)
