@@ -46,7 +46,7 @@ class UploadRoom:
             self.arriving.remove(size)
             for path in paths_of(body):
                 self.cleanup.own(path, (scope.get("client") or ("", 0))[0])
-            # not yet: the error of a broken upload still holds its file open
+            # later: the error of a broken upload holds its file open, at times for a second
             for delay in (0.1, 2.0):
                 asyncio.get_running_loop().call_later(delay, self._drop_leftovers)
 
