@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from stt.api import Condition, Loss, Noise, Sampling, Video
 from stt.optical_flow import carry, optical_flow, resize, resize_flow, warp
 from stt.persistence import SHARES, mean_share, persistence
-from stt.regions import Scene, find_regions, follow
+from stt.region_masks import follow
+from stt.regions import Scene, find_regions
 from stt.transformer import SpaceTimeTransformer, draw_mean
 
 GROWTH = 0.05  # standard deviation of the logarithm of a region's growth of motion a frame

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 import stt
 from stt.api import Batch, Sampling
 from stt.models.stt import STT, STTConfig
+from stt.region_flow import dis_flow
+from stt.region_masks import follow
 from stt.region_tokens import power_flow
-from stt.regions import dis_flow, find_regions, follow
+from stt.regions import find_regions
 from tests.conftest import TINY_REGIONS
 
 SIDES = 96, 128
