@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stt.request import RequestError
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def own_folder() -> Path:
@@ -37,12 +37,13 @@ def own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="stt-app-"))
 
 
-def share_one_arena() -> None:
-    """All threads that start from now on take memory from one arena, as `release_memory` needs it; only glibc can.
+def return_memory() -> None:
+    """Memory that any thread frees at the end of its arena goes back to the system; only glibc can.
 
-    malloc_trim leaves the free end of every other arena as it is, which is up to 64 MB for each thread.
+    By itself glibc raises this threshold up to 64 MB, of each thread's arena, and malloc_trim leaves these ends alone.
     """
-    _call_glibc("mallopt", M_ARENA_MAX, 1)
+    _call_glibc("mallopt", M_TRIM_THRESHOLD, 4 * 2**20)
+    _call_glibc("mallopt", M_MMAP_THRESHOLD, 32 * 2**20)
 
 
 def release_memory() -> None:
