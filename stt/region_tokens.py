@@ -127,9 +127,9 @@ class RegionTokens(nn.Module):
             pans = [-camera.mean(axis=(0, 1)) for camera in scene.camera[::-1]]
             features[k, :, -1] = _motion_features(np.cumsum(pans, axis=0), ~cover.numpy(), 1 + 0j, longer)
         log_chances = pooled.clamp(min=1e-4).log()
-        told = torch.from_numpy(features).to(video.device)
-        beside = log_chances[:, None].expand(-1, told.shape[1], -1, -1) / 4
-        return Tracks(torch.cat([told, beside], dim=-1), log_chances), chances
+        tracked = torch.from_numpy(features).to(video.device)
+        beside = log_chances[:, None].expand(-1, tracked.shape[1], -1, -1) / 4
+        return Tracks(torch.cat([tracked, beside], dim=-1), log_chances), chances
 
     def logits(self, tracks: Tracks, network: SpaceTimeTransformer) -> Tensor:
         """(B, R + 1, S) of the shares of velocity that regions and ground keep."""
@@ -149,8 +149,11 @@ class RegionTokens(nn.Module):
         small = self.resized(video)
         scenes = [find_regions(frames[:num_context], self.count) for frames in as_bytes(small)]
         tracks = self.tracks(small[:, :num_context], scenes)[0]
-        wanted, counts = self.targets(as_bytes(small), scenes, num_context)
-        targets, weights = torch.from_numpy(wanted).to(video.device), torch.from_numpy(counts).to(video.device)
+        target_chances, target_weights = self.targets(as_bytes(small), scenes, num_context)
+        targets, weights = (
+            torch.from_numpy(target_chances).to(video.device),
+            torch.from_numpy(target_weights).to(video.device),
+        )
         nats = -(targets * self.logits(tracks, network).log_softmax(dim=-1)).sum(dim=-1)
         before = -(targets * tracks.log_chances.log_softmax(dim=-1)).sum(dim=-1)
         total = weights.sum().clamp(min=1e-3)
@@ -270,13 +273,13 @@ def ground_of(frames: Video, scene: Scene) -> Tensor:
     size, device = _size(frames), frames.device
     picture, channels = frames[-1:], frames.shape[1]
     age = torch.from_numpy(scene.age)[None, None].to(device)
-    known = torch.from_numpy(scene.ground).movedim(-1, 0)[None].to(device) * 2 - 1
-    known = known if channels == 3 else known.mean(dim=1, keepdim=True)
+    scenery = torch.from_numpy(scene.ground).movedim(-1, 0)[None].to(device) * 2 - 1
+    scenery = scenery if channels == 3 else scenery.mean(dim=1, keepdim=True)
     for k in torch.unique(age).tolist():
         if k:
             path = torch.from_numpy(scene.paths[max(k, 0)]).movedim(-1, 0)[None].to(device)
-            shown = resize(known, size) if k < 0 else warp(frames[-1 - k][None], resize_flow(path, size))
-            picture = torch.lerp(picture, shown, resize((age == k).float(), size))
+            visible_ground = resize(scenery, size) if k < 0 else warp(frames[-1 - k][None], resize_flow(path, size))
+            picture = torch.lerp(picture, visible_ground, resize((age == k).float(), size))
     return picture[0]
 
 
