@@ -149,15 +149,14 @@ def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
     control = page.controls
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
     triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
-    check = gr.on(triggers, verdicts.check, page.settings, page.verdict, trigger_mode="always_last", **options)
-    for event in (control["clip"].new_clip, control["model"].change):  # it was of the clip or the model before
-        event(None, None, page.verdict, js="() => ''", **PRIVATE)
+    target = verdicts.check, page.settings, page.verdict
+    control["clip"].new_clip(None, None, page.verdict, js="() => ''", **PRIVATE)  # it was of the clip before
     new = control["clip"].new_clip(
-        verdicts.check_new, page.settings, page.verdict, trigger_mode="always_last", cancels=[check], **options
+        verdicts.check_new, page.settings, page.verdict, trigger_mode="always_last", **options
     )
     free = new.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
     _end_turn(page, free.then(verdicts.follow, page.settings, _stage(page), js=FOLLOW, **QUICK))  # mostly nothing
-    return [new, check]
+    return [new, gr.on(triggers, *target, trigger_mode="always_last", **options)]
 
 
 def _model_of(event: gr.EventData) -> Any:
