@@ -77,7 +77,7 @@ def moving_parts(
         picture = np.ascontiguousarray(frames[-1][..., ::-1])
         cv2.grabCut(picture, guess, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     parts = (guess == cv2.GC_FGD) | (guess == cv2.GC_PR_FGD)
-    parts = _without_holes(opened(closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8)))
+    parts = without_holes(opened(closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8)))
     count, labels, figures, _ = cv2.connectedComponentsWithStats(parts.astype(np.uint8))
     smallest = max(16, SMALLEST * parts.size)
     found = []
@@ -130,7 +130,7 @@ def fast_parts(
     return found
 
 
-def _without_holes(mask: Array) -> Array:
+def without_holes(mask: Array) -> Array:
     """A mask without small holes."""
     count, labels, figures, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8))
     small = figures[:, cv2.CC_STAT_AREA] < max(16, 0.1 * np.count_nonzero(mask))

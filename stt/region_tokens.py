@@ -23,16 +23,24 @@ from torch import Tensor, nn
 from stt.api import Condition, Loss, Noise, Sampling, Video
 from stt.optical_flow import carry, optical_flow, resize, resize_flow, warp
 from stt.persistence import SHARES, mean_share, persistence
+from stt.pictures import union
 from stt.region_masks import follow
+from stt.region_tracks import (
+    advanced,
+    ground_features,
+    ground_share_chances,
+    motion_features,
+    share_chances,
+    visible_frames,
+)
 from stt.regions import Scene, find_regions
 from stt.transformer import SpaceTimeTransformer, draw_mean
 
 GROWTH = 0.05  # standard deviation of the logarithm of a region's growth of motion a frame
 BENDING = 0.8  # share of its bend that a region keeps from frame to frame, beside that of its velocity
 EDGE = 0.7  # pixels of a mask's blur
-PERSISTENCE_SIZE = 128  # pixels of the longer side for `persistence`
-SPEED = 4.0  # pixels a frame, at a longer side of 256, where a token's number is 1
-LOST = 0.02  # squared error of a region's colours, on [0, 1], beyond which a future frame does not show it
+PERSISTENCE_SIZE = 128  # pixels of the longer side for `persistence`, and where the ground's share is learned
+GROUND_FRAMES = 5  # after the prompt, from which the ground's share is learned
 PIXEL_STD = 0.1  # of a forecast, for the likelihood
 CELL = 16  # pixels a side of a cell of `nats`
 FEATURES = 8 + len(SHARES)  # numbers of a token
@@ -42,6 +50,7 @@ class Future(NamedTuple):
     """What N futures draw, and where their ground is."""
 
     shares: Tensor  # (N, R) of velocity, from frame to frame
+    headings: Tensor  # (N, R) change of direction, in radians a frame
     ground_share: Tensor  # (N, 1, h, w)
     velocity: Tensor  # (N, 2, h, w) backward flow of the ground
     path: Tensor  # (N, 2, h, w) from the ground of the latest frame to that of the prompt's last one
@@ -55,6 +64,7 @@ class RegionState(NamedTuple):
     masks: Tensor  # (B, R, h, w) at the size at which regions are found
     turns: Tensor  # (B, R) complex: backward similarities of a frame
     shifts: Tensor  # (B, R) complex
+    courses: Tensor  # (B, R, 3) complex: velocity, acceleration and wander of `Course`
     bends: Tensor  # (B, R, 2, h, w)
     chances: Tensor  # (B, R + 1, S) of shares of velocity; the last row is the ground's
     ground_chances: Tensor  # (B, S, h, w) the same for each place of the ground
@@ -121,11 +131,10 @@ class RegionTokens(nn.Module):
                 mask = torch.from_numpy(region.mask)
                 cover |= mask
                 pooled[k, r] = chances[k][:, mask.to(chances.device)].mean(dim=1)
-                features[k, :, r] = _motion_features(region.places[::-1], region.mask, region.turn, longer)
+                features[k, :, r] = motion_features(region.places[::-1], region.mask, region.turn, longer)
             if not cover.all():
                 pooled[k, -1] = chances[k][:, ~cover.to(chances.device)].mean(dim=1)
-            pans = [-camera.mean(axis=(0, 1)) for camera in scene.camera[::-1]]
-            features[k, :, -1] = _motion_features(np.cumsum(pans, axis=0), ~cover.numpy(), 1 + 0j, longer)
+            features[k, :, -1] = ground_features(scene.camera[::-1], ~cover.numpy(), longer)
         log_chances = pooled.clamp(min=1e-4).log()
         tracked = torch.from_numpy(features).to(video.device)
         beside = log_chances[:, None].expand(-1, tracked.shape[1], -1, -1) / 4
@@ -169,9 +178,19 @@ class RegionTokens(nn.Module):
             for r, region in enumerate(scene.regions):
                 velocity = -region.places[1] if len(region.places) > 1 else np.zeros(2)
                 places, _ = follow(region.mask, ahead, np.broadcast_to(velocity, (*region.mask.shape, 2)))
-                if visible := _frames_that_show(region.mask, ahead, places):
-                    chances[k, r] = _share_chances(velocity, places[1 : visible + 1])
-                    weights[k, r] = min(1.0, float(np.hypot(*velocity)))
+                if visible := visible_frames(region.mask, ahead, places):
+                    chances[k, r] = share_chances(velocity, places[1 : visible + 1])
+                    weights[k, r] = 0 if region.course.acceleration else min(1.0, float(np.hypot(*velocity)))
+            if np.any(scene.camera[0]):
+                video = torch.from_numpy(ahead[: GROUND_FRAMES + 1]).movedim(-1, 1).float() / 127.5 - 1
+                scale = min(1.0, PERSISTENCE_SIZE / max(video.shape[-2:]))
+                size = round(scale * video.shape[-2]), round(scale * video.shape[-1])
+                flow = torch.from_numpy(scene.ground_flow).movedim(-1, 0)[None]
+                hidden = torch.from_numpy(union([region.mask for region in scene.regions], frames.shape[1:3]))
+                chances[k, -1] = ground_share_chances(
+                    resize(video, size), resize_flow(flow, size)[0], resize(hidden[None, None].float(), size)[0, 0] > 0
+                )
+                weights[k, -1] = 1
         return chances, weights
 
     # ---- prediction ------------------------------------------------------------------------------------
@@ -185,11 +204,13 @@ class RegionTokens(nn.Module):
         shape = len(scenes), max(len(scene.regions) for scene in scenes)
         masks, bends = torch.zeros(*shape, *size), torch.zeros(*shape, 2, *size)
         turns, shifts = torch.ones(shape, dtype=torch.complex64), torch.zeros(shape, dtype=torch.complex64)
+        courses = torch.zeros(*shape, 3, dtype=torch.complex64)
         for k, scene in enumerate(scenes):
             for r, region in enumerate(scene.regions):
                 masks[k, r] = torch.from_numpy(region.mask)
                 bends[k, r] = torch.from_numpy(region.bend).movedim(-1, 0)
                 turns[k, r], shifts[k, r] = torch.tensor(region.turn), torch.tensor(region.shift)
+                courses[k, r] = torch.tensor(region.course)
         # where the camera moves, it brakes as a whole
         pans = torch.tensor([bool(np.any(scene.camera[0])) for scene in scenes], device=device)[:, None, None, None]
         change = (logits - tracks.log_chances)[:, -1, :, None, None]
@@ -197,8 +218,8 @@ class RegionTokens(nn.Module):
         flow = torch.from_numpy(np.stack([scene.ground_flow for scene in scenes])).movedim(-1, 1)
         return RegionState(
             context[:, -1], torch.stack([ground_of(*pair) for pair in zip(context, scenes, strict=True)]),
-            masks.to(device), turns.to(device), shifts.to(device), bends.to(device), logits.softmax(dim=-1), ground,
-            flow.to(device), condition,
+            masks.to(device), turns.to(device), shifts.to(device), courses.to(device), bends.to(device),
+            logits.softmax(dim=-1), ground, flow.to(device), condition,
         )  # fmt: skip
 
     def step(
@@ -208,12 +229,14 @@ class RegionTokens(nn.Module):
         frames = torch.arange(1, state.num_frames + 2, device=state.last.device)
         rigid = (future.shares[..., None] ** frames).sum(dim=-1)  # (n, R) last motions so far
         bent = ((BENDING * future.shares[..., None]) ** frames).sum(dim=-1)
-        future = future._replace(**_advanced(future))
+        drift = drift_of(future.shares, future.headings, _expanded(state.courses, n), frames)
+        velocity, share, path = advanced(future.velocity, future.ground_share, future.path)
+        future = future._replace(velocity=velocity, ground_share=share, path=path)
         frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)))
         for r in range(state.masks.shape[1]):
             mask, bend = _expanded(state.masks[:, r : r + 1], n), _expanded(state.bends[:, r], n)
             flow = power_flow(
-                _expanded(state.turns[:, r], n), _expanded(state.shifts[:, r], n), rigid[:, r], _size(mask)
+                _expanded(state.turns[:, r], n), _expanded(state.shifts[:, r], n), rigid[:, r], _size(mask), drift[:, r]
             )
             flow = flow + bent[:, r, None, None, None] * warp(bend, flow, "bilinear")
             frame = _composed(frame, _expanded(state.last, n), blurred(mask), flow)
@@ -224,16 +247,20 @@ class RegionTokens(nn.Module):
         n, regions = noise.futures, state.masks.shape[1]
         chances, places = _expanded(state.chances, n), _expanded(state.ground_chances, n)
         quantiles, growth = None, torch.ones(n, self.columns, device=chances.device)
+        headings = torch.zeros(n, regions, device=chances.device)
         if sampling.temperature:
             quantiles = torch.special.ndtr(sampling.temperature * noise.normal(self.columns))
             growth = (GROWTH * sampling.temperature * noise.normal(self.columns)).exp()
+            wander = _expanded(state.courses[..., 2].real, n)
+            headings = sampling.temperature * wander * noise.normal(self.columns)[:, :regions]
         each = None if quantiles is None else quantiles.flatten()[:, None, None, None]
         shares = mean_share(rearrange(chances, "n r s -> (n r) s 1 1"), each).view(n, self.columns)
         ground = mean_share(places, None if quantiles is None else quantiles[:, -1, None, None, None])
         velocity = _expanded(state.ground_flow, n)
+        flies = _expanded(state.courses[..., 1] != 0, n)  # nothing brakes it
         return Future(
-            (growth * shares)[:, :regions], growth[:, -1, None, None, None] * ground, velocity,
-            torch.zeros_like(velocity),
+            torch.where(flies, 1.0, (growth * shares)[:, :regions]), headings,
+            growth[:, -1, None, None, None] * ground, velocity, torch.zeros_like(velocity),
         )  # fmt: skip
 
     # ---- likelihood ------------------------------------------------------------------------------------
@@ -283,15 +310,31 @@ def ground_of(frames: Video, scene: Scene) -> Tensor:
     return picture[0]
 
 
-def power_flow(turns: Tensor, shifts: Tensor, power: Tensor, size: tuple[int, int]) -> Tensor:
-    """The flow (N, 2, h, w) of similarities z -> turn * z + shift (N,), applied `power` times (N,), also in part."""
+def drift_of(shares: Tensor, headings: Tensor, courses: Tensor, frames: Tensor) -> Tensor:
+    """Displacements (N, R), complex, of regions beside those of their similarities after some frames (K,): 1 to K.
+
+    They come from changes of direction (N, R), and from the accelerations of courses (N, R, 3).
+    """
+    velocity, acceleration = courses[..., 0, None], courses[..., 1, None]
+    powers = shares[..., None] ** frames
+    turned = torch.polar(powers, headings[..., None] * frames)
+    return (turned * (velocity + acceleration * frames) - powers * velocity).sum(dim=-1)
+
+
+def power_flow(
+    turns: Tensor, shifts: Tensor, power: Tensor, size: tuple[int, int], drift: Tensor | None = None
+) -> Tensor:
+    """The flow (N, 2, h, w) of similarities z -> turn * z + shift (N,), applied `power` times (N,), also in part.
+
+    drift (N,), complex: how far what is moved was displaced after that.
+    """
     height, width = size
     y, x = torch.meshgrid(*(torch.arange(side, device=turns.device) for side in size), indexing="ij")
-    z = torch.complex(x.float(), y.float())
+    z, drifted = torch.complex(x.float(), y.float()), torch.zeros_like(shifts) if drift is None else drift
     turned = torch.exp(power * torch.log(turns))
     small = (turns - 1).abs() < 1e-3
     times = torch.where(small, power + 0 * turned, (1 - turned) / torch.where(small, 0.5 + 0j, 1 - turns))
-    moved = (turned - 1)[:, None, None] * z + (shifts * times)[:, None, None]
+    moved = (turned - 1)[:, None, None] * (z - drifted[:, None, None]) + (shifts * times - drifted)[:, None, None]
     return torch.stack([moved.real, moved.imag], dim=1)
 
 
@@ -329,16 +372,6 @@ def _extent(weights: Tensor, side: int) -> slice:
     return slice(max(int((int(at[0]) - 1) * scale), 0), min(int((int(at[-1]) + 2) * scale) + 1, side))
 
 
-def _advanced(future: Future) -> dict[str, Tensor]:
-    """The ground one frame later: its flow is carried along itself."""
-    velocity = future.ground_share * future.velocity
-    origin = velocity
-    for _ in range(2):  # the flow that a pixel arrives with is that of where it comes from
-        origin = warp(velocity, origin, "bilinear")
-    path = origin + warp(future.path, origin, "bilinear")
-    return {"velocity": origin, "path": path, "ground_share": warp(future.ground_share, origin, "bilinear")}
-
-
 def _expanded(part: Tensor, futures: int) -> Tensor:
     return part.expand(futures, *part.shape[1:])
 
@@ -346,44 +379,3 @@ def _expanded(part: Tensor, futures: int) -> Tensor:
 def _size(frames: Tensor) -> tuple[int, int]:
     height, width = frames.shape[-2:]
     return height, width
-
-
-# ---- tracks --------------------------------------------------------------------------------------------
-
-
-def _motion_features(places: np.ndarray, mask: np.ndarray, turn: complex, longer: int) -> np.ndarray:
-    """Numbers (T - 1, 8) of a region that was at places (T, 2) relative to its mask (H, W), in time's order."""
-    rows, columns = np.nonzero(mask)
-    unit = SPEED * longer / 256
-    steps = np.diff(places, axis=0) if len(places) > 1 else np.zeros((1, 2))
-    centre = np.array([columns.mean(), rows.mean()]) if len(rows) else np.zeros(2)
-    at = (centre + (places[1:] if len(places) > 1 else places)) / longer
-    speed = np.log1p(np.hypot(*steps.T) / unit)
-    rest = np.array([math.sqrt(len(rows)) / longer, 10 * (abs(turn) - 1), 1.0])
-    return np.concatenate([steps / unit, at, speed[:, None], np.broadcast_to(rest, (len(steps), 3))], axis=1)
-
-
-def _frames_that_show(mask: np.ndarray, frames: np.ndarray, places: np.ndarray) -> int:
-    """How many frames after the first of (T, H, W, 3) show the region there that the first one has under a mask."""
-    rows, columns = np.nonzero(mask)
-    colours = frames[0][rows, columns].astype(np.float32)
-    for k in range(1, len(frames)):
-        at = np.round(np.stack([rows + places[k, 1], columns + places[k, 0]])).astype(int)
-        inside = (at >= 0).all(axis=0) & (at[0] < mask.shape[0]) & (at[1] < mask.shape[1])
-        if inside.mean() < 0.5:
-            return k - 1
-        there = frames[k][at[0][inside], at[1][inside]].astype(np.float32)
-        if np.square((there - colours[inside]) / 255).mean() > LOST:
-            return k - 1
-    return len(frames) - 1
-
-
-def _share_chances(velocity: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Chances (S,) of shares by how far they lead from the places (T, 2) where a region went, frame by frame."""
-    frames = np.arange(1, len(places) + 1)
-    motion = np.cumsum(np.array(SHARES)[:, None] ** frames, axis=1)  # (S, T)
-    off = np.linalg.norm(motion[..., None] * velocity - places, axis=-1)
-    spread = 0.5 + 0.3 * np.hypot(*velocity) * np.sqrt(frames)
-    errors = np.square(off / spread).mean(axis=1) * min(len(places), 4) / 2
-    chances = np.exp(-(errors - errors.min()))
-    return (chances / chances.sum()).astype(np.float32)

@@ -16,20 +16,23 @@ import numpy as np
 
 from stt.pictures import (
     Array,
+    blurred,
     dilated,
     eroded,
     even_light,
     inside_of,
     lengths,
     misfit_of,
+    opened,
     sample,
     spread_flow,
     texture_of,
     touches_border,
     union,
 )
+from stt.region_course import Course, course_of
 from stt.region_flow import NOISE, camera_flow, dis_flow, similarity_flow, similarity_of, steadied
-from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part
+from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part, without_holes
 
 
 class Region(NamedTuple):
@@ -38,6 +41,7 @@ class Region(NamedTuple):
     shift: complex
     bend: Array  # (H, W, 2) what the optical flow adds to that
     places: Array  # (T, 2) its position in each frame of the prompt, latest first, relative to the last frame's
+    course: Course
 
 
 class Scene(NamedTuple):
@@ -82,15 +86,20 @@ def find_regions(frames: Array, most: int) -> Scene:
     regions, covers = [], []
     for mask in masks:
         places, cover = follow(mask, frames[::-1], flow)
+        mask = _without_ground(mask, cover, colours, paths)
         steps = np.diff(places, axis=0)
         small = np.count_nonzero(mask) < 8 * SMALLEST * mask.size
         if small and len(steps) > 1 and lengths(steps[0] - steps[1]) > 0.7 + 0.5 * lengths(steps[0]):
             continue  # noise of the flow, not a thing
         turn, shift = similarity_of(mask, flow, textures[-1] * (misfit < 3 * NOISE))
+        centre = complex(*np.argwhere(mask).mean(axis=0)[::-1])
+        course = course_of(places, -((turn - 1) * centre + shift))
+        if course.acceleration:
+            turn, shift = 1 + 0j, -course.velocity
         rest = np.where(mask[..., None], flow - similarity_flow(turn, shift, height, width), 0)
         core = eroded(mask, 1) if eroded(mask, 1).sum() >= 12 else mask
         bend = spread_flow(rest, (core & (misfit < 3 * NOISE)).astype(np.float32), 1.5)
-        regions.append(Region(mask, turn, shift, bend, places))
+        regions.append(Region(mask, turn, shift, bend, places, course))
         covers.append(cover)
     order = np.argsort([lengths((flow - cameras[-1])[region.mask]).mean() for region in regions]).astype(int)
     regions, covers = [regions[k] for k in order], [covers[k] for k in order]
@@ -98,6 +107,17 @@ def find_regions(frames: Array, most: int) -> Scene:
     outside = eroded(~union([region.mask for region in regions], still[..., 0].shape), 3) & (misfit < 3 * NOISE)
     ground_flow = cameras[-1] + spread_flow(flow - cameras[-1], outside.astype(np.float32), 1.5)
     return Scene(regions, cameras[::-1], ground_flow.astype(np.float32), ground, age, paths)
+
+
+def _without_ground(mask: Array, cover: list[Array], colours: Array, paths: list[Array]) -> Array:
+    """A mask without what looks as it did before the region was there."""
+    ground = np.zeros_like(mask)
+    for k in range(1, len(cover)):
+        clear = sample(dilated(cover[k], 2).astype(np.float32), paths[k]) < 0.05
+        change = blurred(np.abs(colours[-1] - sample(colours[-1 - k], paths[k])).mean(axis=-1), 1)
+        ground |= clear & inside_of(paths[k]) & (change < NOISE)
+    rest = dilated(without_holes(opened(mask & ~ground, np.ones((3, 3), np.uint8))), 1) & mask
+    return rest if rest.sum() > 0.3 * mask.sum() else mask
 
 
 def _ground(

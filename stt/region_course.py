@@ -1,0 +1,46 @@
+"""Courses: how a region goes on where it keeps its velocity, by its places in a prompt."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+FLIGHT = 8  # frames of a prompt, at most, from which free flight is read
+FLIGHT_ERROR = 0.7  # pixels off a parabola, at most, in free flight
+WANDER = 0.33  # of the change of direction in the prompt: what a future changes it each frame (from 189 real regions)
+MOST_WANDER = 0.12  # radians a frame
+
+
+class Course(NamedTuple):
+    """How a region goes on where it keeps its velocity. Complex numbers x + iy, in pixels."""
+
+    velocity: complex  # of its centre
+    acceleration: complex  # 0 but in free flight
+    wander: float  # standard deviation of the change of its direction, in radians a frame
+
+
+def course_of(places: np.ndarray, velocity: complex) -> Course:
+    """From a region's places (T, 2) in the prompt, latest first, and the velocity that its optical flow gives.
+
+    Free flight, as of a ball that is thrown: the last places lie on a parabola and not on a line.
+    """
+    track = (places[:, 0] + 1j * places[:, 1]).astype(np.complex128)
+    if len(track) < 3:
+        return Course(velocity, 0j, MOST_WANDER)
+    if len(track) >= 6:
+        last = track[:FLIGHT]
+        times = -np.arange(len(last), dtype=float)
+        line, parabola = (np.stack([times, times**2][:degree], axis=1) for degree in (1, 2))
+        fits = [np.linalg.lstsq(basis, last, rcond=None)[0] for basis in (line, parabola)]
+        straight, curved = (
+            float(np.sqrt(np.mean(np.abs(basis @ fit - last) ** 2)))
+            for basis, fit in zip((line, parabola), fits, strict=True)
+        )
+        if curved < FLIGHT_ERROR and straight > max(1.0, 4 * curved):
+            first, second = (complex(c) for c in fits[1])
+            return Course(first - second, 2 * second, 0.0)
+    steps = -np.diff(track[:7])
+    now = velocity if abs(velocity) > 1e-6 else 1e-6 + 0j
+    turns = np.angle(steps[1:] / now)
+    return Course(velocity, 0j, min(MOST_WANDER, WANDER * float(np.sqrt(np.mean(turns**2)))))
