@@ -15,7 +15,7 @@ MOST_WANDER = 0.12  # radians a frame
 class Course(NamedTuple):
     """How a region goes on where it keeps its velocity. Complex numbers x + iy, in pixels."""
 
-    velocity: complex  # of its centre
+    velocity: complex  # of its centre, in the last frame
     acceleration: complex  # 0 but in free flight
     wander: float  # standard deviation of the change of its direction, in radians a frame
 
