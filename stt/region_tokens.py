@@ -24,6 +24,7 @@ from stt.api import Condition, Loss, Noise, Sampling, Video
 from stt.optical_flow import carry, optical_flow, resize, resize_flow, warp
 from stt.persistence import SHARES, mean_share, persistence
 from stt.pictures import union
+from stt.region_frames import as_bytes, blurred, composed, drift_of, ground_of, power_flow, size_of
 from stt.region_masks import follow
 from stt.region_tracks import (
     advanced,
@@ -38,7 +39,6 @@ from stt.transformer import SpaceTimeTransformer, draw_mean
 
 GROWTH = 0.05  # standard deviation of the logarithm of a region's growth of motion a frame
 BENDING = 0.8  # share of its bend that a region keeps from frame to frame, beside that of its velocity
-EDGE = 0.7  # pixels of a mask's blur
 PERSISTENCE_SIZE = 128  # pixels of the longer side for `persistence`, and where the ground's share is learned
 GROUND_FRAMES = 5  # after the prompt, from which the ground's share is learned
 PIXEL_STD = 0.1  # of a forecast, for the likelihood
@@ -200,7 +200,7 @@ class RegionTokens(nn.Module):
         scenes = self.scenes(context)
         tracks, places = self.tracks(small, scenes)
         logits = self.logits(tracks, network)
-        size, device = _size(small), context.device
+        size, device = size_of(small), context.device
         shape = len(scenes), max(len(scene.regions) for scene in scenes)
         masks, bends = torch.zeros(*shape, *size), torch.zeros(*shape, 2, *size)
         turns, shifts = torch.ones(shape, dtype=torch.complex64), torch.zeros(shape, dtype=torch.complex64)
@@ -232,14 +232,13 @@ class RegionTokens(nn.Module):
         drift = drift_of(future.shares, future.headings, _expanded(state.courses, n), frames)
         velocity, share, path = advanced(future.velocity, future.ground_share, future.path)
         future = future._replace(velocity=velocity, ground_share=share, path=path)
-        frame = warp(_expanded(state.ground, n), resize_flow(future.path, _size(state.last)))
+        frame = warp(_expanded(state.ground, n), resize_flow(future.path, size_of(state.last)))
         for r in range(state.masks.shape[1]):
             mask, bend = _expanded(state.masks[:, r : r + 1], n), _expanded(state.bends[:, r], n)
-            flow = power_flow(
-                _expanded(state.turns[:, r], n), _expanded(state.shifts[:, r], n), rigid[:, r], _size(mask), drift[:, r]
-            )
+            turns, shifts = _expanded(state.turns[:, r], n), _expanded(state.shifts[:, r], n)
+            flow = power_flow(turns, shifts, rigid[:, r], size_of(mask), drift[:, r])
             flow = flow + bent[:, r, None, None, None] * warp(bend, flow, "bilinear")
-            frame = _composed(frame, _expanded(state.last, n), blurred(mask), flow)
+            frame = composed(frame, _expanded(state.last, n), blurred(mask), flow)
         return frame.clamp(-1, 1)[:, None], state._replace(future=future, num_frames=state.num_frames + 1)
 
     def draw(self, state: RegionState, sampling: Sampling, noise: Noise) -> Future:
@@ -283,99 +282,5 @@ class RegionTokens(nn.Module):
         return nats, CELL**2 * self.channels
 
 
-# ---- pictures ------------------------------------------------------------------------------------------
-
-
-def as_bytes(video: Video) -> np.ndarray:
-    """Clips (B, T, C, H, W) -> (B, T, H, W, 3) of bytes; gray becomes colour."""
-    colour = video if video.shape[2] == 3 else video.mean(dim=2, keepdim=True).expand(-1, -1, 3, -1, -1)
-    return ((colour.movedim(2, -1) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
-
-
-def ground_of(frames: Video, scene: Scene) -> Tensor:
-    """The last of frames (T, C, H, W) of any size without its regions.
-
-    Pixels are those of earlier frames where these show the ground, else of the scene's own picture.
-    """
-    size, device = _size(frames), frames.device
-    picture, channels = frames[-1:], frames.shape[1]
-    age = torch.from_numpy(scene.age)[None, None].to(device)
-    scenery = torch.from_numpy(scene.ground).movedim(-1, 0)[None].to(device) * 2 - 1
-    scenery = scenery if channels == 3 else scenery.mean(dim=1, keepdim=True)
-    for k in torch.unique(age).tolist():
-        if k:
-            path = torch.from_numpy(scene.paths[max(k, 0)]).movedim(-1, 0)[None].to(device)
-            visible_ground = resize(scenery, size) if k < 0 else warp(frames[-1 - k][None], resize_flow(path, size))
-            picture = torch.lerp(picture, visible_ground, resize((age == k).float(), size))
-    return picture[0]
-
-
-def drift_of(shares: Tensor, headings: Tensor, courses: Tensor, frames: Tensor) -> Tensor:
-    """Displacements (N, R), complex, of regions beside those of their similarities after some frames (K,): 1 to K.
-
-    They come from changes of direction (N, R), and from the accelerations of courses (N, R, 3).
-    """
-    velocity, acceleration = courses[..., 0, None], courses[..., 1, None]
-    powers = shares[..., None] ** frames
-    turned = torch.polar(powers, headings[..., None] * frames)
-    return (turned * (velocity + acceleration * frames) - powers * velocity).sum(dim=-1)
-
-
-def power_flow(
-    turns: Tensor, shifts: Tensor, power: Tensor, size: tuple[int, int], drift: Tensor | None = None
-) -> Tensor:
-    """The flow (N, 2, h, w) of similarities z -> turn * z + shift (N,), applied `power` times (N,), also in part.
-
-    drift (N,), complex: how far what is moved was displaced after that.
-    """
-    height, width = size
-    y, x = torch.meshgrid(*(torch.arange(side, device=turns.device) for side in size), indexing="ij")
-    z, drifted = torch.complex(x.float(), y.float()), torch.zeros_like(shifts) if drift is None else drift
-    turned = torch.exp(power * torch.log(turns))
-    small = (turns - 1).abs() < 1e-3
-    times = torch.where(small, power + 0 * turned, (1 - turned) / torch.where(small, 0.5 + 0j, 1 - turns))
-    moved = (turned - 1)[:, None, None] * (z - drifted[:, None, None]) + (shifts * times - drifted)[:, None, None]
-    return torch.stack([moved.real, moved.imag], dim=1)
-
-
-def blurred(mask: Tensor) -> Tensor:
-    """Masks (N, 1, h, w) with soft edges."""
-    at = torch.arange(-2, 3, device=mask.device, dtype=mask.dtype)
-    kernel = torch.exp(-0.5 * (at / EDGE).square())
-    kernel = kernel / kernel.sum()
-    padded = F.pad(mask, (2, 2, 2, 2), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])
-
-
-def _composed(frame: Tensor, last: Tensor, mask: Tensor, flow: Tensor) -> Tensor:
-    """Frames (N, C, H, W) with the last frame's pixels under a mask (N, 1, h, w), both moved along a flow, on top.
-
-    What the picture's border cuts off goes on beyond it as at the border.
-    """
-    size = _size(frame)
-    moved = warp(mask, flow, "bilinear")
-    rows, columns = (slice(0, side) for side in size)
-    if mask.device.type == "cpu":  # only where there is something; a GPU would have to be waited for
-        rows, columns = (_extent(moved.amax(dim=(0, 1, axis)), side) for axis, side in zip((3, 2), size, strict=True))
-    part = ..., rows, columns
-    alpha, flow = resize(moved, size)[part], resize_flow(flow, size)[part]
-    composed = frame.clone()
-    composed[part] = torch.lerp(frame[part], warp(last, flow, corner=(rows.start, columns.start)), alpha)
-    return composed
-
-
-def _extent(weights: Tensor, side: int) -> slice:
-    """Where in `side` pixels a line of weights, which covers them, is not 0."""
-    at, scale = weights.nonzero(), side / len(weights)
-    if not len(at):
-        return slice(0, 0)
-    return slice(max(int((int(at[0]) - 1) * scale), 0), min(int((int(at[-1]) + 2) * scale) + 1, side))
-
-
 def _expanded(part: Tensor, futures: int) -> Tensor:
     return part.expand(futures, *part.shape[1:])
-
-
-def _size(frames: Tensor) -> tuple[int, int]:
-    height, width = frames.shape[-2:]
-    return height, width

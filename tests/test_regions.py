@@ -15,8 +15,8 @@ from stt.models.stt import STT, STTConfig
 from stt.persistence import SHARES
 from stt.region_course import course_of
 from stt.region_flow import dis_flow
+from stt.region_frames import power_flow
 from stt.region_masks import follow
-from stt.region_tokens import power_flow
 from stt.region_tracks import ground_share_chances
 from stt.regions import find_regions
 from tests.conftest import TINY_REGIONS
