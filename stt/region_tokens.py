@@ -131,7 +131,8 @@ class RegionTokens(nn.Module):
                 mask = torch.from_numpy(region.mask)
                 cover |= mask
                 pooled[k, r] = chances[k][:, mask.to(chances.device)].mean(dim=1)
-                features[k, :, r] = motion_features(region.places[::-1], region.mask, region.turn, longer)
+                places = region.places[::-1]
+                features[k, :, r] = motion_features(places, region.mask, region.turn, longer, region.rigidity)
             if not cover.all():
                 pooled[k, -1] = chances[k][:, ~cover.to(chances.device)].mean(dim=1)
             features[k, :, -1] = ground_features(scene.camera[::-1], ~cover.numpy(), longer)

@@ -15,7 +15,9 @@ SPEED = 4.0  # pixels a frame, at a longer side of 256, where a token's number i
 LOST = 0.02  # squared error of a region's colours, on [0, 1], beyond which a future frame does not show it
 
 
-def motion_features(places: np.ndarray, mask: np.ndarray, turn: complex, longer: int) -> np.ndarray:
+def motion_features(
+    places: np.ndarray, mask: np.ndarray, turn: complex, longer: int, rigidity: float = 1.0
+) -> np.ndarray:
     """Numbers (T - 1, 8) of a region that was at places (T, 2) relative to its mask (H, W), in time's order."""
     rows, columns = np.nonzero(mask)
     unit = SPEED * longer / 256
@@ -23,7 +25,7 @@ def motion_features(places: np.ndarray, mask: np.ndarray, turn: complex, longer:
     centre = np.array([columns.mean(), rows.mean()]) if len(rows) else np.zeros(2)
     at = (centre + (places[1:] if len(places) > 1 else places)) / longer
     speed = np.log1p(np.hypot(*steps.T) / unit)
-    rest = np.array([math.sqrt(len(rows)) / longer, 10 * (abs(turn) - 1), 1.0])
+    rest = np.array([math.sqrt(len(rows)) / longer, 10 * (abs(turn) - 1), rigidity])
     return np.concatenate([steps / unit, at, speed[:, None], np.broadcast_to(rest, (len(steps), 3))], axis=1)
 
 

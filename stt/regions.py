@@ -42,6 +42,7 @@ class Region(NamedTuple):
     bend: Array  # (H, W, 2) what the optical flow adds to that
     places: Array  # (T, 2) its position in each frame of the prompt, latest first, relative to the last frame's
     course: Course
+    rigidity: float  # share of its pixels that move as the similarity says
 
 
 class Scene(NamedTuple):
@@ -98,8 +99,9 @@ def find_regions(frames: Array, most: int) -> Scene:
             turn, shift = 1 + 0j, -course.velocity
         rest = np.where(mask[..., None], flow - similarity_flow(turn, shift, height, width), 0)
         core = eroded(mask, 1) if eroded(mask, 1).sum() >= 12 else mask
+        rigidity = float((lengths(rest[core]) < 0.5 + 0.1 * lengths(flow[core]).mean()).mean())
         bend = spread_flow(rest, (core & (misfit < 3 * NOISE)).astype(np.float32), 1.5)
-        regions.append(Region(mask, turn, shift, bend, places, course))
+        regions.append(Region(mask, turn, shift, bend, places, course, rigidity))
         covers.append(cover)
     order = np.argsort([lengths((flow - cameras[-1])[region.mask]).mean() for region in regions]).astype(int)
     regions, covers = [regions[k] for k in order], [covers[k] for k in order]
