@@ -27,8 +27,9 @@ from stt.region_flow import NOISE, RIGID, dis_flow, fit_matrix
 
 MOTION = 0.4  # pixels a frame that a region moves otherwise than the ground, at least
 PARALLAX = 0.3  # of the camera's motion, by which parts of a still ground differ
-FASTEST = 0.15  # of the longer side, in a frame
-LARGEST_FAST = 0.05  # share of the picture of a thing that is looked for so far
+FAST = 0.02  # of the longer side, in a frame, from which on a thing is looked for though the flow explains it
+FASTEST = 0.15  # the same, at most
+LARGEST_FAST = 0.12  # share of the picture of a thing that is looked for so far
 SMALLEST = 0.0005  # share of the picture of a region
 
 
@@ -106,7 +107,7 @@ def fast_parts(
     found = []
     for k in range(1, count):
         mask, area = labels == k, figures[k, cv2.CC_STAT_AREA]
-        if not max(16, SMALLEST * mask.size) <= area <= LARGEST_FAST * mask.size or misfit[mask].mean() < 1.5 * NOISE:
+        if not max(16, SMALLEST * mask.size) <= area <= LARGEST_FAST * mask.size:
             continue
         rows, columns = np.nonzero(mask)
         box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
@@ -114,7 +115,7 @@ def fast_parts(
         corner, step = (int(columns.min()), int(rows.min())), np.zeros(2)
         for frame in frames[-2:-4:-1]:  # found in both frames before, at about the same pace
             at = corner[0] + round(step[0]), corner[1] + round(step[1])
-            near = reach if not step.any() else reach // 4
+            near = reach if not step.any() else max(reach // 4, round(0.6 * float(lengths(step / 2))))
             place = np.round(step) + _search(
                 frames[-1][box].astype(np.float32), weight, frame, at, near, np.ones(2) * reach
             )
@@ -126,7 +127,8 @@ def fast_parts(
                 break
             step = 2 * place if not step.any() else step
         else:
-            found.append((mask, (step / 2).astype(np.float32)))
+            if misfit[mask].mean() > 1.5 * NOISE or lengths(step / 2) > FAST * max(mask.shape):
+                found.append((mask, (step / 2).astype(np.float32)))
     return found
 
 

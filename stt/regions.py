@@ -34,6 +34,8 @@ from stt.region_course import Course, course_of
 from stt.region_flow import NOISE, camera_flow, dis_flow, similarity_flow, similarity_of, steadied
 from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part, without_holes
 
+BENDS = 0.8  # of the misfit of its similarity has a region that bends, at most
+
 
 class Region(NamedTuple):
     mask: Array  # (H, W) bool: its pixels in the last frame
@@ -88,6 +90,8 @@ def find_regions(frames: Array, most: int) -> Scene:
     for mask in masks:
         places, cover = follow(mask, frames[::-1], flow)
         mask = _without_ground(mask, cover, colours, paths)
+        if np.count_nonzero(mask) < SMALLEST * mask.size:
+            continue
         steps = np.diff(places, axis=0)
         small = np.count_nonzero(mask) < 8 * SMALLEST * mask.size
         if small and len(steps) > 1 and lengths(steps[0] - steps[1]) > 0.7 + 0.5 * lengths(steps[0]):
@@ -101,6 +105,8 @@ def find_regions(frames: Array, most: int) -> Scene:
         core = eroded(mask, 1) if eroded(mask, 1).sum() >= 12 else mask
         rigidity = float((lengths(rest[core]) < 0.5 + 0.1 * lengths(flow[core]).mean()).mean())
         bend = spread_flow(rest, (core & (misfit < 3 * NOISE)).astype(np.float32), 1.5)
+        rigid, bent = (misfit_of(colours[-1], colours[-2], flow - part)[core].mean() for part in (rest, rest - bend))
+        bend *= bent < BENDS * rigid
         regions.append(Region(mask, turn, shift, bend, places, course, rigidity))
         covers.append(cover)
     order = np.argsort([lengths((flow - cameras[-1])[region.mask]).mean() for region in regions]).astype(int)
@@ -118,8 +124,7 @@ def _without_ground(mask: Array, cover: list[Array], colours: Array, paths: list
         clear = sample(dilated(cover[k], 2).astype(np.float32), paths[k]) < 0.05
         change = blurred(np.abs(colours[-1] - sample(colours[-1 - k], paths[k])).mean(axis=-1), 1)
         ground |= clear & inside_of(paths[k]) & (change < NOISE)
-    rest = dilated(without_holes(opened(mask & ~ground, np.ones((3, 3), np.uint8))), 1) & mask
-    return rest if rest.sum() > 0.3 * mask.sum() else mask
+    return dilated(without_holes(opened(mask & ~ground, np.ones((3, 3), np.uint8))), 1) & mask
 
 
 def _ground(
