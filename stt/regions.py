@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from stt.pictures import (
@@ -20,6 +19,7 @@ from stt.pictures import (
     dilated,
     eroded,
     even_light,
+    filled,
     inside_of,
     lengths,
     misfit_of,
@@ -152,7 +152,6 @@ def _ground(
         age[usable & hidden] = k
         missing &= ~usable
     if missing.any() and not missing.all():
-        filled = cv2.inpaint((255 * picture).round().astype(np.uint8), missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-        picture[missing] = filled[missing].astype(np.float32) / 255
+        picture[missing] = filled(picture, missing)[missing]
     picture[~hidden] = colours[-1][~hidden]
     return picture, age
