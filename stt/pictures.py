@@ -65,7 +65,7 @@ def spread_flow(flow: Array, weight: Array, sigma: float) -> Array:
 def filled(picture: Array, missing: Array) -> Array:
     """A picture (H, W, 3) whose missing pixels are means of what lies around: the nearer it is, the sharper."""
     weight, height = (~missing).astype(np.float32), len(missing)
-    result = np.broadcast_to(picture[~missing].mean(axis=0), picture.shape).astype(np.float32)
+    result: Array = np.broadcast_to(picture[~missing].mean(axis=0), picture.shape)
     sigma = 2.0 ** int(np.log2(max(height, 4)))
     while sigma >= 1:
         near = np.clip(4 * cv2.GaussianBlur(weight, (0, 0), sigma), 0, 1)[..., None]
