@@ -8,8 +8,11 @@ import numpy as np
 
 FLIGHT = 8  # frames of a prompt, at most, from which free flight is read
 FLIGHT_ERROR = 0.7  # pixels off a parabola, at most, in free flight
-WANDER = 0.33  # of the change of direction in the prompt: what a future changes it each frame (from 189 real regions)
+WANDER = 0.3  # of the change of direction in the prompt: what a future changes it each frame (from 275 real regions)
 MOST_WANDER = 0.12  # radians a frame
+STRIDE = 3  # frames of a step whose direction is compared, so that errors of places count less
+STEADY_FRAMES = 6  # of the same pace and direction make a region steady
+STRAIGHT, PACE, STEADY_SPEED = 0.95, 0.3, 1.0  # of these: displacement by path at least, deviation by mean; pixels
 
 
 class Course(NamedTuple):
@@ -18,6 +21,7 @@ class Course(NamedTuple):
     velocity: complex  # of its centre, in the last frame
     acceleration: complex  # 0 but in free flight
     wander: float  # standard deviation of the change of its direction, in radians a frame
+    steady: bool  # it has kept its velocity through the prompt's last frames
 
 
 def course_of(places: np.ndarray, velocity: complex) -> Course:
@@ -27,7 +31,7 @@ def course_of(places: np.ndarray, velocity: complex) -> Course:
     """
     track = (places[:, 0] + 1j * places[:, 1]).astype(np.complex128)
     if len(track) < 3:
-        return Course(velocity, 0j, MOST_WANDER)
+        return Course(velocity, 0j, MOST_WANDER, False)
     if len(track) >= 6:
         last = track[:FLIGHT]
         times = -np.arange(len(last), dtype=float)
@@ -39,8 +43,20 @@ def course_of(places: np.ndarray, velocity: complex) -> Course:
         )
         if curved < FLIGHT_ERROR and straight > max(1.0, 4 * curved):
             first, second = (complex(c) for c in fits[1])
-            return Course(first - second, 2 * second, 0.0)
-    steps = -np.diff(track[:7])
-    now = velocity if abs(velocity) > 1e-6 else 1e-6 + 0j
-    turns = np.angle(steps[1:] / now)
-    return Course(velocity, 0j, min(MOST_WANDER, WANDER * float(np.sqrt(np.mean(turns**2)))))
+            return Course(first - second, 2 * second, 0.0, True)
+    steps = -np.diff(track)
+    strides = track[:-STRIDE][:5] - track[STRIDE:][:5]
+    if len(strides) < 2 or not np.abs(strides).all():
+        return Course(velocity, 0j, MOST_WANDER, False)
+    wander = WANDER * float(np.sqrt(np.mean(np.angle(strides[1:] / strides[0]) ** 2)))
+    return Course(velocity, 0j, min(MOST_WANDER, wander), is_steady(steps[:, None]))
+
+
+def is_steady(steps: np.ndarray) -> bool:
+    """Whether steps (T, N) of N points, latest first, kept pace and direction for the last frames."""
+    last = steps[:STEADY_FRAMES]
+    speeds = np.sqrt(np.mean(np.abs(last) ** 2, axis=1))
+    straight = np.sqrt(np.mean(np.abs(last.mean(axis=0)) ** 2)) > STRAIGHT * speeds.mean()
+    return bool(
+        len(last) == STEADY_FRAMES and speeds.mean() > STEADY_SPEED and straight and speeds.std() < PACE * speeds.mean()
+    )

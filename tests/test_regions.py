@@ -125,12 +125,32 @@ def test_futures_change_their_direction_as_much_as_the_prompt_did():
     assert calm.wander < 0.01 and restless.wander > 0.05 and not calm.acceleration and not restless.acceleration
 
 
+def test_a_region_is_steady_where_it_kept_its_pace_and_direction():
+    places = np.array([(-3.0 * k, 1.0 * k) for k in range(8)])
+    stop_and_go = places * [[1, 1]] + [(1.5 * (k % 2), 0) for k in range(8)]
+    turning = np.array([(30 * np.cos(0.3 * k), 30 * np.sin(0.3 * k)) for k in range(8)])
+    steady = [course_of(track, 3 - 1j).steady for track in (places, stop_and_go, turning, places[:4], places / 4)]
+    assert steady == [True, False, False, False, False]
+
+
 def test_a_region_leaves_out_the_ground_that_earlier_frames_show():
     video = clip(MOVING)
     video[..., :40, :] = -0.2  # an even sky, whose motion nothing tells
     video[:, :, 20:40, :] = torch.where(clip(MOVING)[:, :, 20:40, :] > 0.1, clip(MOVING)[:, :, 20:40, :], -0.2)
     (region,) = find_regions(as_pictures(video), 4).regions
     assert not region.mask[:30].any()
+
+
+def test_a_camera_that_keeps_its_pace_goes_on_as_one_that_stops_and_goes_does_not(model):
+    futures = [
+        stt.predict(
+            model, torch.cat([clip([(SIDES[1], 0)], camera=0).roll(-x, 3) for x in path]), 4, Sampling(temperature=0.0)
+        )
+        for path in ([2 * k for k in range(8)], [0, 4, 4, 6, 10, 10, 12, 14])
+    ]
+    last = [clip([(SIDES[1], 0)]).roll(-14, 3)[..., :96]] * 2
+    moved = [(frames[0, -1:, ..., :96] - then).abs().mean() for frames, then in zip(futures, last, strict=True)]
+    assert moved[0] > 1.2 * moved[1] > 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
