@@ -9,10 +9,10 @@ import numpy as np
 FLIGHT = 8  # frames of a prompt, at most, from which free flight is read
 FLIGHT_ERROR = 0.7  # pixels off a parabola, at most, in free flight
 WANDER = 0.3  # of the change of direction in the prompt: what a future changes it each frame (from 275 real regions)
-MOST_WANDER = 0.12  # radians a frame
+UNKNOWN_WANDER, MOST_WANDER = 0.04, 0.12  # radians a frame
 STRIDE = 3  # frames of a step whose direction is compared, so that errors of places count less
-STEADY_FRAMES = 6  # of the same pace and direction make a region steady
-STRAIGHT, PACE, STEADY_SPEED = 0.95, 0.3, 1.0  # of these: displacement by path at least, deviation by mean; pixels
+STEADY_FRAMES = 4, 6  # steps, at least and at most, whose pace and direction make a region steady
+STRAIGHT, PACE, STEADY_SPEED = 0.95, 0.2, 1.0  # of these: displacement by path at least, deviation by mean; pixels
 
 
 class Course(NamedTuple):
@@ -31,7 +31,7 @@ def course_of(places: np.ndarray, velocity: complex) -> Course:
     """
     track = (places[:, 0] + 1j * places[:, 1]).astype(np.complex128)
     if len(track) < 3:
-        return Course(velocity, 0j, MOST_WANDER, False)
+        return Course(velocity, 0j, UNKNOWN_WANDER, False)
     if len(track) >= 6:
         last = track[:FLIGHT]
         times = -np.arange(len(last), dtype=float)
@@ -47,16 +47,17 @@ def course_of(places: np.ndarray, velocity: complex) -> Course:
     steps = -np.diff(track)
     strides = track[:-STRIDE][:5] - track[STRIDE:][:5]
     if len(strides) < 2 or not np.abs(strides).all():
-        return Course(velocity, 0j, MOST_WANDER, False)
+        return Course(velocity, 0j, UNKNOWN_WANDER, False)
     wander = WANDER * float(np.sqrt(np.mean(np.angle(strides[1:] / strides[0]) ** 2)))
     return Course(velocity, 0j, min(MOST_WANDER, wander), is_steady(steps[:, None]))
 
 
 def is_steady(steps: np.ndarray) -> bool:
     """Whether steps (T, N) of N points, latest first, kept pace and direction for the last frames."""
-    last = steps[:STEADY_FRAMES]
+    least, most = STEADY_FRAMES
+    last = steps[:most]
     speeds = np.sqrt(np.mean(np.abs(last) ** 2, axis=1))
     straight = np.sqrt(np.mean(np.abs(last.mean(axis=0)) ** 2)) > STRAIGHT * speeds.mean()
     return bool(
-        len(last) == STEADY_FRAMES and speeds.mean() > STEADY_SPEED and straight and speeds.std() < PACE * speeds.mean()
+        len(last) >= least and speeds.mean() > STEADY_SPEED and straight and speeds.std() < PACE * speeds.mean()
     )

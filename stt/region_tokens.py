@@ -39,7 +39,7 @@ from stt.regions import Scene, find_regions
 from stt.transformer import SpaceTimeTransformer, draw_mean
 
 GROWTH = 0.05  # standard deviation of the logarithm of a region's growth of motion a frame
-STEADY = (0.05, 0.02, 0.03, 0.15, 0.75)  # chances of shares of what was steady, as of 46 real regions
+STEADY = (0.01, 0.01, 0.03, 0.15, 0.8)  # chances of shares of what was steady, as of 28 real regions
 BENDING = 0.8  # share of its bend that a region keeps from frame to frame, beside that of its velocity
 PERSISTENCE_SIZE = 128  # pixels of the longer side for `persistence`, and where the ground's share is learned
 GROUND_FRAMES = 5  # after the prompt, from which the ground's share is learned
@@ -251,23 +251,23 @@ class RegionTokens(nn.Module):
         return frame.clamp(-1, 1)[:, None], state._replace(future=future, num_frames=state.num_frames + 1)
 
     def draw(self, state: RegionState, sampling: Sampling, noise: Noise) -> Future:
-        """One share a region and future: at temperature 0 the mean; else each future brakes a region more or less."""
+        """One share a region and future: at temperature 0 the middle one; else each brakes a region more or less."""
         n, regions = noise.futures, state.masks.shape[1]
         chances, places = _expanded(state.chances, n), _expanded(state.ground_chances, n)
-        quantiles, growth = None, torch.ones(n, self.columns, device=chances.device)
-        headings = torch.zeros(n, regions, device=chances.device)
+        quantiles = torch.full((n, self.columns), 0.5, device=chances.device)
+        growth, headings = torch.ones_like(quantiles), torch.zeros_like(quantiles)
         if sampling.temperature:
             quantiles = torch.special.ndtr(sampling.temperature * noise.normal(self.columns))
             growth = (GROWTH * sampling.temperature * noise.normal(self.columns)).exp()
-            wander = _expanded(state.courses[..., 2].real, n)
-            headings = sampling.temperature * wander * noise.normal(self.columns)[:, :regions]
-        each = None if quantiles is None else quantiles.flatten()[:, None, None, None]
+            wander = F.pad(_expanded(state.courses[..., 2].real, n), (0, self.columns - regions))
+            headings = sampling.temperature * wander * noise.normal(self.columns)
+        each = quantiles.flatten()[:, None, None, None]
         shares = mean_share(rearrange(chances, "n r s -> (n r) s 1 1"), each).view(n, self.columns)
-        ground = mean_share(places, None if quantiles is None else quantiles[:, -1, None, None, None])
+        ground = mean_share(places, quantiles[:, -1, None, None, None])
         velocity = _expanded(state.ground_flow, n)
         flies = _expanded(state.courses[..., 1] != 0, n)  # nothing brakes it
         return Future(
-            torch.where(flies, 1.0, (growth * shares)[:, :regions]), headings,
+            torch.where(flies, 1.0, (growth * shares)[:, :regions]), headings[:, :regions],
             growth[:, -1, None, None, None] * ground, velocity, torch.zeros_like(velocity),
         )  # fmt: skip
 

@@ -34,6 +34,7 @@ from stt.region_course import Course, course_of
 from stt.region_flow import NOISE, camera_flow, dis_flow, similarity_flow, similarity_of, steadied
 from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part, without_holes
 
+WHOLE = 0.8  # share of a region that the picture shows in a frame whose place counts
 BENDS = 0.8  # of the misfit of its similarity has a region that bends, at most
 
 
@@ -98,7 +99,8 @@ def find_regions(frames: Array, most: int) -> Scene:
             continue  # noise of the flow, not a thing
         turn, shift = similarity_of(mask, flow, textures[-1] * (misfit < 3 * NOISE))
         centre = complex(*np.argwhere(mask).mean(axis=0)[::-1])
-        course = course_of(places, -((turn - 1) * centre + shift))
+        hidden = [k for k, part in enumerate(cover) if np.count_nonzero(part) < WHOLE * np.count_nonzero(cover[0])]
+        course = course_of(places[: min(hidden, default=None)], -((turn - 1) * centre + shift))
         if course.acceleration:
             turn, shift = 1 + 0j, -course.velocity
         rest = np.where(mask[..., None], flow - similarity_flow(turn, shift, height, width), 0)
@@ -113,6 +115,8 @@ def find_regions(frames: Array, most: int) -> Scene:
     regions, covers = [regions[k] for k in order], [covers[k] for k in order]
     ground, age = _ground(colours, regions, covers, flows, cameras, paths)
     outside = eroded(~union([region.mask for region in regions], still[..., 0].shape), 3) & (misfit < 3 * NOISE)
+    if np.any(cameras[-1]):  # then the flow is wrong where things enter
+        outside &= eroded(inside_of(flow), 2)
     ground_flow = cameras[-1] + spread_flow(flow - cameras[-1], outside.astype(np.float32), 1.5)
     return Scene(regions, cameras[::-1], ground_flow.astype(np.float32), ground, age, paths)
 
