@@ -53,6 +53,13 @@ LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((l
 # sliders -> action, as many as the model has axes; and action -> sliders
 ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
 SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
+# the number of futures to the player; a model without chance has no slider for it, and one future
+COUNT = """async (futures) => {
+  await new Promise((go) => setTimeout(go));
+  const detail = document.querySelector("#future-count") ? futures : 1;
+  window.dispatchEvent(new CustomEvent("stt-futures", { detail }));
+  return [];
+}"""
 # A visitor's acts come one after another (clip_box.js); what answers a control counts as one of them
 BEGIN = """(...values) => {
   window.sttTurns.begin();
@@ -125,7 +132,9 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         changed,
         gr.on(inputs, callbacks.preview, **shows, **latest),
         moved.then(callbacks.preview, **shows),
-        gr.on([model.input], callbacks.change_model, **shows, **latest),
+        page.menu.choose(None, page.menu, model, js="(name) => name", **PRIVATE).then(
+            callbacks.change_model, **shows, **latest
+        ),
         control["frames"].input(callbacks.preview_gap, **shows, **latest),
     ]
     for preview in previews:
@@ -135,6 +144,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
+    model.change(None, model, page.menu, js="(name) => name", **PRIVATE)
     model.change(lambda name: gr.update(info=fit_info(models[name])), model, control["fit"], **QUICK)
     return previews
 
@@ -173,10 +183,12 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     sampling = [control["seed"], page.new_seed, *(control[name] for name in ("temperature", "top_k", "top_p"))]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
     chance = [model, control["action"], control["temperature"]]
-    gr.on(
+    visible = gr.on(
         [setting.change for setting in chance],
         lambda name, *values: futures_update(models[name], *values), chance, control["futures"], **QUICK,
     )  # fmt: skip
+    for event in (visible.then, control["futures"].change):
+        event(None, control["futures"], None, js=COUNT, **PRIVATE)
     gallery = callbacks.backend.gallery
     model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
