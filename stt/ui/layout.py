@@ -36,7 +36,11 @@ element.addEventListener("click", (event) => {
   window.sttTurns.take(act, true);
   window.dispatchEvent(new CustomEvent("stt-example"));
 });"""
-
+# a verdict that a prediction has cut short
+AGAIN = """
+for (const name of ["stt-done", "stt-end"]) window.addEventListener(name, () => {
+  if (!element.innerText.trim() || element.innerText.includes("…")) trigger("input");
+});"""
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
 
 
@@ -47,6 +51,7 @@ class Page:
     menu: gr.HTML  # of models; the choice is the control "model"
     knows: gr.HTML  # what the model knows
     verdict: gr.HTML  # whether it knows such clips as the one on the page
+    answer: gr.JSON  # the latest verdict, perhaps of an earlier clip or model
     new_seed: gr.Checkbox
     start: gr.HTML
     labels: list[gr.Dropdown]  # one per place; together they are the control "labels"
@@ -82,7 +87,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
                 )  # until the page has opened
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=2, min_width=60)
                 play = gr.Button("Play live", elem_id="play", scale=2, min_width=60)
-            verdict = _clickable("", "verdict")
+            verdict = _clickable("", "verdict", AGAIN)
             with gr.Column(elem_id="model"):
                 menu = model_menu(choices, name)
                 knows = _clickable(knows_value(name, models, examples), "knows")
@@ -117,15 +122,16 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         "action": gr.JSON([], visible="hidden", elem_id="action"),
     }  # fmt: skip
     return Page(
-        notice=notice, controls=controls, menu=menu, knows=knows, verdict=verdict, new_seed=new_seed, start=start,
-        labels=labels, steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
-        pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        notice=notice, controls=controls, menu=menu, knows=knows, verdict=verdict,
+        answer=gr.JSON(None, visible="hidden"), new_seed=new_seed, start=start, labels=labels, steer=steer, axes=axes,
+        predict=predict, stop=stop, play=play, player=stage, examples=gallery_, pending=gr.State({}),
+        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 
-def _clickable(html: str, name: str) -> gr.HTML:
+def _clickable(html: str, name: str, script: str = "") -> gr.HTML:
     """Text whose buttons are events: <button data-event="NAME">."""
-    return gr.HTML(html, js_on_load=CLICKS, apply_default_css=False, elem_id=name)
+    return gr.HTML(html, js_on_load=CLICKS + script, apply_default_css=False, elem_id=name)
 
 
 def _slider(name: str, low: float, high: float, step: float, label: str, **more: Any) -> gr.Slider:

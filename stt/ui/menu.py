@@ -12,8 +12,8 @@ import gradio as gr
 def model_menu(choices: Sequence[tuple[str, str]], value: str) -> gr.HTML:
     """Its value is a model's name. Event: choose. choices: (label, name)."""
     options = "".join(f'<option value="{escape(name)}">{escape(label)}</option>' for label, name in choices)
-    script = Path(__file__).with_suffix(".js").read_text()
+    template = f'<label class="menu"><b>Model</b><select aria-label="Model">{options}</select></label>'
     return gr.HTML(
-        value, html_template=f'<label class="menu"><b>Model</b><select aria-label="Model">{options}</select></label>', js_on_load=script,
+        value, html_template=template, js_on_load=Path(__file__).with_suffix(".js").read_text(),
         apply_default_css=False, elem_id="menu", container=True,
     )  # fmt: skip

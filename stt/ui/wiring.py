@@ -26,7 +26,7 @@ from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.live_stage import wire_play
 from stt.ui.running import Runs
-from stt.ui.verdict import Verdicts
+from stt.ui.verdict import SUBJECT, Verdicts
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
@@ -84,7 +84,15 @@ RELEASE = """() => {
 }"""
 FREE = RELEASE.replace("END", "").replace("MOST", "0")
 RELEASE = RELEASE.replace("END", "turns.end();").replace("MOST", "1")  # the act that ends
-STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
+STARTED, DONE, ENDED = (
+    f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "done", "end")
+)
+# answers, whichever comes last -> that of the present clip, model, stride and fit; a whole one before one on its way
+VERDICT = """(answer, clip, ...others) => {
+  const verdicts = (window.sttVerdicts ??= new Map()), key = JSON.stringify(answer?.of), began = /…/.test(answer?.html);
+  if (!began || !verdicts.has(key) || /…/.test(verdicts.get(key))) verdicts.set(key, answer?.html);
+  return verdicts.get(JSON.stringify([clip?.path ?? clip, ...others])) ?? "";
+}"""
 
 
 def build(callbacks: Callbacks) -> PageBlocks:
@@ -156,17 +164,21 @@ def _end_turn(page: Page, event: Any) -> None:
 
 
 def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
+    """Returns the checks, which a prediction cancels; after it they begin again."""
     control = page.controls
+    new, changes = control["clip"].new_clip, [control[name].change for name in SUBJECT[1:]]
+    subject = [page.answer, *(control[name] for name in SUBJECT)]
+    several: dict[str, Any] = {"trigger_mode": "multiple", "preprocess": False}
+    for event in (page.answer.change, new, *changes):
+        event(None, subject, page.verdict, js=VERDICT, **several, **PRIVATE)
+    for event in (new, *changes):
+        event(verdicts.choose, page.settings, None, **several, **QUICK)
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
-    triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
-    target = verdicts.check, page.settings, page.verdict
-    control["clip"].new_clip(None, None, page.verdict, js="() => ''", **PRIVATE)  # it was of the clip before
-    new = control["clip"].new_clip(
-        verdicts.check_new, page.settings, page.verdict, trigger_mode="always_last", **options
-    )
-    free = new.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
+    options |= {"inputs": page.settings, "outputs": page.answer, "trigger_mode": "always_last"}
+    checked = new(verdicts.check_new, **options)
+    free = checked.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
     _end_turn(page, free.then(verdicts.follow, page.settings, _stage(page), js=FOLLOW, **QUICK))  # mostly nothing
-    return [new, gr.on(triggers, *target, trigger_mode="always_last", **options)]
+    return [checked, gr.on([*changes, page.verdict.input], verdicts.check, **options)]
 
 
 def _model_of(event: gr.EventData) -> Any:
@@ -250,7 +262,7 @@ def _wire_run(page: Page, event: Any, run: Any, inputs: list[Any], seed: Any, pr
         run, inputs, [page.player, seed], preprocess=False, api_visibility="private", show_progress="minimal",
         show_progress_on=page.player, **GPU,
     )  # fmt: skip
-    running.success(lambda: _buttons(running=False), None, buttons, **QUICK)
+    running.success(lambda: _buttons(running=False), None, buttons, js=DONE, **QUICK)
     running.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
     return running
 
