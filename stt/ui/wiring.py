@@ -65,6 +65,14 @@ BEGIN = """(...values) => {
   window.sttTurns.begin();
   return values;
 }"""
+CHANGE = """(...values) => {
+  window.sttTurns.begin();
+  window.dispatchEvent(new CustomEvent("stt-wait", { detail: `Reading the clip for ${values[1]} …` }));
+  return values;
+}"""
+# what a visitor types while an answer is on its way, which must not overwrite it; the length of a gap it may
+TYPED = ("frames", "futures", "temperature", "seed")
+TYPE = "(value) => { if (window.sttTurns.busy()) window.sttTurns.typed.NAME = value; return []; }"
 # a model that comes by itself stays away from what the visitor does meanwhile
 FOLLOW = """(clip, ...values) => {
   const free = !window.sttTurns.busy();
@@ -77,13 +85,17 @@ OPENED = """() => {
   window.sttTurns?.end();
   return { __type__: "update", interactive: !window.sttTurns?.uploads };
 }"""
-RELEASE = """() => {
+FREE = """() => {
   const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
-  END
   return { __type__: "update", interactive: !turns.holding && !turns.uploads && !turns.busy(MOST) && stopped };
 }"""
-FREE = RELEASE.replace("END", "").replace("MOST", "0")
-RELEASE = RELEASE.replace("END", "turns.end();").replace("MOST", "1")  # the act that ends
+RELEASE = """(between) => {
+  const turns = window.sttTurns, kept = { ...turns.typed, ...(between ? { frames: undefined } : {}) };
+  turns.end();
+  return [(FREE)(), ...NAMES.map((name) => kept[name] ?? { __type__: "update" })];
+}"""
+RELEASE = RELEASE.replace("FREE", FREE.replace("MOST", "1")).replace("NAMES", json.dumps(TYPED))  # 1: the act that ends
+FREE = FREE.replace("MOST", "0")
 STARTED, DONE, ENDED = (
     f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "done", "end")
 )
@@ -126,9 +138,12 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     clip.release(None, None, page.predict, js=FREE, **PRIVATE)
     for event in (page.examples.choose, page.knows.example):
         _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
+    for name in TYPED:
+        control[name].input(None, control[name], None, js=TYPE.replace("NAME", name), **PRIVATE)
     shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
+    changes = shows | {"js": CHANGE}
     for event in (page.examples.model, page.verdict.model):
-        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **shows))
+        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **changes))
     clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
     latest: dict[str, Any] = {"trigger_mode": "always_last"}
     changed = clip.new_clip(
@@ -141,7 +156,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         gr.on(inputs, callbacks.preview, **shows, **latest),
         moved.then(callbacks.preview, **shows),
         page.menu.choose(None, page.menu, model, js="(name) => name", **PRIVATE).then(
-            callbacks.change_model, **shows, **latest
+            callbacks.change_model, **changes, **latest
         ),
         control["frames"].input(callbacks.preview_gap, **shows, **latest),
     ]
@@ -159,8 +174,9 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
 
 def _end_turn(page: Page, event: Any) -> None:
     """Lets the visitor's next act begin."""
+    kept = [page.predict, *(page.controls[name] for name in TYPED)]
     for outcome in (event.success, event.failure):
-        outcome(None, None, page.predict, js=RELEASE, **PRIVATE)
+        outcome(None, page.controls["between"], kept, js=RELEASE, **PRIVATE)
 
 
 def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
