@@ -12,7 +12,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-WAIT = 25  # seconds, on a machine that does other work too
+WAIT = 60  # seconds, on a machine that does other work too
 STATE = ".player[data-state={}]"
 PIXELS = """n => {
   const canvas = document.querySelectorAll('.player .panel canvas')[n];

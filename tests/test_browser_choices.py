@@ -69,7 +69,7 @@ def slow_checks(monkeypatch):
 
     def slow(*arguments):
         for event in original(*arguments):
-            time.sleep(0.3)
+            time.sleep(0.2)
             yield event
 
     monkeypatch.setattr(verdict, "self_check", slow)
@@ -153,8 +153,8 @@ def test_a_change_of_the_model_says_what_it_waits_for(chromium, running):
     visit(page, running)
     wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
     page.evaluate("() => { window.late = true; }")
-    choose_model(page, "slow")
-    assert page.locator(".player .busy").inner_text() == "Reading the clip for slow …"
+    page.get_by_label("Model", exact=True).select_option("slow")
+    page.get_by_text("Reading the clip for slow …").wait_for()
     page.wait_for_selector(STATE.format("ready"))
     wait_for(lambda: page.locator(".player .busy").inner_text() == "")
     page.wait_for_selector("#predict:enabled")
