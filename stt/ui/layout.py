@@ -51,7 +51,7 @@ class Page:
     menu: gr.HTML  # of models; the choice is the control "model"
     knows: gr.HTML  # what the model knows
     verdict: gr.HTML  # whether it knows such clips as the one on the page
-    answer: gr.JSON  # the latest verdict, perhaps of an earlier clip or model
+    answer: gr.HTML  # the latest verdict, perhaps of an earlier clip or model
     new_seed: gr.Checkbox
     start: gr.HTML
     labels: list[gr.Dropdown]  # one per place; together they are the control "labels"
@@ -123,9 +123,9 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
     }  # fmt: skip
     return Page(
         notice=notice, controls=controls, menu=menu, knows=knows, verdict=verdict,
-        answer=gr.JSON(None, visible="hidden"), new_seed=new_seed, start=start, labels=labels, steer=steer, axes=axes,
-        predict=predict, stop=stop, play=play, player=stage, examples=gallery_, pending=gr.State({}),
-        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        answer=gr.HTML(None, html_template="", visible="hidden"), new_seed=new_seed, start=start, labels=labels,
+        steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
+        pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 
