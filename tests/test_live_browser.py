@@ -24,7 +24,7 @@ from tests.browser_fixtures import (  # noqa: F401  # a fixture
     visit,
     wait_for,
 )
-from tests.ui_fixtures import action_model, moving_dot, served
+from tests.ui_fixtures import action_model, moving_dot, served, ship
 
 pytestmark = pytest.mark.browser
 
@@ -163,13 +163,11 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
 
 
 def test_both_directions_have_words_and_the_title_is_whole_on_a_phone(chromium, tmp_path):  # noqa: F811
-    models, examples = (
-        {"a-robot-of-a-long-name": action_model("right", "forward", "up")},
-        [moving_dot(tmp_path / "a.mp4")],
-    )
-    with served(tmp_path, models, examples, []) as app:
+    models = {"tiny": action_model("right", "forward", "up")}
+    examples = [moving_dot(tmp_path / "a-clip-whose-name-is-long-on-a-phone.mp4")]
+    with served(tmp_path, models, examples, ship(models, examples, tmp_path)) as app:
         page, complaints = new_tab(chromium, app)
-        page.goto(app.url)
+        visit(page, app)
         page.set_viewport_size({"width": 390, "height": 844})
         page.click("#play")
         page.wait_for_selector(STAGE)
