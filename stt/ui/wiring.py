@@ -137,7 +137,8 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         event(None, None, page.predict, js=HOLD, **PRIVATE)
     clip.release(None, None, page.predict, js=FREE, **PRIVATE)
     for event in (page.examples.choose, page.knows.example):
-        _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
+        chosen = event(callbacks.example, None, [page.pending, *stage], trigger_mode="multiple", **QUICK)
+        _end_turn(page, chosen)  # one after another already
     for name in TYPED:
         control[name].input(None, control[name], None, js=TYPE.replace("NAME", name), **PRIVATE)
     shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
