@@ -20,7 +20,7 @@ NOISE = 0.75 / 127.5  # standard deviation of the error of a perfect forecast
 MEMORY = 0.9  # weight of an error beside that of the frame after
 WINDOW = 9  # pixels a side of a mean of errors, taken three times
 SLOWEST = 0.1  # pixels a frame; what moves less stands still
-SPREAD = 0.5  # share of the distribution over which a future's persistence is a mean
+SPREAD = 0.3  # share of the distribution over which a future's persistence is a mean
 
 
 def persistence(frames: Tensor, flow: Tensor) -> Tensor:

@@ -62,6 +62,18 @@ def spread_flow(flow: Array, weight: Array, sigma: float) -> Array:
     return np.where(total[..., None] > 1e-3, sums / np.maximum(total, 1e-6)[..., None], 0).astype(np.float32)
 
 
+def filled(picture: Array, missing: Array) -> Array:
+    """A picture (H, W, 3) whose missing pixels are means of what lies around: the nearer it is, the sharper."""
+    weight, height = (~missing).astype(np.float32), len(missing)
+    result: Array = np.broadcast_to(picture[~missing].mean(axis=0), picture.shape)
+    sigma = 2.0 ** int(np.log2(max(height, 4)))
+    while sigma >= 1:
+        near = np.clip(4 * cv2.GaussianBlur(weight, (0, 0), sigma), 0, 1)[..., None]
+        result = result + near * (spread_flow(picture, weight, sigma) - result)
+        sigma /= 2
+    return result
+
+
 def union(masks: list[Array], shape: tuple[int, ...]) -> Array:
     return np.logical_or.reduce(masks) if masks else np.zeros(shape, bool)
 

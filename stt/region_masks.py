@@ -27,8 +27,9 @@ from stt.region_flow import NOISE, RIGID, dis_flow, fit_matrix
 
 MOTION = 0.4  # pixels a frame that a region moves otherwise than the ground, at least
 PARALLAX = 0.3  # of the camera's motion, by which parts of a still ground differ
-FASTEST = 0.15  # of the longer side, in a frame
-LARGEST_FAST = 0.05  # share of the picture of a thing that is looked for so far
+FAST = 0.02  # of the longer side, in a frame, from which on a thing is looked for though the flow explains it
+FASTEST = 0.15  # the same, at most
+LARGEST_FAST = 0.12  # share of the picture of a thing that is looked for so far
 SMALLEST = 0.0005  # share of the picture of a region
 
 
@@ -77,7 +78,7 @@ def moving_parts(
         picture = np.ascontiguousarray(frames[-1][..., ::-1])
         cv2.grabCut(picture, guess, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
     parts = (guess == cv2.GC_FGD) | (guess == cv2.GC_PR_FGD)
-    parts = _without_holes(opened(closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8)))
+    parts = without_holes(opened(closed(parts, np.ones((3, 3), np.uint8)), np.ones((3, 3), np.uint8)))
     count, labels, figures, _ = cv2.connectedComponentsWithStats(parts.astype(np.uint8))
     smallest = max(16, SMALLEST * parts.size)
     found = []
@@ -106,7 +107,7 @@ def fast_parts(
     found = []
     for k in range(1, count):
         mask, area = labels == k, figures[k, cv2.CC_STAT_AREA]
-        if not max(16, SMALLEST * mask.size) <= area <= LARGEST_FAST * mask.size or misfit[mask].mean() < 1.5 * NOISE:
+        if not max(16, SMALLEST * mask.size) <= area <= LARGEST_FAST * mask.size:
             continue
         rows, columns = np.nonzero(mask)
         box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
@@ -114,7 +115,7 @@ def fast_parts(
         corner, step = (int(columns.min()), int(rows.min())), np.zeros(2)
         for frame in frames[-2:-4:-1]:  # found in both frames before, at about the same pace
             at = corner[0] + round(step[0]), corner[1] + round(step[1])
-            near = reach if not step.any() else reach // 4
+            near = reach if not step.any() else max(reach // 4, round(0.6 * float(lengths(step / 2))))
             place = np.round(step) + _search(
                 frames[-1][box].astype(np.float32), weight, frame, at, near, np.ones(2) * reach
             )
@@ -126,11 +127,12 @@ def fast_parts(
                 break
             step = 2 * place if not step.any() else step
         else:
-            found.append((mask, (step / 2).astype(np.float32)))
+            if misfit[mask].mean() > 1.5 * NOISE or lengths(step / 2) > FAST * max(mask.shape):
+                found.append((mask, (step / 2).astype(np.float32)))
     return found
 
 
-def _without_holes(mask: Array) -> Array:
+def without_holes(mask: Array) -> Array:
     """A mask without small holes."""
     count, labels, figures, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8))
     small = figures[:, cv2.CC_STAT_AREA] < max(16, 0.1 * np.count_nonzero(mask))

@@ -11,25 +11,31 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from stt.pictures import (
     Array,
+    blurred,
     dilated,
     eroded,
     even_light,
+    filled,
     inside_of,
     lengths,
     misfit_of,
+    opened,
     sample,
     spread_flow,
     texture_of,
     touches_border,
     union,
 )
+from stt.region_course import Course, course_of
 from stt.region_flow import NOISE, camera_flow, dis_flow, similarity_flow, similarity_of, steadied
-from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part
+from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part, without_holes
+
+WHOLE = 0.8  # share of a region that the picture shows in a frame whose place counts
+BENDS = 0.8  # of the misfit of its similarity has a region that bends, at most
 
 
 class Region(NamedTuple):
@@ -38,6 +44,8 @@ class Region(NamedTuple):
     shift: complex
     bend: Array  # (H, W, 2) what the optical flow adds to that
     places: Array  # (T, 2) its position in each frame of the prompt, latest first, relative to the last frame's
+    course: Course
+    rigidity: float  # share of its pixels that move as the similarity says
 
 
 class Scene(NamedTuple):
@@ -82,22 +90,45 @@ def find_regions(frames: Array, most: int) -> Scene:
     regions, covers = [], []
     for mask in masks:
         places, cover = follow(mask, frames[::-1], flow)
+        mask = _without_ground(mask, cover, colours, paths)
+        if np.count_nonzero(mask) < SMALLEST * mask.size:
+            continue
         steps = np.diff(places, axis=0)
         small = np.count_nonzero(mask) < 8 * SMALLEST * mask.size
         if small and len(steps) > 1 and lengths(steps[0] - steps[1]) > 0.7 + 0.5 * lengths(steps[0]):
             continue  # noise of the flow, not a thing
         turn, shift = similarity_of(mask, flow, textures[-1] * (misfit < 3 * NOISE))
+        centre = complex(*np.argwhere(mask).mean(axis=0)[::-1])
+        hidden = [k for k, part in enumerate(cover) if np.count_nonzero(part) < WHOLE * np.count_nonzero(cover[0])]
+        course = course_of(places[: min(hidden, default=None)], -((turn - 1) * centre + shift))
+        if course.acceleration:
+            turn, shift = 1 + 0j, -course.velocity
         rest = np.where(mask[..., None], flow - similarity_flow(turn, shift, height, width), 0)
         core = eroded(mask, 1) if eroded(mask, 1).sum() >= 12 else mask
+        rigidity = float((lengths(rest[core]) < 0.5 + 0.1 * lengths(flow[core]).mean()).mean())
         bend = spread_flow(rest, (core & (misfit < 3 * NOISE)).astype(np.float32), 1.5)
-        regions.append(Region(mask, turn, shift, bend, places))
+        rigid, bent = (misfit_of(colours[-1], colours[-2], flow - part)[core].mean() for part in (rest, rest - bend))
+        bend *= bent < BENDS * rigid
+        regions.append(Region(mask, turn, shift, bend, places, course, rigidity))
         covers.append(cover)
     order = np.argsort([lengths((flow - cameras[-1])[region.mask]).mean() for region in regions]).astype(int)
     regions, covers = [regions[k] for k in order], [covers[k] for k in order]
     ground, age = _ground(colours, regions, covers, flows, cameras, paths)
     outside = eroded(~union([region.mask for region in regions], still[..., 0].shape), 3) & (misfit < 3 * NOISE)
+    if np.any(cameras[-1]):  # then the flow is wrong where things enter
+        outside &= eroded(inside_of(flow), 2)
     ground_flow = cameras[-1] + spread_flow(flow - cameras[-1], outside.astype(np.float32), 1.5)
     return Scene(regions, cameras[::-1], ground_flow.astype(np.float32), ground, age, paths)
+
+
+def _without_ground(mask: Array, cover: list[Array], colours: Array, paths: list[Array]) -> Array:
+    """A mask without what looks as it did before the region was there."""
+    ground = np.zeros_like(mask)
+    for k in range(1, len(cover)):
+        clear = sample(dilated(cover[k], 2).astype(np.float32), paths[k]) < 0.05
+        change = blurred(np.abs(colours[-1] - sample(colours[-1 - k], paths[k])).mean(axis=-1), 1)
+        ground |= clear & inside_of(paths[k]) & (change < NOISE)
+    return dilated(without_holes(opened(mask & ~ground, np.ones((3, 3), np.uint8))), 1) & mask
 
 
 def _ground(
@@ -125,7 +156,6 @@ def _ground(
         age[usable & hidden] = k
         missing &= ~usable
     if missing.any() and not missing.all():
-        filled = cv2.inpaint((255 * picture).round().astype(np.uint8), missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-        picture[missing] = filled[missing].astype(np.float32) / 255
+        picture[missing] = filled(picture, missing)[missing]
     picture[~hidden] = colours[-1][~hidden]
     return picture, age
