@@ -160,6 +160,8 @@ class Callbacks:
         model = self.backend.models[original.model]
         clip = load_clip(original, model)
         request = fit_to_clip(original, model, len(clip.video))
+        if request.frames != original.frames:
+            gr.Info(f"A gap in this clip has {request.frames} frames at most, not {original.frames}.")
         if not has_chance(model, request.action, request.temperature):
             request = replace(request, futures=1)
         prompt = split_clip(clip, request, model)

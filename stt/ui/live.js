@@ -185,11 +185,13 @@ function measure() {
 
 // What to expect of the picture, in words that change seldom.
 function warn() {
+  const worn = branch && length >= WORN;
   const text = [slow && `This computer makes ${slow.toFixed(slow < 3 ? 1 : 0)} frames a second here; ${ready.fps} would be real time.`,
-    branch && length >= WORN && "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."];
+    worn ? "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."
+      : ready && `Each frame is predicted from those before it. Trust the first ${Math.round(WORN / ready.fps)} seconds.`];
   const said = text.filter(Boolean).join(" ");
   if (warning.textContent !== said) warning.textContent = said;
-  anew.classList.toggle("primary", !!branch && length >= WORN);
+  for (const [one, name] of [[anew, "primary"], [warning, "grave"]]) one.classList.toggle(name, !!worn);
 }
 
 function startAgain() {

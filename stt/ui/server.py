@@ -160,6 +160,7 @@ def _options(store: ResultStore, hosting: Hosting, live: Live) -> dict[str, Any]
         "css_paths": [Path(__file__).with_name(name) for name in ("style.css", "live.css")],
         "footer_links": ["api", "settings"],
         "run_history": False,  # the page has its own
+        "i18n": gr.I18n(en={"common.complete": "The prediction is complete."}),  # for screen readers; Gradio lacks it
         "max_file_size": LIMITS.file_bytes,
         "enable_monitoring": False,
         "ssr_mode": False,

@@ -7,7 +7,8 @@ page says of a model and a clip is what it has measured on the clip's last frame
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -16,9 +17,11 @@ import gradio as gr
 
 from stt.request import Request, RequestError
 from stt.self_check import HELD_BACK, WORSE, SelfCheck, self_check, usual_figure
+from stt.ui.backend import ARGUMENTS, drop_oldest
 from stt.ui.callbacks import Callbacks, Switch, changed, chosen, is_square, models_of_whole_frames, path_of, updates
 from stt.video import VideoError
 
+SUBJECT = ("clip", "model", "stride", "fit")
 MAX_CLIPS = 1000  # whose checks are remembered
 NEARLY_STILL = 0.01  # error of a still picture of a clip in which hardly anything moves
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
@@ -31,17 +34,49 @@ TRAIN = (
 
 
 class Verdicts:
-    """Checks each clip once a model."""
+    """Checks each clip once a model.
+
+    An answer names what it is of, so that the page shows that of its present clip and model, whichever comes last.
+    """
 
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
         self._checks: dict[tuple[Any, ...], SelfCheck | None] = {}
+        self._chosen: dict[str, list[Any]] = {}  # by session: what its latest check is of
 
-    def check_new(self, *values: Any) -> Iterator[Any]:
-        """HTML for a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
-        end = yield from self._steps(values, new=True)
+    def choose(self, visitor: gr.Request, *values: Any) -> None:
+        """Drops the visitor's check of anything else."""
+        self._chosen[str(visitor.session_hash)] = subject(values)
+        drop_oldest(self._chosen)
+
+    def check_new(self, visitor: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        """`check` of a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
+        own: Sequence[Any] = values
+        with suppress(RequestError, VideoError, ValueError):  # `check` meets it again
+            model = self.callbacks.model_for(self.callbacks.request(*changed(values, seed=0)))
+            own = changed(values, model=model, labels=[], action=[], between=False)
+        end = yield from self._answers(visitor, values, own)
         if end and (clip := end[0].clip):
             self.callbacks.note_switch(clip, Switch(end[0].model, end[1], by_shape=False))
+
+    def check(self, visitor: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        """Yields {"of": [clip, model, stride, fit], "html"}; between the frames nothing new, so that it can end."""
+        yield from self._answers(visitor, values, values)
+
+    def _answers(
+        self, visitor: gr.Request, chosen: Sequence[Any], values: Sequence[Any]
+    ) -> Generator[Any, None, tuple[Request, str] | None]:
+        """Returns what `_steps` returns, None when the visitor has chosen something else. chosen: the page's values."""
+        self.choose(visitor, *chosen)
+        mine, of, steps = subject(chosen), subject(values), self._steps(values)
+        try:
+            while True:
+                html = next(steps)
+                if self._chosen.get(str(visitor.session_hash), mine) != mine:
+                    return None
+                yield html if html == gr.skip() else {"of": of, "html": html}
+        except StopIteration as end:
+            return end.value
 
     def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The model that `check_new` chose, and its preview; nothing otherwise.
@@ -54,11 +89,7 @@ class Verdicts:
         player, start, *controls = self.callbacks.change_model(visitor, *changed(values, model=switch.after))
         return player, start, *updates({**chosen(controls), "model": switch.after})
 
-    def check(self, *values: Any) -> Iterator[Any]:
-        """HTML for the page. Between the frames of a check it yields nothing new, so that Gradio can cancel it."""
-        yield from self._steps(values)
-
-    def _steps(self, values: Sequence[Any], new: bool = False) -> Generator[Any, None, tuple[Request, str] | None]:
+    def _steps(self, values: Sequence[Any]) -> Generator[Any, None, tuple[Request, str] | None]:
         """Yields HTML; returns (request, name of the model for any clip) where that is to take the model's place."""
         backend = self.callbacks.backend
         try:
@@ -67,8 +98,6 @@ class Verdicts:
             if known or os.environ.get("SPACES_ZERO_GPU"):  # a lent GPU is for predictions
                 yield ""
                 return None
-            if new:
-                request = _other(request, self.callbacks.model_for(request))
             model = backend.models[request.model]
             if self._key(request) not in self._checks:
                 yield _text(f"{_name(request.model)} is tried on the clip's last frames …")
@@ -169,6 +198,12 @@ class Verdicts:
         one = yield from self._check(_other(request, name))
         two = yield from self._check(_other(request, other))
         return one is not None and two is not None and one.ratio < two.ratio
+
+
+def subject(values: Sequence[Any]) -> list[Any]:
+    """What a verdict is of."""
+    named = dict(zip(ARGUMENTS, values, strict=True))
+    return [path_of(named["clip"]), *(named[name] for name in SUBJECT[1:])]
 
 
 def _other(request: Request, model: str) -> Request:

@@ -26,7 +26,7 @@ from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.live_stage import wire_play
 from stt.ui.running import Runs
-from stt.ui.verdict import Verdicts
+from stt.ui.verdict import SUBJECT, Verdicts
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
@@ -53,11 +53,26 @@ LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((l
 # sliders -> action, as many as the model has axes; and action -> sliders
 ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
 SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
+# the number of futures to the player; a model without chance has no slider for it, and one future
+COUNT = """async (futures) => {
+  await new Promise((go) => setTimeout(go));
+  const detail = document.querySelector("#future-count") ? futures : 1;
+  window.dispatchEvent(new CustomEvent("stt-futures", { detail }));
+  return [];
+}"""
 # A visitor's acts come one after another (clip_box.js); what answers a control counts as one of them
 BEGIN = """(...values) => {
   window.sttTurns.begin();
   return values;
 }"""
+CHANGE = """(...values) => {
+  window.sttTurns.begin();
+  window.dispatchEvent(new CustomEvent("stt-wait", { detail: `Reading the clip for ${values[1]} …` }));
+  return values;
+}"""
+# what a visitor types while an answer is on its way, which must not overwrite it; the length of a gap it may
+TYPED = ("frames", "futures", "temperature", "seed")
+TYPE = "(value) => { if (window.sttTurns.busy()) window.sttTurns.typed.NAME = value; return []; }"
 # a model that comes by itself stays away from what the visitor does meanwhile
 FOLLOW = """(clip, ...values) => {
   const free = !window.sttTurns.busy();
@@ -70,14 +85,26 @@ OPENED = """() => {
   window.sttTurns?.end();
   return { __type__: "update", interactive: !window.sttTurns?.uploads };
 }"""
-RELEASE = """() => {
+FREE = """() => {
   const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
-  END
   return { __type__: "update", interactive: !turns.holding && !turns.uploads && !turns.busy(MOST) && stopped };
 }"""
-FREE = RELEASE.replace("END", "").replace("MOST", "0")
-RELEASE = RELEASE.replace("END", "turns.end();").replace("MOST", "1")  # the act that ends
-STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
+RELEASE = """(between) => {
+  const turns = window.sttTurns, kept = { ...turns.typed, ...(between ? { frames: undefined } : {}) };
+  turns.end();
+  return [(FREE)(), ...NAMES.map((name) => kept[name] ?? { __type__: "update" })];
+}"""
+RELEASE = RELEASE.replace("FREE", FREE.replace("MOST", "1")).replace("NAMES", json.dumps(TYPED))  # 1: the act that ends
+FREE = FREE.replace("MOST", "0")
+STARTED, DONE, ENDED = (
+    f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "done", "end")
+)
+# answers, whichever comes last -> that of the present clip, model, stride and fit; a whole one before one on its way
+VERDICT = """(answer, clip, ...others) => {
+  const verdicts = (window.sttVerdicts ??= new Map()), key = JSON.stringify(answer?.of), began = /…/.test(answer?.html);
+  if (!began || !verdicts.has(key) || /…/.test(verdicts.get(key))) verdicts.set(key, answer?.html);
+  return verdicts.get(JSON.stringify([clip?.path ?? clip, ...others])) ?? "";
+}"""
 
 
 def build(callbacks: Callbacks) -> PageBlocks:
@@ -110,10 +137,14 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         event(None, None, page.predict, js=HOLD, **PRIVATE)
     clip.release(None, None, page.predict, js=FREE, **PRIVATE)
     for event in (page.examples.choose, page.knows.example):
-        _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
+        chosen = event(callbacks.example, None, [page.pending, *stage], trigger_mode="multiple", **QUICK)
+        _end_turn(page, chosen)  # one after another already
+    for name in TYPED:
+        control[name].input(None, control[name], None, js=TYPE.replace("NAME", name), **PRIVATE)
     shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
+    changes = shows | {"js": CHANGE}
     for event in (page.examples.model, page.verdict.model):
-        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **shows))
+        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **changes))
     clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
     latest: dict[str, Any] = {"trigger_mode": "always_last"}
     changed = clip.new_clip(
@@ -125,7 +156,9 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         changed,
         gr.on(inputs, callbacks.preview, **shows, **latest),
         moved.then(callbacks.preview, **shows),
-        gr.on([model.input], callbacks.change_model, **shows, **latest),
+        page.menu.choose(None, page.menu, model, js="(name) => name", **PRIVATE).then(
+            callbacks.change_model, **changes, **latest
+        ),
         control["frames"].input(callbacks.preview_gap, **shows, **latest),
     ]
     for preview in previews:
@@ -135,28 +168,34 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
+    model.change(None, model, page.menu, js="(name) => name", **PRIVATE)
     model.change(lambda name: gr.update(info=fit_info(models[name])), model, control["fit"], **QUICK)
     return previews
 
 
 def _end_turn(page: Page, event: Any) -> None:
     """Lets the visitor's next act begin."""
+    kept = [page.predict, *(page.controls[name] for name in TYPED)]
     for outcome in (event.success, event.failure):
-        outcome(None, None, page.predict, js=RELEASE, **PRIVATE)
+        outcome(None, page.controls["between"], kept, js=RELEASE, **PRIVATE)
 
 
 def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
+    """Returns the checks, which a prediction cancels; after it they begin again."""
     control = page.controls
+    new, changes = control["clip"].new_clip, [control[name].change for name in SUBJECT[1:]]
+    subject = [page.answer, *(control[name] for name in SUBJECT)]
+    several: dict[str, Any] = {"trigger_mode": "multiple", "preprocess": False}
+    for event in (page.answer.change, new, *changes):
+        event(None, subject, page.verdict, js=VERDICT, **several, **PRIVATE)
+    for event in (new, *changes):
+        event(verdicts.choose, page.settings, None, **several, **QUICK)
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
-    triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
-    target = verdicts.check, page.settings, page.verdict
-    control["clip"].new_clip(None, None, page.verdict, js="() => ''", **PRIVATE)  # it was of the clip before
-    new = control["clip"].new_clip(
-        verdicts.check_new, page.settings, page.verdict, trigger_mode="always_last", **options
-    )
-    free = new.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
+    options |= {"inputs": page.settings, "outputs": page.answer, "trigger_mode": "always_last"}
+    checked = new(verdicts.check_new, **options)
+    free = checked.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
     _end_turn(page, free.then(verdicts.follow, page.settings, _stage(page), js=FOLLOW, **QUICK))  # mostly nothing
-    return [new, gr.on(triggers, *target, trigger_mode="always_last", **options)]
+    return [checked, gr.on([*changes, page.verdict.input], verdicts.check, **options)]
 
 
 def _model_of(event: gr.EventData) -> Any:
@@ -173,10 +212,12 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     sampling = [control["seed"], page.new_seed, *(control[name] for name in ("temperature", "top_k", "top_p"))]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
     chance = [model, control["action"], control["temperature"]]
-    gr.on(
+    visible = gr.on(
         [setting.change for setting in chance],
         lambda name, *values: futures_update(models[name], *values), chance, control["futures"], **QUICK,
     )  # fmt: skip
+    for event in (visible.then, control["futures"].change):
+        event(None, control["futures"], None, js=COUNT, **PRIVATE)
     gallery = callbacks.backend.gallery
     model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
@@ -238,7 +279,7 @@ def _wire_run(page: Page, event: Any, run: Any, inputs: list[Any], seed: Any, pr
         run, inputs, [page.player, seed], preprocess=False, api_visibility="private", show_progress="minimal",
         show_progress_on=page.player, **GPU,
     )  # fmt: skip
-    running.success(lambda: _buttons(running=False), None, buttons, **QUICK)
+    running.success(lambda: _buttons(running=False), None, buttons, js=DONE, **QUICK)
     running.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
     return running
 
