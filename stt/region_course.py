@@ -9,7 +9,7 @@ import numpy as np
 FLIGHT = 8  # frames of a prompt, at most, from which free flight is read
 FLIGHT_ERROR = 0.7  # pixels off a parabola, at most, in free flight
 WANDER = 0.3  # of the change of direction in the prompt: what a future changes it each frame (from 275 real regions)
-UNKNOWN_WANDER, MOST_WANDER = 0.04, 0.12  # radians a frame
+UNKNOWN_WANDER, MOST_WANDER = 0.02, 0.12  # radians a frame
 STRIDE = 3  # frames of a step whose direction is compared, so that errors of places count less
 STEADY_FRAMES = 4, 6  # steps, at least and at most, whose pace and direction make a region steady
 STRAIGHT, PACE, STEADY_SPEED = 0.95, 0.2, 1.0  # of these: displacement by path at least, deviation by mean; pixels
