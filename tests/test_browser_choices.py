@@ -11,6 +11,7 @@ from stt.ui import verdict
 from tests import ui_fixtures
 from tests.browser_fixtures import (
     STATE,
+    choose_example,
     choose_model,
     chromium,
     names,
@@ -209,3 +210,24 @@ def test_the_buttons_of_a_future_have_words(page):
     assert [node.inner_text() for node in tools.locator("a, button").all()] == ["mp4", "gif", "Continue", "Keep"]
     assert page.locator(".player .bar .saves").inner_text().split() == ["Save", "video", "zip"]
     assert number(page, "Frames").is_visible()
+
+
+def test_what_is_kept_says_so_and_names_its_clip_beside_another(page):
+    before, pin = names(page), page.locator(".player .pin").nth(1)
+    pin.click()
+    assert page.locator(".player .pin").nth(1).inner_text() == "Kept ×"
+    choose_example(page, 1)
+    wait_for(lambda: names(page)[-1].endswith(before[1]))
+    assert names(page)[-1] == f"example-0 · {before[1]}"
+    page.locator(".player .pinned .pin").click()
+    wait_for(lambda: page.locator(".player .pinned").count() == 0)
+
+
+def test_a_link_and_an_earlier_visit_are_said_to_open(page, running):
+    predict(page)
+    wait_for(lambda: page.evaluate("localStorage.getItem('stt-settings')"))
+    texts = "addEventListener('DOMContentLoaded', () => setInterval(() => (window.told ??= new Set()).add(TEXT), 20))"
+    page.add_init_script(texts.replace("TEXT", "document.querySelector('.player .busy')?.textContent"))
+    for query, text in (("?clip=example-1", "Opening the link …"), ("", "Opening your last visit …")):
+        visit(page, running, query)
+        assert text in page.evaluate("[...told]")

@@ -152,6 +152,7 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     assert before - rod(page, 0) > 4
     page.keyboard.press("Space")
     page.get_by_role("button", name="Save these frames").click()
+    wait_for(lambda: page.locator(".player .thumbnail").count() == 1)  # it stays, however one leaves
     page.get_by_text("Show on the page").click()
     wait_for(lambda: page.locator(".player .future .name").first.inner_text().startswith("live, seed "))
     assert not page.locator("dialog.live").is_visible()

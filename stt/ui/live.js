@@ -148,10 +148,8 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     const file = (name) => `${root()}/runs/${result.id}/${name}`;
     saved.replaceChildren(`Saved ${result.frames} frames: `, node("a", { href: file("future-1.mp4"), download: true }, "mp4"), " · ",
       node("a", { href: file("future-1.gif"), download: true }, "gif"), " · ",
-      press("Show the recording on the page, where it can be the next prompt", "Show on the page", () => {
-        dialog.close();
-        window.dispatchEvent(new CustomEvent("stt-result", { detail: result.id }));
-      }));
+      press("Show the recording on the page, where it can be the next prompt", "Show on the page", () => dialog.close()));
+    window.dispatchEvent(new CustomEvent("stt-result", { detail: result.id })); // it stays, however the visitor leaves
   }
   if (end) say(end, true);
 }

@@ -203,7 +203,7 @@ function panel(result, future, extra = false) {
         window.sttTurns.take(() => trigger("extend", { result: result.id, future }));
         waitForClip(`The end of ${name} becomes the clip …`);
       }, { class: "extend" }),
-      button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, "Keep", () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
+      button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, isPinned ? "Kept ×" : "Keep", () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${extra ? "pinned" : ""}` },
     face, make("figcaption", {}, make("span", { class: "title" }, caption, action), tools));
@@ -314,6 +314,13 @@ window.addEventListener("stt-futures", ({ detail }) => { // as many places as ar
   rebuild();
 });
 window.addEventListener("stt-wait", ({ detail }) => waitForClip(detail));
+if (location.search.length > 1 || localStorage.getItem("stt-settings")) { // else the page stays as it opens
+  const opening = setInterval(() => {
+    if (!window.sttTurns) return;
+    clearInterval(opening);
+    waitForClip(/[?&](result|clip)=/.test(location.search) ? "Opening the link …" : "Opening your last visit …");
+  }, 50);
+}
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not(.time), textarea, select, video, [contenteditable], [role=option], [role=tab]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !current) return;

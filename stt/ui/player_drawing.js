@@ -102,7 +102,8 @@ const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "clip, en
 function nameOf(result, future, kind) {
   if (future < 0) return result.clip ? CAPTIONS[kind] : "no clip";
   const models = new Set(cells.map((cell) => cell.result.model));
-  return [models.size > 1 ? result.model : "", result.names[future], result.detail].filter(Boolean).join(" · ");
+  const other = result.clip && current.clip && result.clip !== current.clip ? result.clip : ""; // it was kept from another clip
+  return [other, models.size > 1 ? result.model : "", result.names[future], result.detail].filter(Boolean).join(" · ");
 }
 
 function draw() {
