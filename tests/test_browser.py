@@ -332,8 +332,9 @@ def test_sliders_and_the_keyboard_steer_the_futures(page):
     page.get_by_label("Steer").check()
     wait_for_address(page, "action", "0,0")
     page.get_by_label("range slider for Push right").focus()
-    for _ in range(5):
+    for push in ("0.1", "0.2", "0.3", "0.4", "0.5"):
         page.keyboard.press("ArrowRight")
+        wait_for(lambda push=push: value_of(page, "Push right") == push)
     set_number(page, "Push up", -1)
     wait_for_address(page, "action", "0.5,-1")
     predict(page)

@@ -195,7 +195,8 @@ def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
     checked = new(verdicts.check_new, **options)
     free = checked.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
     _end_turn(page, free.then(verdicts.follow, page.settings, _stage(page), js=FOLLOW, **QUICK))  # mostly nothing
-    return [checked, gr.on([*changes, page.verdict.input], verdicts.check, **options)]
+    page.verdict.input(verdicts.check, **options | {"trigger_mode": "multiple"})  # a late cancel must not end this one
+    return [checked, gr.on(changes, verdicts.check, **options)]
 
 
 def _model_of(event: gr.EventData) -> Any:
