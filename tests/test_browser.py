@@ -332,9 +332,11 @@ def test_sliders_and_the_keyboard_steer_the_futures(page):
     page.get_by_label("Steer").check()
     wait_for_address(page, "action", "0,0")
     page.get_by_label("range slider for Push right").focus()
-    for push in ("0.1", "0.2", "0.3", "0.4", "0.5"):
+    for _ in range(15):  # a preview that answers may take a press back
+        if value_of(page, "Push right") == "0.5":
+            break
         page.keyboard.press("ArrowRight")
-        wait_for(lambda push=push: value_of(page, "Push right") == push)
+        page.wait_for_timeout(300)
     set_number(page, "Push up", -1)
     wait_for_address(page, "action", "0.5,-1")
     predict(page)
