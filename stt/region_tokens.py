@@ -41,7 +41,7 @@ from stt.transformer import SpaceTimeTransformer, draw_mean
 GROWTH = 0.05  # standard deviation of the logarithm of a region's growth of motion a frame
 STEADY = (0.0, 0.0, 0.02, 0.06, 0.92)  # chances of shares of what was steady: 28 real regions went 0.96 as far
 LOOSE = (0.4, 0.3, 0.3, 0.0, 0.0)  # the same of what no similarity explains, which it would tear
-RIGID = 0.3  # share of a region that its similarity explains, below which it is loose
+LEAST_RIGIDITY = 0.3  # share of a region that its similarity explains, below which it is loose
 BENDING = 0.8  # share of its bend that a region keeps from frame to frame, beside that of its velocity
 PERSISTENCE_SIZE = 128  # pixels of the longer side for `persistence`, and where the ground's share is learned
 GROUND_FRAMES = 5  # after the prompt, from which the ground's share is learned
@@ -137,7 +137,7 @@ class RegionTokens(nn.Module):
                 mask = torch.from_numpy(region.mask)
                 cover |= mask
                 pooled[k, r] = chances[k][:, mask.to(chances.device)].mean(dim=1)
-                steady[k, r], loose[k, r] = region.course.steady, region.rigidity < RIGID
+                steady[k, r], loose[k, r] = region.course.steady, region.rigidity < LEAST_RIGIDITY
                 places = region.places[::-1]
                 features[k, :, r] = motion_features(places, region.mask, region.turn, longer, region.rigidity)
             if not cover.all():

@@ -34,7 +34,7 @@ from stt.region_course import Course, course_of
 from stt.region_flow import NOISE, camera_flow, dis_flow, similarity_flow, similarity_of, steadied
 from stt.region_masks import MOTION, SMALLEST, fast_parts, follow, moving_parts, split_part, without_holes
 
-STRAIGHT = 0.02  # wander of a region whose path is straight, as far as the prompt tells
+STRAIGHT_WANDER = 0.02  # wander of a region whose path is straight, as far as the prompt tells
 WHOLE = 0.8  # share of a region that the picture shows in a frame whose place counts
 BENDS = 0.8  # of the misfit of its similarity has a region that bends, at most
 
@@ -102,7 +102,7 @@ def find_regions(frames: Array, most: int) -> Scene:
         centre = complex(*np.argwhere(mask).mean(axis=0)[::-1])
         hidden = [k for k, part in enumerate(cover) if np.count_nonzero(part) < WHOLE * np.count_nonzero(cover[0])]
         course = course_of(places[: min(hidden, default=None)], -((turn - 1) * centre + shift))
-        if course.steady or course.wander <= STRAIGHT:  # its path does not bend, though it may turn, such as a wheel
+        if course.steady or course.wander <= STRAIGHT_WANDER:  # straight on, though it may turn
             turn = 1 + 0j if course.acceleration else complex(abs(turn))
             shift = -course.velocity - (turn - 1) * centre
         rest = np.where(mask[..., None], flow - similarity_flow(turn, shift, height, width), 0)
