@@ -103,14 +103,10 @@ class DCTConfig(Config):
 
     @property
     def limit(self) -> int:
-        """Largest size of a quantised value: no frame in [-1, 1] has a larger one."""
-        peaks = []
-        for component in range(self.channels):
-            mean, *detail = steps(self.quality, self.block, component > 0)
-            away = max(self.background, 255 - self.background) if component == 0 else 127.5
-            # a block of n x n pixels that are at most x away from a shade has no coefficient beyond n * x
-            peaks += [self.block * away / mean, self.block * 127.5 / min(detail)]
-        return math.ceil(max(peaks))
+        """Largest size of a quantised value: no frame in [-1, 1], and no difference of two, has a larger one."""
+        # a block of n x n pixels that are at most x away from a shade has no coefficient beyond n * x
+        finest = (min(steps(self.quality, self.block, component > 0)) for component in range(self.channels))
+        return max(math.ceil(self.block * 255 / step) for step in finest)
 
 
 class Triples(NamedTuple):
@@ -177,7 +173,17 @@ class FrameDCT(nn.Module):
         if frames.shape[-3:] != shape or not frames.is_floating_point():
             raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}, must be float (..., {shape})")
         colours = torch.einsum("yc,...chw->...yhw", self.to_ycbcr, (frames.double() + 1) * 127.5)
-        luma = self._quantised(colours[..., :1, :, :] - c.background, self.steps[:1])  # (..., 1, K, h, w)
+        colours[..., :1, :, :] -= c.background
+        return self._dense(colours)
+
+    def encode_residual(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """Differences of frames and predictions of them, as `encode` has frames."""
+        difference = (frames.double() - predicted.double()) * 127.5
+        return self._dense(torch.einsum("yc,...chw->...yhw", self.to_ycbcr, difference))
+
+    def _dense(self, colours: Tensor) -> Tensor:
+        c = self.config
+        luma = self._quantised(colours[..., :1, :, :], self.steps[:1])  # (..., 1, K, h, w)
         chroma = reduce(colours[..., 1:, :, :], "... c (h s) (w t) -> ... c h w", "mean", s=c.spacing, t=c.spacing)
         dense = luma.new_zeros(*luma.shape[:-4], c.channels, *luma.shape[-3:])
         dense[..., :1, :, :, :] = luma
@@ -186,14 +192,24 @@ class FrameDCT(nn.Module):
 
     def decode(self, dense: Tensor) -> Tensor:
         """(..., dct_channels, h, w) -> (..., C, H, W) float32 in [-1, 1]."""
+        colours = self._colours(dense)
+        colours[..., :1, :, :] += self.config.background
+        pixels = torch.einsum("cy,...yhw->...chw", self.to_rgb, colours)
+        return (pixels / 127.5 - 1).clamp(-1, 1).float()
+
+    def decode_residual(self, dense: Tensor, predicted: Tensor) -> Tensor:
+        """Predictions (..., C, H, W) corrected by the differences of `encode_residual`, in [-1, 1]."""
+        pixels = torch.einsum("cy,...yhw->...chw", self.to_rgb, self._colours(dense))
+        return (predicted + pixels / 127.5).clamp(-1, 1).float()
+
+    def _colours(self, dense: Tensor) -> Tensor:
+        """(..., dct_channels, h, w) -> luma and chroma (..., C, H, W), 0 where nothing is coded."""
         c = self.config
         self._check_dense(dense)
         levels = rearrange(dense, "... (k c) h w -> ... c k h w", c=c.channels).double()
-        luma = self._planes(levels[..., :1, :, :, :], self.steps[:1]) + c.background
+        luma = self._planes(levels[..., :1, :, :, :], self.steps[:1])
         chroma = self._planes(levels[..., 1:, :, :: c.spacing, :: c.spacing], self.steps[1:])
-        colours = torch.cat([luma, enlarged(chroma, c.spacing)], dim=-3)
-        pixels = torch.einsum("cy,...yhw->...chw", self.to_rgb, colours)
-        return (pixels / 127.5 - 1).clamp(-1, 1).float()
+        return torch.cat([luma, enlarged(chroma, c.spacing)], dim=-3)
 
     def _quantised(self, planes: Tensor, table: Tensor) -> Tensor:
         """Components (..., c, H, W) -> (..., c, K, h, w)."""

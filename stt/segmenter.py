@@ -15,6 +15,7 @@ class Filtered(NamedTuple):
     """Clips as layers, filtered frame by frame."""
 
     layers: Layers  # after the last frame
+    history: list[Layers]  # after every frame
     shapes: list[Shape]  # of every frame
     matches: list[Match]  # from every frame to the next, (T - 1)
     residuals: list[Tensor]  # (B, C, H, W) of every frame but the first: the frame that the moved layers show, minus it
@@ -73,7 +74,7 @@ class Segmenter(nn.Module):
     def filter(self, video: Tensor, reach: int) -> Filtered:
         """Frames (B, T, C, H, W) on [0, 1], one after the other."""
         layers, previous = None, None
-        shapes, matches, residuals, mismatch = [], [], [], []
+        history, shapes, matches, residuals, mismatch = [], [], [], [], []
         for t, frame in enumerate(video.unbind(dim=1)):
             if t:
                 matches.append(match(layers, frame, reach))
@@ -83,9 +84,10 @@ class Segmenter(nn.Module):
                 copies = video[:, t - 1].repeat_interleave(self.count, dim=0)
                 previous = shift(copies, displacement.flatten(0, 1)).unflatten(0, (-1, self.count))
             layers = self(frame, layers, previous)
+            history.append(layers)
             shapes.append(shape_of(layers))
             mismatch.append((leaky_clamp(composite(layers)) - frame).square().mean())
-        return Filtered(layers, shapes, matches, residuals, torch.stack(mismatch).mean())
+        return Filtered(layers, history, shapes, matches, residuals, torch.stack(mismatch).mean())
 
 
 def up(coarse: int, fine: int) -> nn.Sequential:

@@ -26,25 +26,15 @@ NEVER = -1e9  # logit of what must not be drawn; finite, so that a row of nothin
 
 
 class Scene(NamedTuple):
-    """A context, encoded."""
+    """A context and a prediction, encoded."""
 
     target: Tensor  # (B, W, h, w) features of the target frame, cell by cell
+    predicted: Tensor  # (B, 2 K, h, w) the prediction as a DCT image
     layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values of every block, (B, heads, M, d)
-    memory_mask: Tensor  # (B, 1, 1, M) bool, which of them belong to frames that are present
-    compensated: Tensor  # (B, cells, D, K) coefficients of the nearest frame under each motion, in steps
-    evidence: Tensor  # (B, others, D, h, w) how well every other frame agrees with each motion
-
-    def expand(self, batch: int) -> Scene:
-        def grow(part: Tensor) -> Tensor:
-            return part.expand(batch, *part.shape[1:])
-
-        layers = tuple((grow(k), grow(v)) for k, v in self.layers)
-        return Scene(grow(self.target), layers, *map(grow, self[2:]))
 
     def rows(self, index: Tensor) -> Scene:
         """Some of the batch, of what a Draft takes."""
-        parts = {name: getattr(self, name)[index] for name in ("target", "compensated", "evidence")}
-        return self._replace(**parts)
+        return self._replace(target=self.target[index], predicted=self.predicted[index])
 
 
 class Scores(NamedTuple):
@@ -71,53 +61,37 @@ class Drafts(NamedTuple):
 
     hazards: Tensor  # (B, M, cells) logits that it holds anything
     features: Tensor  # (B, M, cells, C)
-    compensated: Tensor  # (B, M, cells) its value in the motion-compensated nearest frame, in steps
 
 
 class Draft(nn.Module):
     """What each cell of a channel may hold, given the frame's lower channels.
 
     Without it, the transformer has to find the triples of a cell and its neighbours among all before, which takes far
-    more clips to learn. Attention over the nearest frame's shifts compensates motion, as video codecs do; convolutions
-    would have to learn each shift by itself.
+    more clips to learn.
     """
 
-    def __init__(self, channels: int, scene_width: int, width: int, reach: int, num_others: int) -> None:
+    def __init__(self, channels: int, scene_width: int, width: int) -> None:
         super().__init__()
         self.read_target = nn.Conv2d(scene_width, width, 1)
+        self.read_predicted = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.read_written = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.channel = nn.Parameter(0.02 * torch.randn(channels, 1, width))
         self.body = ResBlock(width)
-        self.displace = nn.Conv2d(width, (2 * reach + 1) ** 2, 1)
-        self.trust = nn.Parameter(torch.full((num_others, 1, 1, 1), 10.0 / num_others))
-        self.copies = nn.Conv2d(channels, width, 1)
-        self.copy = nn.Conv2d(3, width, 1)
         self.mix = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 2 * width, 1), nn.SiLU(), nn.Conv2d(2 * width, width, 1))
         self.fires = nn.Conv2d(width, 1, 1)
-        self.clear = nn.Parameter(torch.zeros(1))  # log of how much a compensated value says about a hazard
-        nn.init.constant_(self.fires.bias, -2.0)  # most cells hold nothing
+        nn.init.constant_(self.fires.bias, -6.0)  # most cells hold nothing
 
     def forward(self, scene: Scene, images: Tensor, channel: Tensor) -> Drafts:
         """images (B, 2 K, h, w), of which only channels below `channel` (B, M) count."""
-        (b, m), k, side = channel.shape, len(self.channel), scene.target.shape[-1]
+        (b, m), k = channel.shape, len(self.channel)
         below = torch.arange(k, device=channel.device) < channel[..., None]
         written = images[:, None] * below.repeat(1, 1, 2)[..., None, None]
-        x = self.read_written(written.flatten(0, 1)).unflatten(0, (b, m)) + self.read_target(scene.target)[:, None]
+        given = self.read_target(scene.target) + self.read_predicted(scene.predicted)
+        x = self.read_written(written.flatten(0, 1)).unflatten(0, (b, m)) + given[:, None]
         x = self.body((x + embedding(self.channel, channel)[..., None, None]).flatten(0, 1))
-
-        evidence = (self.trust * scene.evidence).sum(dim=1)
-        weights = self.displace(F.silu(x)).unflatten(0, (b, m)).float() + evidence[:, None]
-        weights = rearrange(weights.softmax(dim=2), "b m d h w -> b (h w) m d")
-        blocks = weights @ scene.compensated  # (B, cells, M, K)
-        value = blocks.gather(-1, channel[:, None, :, None].expand(-1, side**2, -1, -1))[..., 0]  # (B, cells, M)
-        scales = torch.stack([value / 8, value.sign() * value.abs().log1p(), torch.tanh(2 * value.abs() - 1)])
-        x = x + self.copies(rearrange(blocks / 8, "b (h w) m k -> (b m) k h w", h=side))
-        x = x + self.copy(rearrange(scales, "c b (h w) m -> (b m) c h w", h=side))
         x = x + self.mix(x)
-
         hazards = rearrange(self.fires(F.silu(x)), "(b m) 1 h w -> b m (h w)", b=b)
-        hazards = hazards + self.clear.exp() * (value.mT.abs().clamp(max=1.5) - 0.5)  # half a step rounds to one
-        return Drafts(hazards, rearrange(x, "(b m) c h w -> b m (h w) c", b=b), value.mT)
+        return Drafts(hazards, rearrange(x, "(b m) c h w -> b m (h w) c", b=b))
 
 
 class Block(nn.Module):
@@ -129,20 +103,20 @@ class Block(nn.Module):
         self.attention, self.cross = Attention(dim, heads), CrossAttention(dim, heads)
         self.up, self.down = nn.Linear(dim, dim * mlp_ratio), nn.Linear(dim * mlp_ratio, dim)
 
-    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
         """A whole sequence (B, N, D) -> the same."""
         x = x + self.attention.attend(*self.attention.project(self.norm(x)), causal=True)
-        return self._cross_and_mlp(x, memory, mask)
+        return self._cross_and_mlp(x, memory)
 
-    def one(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor, cache: Tensor, at: int) -> Tensor:
+    def one(self, x: Tensor, memory: tuple[Tensor, Tensor], cache: Tensor, at: int) -> Tensor:
         """Token `at` (B, 1, D); its key and value are written into the cache (2, B, heads, N, d)."""
         q, *new = self.attention.project(self.norm(x))
         cache[..., at : at + 1, :] = torch.stack(new)
         x = x + self.attention.attend(q, *cache[..., : at + 1, :])
-        return self._cross_and_mlp(x, memory, mask)
+        return self._cross_and_mlp(x, memory)
 
-    def _cross_and_mlp(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        x = x + self.cross(self.cross_norm(x), memory, mask)
+    def _cross_and_mlp(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.cross(self.cross_norm(x), memory)
         return x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
 
 
@@ -155,7 +129,7 @@ class TripleDecoder(nn.Module):
 
     def __init__(
         self, codec: FrameDCT, *, dim: int, depth: int, heads: int, mlp_ratio: int, scene_width: int, draft: int,
-        reach: int, num_others: int, max_triples: int,
+        max_triples: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.codec, self.max_triples, self.heads = codec, max_triples, heads
@@ -167,7 +141,7 @@ class TripleDecoder(nn.Module):
         self.register_buffer("last", torch.tensor(last), persistent=False)  # position of every channel
         self.register_buffer("spacing", torch.tensor(spacing), persistent=False)
 
-        self.draft = Draft(k, scene_width, draft, reach, num_others)
+        self.draft = Draft(k, scene_width, draft)
         self.begin = nn.Parameter(0.02 * torch.randn(dim))
         self.channel = nn.Parameter(0.02 * torch.randn(k, 1, dim))
         self.rows = nn.Parameter(0.02 * torch.randn(side, 1, dim))
@@ -228,16 +202,14 @@ class TripleDecoder(nn.Module):
         stay = torch.log(-torch.expm1(none.clamp(max=-1e-6))).masked_fill(after >= self.last[channel], NEVER)
         return torch.where(choices == channel[..., None], stay[..., None], leave + none[..., None])
 
-    def value_logits(
-        self, hidden: Tensor, channel: Tensor, features: Tensor, neighbours: Tensor, compensated: Tensor
-    ) -> Tensor:
-        """(B, N, 2 limit): -limit ... -1, 1 ... limit. A Laplace-like peak near the compensated value, plus logits."""
+    def value_logits(self, hidden: Tensor, channel: Tensor, features: Tensor, neighbours: Tensor) -> Tensor:
+        """(B, N, 2 limit): -limit ... -1, 1 ... limit. A Laplace-like peak, plus logits."""
         h = self.value_hidden(hidden) + embedding(self.value_channel, channel)
         h = self.value_head(F.silu(h + self.value_place(features) + self.value_near(neighbours))).float()
         offset, sharpness, logits = h.split([1, 1, h.shape[-1] - 2], dim=-1)
         sizes = torch.arange(1, self.codec.limit + 1, device=h.device)
         values = torch.cat([-sizes.flip(0), sizes])
-        return logits - F.softplus(sharpness) * (values - compensated[..., None] - offset).abs()
+        return logits - F.softplus(sharpness) * (values - offset).abs()
 
     def neighbours(self, dense: Tensor, channel: Tensor, position: Tensor) -> Tensor:
         """Values beside a cell, of its channel and before its own: left and the three above. (B, N, 4)"""
@@ -268,7 +240,7 @@ class TripleDecoder(nn.Module):
         tokens = self.token(channel, position, value, features)
         x = torch.cat([self.begin.expand(len(tokens), 1, -1), tokens[:, :-1]], dim=1)
         for block, memory in zip(self.blocks, scene.layers, strict=True):
-            x = block(x, memory, scene.memory_mask)
+            x = block(x, memory)
         hidden, keys = self.norm(x), self.keys(scene)
 
         last, after = F.pad(channel[:, :-1], (1, 0)), F.pad(position[:, :-1], (1, 0), value=-1)
@@ -276,8 +248,7 @@ class TripleDecoder(nn.Module):
         channel_logits = self.channel_logits(hidden, last, none, after)
         after = torch.where(channel == last, after, -1)
         position_logits, _ = self.position_logits(hidden, keys, rows_of(drafts.hazards, channel), channel, after)
-        neighbours, compensated = self.neighbours(dense, channel, position), drafts.compensated.flatten(1)
-        value_logits = self.value_logits(hidden, channel, features, neighbours, compensated.gather(1, cell))
+        value_logits = self.value_logits(hidden, channel, features, self.neighbours(dense, channel, position))
 
         valid = F.pad(~end[:, :-1], (1, 0), value=True)
         value_index = value + self.codec.limit - (value > 0).long()
@@ -312,7 +283,7 @@ class TripleDecoder(nn.Module):
         x = self.begin.expand(futures, 1, -1)
         for n in range(self.max_triples):
             for block, memory, cache in zip(self.blocks, scene.layers, caches, strict=True):
-                x = block.one(x, memory, scene.memory_mask, cache, n)
+                x = block.one(x, memory, cache, n)
             hidden = self.norm(x)
             position_logits, none = self.position_logits(hidden, keys, drafts.hazards, channel, after)
             choice = choose(0, self.channel_logits(hidden, channel, none, after), n)
@@ -327,9 +298,8 @@ class TripleDecoder(nn.Module):
                 drafts = Drafts(*(old.index_copy(0, rows, part) for old, part in zip(drafts, new, strict=True)))
                 position_logits, _ = self.position_logits(hidden, keys, drafts.hazards, channel, after)
             after = choose(1, position_logits, n)
-            features, compensated = drafts.features[future, 0, after], drafts.compensated[future, 0, after]
-            neighbours = self.neighbours(dense, channel, after)
-            index = choose(2, self.value_logits(hidden, channel, features, neighbours, compensated), n)
+            features = drafts.features[future, 0, after]
+            index = choose(2, self.value_logits(hidden, channel, features, self.neighbours(dense, channel, after)), n)
             value = index - limit + (index >= limit).long()
             flat = dense.flatten(2)
             flat[future, channel, after] = torch.where(ended, flat[future, channel, after], value)

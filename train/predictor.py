@@ -13,6 +13,7 @@ from torch import nn
 from stt.api import Predictor
 from stt.checkpoint import build
 from stt.registry import FAMILIES
+from stt.segmenter import Segmenter
 from train import cli, tokenizer
 from train.data.moving_mnist import MovingMNIST
 from train.datasets import open_dataset
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "train.predictor", "Trains a predictor, and before it the preset's tokenizer where none is given."
     )
     parser.add_argument("--tokenizer", metavar="MODEL", help="file or run folder of a tokenizer to use as it is")
+    parser.add_argument("--segmenter", metavar="MODEL", help="model of motion layers whose segmenter to use as it is")
     add_perceptual_flags(parser)
     parser.add_argument("--only", metavar="PART", nargs="+", help="train these parts of the network and no others")
     return parser
@@ -73,9 +75,28 @@ def main(words: list[str] | None = None) -> None:
 def prepare(model: Predictor, args: argparse.Namespace, quiet: bool = False) -> Predictor:
     """The network with the weights of --start-from, of which only the parts --only train."""
     cli.start_from(model, args.start_from, quiet)
+    if args.segmenter:
+        take_segmenter(model, args.segmenter)
     if args.only:
         train_only(model, *args.only)
     return model
+
+
+def take_segmenter(model: Predictor, source: str) -> None:
+    """Copies the segmenter of another model and freezes it. SystemExit where one of them has none, or it differs."""
+    segmenters = [
+        next((part for part in m.modules() if isinstance(part, Segmenter)), None)
+        for m in (model, cli.load_source("--segmenter", source))
+    ]
+    for owner, segmenter in zip(("this preset's network", source), segmenters, strict=True):
+        if segmenter is None:
+            raise SystemExit(f"--segmenter {source}: {owner} has no segmenter")
+    own, given = segmenters
+    try:
+        own.load_state_dict(given.state_dict())
+    except RuntimeError as error:
+        raise SystemExit(f"--segmenter {source}: {cli.one_line(error)}") from error
+    own.requires_grad_(False)
 
 
 def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:

@@ -1,22 +1,30 @@
-"""Transframer: predicts a target frame, given frames around it, as a sequence of sparse DCT triples (arXiv 2203.09494).
+"""Transframer: predicts a target frame, given frames around it, as a sequence of sparse triples (arXiv 2203.09494).
 
-A U-Net encodes the frames, each with its time from the target (`stt.context_unet`); a causal transformer writes the
-target as (channel, position, value), one triple after the other, until an end (`stt.triple_decoder`; the sequence is
-that of arXiv 2103.03841, `stt.dct`). As the target may be any frame, the same network predicts and fills gaps. Its
-target may also be a map of a frame, such as a segmentation.
+A frame is a correction of the nearest one of its context. First come motion triples (channel "motion", position =
+motion layer, value = displacement): the layers of the nearest frame move, and make a prediction of the target. Then a
+U-Net encodes the prediction and the frames around it (`stt.context_unet`), and a causal transformer writes what the
+prediction lacks as DCT triples (channel, position, value), until an end (`stt.triple_decoder`, `stt.dct`; the sequence
+is that of arXiv 2103.03841). As the target may be any frame, the same network predicts and fills gaps.
 
-Where we differ: motion compensation (`stt.dct_motion`) is an input. See also `stt.triple_decoder`.
+The target may also be a map of a frame, such as a segmentation. Level triples (channel "level", position = layer, value
+= gray level) then make the prediction.
+
+Where we differ: the paper codes differences to the frame before; here what moves as a whole moves as a whole, by layers
+that a segmenter makes of the context (`stt.segmenter`). See also `stt.triple_decoder`.
 """
 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from stt.api import (
@@ -34,29 +42,43 @@ from stt.api import (
 )
 from stt.context_unet import Context, ContextUNet, nearest
 from stt.dct import DCTConfig, FrameDCT
-from stt.dct_motion import motion_evidence
-from stt.triple_decoder import Scene, TripleDecoder
+from stt.layer_levels import LEVELS, LevelDecoder, levels_of, painted
+from stt.layer_motion import BEYOND, MotionDecoder, Tracks, chosen, joined, steps_of, tracks_of
+from stt.layers import patchify
+from stt.metrics import unit
+from stt.motion import Layers, composite, match, shift
+from stt.motion_tokens import RECONSTRUCTION_WEIGHT, SPLIT_WEIGHT, split_penalty
+from stt.segmenter import Filtered, Segmenter
+from stt.triple_decoder import Scene, Scores, TripleDecoder
+
+TARGETS = 3  # frames of a training clip whose motion is predicted from both sides
+MAX_GAP = 7  # most frames from a target to the nearest one beyond it, in training
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransframerConfig(PredictorConfig):
     dct: DCTConfig = field(default_factory=lambda: DCTConfig(channels=1, block=4, background=0, quality=25))
-    context_frames: int = 4  # most frames of a context
+    context_frames: int = 6  # most frames of a context before the target, and after it
+    near_frames: int = 2  # of the context, which the U-Net sees
+    layers: int = 2  # motion layers in front of a background
+    reach: int = 5  # largest displacement of a layer, pixels a frame and axis
+    segmenter_width: int = 32  # channels of the segmenter at its finest scale
+    threshold: float = 0.5  # squared error of a cell, on [0, 1], up to which it has no DCT triples
     dim: int = 128
-    depth: int = 4  # blocks of the decoder
+    depth: int = 3  # blocks of each decoder
     heads: int = 4
     mlp_ratio: int = 4
     widths: tuple[int, ...] = (64, 128)  # of the U-Net, from the DCT's grid to the resolution of the decoder's memory
     blocks: int = 2  # of the U-Net at its lowest resolution
     draft: int = 48  # width of the decoder's draft network
-    max_triples: int = 224  # of a frame; what a longer one has beyond, always fine detail, is left out
-    reach: int = 5  # largest motion of the nearest frame, pixels per axis
-    interpolate: float = 0.3  # share of training clips whose target has frames on both sides
-    short_context: float = 0.1  # share of the others with a random number of context frames
-    corrupt_context: float = 0.5  # share of training clips whose context is coded, with errors as predictions have
-    corruption: float = 0.5  # largest rate of those errors: missing triples, wrong values
+    max_triples: int = 96  # DCT triples of a frame; what a longer one has beyond, always fine detail, is left out
+    backward: float = 0.25  # share of training steps whose clips run backward, as when a gap is filled from its end
+    interpolate: float = 0.3  # share of training steps whose DCT triples are of a frame between others
+    residual_share: float = 0.5  # share of a batch's clips whose DCT triples are learned: most frames need none
+    corrupt_context: float = 0.3  # share of training steps whose layers have errors as predictions have
+    corruption: float = 0.02  # share of the cells of such layers that have errors
     maps: tuple[str, ...] = ()  # other images of a frame that may be the target, by name
-    map_share: float = 0.15  # share of training clips whose target is one
+    map_share: float = 0.15  # share of training steps whose target is one
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,38 +87,45 @@ class TransframerConfig(PredictorConfig):
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.dct, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its dct's is {getattr(self.dct, name)}")
+        if self.image_size % 8:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of 8")
         if self.dct.grid % 2 ** (len(self.widths) - 1):
             raise ValueError(f"{len(self.widths)} widths halve a grid of {self.dct.grid} cells too often")
-        for name in ("widths", "dim", "draft"):
+        if self.reach < 1:
+            raise ValueError(f"reach is {self.reach}, must be at least 1")
+        for name in ("widths", "dim", "draft", "segmenter_width"):
             value = getattr(self, name)
             if any(width < 16 or width % 16 for width in (value if name == "widths" else (value,))):
                 raise ValueError(f"{name} is {value}, must be a multiple of 16")
         if not 1 <= self.max_triples <= self.dct.longest:
             raise ValueError(f"max_triples is {self.max_triples}, must be 1 to {self.dct.longest}, all of a frame")
-        for name in ("interpolate", "short_context", "corrupt_context", "corruption", "map_share"):
+        for name in ("backward", "interpolate", "residual_share", "corrupt_context", "corruption", "map_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        if self.threshold < 0:
+            raise ValueError(f"threshold is {self.threshold}, must be 0 or more")
 
     @classmethod
     def nested(cls) -> dict[str, type[Config]]:
         return {"dct": DCTConfig}
 
-    @property
-    def num_others(self) -> int:
-        """Context frames beside the nearest one."""
-        return max(self.context_frames - 1, 1)
 
+class Plan(NamedTuple):
+    """What a training step predicts. Numbers in [0, 1) choose among what a clip's length allows."""
 
-class Task(NamedTuple):
-    """What a training step predicts of each clip."""
-
-    target: Tensor  # (B,) time of the target frame
-    present: Tensor  # (B, T) bool, which frames are the context
-    map_index: Tensor  # (B,) 0 for the frame itself, from 1 on for one of the maps
+    kind: str = "past"  # of the frame with DCT triples: "past", "gap" (also with frames after it) or "map"
+    backward: bool = False  # the clip runs backward: the nearest frame comes after the target
+    corrupt: bool = False  # the layers have errors
+    targets: tuple[float, ...] = (0.5, 0.9, 0.2)  # frames with others beyond them; the first has DCT triples
+    gaps: tuple[float, ...] = (0.5, 0.1, 0.9)  # how far the first of these is
+    map_index: float = 0.5
 
 
 class TransframerState(NamedTuple):
-    recent: Video  # (B, 1 ... context_frames, C, H, W): the prompt's end, then predictions
+    recent: Video  # (B, 1 ... near_frames, C, H, W): the prompt's end, then predictions
+    layers: Layers  # of the latest frame
+    steps: Tensor  # (B, P, K, 2) displacements that led to it, the latest first
+    num_steps: int  # how many of them there are
 
 
 class Transframer(Predictor):
@@ -108,140 +137,239 @@ class Transframer(Predictor):
         self.config = c = config
         self.codec = FrameDCT(c.dct)
         k, small = c.dct.dct_channels, c.dct.grid // 2 ** (len(c.widths) - 1)
-        self.unet = ContextUNet(2 * k, c.num_others * (2 * c.reach + 1) ** 2, c.widths, c.blocks, c.dim, len(c.maps))
+        self.segmenter = Segmenter(c.layers, c.channels, c.segmenter_width)
+        self.motion = MotionDecoder(c.layers, c.reach, self.num_steps, c.dim, c.depth, c.heads, c.mlp_ratio)
+        if c.maps:
+            self.levels = LevelDecoder(c.layers, c.channels, len(c.maps), c.widths[0], c.dim, c.heads, c.mlp_ratio)
+        self.unet = ContextUNet(
+            2 * k, c.layers * c.channels * c.dct.block**2, c.widths, c.blocks, c.dim, len(c.maps)
+        )
         self.memory, self.memory_note = nn.Linear(c.widths[-1], c.dim), nn.Linear(c.dim, c.dim)
         self.memory_rows = nn.Parameter(0.02 * torch.randn(small, 1, c.dim))
         self.memory_columns = nn.Parameter(0.02 * torch.randn(1, small, c.dim))
         self.decoder = TripleDecoder(
             self.codec, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio, scene_width=c.widths[0],
-            draft=c.draft, reach=c.reach, num_others=c.num_others, max_triples=c.max_triples,
+            draft=c.draft, max_triples=c.max_triples,
         )  # fmt: skip
+        self.plan = Plan()
 
-    def scene(self, context: Context) -> Scene:
-        compensated, evidence = motion_evidence(self.codec, context, self.config.reach, self.config.num_others)
-        target, low, note = self.unet(self.codec.features(context.dense), context, evidence)
+    @property
+    def num_steps(self) -> int:
+        """Displacements of a track."""
+        return max(self.config.context_frames - 1, 1)
+
+    def scene(self, context: Context, layers: Layers, predicted: Tensor) -> Scene:
+        """predicted (B, C, H, W) in [-1, 1], made of the layers."""
+        images = torch.cat([context.video, predicted[:, None]], dim=1)
+        dense = self.codec.features(self.codec.encode(images))
+        pixels = patchify(layers.colour.flatten(1, 2), self.config.dct.block)
+        target, low, note = self.unet(dense, pixels, context)
         memory = self.memory(rearrange(low, "b s c h w -> b s h w c"))
-        memory = memory + self.memory_note(note)[:, :, None, None] + self.memory_rows + self.memory_columns
-        present = F.pad(context.present, (0, 1), value=True)
-        mask = repeat(present, "b s -> b 1 1 (s n)", n=low.shape[-2] * low.shape[-1])
+        memory = memory + self.memory_note(note)[:, None, None] + self.memory_rows + self.memory_columns
         memory = rearrange(memory, "b s h w d -> b (s h w) d")
-        layers = tuple(block.cross.remember(memory) for block in self.decoder.blocks)
-        return Scene(target, layers, mask, compensated, evidence)
+        return Scene(target, dense[:, -1], tuple(block.cross.remember(memory) for block in self.decoder.blocks))
 
-    def context(self, video: Video, offsets: Tensor, present: Tensor, map_index: Tensor | None = None) -> Context:
-        """The nearest of the frames that are present; offsets and present are (B, T), map_index (B,) as in `Task`."""
-        index = nearest(offsets, present, self.config.context_frames)
-        frames = video[torch.arange(len(video), device=video.device)[:, None], index]
-        if map_index is None:
-            map_index = torch.zeros_like(offsets[:, 0])
-        maps = F.one_hot(map_index, len(self.config.maps) + 1)[:, 1:].to(video.dtype)
-        return Context(frames, self.codec.encode(frames), offsets.gather(1, index), present.gather(1, index), maps)
+    def near(self, frames: Video, times: Sequence[int], map_index: int = 0) -> Context:
+        """The nearest of frames (B, T, C, H, W), whose times are counted from the target."""
+        index = nearest(times, self.config.near_frames)
+        return Context(frames[:, index], tuple(times[k] for k in index), map_index)
 
-    def past_context(self, frames: Video) -> Context:
-        """Frames right before the target."""
-        offsets = torch.arange(-frames.shape[1], 0, device=frames.device).expand(len(frames), -1)
-        return self.context(frames, offsets, torch.ones_like(offsets, dtype=torch.bool))
+    def moved(self, layers: Layers, displacement: Tensor) -> tuple[Layers, Tensor]:
+        """Layers moved by (B, K, 2), and the prediction that they make, (B, C, H, W) in [-1, 1]."""
+        layers = layers.moved(displacement)
+        return layers, 2 * composite(layers).clamp(0, 1) - 1
+
+    def residual(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """What predictions lack, as dense images; nothing in cells that are good enough."""
+        c, gap = self.config, self.config.dct.spacing
+        error = ((frames - predicted) / 2).square().mean(dim=1, keepdim=True)
+        error = F.avg_pool2d(error, c.dct.block) * c.dct.block**2
+        coded = (F.max_pool2d(error, gap) > c.threshold).repeat_interleave(gap, 2).repeat_interleave(gap, 3)
+        return self.codec.encode_residual(frames, predicted) * coded
 
     # ---- training ------------------------------------------------------------------------------------
 
+    def begin_step(self, step: int) -> None:
+        c, rng = self.config, random.Random(step)
+        of_maps = c.map_share if c.maps else 0.0
+        kind = rng.choices(("past", "gap", "map"), (max(1 - c.interpolate - of_maps, 0), c.interpolate, of_maps))[0]
+        backward, corrupt = kind != "map" and rng.random() < c.backward, rng.random() < c.corrupt_context
+        targets, gaps = (tuple(rng.random() for _ in range(TARGETS)) for _ in range(2))
+        self.plan = Plan(kind, backward, corrupt, targets, gaps, rng.random())
+
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of one frame of each clip given others, in nats a triple; the parts are nats a triple too."""
-        c, video, maps = self.config, batch.video, batch.maps
+        """Cross-entropy: of motions in nats a layer, of DCT triples in nats each, of levels in nats a layer.
+
+        The motion of all frames is predicted from those before them, and that of some from both sides. One frame of
+        `residual_share` of the clips has DCT triples, and the layers of that frame have levels.
+        """
+        c, video, maps, plan = self.config, batch.video, batch.maps, self.plan
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
         if maps is not None and (maps.shape[1] != len(c.maps) or maps.shape[2:] != video.shape[1:]):
             raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(c.maps)} a frame of {tuple(video.shape)}")
-        task = self.task(*video.shape[:2], 0 if maps is None else maps.shape[1], video.device)
-        offsets = torch.arange(video.shape[1], device=video.device) - task.target[:, None]
-        scene = self.scene(self.context(self.corrupt(video), offsets, task.present, task.map_index))
-        images = video[:, None] if maps is None else torch.cat([video[:, None], maps], dim=1)
-        targets = images[torch.arange(len(video), device=video.device), task.map_index, task.target]
-        scores = self.decoder.scores(scene, self.codec.encode(targets))
-        count = scores.valid.sum()
-        ce = {name: getattr(scores, name).sum() / count for name in ("channel", "position", "value")}
-        bits = scores.nats.detach().sum() / (math.log(2) * video[:, 0].numel())
-        parts = {f"ce_{name}": part.detach() for name, part in ce.items()} | {"bits_per_dim": bits}
-        return Loss(sum(ce.values()), parts)
+        if plan.backward:
+            video, maps = video.flip(1), None if maps is None else maps.flip(2)
+        frozen = not any(p.requires_grad for p in self.segmenter.parameters())
+        with torch.no_grad() if frozen else nullcontext():
+            filtered = self.segmenter.filter(unit(video), c.reach)
+        history, steps = [detached(layers) for layers in filtered.history], steps_of(filtered, self.num_steps)
+        last = video.shape[1] - 2  # frame that has another after it
+        at = [int(share * (last + 1)) for share in plan.targets]
+        gaps = [1 + int(share * min(last - k, MAX_GAP)) if k < last else 0 for share, k in zip(plan.gaps, at, strict=True)]
+
+        tracks = [self.tracks(history[k], steps.past[:, k], k, plan.backward) for k in range(last + 1)]
+        for k, gap in zip(at, gaps, strict=True):
+            if gap:
+                times = range(1 + gap, min(1 + gap + BEYOND, video.shape[1] - k))
+                beyond = [unit(video[:, k + time]) for time in times]
+                tracks.append(self.tracks(history[k], steps.past[:, k], k, plan.backward, beyond, times))
+        targets = [*range(last + 1), *(k for k, gap in zip(at, gaps, strict=True) if gap)]
+        nats = self.motion.nats(joined(tracks), torch.cat([steps.target[:, k] for k in targets]))
+        past, between = nats.split([len(video) * (last + 1), len(nats) - len(video) * (last + 1)])
+        parts = {"motion": past.mean()} | ({"motion in gaps": between.mean()} if len(between) else {})
+        if maps is not None:
+            index = int(plan.map_index * len(c.maps))
+            levels = levels_of(history[at[0]], maps[:, index, at[0]])
+            parts["level"] = self.levels.nats(history[at[0]], 1 + index, levels).mean()
+
+        count = max(round(c.residual_share * len(video)), 1)
+        some, now = Layers(*(part[:count] for part in history[at[0]])), at[0]
+        if plan.kind == "map" and maps is not None:
+            layers, predicted, target = some, painted(some, levels[:count], c.channels), maps[:count, index, now]
+            context = self.near(video[:count, : now + 1], range(-now, 1), 1 + index)
+        else:
+            shown = video[:count, max(now - c.near_frames + 1, 0) : now + 1]
+            if plan.corrupt:
+                some, shown = self.corrupted(some, shown, steps.past[:count, now, 0])
+            layers, predicted = self.moved(some, steps.target[:count, now])
+            target, times = video[:count, now + 1], list(range(-shown.shape[1], 0))
+            if plan.kind == "gap" and gaps[0]:
+                times, shown = [*times, gaps[0]], torch.cat([shown, video[:count, now + 1 + gaps[0], None]], dim=1)
+            context = self.near(shown, [-time for time in times] if plan.backward else times)
+        scores = self.decoder.scores(self.scene(context, layers, predicted), self.residual(target, predicted))
+        for name in ("channel", "position", "value"):
+            parts[f"ce_{name}"] = getattr(scores, name).sum() / scores.valid.sum()
+        total = torch.stack(list(parts.values())).sum()
+        if not frozen:
+            mse = filtered.mismatch + torch.stack(filtered.residuals).square().mean()
+            penalty = split_penalty(filtered.layers)
+            total = total + RECONSTRUCTION_WEIGHT * mse + SPLIT_WEIGHT * penalty
+            parts |= {"mse of layers": mse * video[0, 0].numel(), "split": penalty}
+        bits = scores.nats.sum(dim=1).mean() + parts["motion"] * c.layers
+        parts["bits_per_dim"] = bits / (math.log(2) * video[0, 0].numel())
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     @torch.no_grad()
-    def corrupt(self, video: Video) -> Video:
-        """Clips, some of them with errors as predictions have: triples are missing, values are wrong."""
-        c, dense = self.config, self.codec.encode(video)
-        corrupted, rate = torch.rand(2, len(video), 1, 1, 1, 1, device=video.device)
-        rate = c.corruption * rate
-        error = (rate * (1 + dense.abs()) * torch.randn(dense.shape, device=video.device)).round().long()
-        remains = (dense != 0) & (torch.rand(dense.shape, device=video.device) >= rate / 2)
-        wrong = ((dense + error) * remains).clamp(-self.codec.limit, self.codec.limit)
-        return torch.where(corrupted < c.corrupt_context, self.codec.decode(wrong), video)
+    def corrupted(self, layers: Layers, shown: Video, last: Tensor) -> tuple[Layers, Video]:
+        """Layers and the frames that show them, with errors as wrong DCT triples make; `last` moved the layers there."""
+        b, k = layers.colour.shape[:2]
+        dense = self.codec.encode(torch.zeros_like(layers.colour))
+        wrong = torch.randn(dense.shape, device=dense.device) * (3 / (1 + torch.arange(dense.shape[2], device=dense.device)))[:, None, None]
+        here = torch.rand(b, k, 1, *dense.shape[-2:], device=dense.device) < self.config.corruption / k
+        errors = (self.codec.decode_residual((wrong.round() * here).long(), torch.zeros_like(layers.colour)) / 2)
+        colour = (layers.colour + errors).clamp(0, 1)
+        errors, back = colour - layers.colour, shift((colour - layers.colour).flatten(0, 1), -last.flatten(0, 1))
+        moved = [errors.sum(dim=1), back.unflatten(0, (b, k)).sum(dim=1)]
+        both = torch.rand(b, 1, 1, 1, device=colour.device) < 0.5
+        wrongs = [torch.zeros_like(moved[0])] * (shown.shape[1] - 2) + ([moved[1] * both, moved[0]] if shown.shape[1] > 1 else moved[:1])
+        return layers._replace(colour=colour), (shown + 2 * torch.stack(wrongs, dim=1)).clamp(-1, 1)
 
-    def task(self, batch: int, frames: int, maps: int, device: torch.device) -> Task:
-        """Draws a task for each of `batch` clips. A map's own frame mostly is in its context."""
-        c = self.config
-
-        def below(ends: Tensor) -> Tensor:
-            """Whole numbers 0 ... ends - 1."""
-            return (torch.rand(ends.shape, device=device) * ends).long().clamp(max=ends - 1)
-
-        def chance(share: float | Tensor, *shape: int) -> Tensor:
-            return torch.rand(shape, device=device) < share
-
-        times = torch.arange(frames, device=device)
-        inside = chance(c.interpolate, batch) & (frames > 2)
-        target = 1 + below(frames - 1 - inside.long())
-        most = torch.full_like(target, c.context_frames)
-        count = torch.where(chance(c.short_context, batch), 1 + below(most), most)
-        past = (times - target[:, None] + count[:, None] >= 0) & (times < target[:, None])
-        # In between: a gap around the target; beyond it all frames are present, or a random part of them. The gap often
-        # ends next to the target, as when gaps are filled from their ends.
-        left, right = below(target)[:, None], (target + 1 + below((frames - 1 - target).clamp(min=1)))[:, None]
-        left = torch.where(chance(0.4, batch, 1), target[:, None] - 1, left)
-        right = torch.where(chance(0.4, batch, 1), target[:, None] + 1, right)
-        share = 2 * torch.rand(batch, 1, device=device)
-        around = (times == left) | (times == right) | ((times < left) | (times > right)) & chance(share, batch, frames)
-        present = torch.where(inside[:, None], around, past)
-        map_index = torch.zeros_like(target)
-        if maps:
-            map_index = (1 + below(torch.full_like(target, maps))) * chance(c.map_share, batch)
-        own = (times == target[:, None]) & (map_index > 0)[:, None] & chance(0.75, batch, 1)
-        return Task(target, present | own, map_index)
+    def tracks(
+        self, layers: Layers, past: Tensor, num_steps: int, backward: bool, beyond: Sequence[Tensor] = (),
+        times: Sequence[int] = (),
+    ) -> Tracks:  # fmt: skip
+        b = len(past)
+        count = torch.full((b,), min(num_steps, self.num_steps), device=past.device)
+        direction = torch.full((b,), backward, device=past.device)
+        return tracks_of(layers, past, count, direction, list(beyond), list(times), self.config.reach)
 
     # ---- likelihood ----------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def surprise(self, video: Video) -> Surprise:
-        """Bits of each frame's DCT triples, given the frames before it: exact for triples, not for pixels.
+        """Bits of each frame's triples, given the frames before it: exact for triples, not for pixels.
 
-        A triple's bits count in its cell; the end token's are spread evenly over all cells. Triples beyond max_triples
-        cost nothing.
+        A DCT triple's bits count in its cell; those of the motion and of the end token are spread evenly over all
+        cells. Triples beyond max_triples cost nothing.
         """
-        c = self.config
+        c, bits = self.config, []
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
-        bits = []
         for t in range(1, video.shape[1]):
-            scene = self.scene(self.past_context(video[:, max(0, t - c.context_frames) : t]))
-            scores = self.decoder.scores(scene, self.codec.encode(video[:, t]))
-            cells = scores.nats.new_zeros(len(video), c.dct.positions + 1)
-            cells = cells.scatter_add(1, scores.cell, scores.nats)
-            cells = cells[:, :-1] + cells[:, -1:] / c.dct.positions
+            shown = video[:, max(0, t - c.context_frames) : t]
+            motion, scores = self.frame_nats(shown, video[:, t])
+            cells = scores.nats.new_zeros(len(video), c.dct.positions + 1).scatter_add(1, scores.cell, scores.nats)
+            cells = cells[:, :-1] + (cells[:, -1:] + motion.sum(dim=1, keepdim=True)) / c.dct.positions
             bits.append(cells.clamp(min=0) / (math.log(2) * c.dct.block**2 * c.channels))
         bits = torch.stack(bits, dim=1).unflatten(-1, (c.dct.grid, c.dct.grid))
         return Surprise(bits.mean(dim=(-2, -1)), bits)
 
+    def frame_nats(self, shown: Video, target: Tensor) -> tuple[Tensor, Scores]:
+        """Nats of the frame (B, C, H, W) after those shown: of its motion (B, K), and of its DCT triples."""
+        state = self.start(shown)
+        tracks = self.tracks(state.layers, state.steps, state.num_steps, False)
+        matched = match(state.layers, unit(target), self.config.reach)
+        displacement = chosen(matched, state.steps[:, 0], tracks.shape.ink)
+        layers, predicted = self.moved(state.layers, displacement)
+        context = self.near(state.recent, range(-state.recent.shape[1], 0))
+        scores = self.decoder.scores(self.scene(context, layers, predicted), self.residual(target, predicted))
+        return self.motion.nats(tracks, displacement), scores
+
     # ---- prediction ----------------------------------------------------------------------------------
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> TransframerState:
-        return TransframerState(context[:, -self.config.context_frames :])
+        shown = context[:, -self.config.context_frames :]
+        filtered = self.segmenter.filter(unit(shown), self.config.reach)
+        return TransframerState(
+            shown[:, -self.config.near_frames :], filtered.layers, self.steps(filtered), len(filtered.matches)
+        )
+
+    def steps(self, filtered: Filtered, gaps: Sequence[int] = ()) -> Tensor:
+        """Displacements (B, P, K, 2) before the last frame, the latest first; gaps: frames from each to the next."""
+        b, k = filtered.layers.colour.shape[:2]
+        steps = [torch.zeros(b, k, 2, dtype=torch.long, device=filtered.layers.colour.device)] * self.num_steps
+        moved = [m.displacement for m in filtered.matches]
+        if any(gap > 1 for gap in gaps):
+            moved = [(d / gap).round().long() for d, gap in zip(moved, gaps, strict=True)]
+        return torch.stack([*moved[::-1], *steps][: self.num_steps], dim=1)
 
     def step(self, state: TransframerState, sampling: Sampling, noise: Noise) -> tuple[Video, TransframerState]:
-        frame = self.draw(self.scene(self.past_context(state.recent)), sampling, noise)
-        recent = state.recent.expand(noise.futures, -1, -1, -1, -1)
-        return frame, TransframerState(torch.cat([recent, frame], dim=1)[:, -self.config.context_frames :])
+        tracks = self.tracks(state.layers, state.steps, state.num_steps, False).expand(noise.futures)
+        state = TransframerState(
+            state.recent.expand(noise.futures, -1, -1, -1, -1), state.layers.expand(noise.futures),
+            state.steps.expand(noise.futures, -1, -1, -1), state.num_steps,
+        )  # fmt: skip
+        displacement = self.draw_motion(tracks, sampling, noise)
+        layers, predicted = self.moved(state.layers, displacement)
+        context = self.near(state.recent, range(-state.recent.shape[1], 0))
+        dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
+        frame = self.codec.decode_residual(dense, predicted)
+        if dense.any():
+            layers = self.mended(layers, displacement, state.recent[:, -1], frame, dense)
+        steps = torch.cat([displacement[:, None], state.steps], dim=1)[:, : self.num_steps]
+        recent = torch.cat([state.recent, frame[:, None]], dim=1)[:, -self.config.near_frames :]
+        return frame[:, None], TransframerState(recent, layers, steps, min(state.num_steps + 1, self.num_steps))
+
+    def mended(self, layers: Layers, displacement: Tensor, before: Tensor, frame: Tensor, dense: Tensor) -> Layers:
+        """Moved layers, segmented anew where the frame differs from their prediction; elsewhere they stay exact."""
+        copies = unit(before).repeat_interleave(self.config.layers, dim=0)
+        previous = shift(copies, displacement.flatten(0, 1)).unflatten(0, (-1, self.config.layers))
+        new, c = self.segmenter(unit(frame), layers, previous), self.config.dct
+        cells = F.max_pool2d(dense.ne(0).any(dim=1)[:, None].float(), c.spacing).bool()
+        pixels = cells.repeat_interleave(c.block * c.spacing, 2).repeat_interleave(c.block * c.spacing, 3)
+        masks = pixels, pixels[:, None], pixels[:, None]
+        return Layers(*(torch.where(mask, *pair) for mask, *pair in zip(masks, new, layers, strict=True)))
+
+    def draw_motion(self, tracks: Tracks, sampling: Sampling, noise: Noise) -> Tensor:
+        size = self.config.layers, (2 * self.config.reach + 1) ** 2
+        return self.motion.draw(tracks, sampling, noise.gumbel(*size) if sampling.temperature else None)
 
     def frame(self, context: Video, offsets: Tensor, sampling: Sampling, noise: Noise, *, map_name: str = "") -> Video:
-        """As `Interpolates.frame`; of more than context_frames the nearest on both sides count.
+        """As `Interpolates.frame`; of more than context_frames the nearest on each side count.
 
-        map_name: a map of the frame in its place; then the frame itself, of time 0, may be in the context.
+        Where no frame is next to the target, those between are drawn first. map_name: a map of the frame in its place;
+        then the frame itself, of time 0, may be in the context, and is drawn first where it is not.
         """
         if context.shape[1] < 1 or tuple(offsets.shape) != (context.shape[1],):
             raise ValueError(f"context has {context.shape[1]} frames, offsets are {offsets.tolist()}")
@@ -249,11 +377,50 @@ class Transframer(Predictor):
             raise ValueError(f"map_name is {map_name!r}, the model has {list(self.config.maps)}")
         if offsets.is_floating_point() or not (map_name or offsets.all()):
             raise ValueError(f"offsets are {offsets.tolist()}, must be whole and not 0: that is the target frame")
-        offsets = offsets.to(context.device).expand(len(context), -1)
-        map_index = torch.full_like(offsets[:, 0], 1 + self.config.maps.index(map_name) if map_name else 0)
-        scene = self.scene(self.context(context, offsets, torch.ones_like(offsets).bool(), map_index))
-        return self.draw(scene, sampling, noise)
+        frames = dict(zip(offsets.tolist(), context.expand(noise.futures, -1, -1, -1, -1).unbind(dim=1), strict=True))
+        first = min(frames, key=lambda time: (abs(time), time))
+        toward = range(first, 0, 1 if first < 0 else -1)
+        for time in (*toward[1:], 0):
+            if time not in frames:
+                frames[time] = self.draw_frame({at - time: frame for at, frame in frames.items()}, sampling, noise)
+        return (self.draw_map(frames, map_name, sampling, noise) if map_name else frames[0])[:, None]
 
-    def draw(self, scene: Scene, sampling: Sampling, noise: Noise) -> Video:
-        """One frame of every future, (F, 1, C, H, W)."""
-        return self.codec.decode(self.decoder.draw(scene.expand(noise.futures), sampling, noise))[:, None]
+    def sides(self, frames: dict[int, Tensor]) -> tuple[list[int], list[int]]:
+        """Times of the nearest frame's side, in order toward time 0, and those beyond it, in order away from it."""
+        count, backward = self.config.context_frames, min(frames, key=lambda time: (abs(time), time)) > 0
+        before, after = sorted(t for t in frames if t <= 0)[-count:], sorted(t for t in frames if t > 0)[:count]
+        return (after[::-1], before[::-1]) if backward else (before, after)
+
+    def filtered(self, frames: dict[int, Tensor], times: list[int]) -> tuple[Filtered, Tensor]:
+        """Layers of frames (F, C, H, W) at these times, and the steps to the last of them."""
+        gaps = [abs(b - a) for a, b in zip(times, times[1:], strict=False)]
+        video = torch.stack([frames[time] for time in times], dim=1)
+        filtered = self.segmenter.filter(unit(video), self.config.reach * max(gaps, default=1))
+        return filtered, self.steps(filtered, gaps)
+
+    def draw_frame(self, frames: dict[int, Tensor], sampling: Sampling, noise: Noise) -> Tensor:
+        """The frame (F, C, H, W) at time 0, given others, one of which is next to it."""
+        near, beyond = self.sides(frames)
+        filtered, steps = self.filtered(frames, near)
+        times = [abs(near[-1]) + abs(time) for time in beyond]
+        others = [unit(frames[time]) for time in beyond]
+        tracks = self.tracks(filtered.layers, steps, len(near) - 1, near[-1] > 0, others, times)
+        layers, predicted = self.moved(filtered.layers, self.draw_motion(tracks, sampling, noise))
+        context = self.near(torch.stack(list(frames.values()), dim=1), list(frames))
+        dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
+        return self.codec.decode_residual(dense, predicted)
+
+    def draw_map(self, frames: dict[int, Tensor], name: str, sampling: Sampling, noise: Noise) -> Tensor:
+        """A map (F, C, H, W) of the frame at time 0."""
+        c, index = self.config, 1 + self.config.maps.index(name)
+        near, _ = self.sides(frames)
+        layers = self.filtered(frames, near)[0].layers
+        levels = self.levels.draw(layers, index, sampling, noise.gumbel(c.layers, LEVELS) if sampling.temperature else None)
+        predicted = painted(layers, levels, c.channels)
+        context = self.near(torch.stack(list(frames.values()), dim=1), list(frames), index)
+        dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
+        return self.codec.decode_residual(dense, predicted)
+
+
+def detached(layers: Layers) -> Layers:
+    return Layers(*(part.detach() for part in layers))
