@@ -73,10 +73,9 @@ class LevelDecoder(nn.Module):
         return rearrange(self.project(h), "(b k) d -> b k d", b=b) + self.map[map_index - 1] + self.layer
 
     def logits(self, tokens: Tensor, levels: Tensor) -> Tensor:
-        """Tokens (B, n, dim) and the levels of all but the last (B, n - 1) -> (B, n, LEVELS)."""
-        before = F.pad(F.embedding(levels, self.level.flatten(1)), (0, 0, 1, 0))
-        x = tokens + before
-        return self.head(self.norm(self.block(x, self.block.cross.remember(x[:, :1])))).float()
+        """Tokens (B, K, dim) and the first levels (B, n) -> logits of the first levels and the next, (B, n + 1, LEVELS)."""
+        x = tokens[:, : levels.shape[1] + 1] + F.pad(F.embedding(levels, self.level.flatten(1)), (0, 0, 1, 0))
+        return self.head(self.norm(self.block(x, self.block.cross.remember(tokens)))).float()
 
     def nats(self, layers: Layers, map_index: int, levels: Tensor) -> Tensor:
         """Negative log-likelihood of levels (B, K): (B, K)."""
@@ -88,7 +87,7 @@ class LevelDecoder(nn.Module):
         tokens = self.tokens(layers, map_index)
         levels = torch.zeros(tokens.shape[:1] + (0,), dtype=torch.long, device=tokens.device)
         for k in range(tokens.shape[1]):
-            logits = self.logits(tokens[:, : k + 1], levels)[:, -1]
+            logits = self.logits(tokens, levels)[:, -1]
             level = sample_logits(logits, sampling, logits if gumbel is None else gumbel[:, k])
             levels = torch.cat([levels, level[:, None]], dim=1)
         return levels

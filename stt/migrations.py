@@ -18,7 +18,6 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
         "worn_past": None,  # of training alone
     },
     "videogpt": {"dropout": None},  # of training alone
-    "transframer": {"dropout": None, "residual": (False,)},
     "dct": {"clip": (0,)},
     "frame_vq": {
         "reference": (False,),
@@ -30,12 +29,6 @@ REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
 RENAMED = {
     "stt": {"own_past": "scheduled_sampling"},
     "layered": {"drawn_frames": "composited_frames"},
-    "transframer": {
-        "most_triples": "max_triples",
-        "between": "interpolate",
-        "own_past": "corrupt_context",
-        "mistakes": "corruption",
-    },
     "videogpt": {"drop_frames": "drop_context", "own_past": "reconstruct_context"},
 }
 NESTED = {  # fields that hold the config of another family
@@ -63,11 +56,6 @@ WEIGHTS: dict[str, dict[str, str]] = {
         r"head\.": "tokens.head.",
         r"go_on\.": "tokens.persistence.",
         r"act\.": "network.embed_action.",
-    },
-    "transframer": {
-        r"draft\.asked\.": "decoder.draft.read_target.",
-        r"draft\.drawn\.": "decoder.draft.read_written.",
-        r"(?!unet\.|memory|decoder\.)": "decoder.",
     },
     "layered": {
         r"(segmenter|compositor)\.unet\.up\.": r"\1.unet.ups.0.1.",

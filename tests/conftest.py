@@ -44,8 +44,8 @@ TINY_VIDEOGPT = VideoGPTConfig(
 )  # fmt: skip
 TINY_DCT = DCTConfig(image_size=16, channels=1, block=4, background=128, quality=10)
 TINY_TRANSFRAMER = TransframerConfig(
-    image_size=16, dct=TINY_DCT, context_frames=3, dim=32, depth=2, heads=2, mlp_ratio=2, widths=(16, 32), blocks=1,
-    draft=16, max_triples=96,
+    image_size=16, dct=TINY_DCT, context_frames=3, layers=2, reach=2, segmenter_width=16, threshold=0.01, dim=32, depth=2,
+    heads=2, mlp_ratio=2, widths=(16, 32), blocks=1, draft=16, max_triples=96,
 )  # fmt: skip
 TINY_LAYERED = LayeredConfig(
     image_size=16, context_frames=6, segmenter_width=8, agent_width=4, dynamics_width=4, compositor_width=8,
@@ -155,10 +155,12 @@ def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor
 
 
 def batch_of(model, video: torch.Tensor) -> Batch:
-    """What `loss` takes: videos, actions where flows need them, and for layered an agent and an object that go down."""
+    """What `loss` takes: videos, actions where flows need them, maps, and for layered an agent and an object."""
     actions = 0.5 * torch.ones(*video.shape[:2], len(model.config.actions)) if model.config.actions else None
     if isinstance(model, STT) and model.config.flows:
         return Batch(video, actions)
+    if names := getattr(model.config, "maps", ()):
+        return Batch(video, maps=video.sign()[:, None].expand(-1, len(names), -1, -1, -1, -1))
     if not isinstance(model.config, LayeredConfig):
         return Batch(video)
     segmentation = torch.zeros(len(video), video.shape[1], *video.shape[-2:], dtype=torch.int64)

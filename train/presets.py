@@ -44,7 +44,6 @@ class Preset:
 # ---- data --------------------------------------------------------------------------------------------
 
 two_digits = MovingMNISTConfig(kind="stochastic", digits=2)
-two_digits_or_one = MovingMNISTConfig(kind="stochastic", digits=2, strokes=0.2, fewer_every=3)
 one_digit = MovingMNISTConfig(kind="stochastic", digits=1)
 mixed_digits = MovingMNISTConfig(kind="mixed", digits=2, strokes=0.2)
 deterministic_digits = MovingMNISTConfig(kind="deterministic", digits=2, strokes=0.2)
@@ -156,15 +155,14 @@ PRESETS: dict[str, Preset] = {
         tokenizer_preset="moving_mnist/video_vq/gpu",
     ),
     "moving_mnist/transframer/cpu": Preset(
-        summary="Transframer on Stochastic Moving MNIST, two digits or one: any frame given others, and its "
-        "segmentation. One CPU core, 70 minutes, around the segmenter of digits-stt; not measured.",
-        model=transframer_cpu, data=replace(two_digits_or_one, frames=12),
+        summary="Transframer on Moving MNIST, one and two digits, deterministic and stochastic: any frame given others, "
+        "and its segmentation. One CPU core, 70 minutes, around the segmenter of digits-stt; not measured.",
+        model=transframer_cpu, data=replace(mixed_digits, frames=12),
         training=replace(cpu_predictor, minutes=70, batch=8),
     ),
     "moving_mnist/transframer/gpu": Preset(
-        summary="Transframer on Stochastic Moving MNIST, two digits: any frame given four others, and its "
-        "segmentation. One GPU, 20 minutes; not measured.",
-        model=transframer_gpu, data=replace(two_digits_or_one, frames=12), training=replace(gpu, batch=128, muon=True),
+        summary="Transframer on Moving MNIST, as moving_mnist/transframer/cpu. One GPU, 20 minutes; not measured.",
+        model=transframer_gpu, data=replace(mixed_digits, frames=12), training=replace(gpu, batch=128, muon=True),
     ),
     "moving_mnist_one_digit/video_vq/cpu": Preset(
         summary="VideoVQ tokenizer on Stochastic Moving MNIST, one digit. One CPU core, 8 minutes; not "

@@ -63,7 +63,7 @@ class TransframerConfig(PredictorConfig):
     layers: int = 2  # motion layers in front of a background
     reach: int = 5  # largest displacement of a layer, pixels a frame and axis
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
-    threshold: float = 0.5  # squared error of a cell, on [0, 1], up to which it has no DCT triples
+    threshold: float = 1.0  # squared error of a cell, on [0, 1], up to which it has no DCT triples
     dim: int = 128
     depth: int = 3  # blocks of each decoder
     heads: int = 4
