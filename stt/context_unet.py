@@ -30,7 +30,9 @@ class Context(NamedTuple):
 
 def nearest(times: Sequence[int], count: int) -> list[int]:
     """Indices of the `count` times nearest to 0, before and after in turn."""
-    sides = [sorted((k for k, t in enumerate(times) if (t > 0) == after), key=lambda k: abs(times[k])) for after in (0, 1)]
+    sides = [
+        sorted((k for k, t in enumerate(times) if (t > 0) == after), key=lambda k: abs(times[k])) for after in (0, 1)
+    ]
     ranked = sorted(
         ((rank, abs(times[k]), after, k) for after, side in enumerate(sides) for rank, k in enumerate(side))
     )

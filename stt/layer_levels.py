@@ -73,9 +73,9 @@ class LevelDecoder(nn.Module):
         return rearrange(self.project(h), "(b k) d -> b k d", b=b) + self.map[map_index - 1] + self.layer
 
     def logits(self, tokens: Tensor, levels: Tensor) -> Tensor:
-        """Tokens (B, K, dim) and the first levels (B, n) -> logits of the first levels and the next, (B, n + 1, LEVELS)."""
+        """Tokens (B, K, dim) and the first levels (B, n) -> logits of those and of the next, (B, n + 1, LEVELS)."""
         x = tokens[:, : levels.shape[1] + 1] + F.pad(F.embedding(levels, self.level.flatten(1)), (0, 0, 1, 0))
-        return self.head(self.norm(self.block(x, self.block.cross.remember(tokens)))).float()
+        return self.head(self.norm(self.block(x, self.block.remember(tokens)))).float()
 
     def nats(self, layers: Layers, map_index: int, levels: Tensor) -> Tensor:
         """Negative log-likelihood of levels (B, K): (B, K)."""

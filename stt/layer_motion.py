@@ -25,7 +25,9 @@ from stt.triple_decoder import Block
 BEYOND = 2  # most frames beyond the target
 FAR = 12  # most steps from the nearest frame to one of them
 TOLERANCE = 0.5  # squared error that a layer going on as it went may have more than the best displacement
-POINTERS = 3  # displacements that the head points at: the last one, the mean to the frame beyond, what its motion leaves
+POINTERS = (
+    3  # displacements that the head points at: the last one, the mean to the frame beyond, what its motion leaves
+)
 
 
 class Tracks(NamedTuple):
@@ -45,8 +47,13 @@ class Tracks(NamedTuple):
 
 
 def tracks_of(
-    layers: Layers, steps: Tensor, num_steps: Tensor, backward: Tensor, beyond: Sequence[Tensor],
-    times: Sequence[int], reach: int,
+    layers: Layers,
+    steps: Tensor,
+    num_steps: Tensor,
+    backward: Tensor,
+    beyond: Sequence[Tensor],
+    times: Sequence[int],
+    reach: int,
 ) -> Tracks:
     """Tracks of layers in the frames `beyond`, (B, C, H, W) on [0, 1] each, `times` frames after their own."""
     b, k = layers.colour.shape[:2]
@@ -86,7 +93,7 @@ class Steps(NamedTuple):
     """Displacements before every frame of a clip of T frames, and those that code the next frame."""
 
     past: Tensor  # (B, T - 1, P, K, 2) int64, the latest first
-    count: Tensor  # (B, T - 1) int64
+    num_past: Tensor  # (B, T - 1) int64 how many of them there are
     target: Tensor  # (B, T - 1, K, 2) int64
 
 
@@ -98,6 +105,11 @@ def steps_of(filtered: Filtered, size: int) -> Steps:
     pairs = zip(filtered.matches, past[:, :, 0].unbind(dim=1), filtered.shapes, strict=False)
     target = torch.stack([chosen(m, last, shape.ink) for m, last, shape in pairs], dim=1)
     return Steps(past, count, target)
+
+
+def by_layer(features: Tensor, there: Tensor) -> Tensor:
+    """Features (B, P, K, D) of P times, 0 where there is none, side by side for every layer: (B, K, P D)."""
+    return (features * there[:, :, None, None]).transpose(1, 2).flatten(2)
 
 
 class MotionDecoder(nn.Module):
@@ -123,35 +135,32 @@ class MotionDecoder(nn.Module):
             self.weights.bias.copy_(torch.tensor([3.0, 1.0, 1.0, -3.0]))
 
     def features(self, tracks: Tracks) -> Tensor:
-        """(B, K, inputs)"""
-        reach, side = self.reach, 2 * self.reach + 1
-        b, _, k, _ = tracks.steps.shape
-        has = torch.arange(self.size, device=tracks.steps.device) < tracks.num_steps[:, None]  # (B, P)
-        first = ShapeFeatures(
+        """(B, K, inputs): the layers' shapes, their displacements of a frame, and those to the frames beyond."""
+        k, there = tracks.steps.shape[2], tracks.times > 0
+        has = torch.arange(self.size, device=there.device) < tracks.num_steps[:, None]  # (B, P)
+        now = ShapeFeatures(
             Shape(*(part[:, None] for part in tracks.shape)), tracks.steps[:, None, 0], has[:, :1, None, None]
         )
-        parts = [first.features(reach)[:, 0]]
-
-        def displacements(steps: Tensor, present: Tensor) -> Tensor:
-            """Displacements (B, P, K, 2) of a frame -> (B, K, P * (2 S + 3))."""
-            hot = F.one_hot((steps + reach).clamp(0, 2 * reach), side).flatten(-2)
-            there = present[:, :, None, None].expand(-1, -1, k, 1)
-            return (torch.cat([steps / reach, hot, there], dim=-1) * there).transpose(1, 2).flatten(2)
-
-        parts.append(displacements(tracks.steps, has))
-        there = tracks.times > 0
         gap = tracks.times.diff(dim=1, prepend=torch.zeros_like(tracks.times[:, :1]))
         onward = tracks.beyond.diff(dim=1, prepend=torch.zeros_like(tracks.beyond[:, :1]))
         onward = (onward / gap.clamp(min=1)[..., None, None]).round().long()
         octaves = math.pi / 64 * 2.0 ** torch.arange(FREQUENCIES, device=there.device)
         angles = (tracks.beyond[..., None] * octaves).flatten(-2)
         when = F.one_hot(tracks.times.clamp(0, FAR), FAR + 1)[:, :, None].expand(-1, -1, k, -1)
-        parts.append(displacements(onward, there))
-        more = [when, angles.sin(), angles.cos(), tracks.beyond / 32, tracks.explained[..., None]]
-        more = torch.cat(more, dim=-1) * there[:, :, None, None]
-        parts.append(more.transpose(1, 2).flatten(2))
-        parts.append(tracks.backward[:, None, None].expand(-1, k, -1))
+        beyond = [when, angles.sin(), angles.cos(), tracks.beyond / 32, tracks.explained[..., None]]
+        parts = [
+            now.features(self.reach)[:, 0],
+            by_layer(self.displacements(tracks.steps), has),
+            by_layer(self.displacements(onward), there),
+            by_layer(torch.cat(beyond, dim=-1), there),
+            tracks.backward[:, None, None].expand(-1, k, -1),
+        ]
         return torch.cat([part.to(tracks.shape.ink.dtype) for part in parts], dim=-1)
+
+    def displacements(self, steps: Tensor) -> Tensor:
+        """Displacements of a frame (..., 2) -> (..., 2 S + 3)"""
+        hot = F.one_hot((steps + self.reach).clamp(0, 2 * self.reach), 2 * self.reach + 1).flatten(-2)
+        return torch.cat([steps / self.reach, hot, torch.ones_like(steps[..., :1])], dim=-1)
 
     def pointers(self, tracks: Tracks) -> tuple[Tensor, Tensor, Tensor]:
         """Displacements (B, K, POINTERS, 2) that are likely, whether each one is known, and the mean (B, K, 2)."""
@@ -189,7 +198,8 @@ class MotionDecoder(nn.Module):
 
     def hidden(self, x: Tensor, tokens: Tensor) -> Tensor:
         for block in self.blocks:
-            x = block(x, block.cross.remember(tokens))
+            assert isinstance(block, Block)
+            x = block(x, block.remember(tokens))
         return self.norm(x)
 
     def nats(self, tracks: Tracks, displacement: Tensor) -> Tensor:

@@ -103,6 +103,10 @@ class Block(nn.Module):
         self.attention, self.cross = Attention(dim, heads), CrossAttention(dim, heads)
         self.up, self.down = nn.Linear(dim, dim * mlp_ratio), nn.Linear(dim * mlp_ratio, dim)
 
+    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory (B, M, D), of which calls take them."""
+        return self.cross.remember(memory)
+
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
         """A whole sequence (B, N, D) -> the same."""
         x = x + self.attention.attend(*self.attention.project(self.norm(x)), causal=True)

@@ -44,8 +44,8 @@ TINY_VIDEOGPT = VideoGPTConfig(
 )  # fmt: skip
 TINY_DCT = DCTConfig(image_size=16, channels=1, block=4, background=128, quality=10)
 TINY_TRANSFRAMER = TransframerConfig(
-    image_size=16, dct=TINY_DCT, context_frames=3, layers=2, reach=2, segmenter_width=16, threshold=0.01, dim=32, depth=2,
-    heads=2, mlp_ratio=2, widths=(16, 32), blocks=1, draft=16, max_triples=96,
+    image_size=16, dct=TINY_DCT, context_frames=3, layers=2, reach=2, segmenter_width=16, threshold=0.01, dim=32,
+    depth=2, heads=2, mlp_ratio=2, widths=(16, 32), blocks=1, draft=16, max_triples=96,
 )  # fmt: skip
 TINY_LAYERED = LayeredConfig(
     image_size=16, context_frames=6, segmenter_width=8, agent_width=4, dynamics_width=4, compositor_width=8,

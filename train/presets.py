@@ -155,8 +155,8 @@ PRESETS: dict[str, Preset] = {
         tokenizer_preset="moving_mnist/video_vq/gpu",
     ),
     "moving_mnist/transframer/cpu": Preset(
-        summary="Transframer on Moving MNIST, one and two digits, deterministic and stochastic: any frame given others, "
-        "and its segmentation. One CPU core, 70 minutes, around the segmenter of digits-stt; not measured.",
+        summary="Transframer on Moving MNIST, one and two digits, deterministic and stochastic: any frame given "
+        "others, and its segmentation. One CPU core, 70 minutes, with the segmenter of digits-stt; not measured.",
         model=transframer_cpu, data=replace(mixed_digits, frames=12),
         training=replace(cpu_predictor, minutes=70, batch=8),
     ),

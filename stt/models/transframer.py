@@ -16,7 +16,6 @@ that a segmenter makes of the context (`stt.segmenter`). See also `stt.triple_de
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -43,16 +42,14 @@ from stt.api import (
 from stt.context_unet import Context, ContextUNet, nearest
 from stt.dct import DCTConfig, FrameDCT
 from stt.layer_levels import LEVELS, LevelDecoder, levels_of, painted
-from stt.layer_motion import BEYOND, MotionDecoder, Tracks, chosen, joined, steps_of, tracks_of
+from stt.layer_motion import MotionDecoder, Tracks, chosen, steps_of, tracks_of
+from stt.layer_tasks import Clip, Plan, corrupted, plan_of
 from stt.layers import patchify
 from stt.metrics import unit
 from stt.motion import Layers, composite, match, shift
 from stt.motion_tokens import RECONSTRUCTION_WEIGHT, SPLIT_WEIGHT, split_penalty
 from stt.segmenter import Filtered, Segmenter
 from stt.triple_decoder import Scene, Scores, TripleDecoder
-
-TARGETS = 3  # frames of a training clip whose motion is predicted from both sides
-MAX_GAP = 7  # most frames from a target to the nearest one beyond it, in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,17 +107,6 @@ class TransframerConfig(PredictorConfig):
         return {"dct": DCTConfig}
 
 
-class Plan(NamedTuple):
-    """What a training step predicts. Numbers in [0, 1) choose among what a clip's length allows."""
-
-    kind: str = "past"  # of the frame with DCT triples: "past", "gap" (also with frames after it) or "map"
-    backward: bool = False  # the clip runs backward: the nearest frame comes after the target
-    corrupt: bool = False  # the layers have errors
-    targets: tuple[float, ...] = (0.5, 0.9, 0.2)  # frames with others beyond them; the first has DCT triples
-    gaps: tuple[float, ...] = (0.5, 0.1, 0.9)  # how far the first of these is
-    map_index: float = 0.5
-
-
 class TransframerState(NamedTuple):
     recent: Video  # (B, 1 ... near_frames, C, H, W): the prompt's end, then predictions
     layers: Layers  # of the latest frame
@@ -141,9 +127,7 @@ class Transframer(Predictor):
         self.motion = MotionDecoder(c.layers, c.reach, self.num_steps, c.dim, c.depth, c.heads, c.mlp_ratio)
         if c.maps:
             self.levels = LevelDecoder(c.layers, c.channels, len(c.maps), c.widths[0], c.dim, c.heads, c.mlp_ratio)
-        self.unet = ContextUNet(
-            2 * k, c.layers * c.channels * c.dct.block**2, c.widths, c.blocks, c.dim, len(c.maps)
-        )
+        self.unet = ContextUNet(2 * k, c.layers * c.channels * c.dct.block**2, c.widths, c.blocks, c.dim, len(c.maps))
         self.memory, self.memory_note = nn.Linear(c.widths[-1], c.dim), nn.Linear(c.dim, c.dim)
         self.memory_rows = nn.Parameter(0.02 * torch.randn(small, 1, c.dim))
         self.memory_columns = nn.Parameter(0.02 * torch.randn(1, small, c.dim))
@@ -167,7 +151,7 @@ class Transframer(Predictor):
         memory = self.memory(rearrange(low, "b s c h w -> b s h w c"))
         memory = memory + self.memory_note(note)[:, None, None] + self.memory_rows + self.memory_columns
         memory = rearrange(memory, "b s h w d -> b (s h w) d")
-        return Scene(target, dense[:, -1], tuple(block.cross.remember(memory) for block in self.decoder.blocks))
+        return Scene(target, dense[:, -1], tuple(block.remember(memory) for block in self.decoder.blocks))
 
     def near(self, frames: Video, times: Sequence[int], map_index: int = 0) -> Context:
         """The nearest of frames (B, T, C, H, W), whose times are counted from the target."""
@@ -190,64 +174,36 @@ class Transframer(Predictor):
     # ---- training ------------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
-        c, rng = self.config, random.Random(step)
+        c = self.config
         of_maps = c.map_share if c.maps else 0.0
-        kind = rng.choices(("past", "gap", "map"), (max(1 - c.interpolate - of_maps, 0), c.interpolate, of_maps))[0]
-        backward, corrupt = kind != "map" and rng.random() < c.backward, rng.random() < c.corrupt_context
-        targets, gaps = (tuple(rng.random() for _ in range(TARGETS)) for _ in range(2))
-        self.plan = Plan(kind, backward, corrupt, targets, gaps, rng.random())
+        self.plan = plan_of(step, c.interpolate, of_maps, c.backward, c.corrupt_context)
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy: of motions in nats a layer, of DCT triples in nats each, of levels in nats a layer.
 
         The motion of all frames is predicted from those before them, and that of some from both sides. One frame of
-        `residual_share` of the clips has DCT triples, and the layers of that frame have levels.
+        `residual_share` of the clips has DCT triples, and the layers before it have levels. A segmenter that is not
+        frozen learns to make layers that reconstruct the clip, see `stt.motion_tokens`.
         """
-        c, video, maps, plan = self.config, batch.video, batch.maps, self.plan
-        if video.shape[1] < 2:
-            raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
-        if maps is not None and (maps.shape[1] != len(c.maps) or maps.shape[2:] != video.shape[1:]):
-            raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(c.maps)} a frame of {tuple(video.shape)}")
-        if plan.backward:
-            video, maps = video.flip(1), None if maps is None else maps.flip(2)
+        self.check(batch)
+        video, maps, turned = batch.video, batch.maps, self.plan.backward
+        video, maps = video.flip(1) if turned else video, maps.flip(2) if turned and maps is not None else maps
         frozen = not any(p.requires_grad for p in self.segmenter.parameters())
         with torch.no_grad() if frozen else nullcontext():
-            filtered = self.segmenter.filter(unit(video), c.reach)
-        history, steps = [detached(layers) for layers in filtered.history], steps_of(filtered, self.num_steps)
-        last = video.shape[1] - 2  # frame that has another after it
-        at = [int(share * (last + 1)) for share in plan.targets]
-        gaps = [1 + int(share * min(last - k, MAX_GAP)) if k < last else 0 for share, k in zip(plan.gaps, at, strict=True)]
+            filtered = self.segmenter.filter(unit(video), self.config.reach)
+        history = [Layers(*(part.detach() for part in layers)) for layers in filtered.history]
+        clip = Clip(video, history, steps_of(filtered, self.num_steps), self.plan, self.config.reach)
 
-        tracks = [self.tracks(history[k], steps.past[:, k], k, plan.backward) for k in range(last + 1)]
-        for k, gap in zip(at, gaps, strict=True):
-            if gap:
-                times = range(1 + gap, min(1 + gap + BEYOND, video.shape[1] - k))
-                beyond = [unit(video[:, k + time]) for time in times]
-                tracks.append(self.tracks(history[k], steps.past[:, k], k, plan.backward, beyond, times))
-        targets = [*range(last + 1), *(k for k, gap in zip(at, gaps, strict=True) if gap)]
-        nats = self.motion.nats(joined(tracks), torch.cat([steps.target[:, k] for k in targets]))
-        past, between = nats.split([len(video) * (last + 1), len(nats) - len(video) * (last + 1)])
-        parts = {"motion": past.mean()} | ({"motion in gaps": between.mean()} if len(between) else {})
+        targets = clip.targets()
+        nats = self.motion.nats(targets.tracks, targets.displacement)
+        parts = {"motion": nats[: targets.num_past].mean()}
+        if len(nats) > targets.num_past:
+            parts["motion in gaps"] = nats[targets.num_past :].mean()
         if maps is not None:
-            index = int(plan.map_index * len(c.maps))
-            levels = levels_of(history[at[0]], maps[:, index, at[0]])
-            parts["level"] = self.levels.nats(history[at[0]], 1 + index, levels).mean()
-
-        count = max(round(c.residual_share * len(video)), 1)
-        some, now = Layers(*(part[:count] for part in history[at[0]])), at[0]
-        if plan.kind == "map" and maps is not None:
-            layers, predicted, target = some, painted(some, levels[:count], c.channels), maps[:count, index, now]
-            context = self.near(video[:count, : now + 1], range(-now, 1), 1 + index)
-        else:
-            shown = video[:count, max(now - c.near_frames + 1, 0) : now + 1]
-            if plan.corrupt:
-                some, shown = self.corrupted(some, shown, steps.past[:count, now, 0])
-            layers, predicted = self.moved(some, steps.target[:count, now])
-            target, times = video[:count, now + 1], list(range(-shown.shape[1], 0))
-            if plan.kind == "gap" and gaps[0]:
-                times, shown = [*times, gaps[0]], torch.cat([shown, video[:count, now + 1 + gaps[0], None]], dim=1)
-            context = self.near(shown, [-time for time in times] if plan.backward else times)
-        scores = self.decoder.scores(self.scene(context, layers, predicted), self.residual(target, predicted))
+            index, layers = 1 + int(self.plan.map_index * maps.shape[1]), history[clip.at[0]]
+            levels = levels_of(layers, maps[:, index - 1, clip.at[0]])
+            parts["level"] = self.levels.nats(layers, index, levels).mean()
+        scores = self.target_scores(clip, maps)
         for name in ("channel", "position", "value"):
             parts[f"ce_{name}"] = getattr(scores, name).sum() / scores.valid.sum()
         total = torch.stack(list(parts.values())).sum()
@@ -256,33 +212,38 @@ class Transframer(Predictor):
             penalty = split_penalty(filtered.layers)
             total = total + RECONSTRUCTION_WEIGHT * mse + SPLIT_WEIGHT * penalty
             parts |= {"mse of layers": mse * video[0, 0].numel(), "split": penalty}
-        bits = scores.nats.sum(dim=1).mean() + parts["motion"] * c.layers
+        bits = scores.nats.sum(dim=1).mean() + parts["motion"] * self.config.layers
         parts["bits_per_dim"] = bits / (math.log(2) * video[0, 0].numel())
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-    @torch.no_grad()
-    def corrupted(self, layers: Layers, shown: Video, last: Tensor) -> tuple[Layers, Video]:
-        """Layers and the frames that show them, with errors as wrong DCT triples make; `last` moved the layers there."""
-        b, k = layers.colour.shape[:2]
-        dense = self.codec.encode(torch.zeros_like(layers.colour))
-        wrong = torch.randn(dense.shape, device=dense.device) * (3 / (1 + torch.arange(dense.shape[2], device=dense.device)))[:, None, None]
-        here = torch.rand(b, k, 1, *dense.shape[-2:], device=dense.device) < self.config.corruption / k
-        errors = (self.codec.decode_residual((wrong.round() * here).long(), torch.zeros_like(layers.colour)) / 2)
-        colour = (layers.colour + errors).clamp(0, 1)
-        errors, back = colour - layers.colour, shift((colour - layers.colour).flatten(0, 1), -last.flatten(0, 1))
-        moved = [errors.sum(dim=1), back.unflatten(0, (b, k)).sum(dim=1)]
-        both = torch.rand(b, 1, 1, 1, device=colour.device) < 0.5
-        wrongs = [torch.zeros_like(moved[0])] * (shown.shape[1] - 2) + ([moved[1] * both, moved[0]] if shown.shape[1] > 1 else moved[:1])
-        return layers._replace(colour=colour), (shown + 2 * torch.stack(wrongs, dim=1)).clamp(-1, 1)
+    def check(self, batch: Batch) -> None:
+        video, maps = batch.video, batch.maps
+        if video.shape[1] < 2:
+            raise ValueError(f"clips have {video.shape[1]} frames, training needs at least 2")
+        names = self.config.maps
+        if maps is not None and (maps.shape[1] != len(names) or maps.shape[2:] != video.shape[1:]):
+            raise ValueError(f"maps are {tuple(maps.shape)}, must be {len(names)} a frame of {tuple(video.shape)}")
 
-    def tracks(
-        self, layers: Layers, past: Tensor, num_steps: int, backward: bool, beyond: Sequence[Tensor] = (),
-        times: Sequence[int] = (),
-    ) -> Tracks:  # fmt: skip
-        b = len(past)
-        count = torch.full((b,), min(num_steps, self.num_steps), device=past.device)
-        direction = torch.full((b,), backward, device=past.device)
-        return tracks_of(layers, past, count, direction, list(beyond), list(times), self.config.reach)
+    def target_scores(self, clip: Clip, maps: Tensor | None) -> Scores:
+        """Nats of the DCT triples of the plan's first target, of some of the clips."""
+        c, plan, at, gap = self.config, clip.plan, clip.at[0], clip.gaps[0]
+        count = max(round(c.residual_share * len(clip.video)), 1)
+        video, layers = clip.video[:count], Layers(*(part[:count] for part in clip.history[at]))
+        if plan.kind == "map" and maps is not None:
+            index = int(plan.map_index * maps.shape[1])
+            target = maps[:count, index, at]
+            predicted = painted(layers, levels_of(layers, target), c.channels)
+            context = self.near(video[:, : at + 1], range(-at, 1), 1 + index)
+        else:
+            shown, target = video[:, max(at - c.near_frames + 1, 0) : at + 1], video[:, at + 1]
+            if plan.corrupt:
+                layers, shown = corrupted(self.codec, layers, shown, clip.steps.past[:count, at, 0], c.corruption)
+            layers, predicted = self.moved(layers, clip.steps.target[:count, at])
+            times = list(range(-shown.shape[1], 0))
+            if plan.kind == "gap" and gap:
+                times, shown = [*times, gap], torch.cat([shown, video[:, at + 1 + gap, None]], dim=1)
+            context = self.near(shown, [-time for time in times] if plan.backward else times)
+        return self.decoder.scores(self.scene(context, layers, predicted), self.residual(target, predicted))
 
     # ---- likelihood ----------------------------------------------------------------------------------
 
@@ -308,7 +269,7 @@ class Transframer(Predictor):
     def frame_nats(self, shown: Video, target: Tensor) -> tuple[Tensor, Scores]:
         """Nats of the frame (B, C, H, W) after those shown: of its motion (B, K), and of its DCT triples."""
         state = self.start(shown)
-        tracks = self.tracks(state.layers, state.steps, state.num_steps, False)
+        tracks = self.tracks(state.layers, state.steps, state.num_steps)
         matched = match(state.layers, unit(target), self.config.reach)
         displacement = chosen(matched, state.steps[:, 0], tracks.shape.ink)
         layers, predicted = self.moved(state.layers, displacement)
@@ -325,6 +286,14 @@ class Transframer(Predictor):
             shown[:, -self.config.near_frames :], filtered.layers, self.steps(filtered), len(filtered.matches)
         )
 
+    def tracks(
+        self, layers: Layers, steps: Tensor, num_steps: int, frames: Sequence[Tensor] = (), times: Sequence[int] = (),
+        backward: bool = False,
+    ) -> Tracks:  # fmt: skip
+        """Tracks of layers, the same for all of the batch but for their displacements; see `tracks_of`."""
+        count, turned = (torch.full((len(steps),), value, device=steps.device) for value in (num_steps, backward))
+        return tracks_of(layers, steps, count, turned, frames, times, self.config.reach)
+
     def steps(self, filtered: Filtered, gaps: Sequence[int] = ()) -> Tensor:
         """Displacements (B, P, K, 2) before the last frame, the latest first; gaps: frames from each to the next."""
         b, k = filtered.layers.colour.shape[:2]
@@ -335,7 +304,7 @@ class Transframer(Predictor):
         return torch.stack([*moved[::-1], *steps][: self.num_steps], dim=1)
 
     def step(self, state: TransframerState, sampling: Sampling, noise: Noise) -> tuple[Video, TransframerState]:
-        tracks = self.tracks(state.layers, state.steps, state.num_steps, False).expand(noise.futures)
+        tracks = self.tracks(state.layers, state.steps, state.num_steps).expand(noise.futures)
         state = TransframerState(
             state.recent.expand(noise.futures, -1, -1, -1, -1), state.layers.expand(noise.futures),
             state.steps.expand(noise.futures, -1, -1, -1), state.num_steps,
@@ -404,7 +373,7 @@ class Transframer(Predictor):
         filtered, steps = self.filtered(frames, near)
         times = [abs(near[-1]) + abs(time) for time in beyond]
         others = [unit(frames[time]) for time in beyond]
-        tracks = self.tracks(filtered.layers, steps, len(near) - 1, near[-1] > 0, others, times)
+        tracks = self.tracks(filtered.layers, steps, len(near) - 1, others, times, near[-1] > 0)
         layers, predicted = self.moved(filtered.layers, self.draw_motion(tracks, sampling, noise))
         context = self.near(torch.stack(list(frames.values()), dim=1), list(frames))
         dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
@@ -415,12 +384,17 @@ class Transframer(Predictor):
         c, index = self.config, 1 + self.config.maps.index(name)
         near, _ = self.sides(frames)
         layers = self.filtered(frames, near)[0].layers
-        levels = self.levels.draw(layers, index, sampling, noise.gumbel(c.layers, LEVELS) if sampling.temperature else None)
+        levels = self.levels.draw(
+            layers, index, sampling, noise.gumbel(c.layers, LEVELS) if sampling.temperature else None
+        )
         predicted = painted(layers, levels, c.channels)
         context = self.near(torch.stack(list(frames.values()), dim=1), list(frames), index)
         dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
         return self.codec.decode_residual(dense, predicted)
 
-
-def detached(layers: Layers) -> Layers:
-    return Layers(*(part.detach() for part in layers))
+    @torch.inference_mode()
+    def coded_map(self, context: Video, true: Tensor) -> Tensor:
+        """A map (B, C, H, W) of the last frame of a context as its triples decode: the best that can be drawn."""
+        layers = self.start(context).layers
+        predicted = painted(layers, levels_of(layers, true), self.config.channels)
+        return self.codec.decode_residual(self.residual(true, predicted), predicted)

@@ -66,7 +66,8 @@ def segmentation(
 
     A pixel belongs to the class whose gray level is nearest. `mean IoU`: intersection over union of every class that
     occurs, the background among them. `ink IoU`: that of all digits together. `ink accuracy`: share of the true
-    digits' pixels of the right class. `codec`: the true segmentation after the codec alone, the ceiling.
+    digits' pixels of the right class. `codec`: the true segmentation after the model's codec
+    alone, given the frame itself: the ceiling.
     """
     figures: Figures = {}
     for ahead in AHEAD:
@@ -77,7 +78,8 @@ def segmentation(
             offsets = torch.arange(context, device=true.device) - at
             noise = SeededNoise([index], true.device)
             predicted = model.frame(clip.video[:, :context], offsets, sampling, noise, map_name="digits")[0, 0]
-            for name, image in (("model", predicted), ("codec", model.codec.decode(model.codec.encode(true)))):
+            coded = model.coded_map(clip.video[:, : at + 1], true[None])[0]
+            for name, image in (("model", predicted), ("codec", coded)):
                 pairs = CLASSES * _classes(true) + _classes(image)
                 counts = torch.bincount(pairs.flatten().cpu(), minlength=CLASSES**2)
                 confusion[name] += counts.view(CLASSES, CLASSES)
