@@ -67,7 +67,7 @@ timesformer_cpu = TimeSformerConfig(source_frames=(1, 1, 4, 8), reach=5)
 timesformer_gpu = replace(timesformer_cpu, dim=256, depth=5, heads=8)
 
 transframer_cpu = TransframerConfig(maps=("digits",))
-transframer_gpu = replace(transframer_cpu, dim=256, depth=4, heads=8, widths=(96, 192), draft=64, residual_share=1.0)
+transframer_gpu = replace(transframer_cpu, dim=256, depth=4, heads=8, widths=(96, 192), blocks=2, draft=64, residual_share=1.0)
 
 tabletop_vq_cpu = FrameVQConfig(channels=3, levels=(8,) * 12, local=True)
 tabletop_vq_gpu = replace(tabletop_vq_cpu, widths=(80, 160), blocks=1)
@@ -158,7 +158,7 @@ PRESETS: dict[str, Preset] = {
         summary="Transframer on Moving MNIST, one and two digits, deterministic and stochastic: any frame given "
         "others, and its segmentation. One CPU core, 70 minutes, with the segmenter of digits-stt; not measured.",
         model=transframer_cpu, data=replace(mixed_digits, frames=12),
-        training=replace(cpu_predictor, minutes=70, batch=8),
+        training=replace(cpu_predictor, minutes=70, lr=1.5e-3),
     ),
     "moving_mnist/transframer/gpu": Preset(
         summary="Transframer on Moving MNIST, as moving_mnist/transframer/cpu. One GPU, 20 minutes; not measured.",

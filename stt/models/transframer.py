@@ -62,11 +62,11 @@ class TransframerConfig(PredictorConfig):
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
     threshold: float = 1.0  # squared error of a cell, on [0, 1], up to which it has no DCT triples
     dim: int = 128
-    depth: int = 3  # blocks of each decoder
+    depth: int = 2  # blocks of each decoder
     heads: int = 4
     mlp_ratio: int = 4
     widths: tuple[int, ...] = (64, 128)  # of the U-Net, from the DCT's grid to the resolution of the decoder's memory
-    blocks: int = 2  # of the U-Net at its lowest resolution
+    blocks: int = 1  # of the U-Net at its lowest resolution
     draft: int = 48  # width of the decoder's draft network
     max_triples: int = 96  # DCT triples of a frame; what a longer one has beyond, always fine detail, is left out
     backward: float = 0.25  # share of training steps whose clips run backward, as when a gap is filled from its end
