@@ -67,7 +67,7 @@ def test_flags_and_folders_that_do_not_suit_a_preset_are_refused(tmp_path):
             r"takes 10 classes, .* no class sub-folders \(loose.npy lies beside plain/\): add --set classes=0",
         ),
         ("tabletop/stt/cpu", ["--data", plain], r'takes 2 actions, .* has no actions: add --set "actions=\(\)"'),
-        ("moving_mnist_one_digit/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),
+        ("moving_mnist/transframer/cpu", ["--data", plain], "learns maps of digits, .* has none"),
         (digits, ["--stride=2"], "--stride does not apply to the mixed clips"),
         (digits, ["--digits=1", "--data", tmp_path], "--digits does not apply to the folder clips"),
         (digits, ["--data", tmp_path / "nowhere"], "nowhere is not a folder"),

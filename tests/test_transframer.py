@@ -14,8 +14,11 @@ from stt import triple_decoder
 from stt.api import Batch, Sampling
 from stt.context_unet import nearest
 from stt.dct import DCTConfig, Triples
-from stt.dct_motion import motion_evidence
+from stt.layer_levels import LEVELS, levels_of, painted
+from stt.layer_motion import Steps
+from stt.layer_tasks import Clip, corrupted, plan_of
 from stt.models.transframer import Transframer, TransframerConfig
+from stt.motion import Layers
 from stt.sampler import SeededNoise, inwards, sample_logits
 from stt.triple_decoder import NEVER
 from tests.conftest import TINY_CONFIGS, TINY_TRANSFRAMER, clips, lively
@@ -46,13 +49,20 @@ COARSE = DCTConfig(image_size=8, channels=1, block=4, quality=1)
 
 
 def coarse(max_triples: int) -> Transframer:
-    """A model whose frames have 4 positions and values of at most 3, so that their triples can be counted."""
+    """A model whose frames have 4 positions and values of at most 4, so that their triples can be counted."""
     return varied(image_size=8, dct=COARSE.to_dict(), max_triples=max_triples)
 
 
-def scene_of(model: Transframer, frames: int = 3, seed: int = 1):
+def scene_after(model: Transframer, video: torch.Tensor):
+    """The scene of the frame after clips whose layers stay where they are."""
     with torch.inference_mode():
-        return model.scene(model.past_context(clips(model, 1, frames, seed)))
+        state = model.start(video)
+        layers, predicted = model.moved(state.layers, torch.zeros_like(state.steps[:, 0]))
+        return model.scene(model.near(state.recent, range(-state.recent.shape[1], 0)), layers, predicted)
+
+
+def scene_of(model: Transframer, batch: int = 1):
+    return scene_after(model, clips(model, 1, 3).expand(batch, -1, -1, -1, -1))
 
 
 def random_dense(model: Transframer, batch: int = 1, density: float = 0.2, seed: int = 0) -> torch.Tensor:
@@ -99,10 +109,10 @@ def test_every_sequence_that_is_drawn_decodes_wherever_it_is_cut(monkeypatch):
         model = Transframer(replace(TINY_CONFIGS[name], max_triples=16)).eval()
         if weights == "random":
             verbose(model)
-        scene = scene_of(model)
+        scene = scene_of(model, 3)
         with monkeypatch.context() as patch:
             recorder = Recorder(model, patch)
-            dense = model.decoder.draw(scene.expand(3), Sampling(temperature=temperature), SeededNoise([0, 1, 2]))
+            dense = model.decoder.draw(scene, Sampling(temperature=temperature), SeededNoise([0, 1, 2]))
         counts = (dense != 0).flatten(1).sum(dim=1).tolist()
         assert max(counts) > 3 or weights == "fresh", (name, temperature)
         for future, count in enumerate(counts):
@@ -161,20 +171,20 @@ def test_the_probabilities_of_all_first_triples_and_of_the_end_sum_to_one():
     model = coarse(1)
     images = single(model)
     images = torch.cat([images, torch.zeros_like(images[:1])])
-    nats = model.decoder.scores(scene_of(model).expand(len(images)), images).nats[:, 0]
+    nats = model.decoder.scores(scene_of(model, len(images)), images).nats[:, 0]
     assert torch.exp(-nats).sum() == pytest.approx(1, abs=1e-4)
     assert torch.exp(-nats).max() > 4 / len(images)  # not the uniform distribution
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("before", [0, 180, 379])
+@pytest.mark.parametrize("before", [0, 250, 507])
 def test_the_probabilities_of_all_second_triples_and_of_the_end_sum_to_one(before):
     model = coarse(2)
     images = single(model)
     first = images[before].flatten()
     later = images.flatten(1).ne(0).int().argmax(dim=1) > first.ne(0).int().argmax()
     images = torch.cat([images[later] + images[before], images[before][None]])
-    scores = model.decoder.scores(scene_of(model).expand(len(images)), images)
+    scores = model.decoder.scores(scene_of(model, len(images)), images)
     torch.testing.assert_close(scores.nats[:, 0], scores.nats[:1, 0].expand(len(images)), atol=1e-4, rtol=1e-4)
     assert torch.exp(-scores.nats[:, 1]).sum() == pytest.approx(1, abs=1e-4)
 
@@ -182,9 +192,9 @@ def test_the_probabilities_of_all_second_triples_and_of_the_end_sum_to_one(befor
 @torch.inference_mode()
 def test_triples_are_drawn_as_often_as_the_network_states():
     model = coarse(1)
-    scene, images, futures = scene_of(model), single(model), 2000
-    stated = torch.exp(-model.decoder.scores(scene.expand(len(images)), images).nats[:, 0])
-    drawn = model.decoder.draw(scene.expand(futures), Sampling(), SeededNoise(range(futures))).flatten(1)
+    images, futures = single(model), 2000
+    stated = torch.exp(-model.decoder.scores(scene_of(model, len(images)), images).nats[:, 0])
+    drawn = model.decoder.draw(scene_of(model, futures), Sampling(), SeededNoise(range(futures))).flatten(1)
     often = torch.stack([(drawn == image).all(dim=1).float().mean() for image in images.flatten(1)])
     assert (often - stated).abs().max() < 5 * (stated.max() / futures).sqrt()
 
@@ -213,7 +223,7 @@ def test_no_triple_sees_itself_or_what_comes_after(name):
     scene, dense = scene_of(model), random_dense(model)
     before = model.decoder.scores(scene, dense)
     for cut in (0, 3, 21, 60, 150):
-        other = random_dense(model, seed=9)
+        other = random_dense(model, seed=6)
         other.flatten(1)[:, :cut] = dense.flatten(1)[:, :cut]
         same = int((dense.flatten(1)[:, :cut] != 0).sum())
         after = model.decoder.scores(scene, other)
@@ -224,107 +234,169 @@ def test_no_triple_sees_itself_or_what_comes_after(name):
 @torch.inference_mode()
 def test_the_surprise_is_the_likelihood_of_triples_in_bits_a_pixel_each_in_its_cell(model):
     video = clips(model, 1, 2)
-    scores = model.decoder.scores(model.scene(model.past_context(video[:, :1])), model.codec.encode(video[:, 1]))
+    motion, scores = model.frame_nats(video[:, :1], video[:, 1])
     surprise = model.surprise(video)
     bits = scores.nats[0] / math.log(2)
-    assert float(surprise.bits[0, 0]) * 256 == pytest.approx(float(bits.sum()), rel=1e-4)
-    third = bits[scores.cell[0] == 3].sum() + bits[scores.cell[0] == 16].sum() / 16
+    whole = bits.sum() + motion.sum() / math.log(2)
+    assert float(surprise.bits[0, 0]) * 256 == pytest.approx(float(whole), rel=1e-4)
+    third = bits[scores.cell[0] == 3].sum()
+    third += (bits[scores.cell[0] == 16].sum() + motion.sum() / math.log(2)) / 16
     assert float(surprise.per_cell[0, 0].flatten()[3]) * 16 == pytest.approx(float(third), rel=1e-4)
 
 
-# ---- context ---------------------------------------------------------------------------------------------
+# ---- prediction and correction ---------------------------------------------------------------------------
 
 
-def test_the_nearest_frames_on_both_sides_are_seen_and_those_that_are_not_there_come_last():
-    offsets = torch.tensor([[-4, -2, -1, 3, 5, 6], [-4, -3, -2, -1, 1, 2]])
-    held = torch.tensor([[True] * 6, [False, True, True, True, False, False]])
-    chosen = offsets.gather(1, nearest(offsets, held, 4))
-    assert chosen.tolist() == [[-1, 3, -2, 5], [-1, -2, -3, chosen[1, 3]]]
-    assert nearest(offsets[:, :2], held[:, :2], 4).shape == (2, 2)
+def square(y: int, x: int, size: int = 16, shade: float = 1.0) -> torch.Tensor:
+    """A bright square of 5 x 5 pixels on black, (1, size, size)."""
+    frame = torch.full((1, size, size), -1.0)
+    frame[:, y : y + 5, x : x + 5] = shade
+    return frame
+
+
+def one_layer(model: Transframer, frame: torch.Tensor) -> Layers:
+    """Layers of which the first holds all ink of a frame (1, H, W)."""
+    colour = torch.zeros(1, model.config.layers, *frame.shape)
+    colour[:, 0] = (frame + 1) / 2
+    return Layers(torch.zeros_like(frame)[None], colour, torch.zeros_like(colour))
+
+
+def test_a_frame_in_which_everything_moves_as_a_whole_needs_no_dct_triple(model):
+    before, after = square(3, 3), square(4, 5)
+    layers = one_layer(model, before)
+    _, predicted = model.moved(layers, torch.tensor([[[1, 2], [0, 0]]]))
+    assert torch.equal(predicted[0], after) and not model.residual(after[None], predicted).any()
+    _, wrong = model.moved(layers, torch.tensor([[[1, 1], [0, 0]]]))
+    dense = model.residual(after[None], wrong)
+    assert 0 < dense.ne(0).sum() < model.codec.encode(after).ne(0).sum()
+    off, corrected = (
+        float((image[0] - after).square().mean()) for image in (wrong, model.codec.decode_residual(dense, wrong))
+    )
+    assert corrected < 0.5 * off
+
+
+def test_cells_that_are_good_enough_have_no_triples():
+    strict, lax = (varied(threshold=threshold) for threshold in (0.0, 100.0))
+    frame, other = square(3, 3)[None], square(4, 3)[None]
+    assert strict.residual(frame, other).any() and not lax.residual(frame, other).any()
 
 
 @torch.inference_mode()
-def test_a_slot_without_a_frame_is_as_if_it_were_not_there(model):
-    video = clips(model, 2, 3)
-    offsets, held = torch.tensor([[-3, -2, -1]]).expand(2, -1), torch.tensor([[False, True, True]]).expand(2, -1)
-    image = random_dense(model, 2)
-    padded = model.decoder.scores(model.scene(model.context(video, offsets, held)), image)
-    absent = model.decoder.scores(model.scene(model.past_context(video[:, 1:])), image)
-    torch.testing.assert_close(padded.nats, absent.nats, atol=1e-4, rtol=1e-4)
-    whole = model.decoder.scores(model.scene(model.past_context(video)), image)
-    assert not torch.allclose(whole.nats, absent.nats, atol=1e-2)
+def test_layers_stay_exact_where_no_triple_corrects_them(model):
+    layers = one_layer(model, square(2, 2))
+    displacement = torch.tensor([[[3, 3], [0, 0]]])
+    moved, predicted = model.moved(layers, displacement)
+    dense = torch.zeros(1, 16, 4, 4, dtype=torch.long)
+    dense[:, 0, 0, 3] = 5  # a cell apart from the square
+    frame = model.codec.decode_residual(dense, predicted)
+    mended = model.mended(moved, displacement, square(2, 2)[None], frame, dense)
+    cell = (slice(None), slice(None), slice(None), slice(0, 4), slice(12, 16))
+    assert not torch.equal(mended.colour[cell], moved.colour[cell])
+    elsewhere = torch.ones(16, 16, dtype=torch.bool)
+    elsewhere[0:4, 12:16] = False
+    assert torch.equal(mended.colour[..., elsewhere], moved.colour[..., elsewhere])
 
 
-def test_training_asks_for_frames_with_others_before_them_and_in_between_on_both_sides():
-    model = Transframer(config(interpolate=0.5, short_context=0.5))
-    asked, held, wanted = model.task(400, 6, 0, torch.device("cpu"))
-    times = torch.arange(6)
-    before = (held & (times < asked[:, None])).sum(dim=1)
-    after = (held & (times > asked[:, None])).sum(dim=1)
-    assert not held[torch.arange(400), asked].any() and (before > 0).all()
-    assert set(asked.tolist()) == {1, 2, 3, 4, 5} and {0, 1, 2, 3} <= set(before.tolist()) | {0}
-    assert 120 < (after > 0).sum() < 280 and not wanted.any()
-    assert not model.task(50, 2, 0, torch.device("cpu"))[1][:, 1].any()  # two frames have none in between
+def test_the_nearest_frames_come_first_before_and_after_in_turn():
+    assert [[-4, -2, -1, 3, 5, 6][k] for k in nearest([-4, -2, -1, 3, 5, 6], 4)] == [-1, 3, -2, 5]
+    assert [[3, 0, -1][k] for k in nearest([3, 0, -1], 2)] == [0, 3]
+    assert nearest([-2, -1], 4) == [1, 0]
 
 
-def test_training_asks_for_maps_mostly_of_frames_that_are_there():
-    asked, held, wanted = Transframer(config(maps=("a", "b"), map_share=0.5)).task(800, 6, 2, torch.device("cpu"))
-    its_own = held[torch.arange(800), asked]
-    assert 300 < (wanted > 0).sum() < 500 and not its_own[wanted == 0].any()
-    assert 0.65 < its_own[wanted > 0].float().mean() < 0.85
-    assert 0.35 < (wanted[wanted > 0] == 1).float().mean() < 0.65 and wanted.max() == 2
+# ---- training --------------------------------------------------------------------------------------------
 
 
-def test_a_map_is_expected_where_it_is_asked_for_and_the_frame_elsewhere():
+def test_training_asks_for_frames_between_others_for_maps_and_for_clips_that_run_backward():
+    plans = [plan_of(step, 0.3, 0.2, 0.25, 0.4) for step in range(600)]
+    share = {kind: sum(plan.kind == kind for plan in plans) / 600 for kind in ("past", "gap", "map")}
+    assert share == pytest.approx({"past": 0.5, "gap": 0.3, "map": 0.2}, abs=0.06)
+    assert 0.15 < sum(plan.backward for plan in plans) / 600 < 0.25  # none of them with maps
+    assert 0.33 < sum(plan.corrupt for plan in plans) / 600 < 0.47
+    assert plan_of(7, 0.3, 0.2, 0.25, 0.4) == plans[7]
+
+
+def test_frames_beyond_a_target_lie_in_the_clip():
+    video = torch.zeros(2, 9, 1, 16, 16)
+    for step in range(200):
+        clip = Clip(video, [], Steps(video, video, video), plan_of(step, 0.5, 0, 0, 0), 2)
+        assert all(
+            0 <= at <= 7 and 0 <= gap <= 7 and at + 1 + gap <= 8 for at, gap in zip(clip.at, clip.gaps, strict=True)
+        )
+        assert all((gap == 0) == (at == 7) for at, gap in zip(clip.at, clip.gaps, strict=True))
+
+
+def test_layers_that_train_as_if_drawn_have_errors_that_their_frames_show(model):
     torch.manual_seed(0)
-    model = Transframer(config(maps=("dark",), map_share=0.5, corrupt_context=0.0))
+    layers, shown = one_layer(model, square(4, 4)), torch.stack([square(3, 4), square(4, 4)])[None]
+    last = torch.tensor([[[1, 0], [0, 0]]])
+    wrong, seen = corrupted(model.codec, layers, shown, last, 0.5)
+    errors = (wrong.colour - layers.colour).sum(dim=1)
+    assert errors.abs().max() > 0.05 and wrong.colour.min() >= 0 and wrong.colour.max() <= 1
+    torch.testing.assert_close(seen[:, -1], (shown[:, -1] + 2 * errors).clamp(-1, 1))
+    same, unchanged = corrupted(model.codec, layers, shown, last, 0.0)
+    assert torch.equal(same.colour, layers.colour) and torch.equal(unchanged, shown)
+
+
+def test_a_frozen_segmenter_stays_as_it_is_and_another_learns(model):
+    model.train()
+    assert "mse of layers" in model.loss(Batch(clips(model))).parts
+    model.segmenter.requires_grad_(False)
+    loss = model.loss(Batch(clips(model)))
+    loss.total.backward()
+    assert "mse of layers" not in loss.parts and all(p.grad is None for p in model.segmenter.parameters())
+
+
+# ---- maps ------------------------------------------------------------------------------------------------
+
+
+def test_a_map_is_its_layers_in_the_gray_level_that_most_of_their_pixels_have(model):
+    layers = one_layer(model, square(3, 3))
+    true = torch.where(square(3, 3) > 0, 0.4, -1.0)[None]  # gray level 14 of 0 ... 20
+    true[:, :, 3, 3] = 1.0
+    levels = levels_of(layers, true)
+    assert levels.tolist() == [[14, 0]]
+    image = painted(layers, levels, 1)
+    assert image[0, 0, 5, 5] == pytest.approx(0.4) and image[0, 0, 0, 0] == -1
+
+
+@torch.inference_mode()
+def test_the_probabilities_of_all_levels_sum_to_one_and_are_those_that_are_drawn_from():
+    model, pairs = varied(maps=("digits",)), torch.cartesian_prod(torch.arange(LEVELS), torch.arange(LEVELS))
+    layers = model.start(clips(model, 1, 3)).layers
+    nats = model.levels.nats(layers.expand(len(pairs)), 1, pairs).sum(dim=1)
+    assert torch.exp(-nats).sum() == pytest.approx(1, abs=1e-4)
+    drawn = model.levels.draw(layers.expand(2000), 1, Sampling(), SeededNoise(range(2000)).gumbel(2, LEVELS))
+    often = torch.bincount(drawn[:, 0] * LEVELS + drawn[:, 1], minlength=len(pairs)) / 2000
+    assert (often - torch.exp(-nats)).abs().max() < 0.05
+
+
+def test_the_levels_of_layers_are_learned():
+    torch.manual_seed(0)
+    model = Transframer(config(maps=("dark", "bright"), map_share=1.0))
+    model.segmenter.requires_grad_(False)
     video = clips(model, 2, 4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    layers = model.start(video).layers
+    optimizer = torch.optim.AdamW(model.levels.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = sum(model.levels.nats(layers, k, torch.full((2, 2), level)).mean() for k, level in ((1, 0), (2, 20)))
         optimizer.zero_grad()
-        model.loss(Batch(video, maps=torch.full_like(video, -1.0)[:, None])).total.backward()  # a map without any ink
+        loss.backward()
         optimizer.step()
-    model.eval()
-    offsets = torch.tensor([[-2, -1]]).expand(2, -1)
-    nats = {}
-    for wanted in (0, 1):
-        context = model.context(video[:, :2], offsets, torch.ones_like(offsets).bool(), torch.tensor([wanted, wanted]))
-        with torch.inference_mode():
-            for name, images in (("frame", video[:, 2]), ("dark", torch.full_like(video[:, 2], -1))):
-                nats[name, wanted] = float(
-                    model.decoder.scores(model.scene(context), model.codec.encode(images)).nats.sum()
-                )
-    # the first triple tells which of the two it is, so the rest costs the same
-    assert nats["dark", 1] < nats["dark", 0] - 1 and nats["frame", 0] < nats["frame", 1] - 1
+    for index, level in ((1, 0), (2, 20)):
+        assert (model.levels.draw(layers, index, Sampling(temperature=0), None) == level).all()
 
 
-def test_frames_that_train_as_if_drawn_lack_triples_and_keep_their_shape():
-    model = Transframer(config(corrupt_context=1.0, corruption=0.6))
-    video = clips(model, 40, 3)
-    drawn = model.corrupt(video)
-    assert drawn.shape == video.shape and drawn.abs().max() <= 1
-    coded = model.codec.decode(model.codec.encode(video))
-    off = (drawn - coded).square().mean(dim=(1, 2, 3, 4))
-    assert off.min() < 0.01 * off.max() and off.mean() < 0.5 * video.var()  # from hardly any corruption to many
-    assert torch.equal(Transframer(config(corrupt_context=0.0)).corrupt(video), video)
-    assert torch.equal(Transframer(config(corrupt_context=1.0, corruption=0.0)).corrupt(video), coded)
-
-
-def test_a_motion_that_others_agree_with_is_told_wherever_they_stand(model):
-    """A dot moves by (1, 2) a frame; whichever frames are there, that displacement of the nearest agrees best."""
-    reach, side = model.config.reach, 2 * model.config.reach + 1
-    assert reach >= 2
-    video = torch.zeros(1, 7, 1, 16, 16)
-    for t in range(7):
-        video[0, t, 0, 4 + t : 6 + t, 1 + 2 * t : 3 + 2 * t] = 1
-    for times in ((2, 1), (2, 4), (4, 5), (2, 0)):
-        offsets = torch.tensor([[t - 3 for t in times]])
-        context = model.context(video[:, list(times)], offsets, torch.ones_like(offsets).bool())
-        nearest, agreed = motion_evidence(model.codec, context, reach, model.config.num_others)
-        best = int(agreed[0, 0].mean(dim=(1, 2)).argmax())
-        step = int(context.offsets[0, 0])  # of the nearest; the frame asked for shows it moved back by so much
-        assert (best // side - reach, best % side - reach) == (step * 1, step * 2)
-        assert nearest.shape == (1, 16, side**2, 16) and not agreed[0, 1:].any()
+@torch.inference_mode()
+def test_a_map_of_a_frame_that_is_not_there_is_one_of_the_frame_that_is_drawn():
+    model = varied(maps=("digits",))
+    video, still = clips(model, 1, 3), Sampling(temperature=0)
+    ahead = model.frame(video, torch.tensor([-4, -3, -2]), still, SeededNoise([0]), map_name="digits")
+    state, frames = model.start(video), []
+    assert ahead.shape == (1, 1, 1, 16, 16)
+    for _ in range(2):
+        frame, state = model.step(state, still, SeededNoise([0]))
+        frames.append(frame)
+    assert model.coded_map(torch.cat([video, *frames], dim=1), ahead[:, 0]).shape == (1, 1, 16, 16)
 
 
 def test_maps_that_the_config_does_not_name_are_refused(model):
@@ -337,7 +409,8 @@ def test_maps_that_the_config_does_not_name_are_refused(model):
 
 def test_every_parameter_gets_a_gradient_whatever_the_task():
     for interpolate, frames in product((0.0, 1.0), (2, 3, 6)):
-        model = Transframer(config(interpolate=interpolate, short_context=0.5))
+        model = Transframer(config(interpolate=interpolate))
+        model.begin_step(0)
         model.loss(Batch(clips(model, 1, frames))).total.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), (interpolate, frames)
 
@@ -458,10 +531,13 @@ def test_a_config_that_cannot_work_says_why():
         ({"max_triples": 0}, "max_triples is 0, must be a whole number from 1"),
         ({"max_triples": 257}, "max_triples is 257, must be 1 to 256"),
         ({"interpolate": 1.5}, "interpolate is 1.5, must be between 0 and 1"),
-        ({"short_context": -1}, "short_context is -1, must be between 0 and 1"),
+        ({"backward": -1}, "backward is -1, must be between 0 and 1"),
+        ({"residual_share": 2}, "residual_share is 2, must be between 0 and 1"),
+        ({"threshold": -0.5}, "threshold is -0.5, must be 0 or more"),
+        ({"segmenter_width": 24}, "segmenter_width is 24, must be a multiple of 16"),
         ({"corruption": 1.5}, "corruption is 1.5, must be between 0 and 1"),
         ({"map_share": 2}, "map_share is 2, must be between 0 and 1"),
-        ({"reach": -1}, "reach is -1, must be a whole number from 0"),
+        ({"reach": 0}, "reach is 0, must be at least 1"),
     ):
         with pytest.raises(ValueError, match=match):
             config(**changes)
