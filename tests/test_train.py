@@ -22,7 +22,9 @@ from tests.conftest import (
     TINY,
     TINY_CONFIGS,
     TINY_LAYERED,
+    TINY_LAYERS,
     TINY_TIMESFORMER,
+    TINY_TRANSFRAMER,
     TINY_VIDEOGPT,
     batch_of,
     built,
@@ -32,7 +34,7 @@ from tests.conftest import (
 from train import predictor, tokenizer
 from train.cli import start_from
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
-from train.predictor import build_predictor, context_frames, held_out_score, train_only
+from train.predictor import build_predictor, context_frames, held_out_score, take_segmenter, train_only
 from train.prefetch import Prefetcher
 from train.presets import PRESETS
 from train.processes import make_accelerator, resolve_precision
@@ -294,6 +296,24 @@ def test_some_parts_alone_may_be_trained():
         train_only(built(TINY_LAYERED), "policy", "wings")
     with pytest.raises(SystemExit, match="--only tokenizer: the model's parts are tokens, network"):  # frozen as it is
         train_only(STT(TINY), "network", "tokenizer")
+
+
+def test_the_segmenter_of_another_model_is_taken_as_it_is(tmp_path, tiny):
+    giver = lively(STT(TINY_LAYERS))
+    stt.save(giver, tmp_path / "layers.safetensors")
+    stt.save(tiny, tmp_path / "codes.safetensors")
+    model = built(TINY_TRANSFRAMER)
+    take_segmenter(model, str(tmp_path / "layers.safetensors"))
+    assert torch.equal(model.segmenter.unet.head.weight, giver.tokens.segmenter.unet.head.weight)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == {
+        f"segmenter.{name}" for name, _ in model.segmenter.named_parameters()
+    }
+    with pytest.raises(SystemExit, match="codes.safetensors has no segmenter"):
+        take_segmenter(model, str(tmp_path / "codes.safetensors"))
+    with pytest.raises(SystemExit, match="this preset's network has no segmenter"):
+        take_segmenter(built(TINY_TIMESFORMER), str(tmp_path / "layers.safetensors"))
+    with pytest.raises(SystemExit, match="size mismatch"):
+        take_segmenter(built(replace(TINY_TRANSFRAMER, segmenter_width=32)), str(tmp_path / "layers.safetensors"))
 
 
 def test_only_a_family_with_a_tokenizer_takes_one(tmp_path, tiny):
