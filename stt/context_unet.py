@@ -135,8 +135,8 @@ class ContextUNet(nn.Module):
 
     def _annotations(self, context: Context, like: Tensor) -> Tensor:
         """(S + 1, WAVES + 1 + M): each frame's time, whether it is the prediction, and which map is the target."""
-        times = torch.tensor([*context.times, 0], device=like.device)
+        times = torch.tensor([*context.times, 0])
         waves = torch.cat(rotary(times, WAVES, longest=16.0), dim=-1)
-        last = F.one_hot(torch.tensor(len(context.times), device=like.device), len(times))[:, None]
-        maps = F.one_hot(torch.tensor(context.map_index, device=like.device), self.num_maps + 1)[1:]
-        return torch.cat([waves, last, last * maps], dim=-1).to(like.dtype)
+        last = F.one_hot(torch.tensor(len(context.times)), len(times))[:, None]
+        maps = F.one_hot(torch.tensor(context.map_index), self.num_maps + 1)[1:]
+        return torch.cat([waves, last, last * maps], dim=-1).to(like.device, like.dtype, non_blocking=True)

@@ -69,7 +69,7 @@ def tracks_of(
     absent = BEYOND - len(found)
     found += [torch.zeros_like(moved)] * absent
     explained += [torch.zeros_like(energy)] * absent
-    known = torch.tensor([*times[: BEYOND - absent], *[0] * absent], device=moved.device).expand(b, -1)
+    known = torch.tensor([*times[: BEYOND - absent], *[0] * absent]).to(moved.device, non_blocking=True).expand(b, -1)
     return Tracks(
         shape_of(layers), backward, steps, num_steps, torch.stack(found, dim=1), known, torch.stack(explained, dim=1)
     )

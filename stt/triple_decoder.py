@@ -4,6 +4,7 @@ A frame is a sequence of (channel, position, value), until an end (`stt.dct`). W
 
 - Positions follow a chain of hazards: each cell fires or is passed over, in the order of the sequence. A softmax over
   positions would have to unlearn, at every step, those that come later.
+- Whether there is any triple is decided first, since a good prediction needs none.
 - What is written so far is encoded once a channel, by a small network (`Draft`), not by the whole U-Net.
 - Triples carry no index, since their cells order them.
 """
@@ -155,6 +156,7 @@ class TripleDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
+        self.empty = nn.Linear(dim, 1)  # logit that a frame has no triples
         self.leave = nn.Linear(dim, k + 1)  # logits of the channel to move to, or the end
         self.query, self.query_channel = nn.Linear(dim, draft), nn.Parameter(0.02 * torch.randn(k, 1, draft))
         self.key, self.key_place = nn.Linear(scene_width, draft), nn.Linear(dim, draft)
@@ -162,7 +164,7 @@ class TripleDecoder(nn.Module):
         self.value_near = nn.Linear(4, dim)
         self.value_channel = nn.Parameter(0.02 * torch.randn(k, 1, dim))
         self.value_head = nn.Linear(dim, 2 * codec.limit + 2)
-        for head in (self.leave, self.query, self.value_head):
+        for head in (self.empty, self.leave, self.query, self.value_head):
             nn.init.normal_(head.weight, std=0.02)
 
     @property
@@ -205,6 +207,16 @@ class TripleDecoder(nn.Module):
         leave = self.leave(hidden).float().masked_fill(choices <= channel[..., None], NEVER).log_softmax(dim=-1)
         stay = torch.log(-torch.expm1(none.clamp(max=-1e-6))).masked_fill(after >= self.last[channel], NEVER)
         return torch.where(choices == channel[..., None], stay[..., None], leave + none[..., None])
+
+    def first_logits(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """The `channel_logits` (B, 1, K + 1) of a frame's first triple, where the frame as a whole may have none.
+
+        One decision for the frame: else every cell of every channel would have to be sure by itself.
+        """
+        empty = self.empty(hidden).float()
+        logits = logits + F.logsigmoid(-empty)
+        end = torch.logaddexp(logits[..., -1:], F.logsigmoid(empty))
+        return torch.cat([logits[..., :-1], end], dim=-1)
 
     def value_logits(self, hidden: Tensor, channel: Tensor, features: Tensor, neighbours: Tensor) -> Tensor:
         """(B, N, 2 limit): -limit ... -1, 1 ... limit. A Laplace-like peak, plus logits."""
@@ -250,6 +262,8 @@ class TripleDecoder(nn.Module):
         last, after = F.pad(channel[:, :-1], (1, 0)), F.pad(position[:, :-1], (1, 0), value=-1)
         _, none = self.position_logits(hidden, keys, rows_of(drafts.hazards, last), last, after)
         channel_logits = self.channel_logits(hidden, last, none, after)
+        first = self.first_logits(hidden[:, :1], channel_logits[:, :1])
+        channel_logits = torch.cat([first, channel_logits[:, 1:]], dim=1)
         after = torch.where(channel == last, after, -1)
         position_logits, _ = self.position_logits(hidden, keys, rows_of(drafts.hazards, channel), channel, after)
         value_logits = self.value_logits(hidden, channel, features, self.neighbours(dense, channel, position))
@@ -290,7 +304,8 @@ class TripleDecoder(nn.Module):
                 x = block.one(x, memory, cache, n)
             hidden = self.norm(x)
             position_logits, none = self.position_logits(hidden, keys, drafts.hazards, channel, after)
-            choice = choose(0, self.channel_logits(hidden, channel, none, after), n)
+            channel_logits = self.channel_logits(hidden, channel, none, after)
+            choice = choose(0, channel_logits if n else self.first_logits(hidden, channel_logits), n)
             ended = ended | (choice == k)
             if ended.all():
                 break

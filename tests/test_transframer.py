@@ -29,9 +29,11 @@ def config(**changes) -> TransframerConfig:
 
 
 def verbose(model: Transframer) -> Transframer:
-    """Random weights that show; few channels are skipped, so that frames do not end early."""
+    """Random weights that show; few frames are empty and few channels skipped, so that frames do not end early."""
     lively(model)
     with torch.no_grad():
+        model.decoder.empty.weight.zero_()
+        model.decoder.empty.bias.fill_(-1.5)
         model.decoder.leave.bias.copy_(-torch.arange(len(model.decoder.leave.bias)))
     return model.eval()
 

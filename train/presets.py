@@ -160,7 +160,7 @@ PRESETS: dict[str, Preset] = {
     "moving_mnist/transframer/cpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, two digits or one: any frame given others, and its "
         "segmentation. One CPU core, 60 minutes, with the segmenter of digits-stt; not measured.",
-        model=transframer_cpu, data=replace(two_digits_or_one, frames=12), training=replace(cpu_predictor, lr=2e-3),
+        model=transframer_cpu, data=replace(two_digits_or_one, frames=12), training=replace(cpu_predictor, lr=1.5e-3),
     ),
     "moving_mnist/transframer/gpu": Preset(
         summary="Transframer on Moving MNIST, as moving_mnist/transframer/cpu. One GPU, 20 minutes; not measured.",
