@@ -15,7 +15,7 @@ from stt.api import Sampling
 from stt.layers import ResBlock
 from stt.motion import Layers, shape_of, shift
 from stt.sampler import sample_logits
-from stt.triple_decoder import Block
+from stt.triple_decoder import Block, cross_entropy
 
 LEVELS = 21  # gray levels, evenly spaced; the first is black
 SOLID = 0.5  # least colour of a pixel that belongs to a layer
@@ -65,8 +65,8 @@ class LevelDecoder(nn.Module):
     def tokens(self, layers: Layers, map_index: int) -> Tensor:
         """map_index: from 1 on -> (B, K, dim)"""
         b, k, _, height, width = layers.colour.shape
-        centroid = shape_of(layers).coordinates[..., :2] * layers.colour.new_tensor([height, width])
-        away = (layers.colour.new_tensor([height, width]) / 2 - centroid).round().long()
+        y, x = (0.5 - shape_of(layers).coordinates[..., :2]).unbind(dim=-1)
+        away = torch.stack([y * height, x * width], dim=-1).round().long()
         middle = shift(layers.colour.flatten(0, 1), away.flatten(0, 1))
         h = self.see(2 * middle - 1)
         h = torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=-1)
@@ -80,7 +80,7 @@ class LevelDecoder(nn.Module):
     def nats(self, layers: Layers, map_index: int, levels: Tensor) -> Tensor:
         """Negative log-likelihood of levels (B, K): (B, K)."""
         logits = self.logits(self.tokens(layers, map_index), levels[:, :-1])
-        return F.cross_entropy(logits.mT, levels, reduction="none")
+        return cross_entropy(logits, levels)
 
     def draw(self, layers: Layers, map_index: int, sampling: Sampling, gumbel: Tensor | None) -> Tensor:
         """gumbel (F, K, LEVELS) -> levels (F, K)."""

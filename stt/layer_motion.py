@@ -20,7 +20,7 @@ from stt.motion import FREQUENCIES, PRESENT, Layers, Match, Shape, features_size
 from stt.motion import Motion as ShapeFeatures
 from stt.sampler import sample_logits
 from stt.segmenter import Filtered
-from stt.triple_decoder import Block
+from stt.triple_decoder import Block, cross_entropy
 
 BEYOND = 2  # most frames beyond the target
 FAR = 12  # most steps from the nearest frame to one of them
@@ -180,9 +180,9 @@ class MotionDecoder(nn.Module):
         side, layers = 2 * self.reach + 1, slice(first, first + hidden.shape[1])
         likely, known, mean = (part[:, layers] for part in self.pointers(tracks))
         *weights, pull = self.weights(hidden).float().unbind(dim=-1)
-        at = ((likely + self.reach).clamp(0, side - 1) * likely.new_tensor([side, 1])).sum(dim=-1)  # (B, n, POINTERS)
+        y, x = (likely + self.reach).clamp(0, side - 1).unbind(dim=-1)  # (B, n, POINTERS)
         pointed = torch.stack(weights, dim=-1) * known
-        logits = self.head(hidden).float().scatter_add(-1, at, pointed)
+        logits = self.head(hidden).float().scatter_add(-1, y * side + x, pointed)
         axis = torch.arange(-self.reach, self.reach + 1, device=hidden.device)
         away = (torch.cartesian_prod(axis, axis) - mean[:, :, None]).square().sum(dim=-1)  # (B, n, S * S)
         there = (tracks.times[:, :1] > 0)[..., None]
@@ -206,7 +206,7 @@ class MotionDecoder(nn.Module):
         """Negative log-likelihood of displacements (B, K, 2): (B, K)."""
         tokens, indices = self.tokens(tracks), self.indices(displacement)
         logits = self.logits(self.hidden(self.shifted(tokens, indices[:, :-1]), tokens), tracks)
-        return F.cross_entropy(logits.mT, indices, reduction="none")
+        return cross_entropy(logits, indices)
 
     def draw(self, tracks: Tracks, sampling: Sampling, gumbel: Tensor | None) -> Tensor:
         """gumbel (F, K, S * S) -> displacements (F, K, 2)."""

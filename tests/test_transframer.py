@@ -33,7 +33,7 @@ def verbose(model: Transframer) -> Transframer:
     lively(model)
     with torch.no_grad():
         model.decoder.empty.weight.zero_()
-        model.decoder.empty.bias.fill_(-1.5)
+        model.decoder.empty.bias.fill_(-4.0)
         model.decoder.leave.bias.copy_(-torch.arange(len(model.decoder.leave.bias)))
     return model.eval()
 

@@ -156,7 +156,7 @@ class Transframer(Predictor):
     def near(self, frames: Video, times: Sequence[int], map_index: int = 0) -> Context:
         """The nearest of frames (B, T, C, H, W), whose times are counted from the target."""
         index = nearest(times, self.config.near_frames)
-        return Context(frames[:, index], tuple(times[k] for k in index), map_index)
+        return Context(torch.stack([frames[:, k] for k in index], dim=1), tuple(times[k] for k in index), map_index)
 
     def moved(self, layers: Layers, displacement: Tensor) -> tuple[Layers, Tensor]:
         """Layers moved by (B, K, 2), and the prediction that they make, (B, C, H, W) in [-1, 1]."""
