@@ -25,9 +25,8 @@ from stt.triple_decoder import Block, cross_entropy
 BEYOND = 2  # most frames beyond the target
 FAR = 12  # most steps from the nearest frame to one of them
 TOLERANCE = 0.5  # squared error that a layer going on as it went may have more than the best displacement
-POINTERS = (
-    3  # displacements that the head points at: the last one, the mean to the frame beyond, what its motion leaves
-)
+EDGE = 2.0  # logit that a displacement loses at first for each pixel that it moves a layer beyond the border
+POINTERS = 3  # displacements that the head points at: the last one, the mean to the frame beyond, what that one leaves
 
 
 class Tracks(NamedTuple):
@@ -115,9 +114,11 @@ def by_layer(features: Tensor, there: Tensor) -> Tensor:
 class MotionDecoder(nn.Module):
     """A distribution over each layer's displacement, given those of the layers before it. S = 2 * reach + 1."""
 
-    def __init__(self, count: int, reach: int, size: int, dim: int, depth: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(
+        self, count: int, reach: int, size: int, image_size: int, dim: int, depth: int, heads: int, mlp_ratio: int
+    ) -> None:
         super().__init__()
-        self.reach, self.size = reach, size
+        self.reach, self.size, self.image_size = reach, size, image_size
         side = 2 * reach + 1
         past = size * (2 * side + 3)
         beyond = BEYOND * (FAR + 1 + 4 * FREQUENCIES + 2 * side + 6)
@@ -186,7 +187,18 @@ class MotionDecoder(nn.Module):
         axis = torch.arange(-self.reach, self.reach + 1, device=hidden.device)
         away = (torch.cartesian_prod(axis, axis) - mean[:, :, None]).square().sum(dim=-1)  # (B, n, S * S)
         there = (tracks.times[:, :1] > 0)[..., None]
-        return logits - F.softplus(pull)[..., None] * away * there
+        beyond = self.beyond_border(tracks.shape)[:, layers]
+        return logits - F.softplus(pull)[..., None] * away * there - EDGE * beyond
+
+    def beyond_border(self, shape: Shape) -> Tensor:
+        """Pixels that every displacement moves a layer's bounding box beyond the border, (B, K, S * S)."""
+        axis = torch.arange(-self.reach, self.reach + 1, device=shape.ink.device)
+        top, bottom, left, right = (self.image_size * shape.coordinates[..., 2:, None]).unbind(dim=-2)
+        y, x = (
+            F.relu(-low - axis) + F.relu(high + axis - self.image_size + 1)
+            for low, high in ((top, bottom), (left, right))
+        )
+        return (y[..., :, None] + x[..., None, :]).flatten(-2)
 
     def tokens(self, tracks: Tracks) -> Tensor:
         return self.project(self.embed(self.features(tracks))) + self.layer

@@ -37,7 +37,7 @@ def tracks(beyond: list[list[tuple[int, int]]] = (), times: list[int] = (), num_
 
 def decoder(lifelike: bool = False) -> MotionDecoder:
     torch.manual_seed(0)
-    model = MotionDecoder(2, REACH, 3, dim=32, depth=1, heads=2, mlp_ratio=2).eval()
+    model = MotionDecoder(2, REACH, 3, image_size=24, dim=32, depth=1, heads=2, mlp_ratio=2).eval()
     return lively(model) if lifelike else model
 
 
@@ -66,6 +66,19 @@ def test_an_untrained_network_lets_everything_go_on_and_ends_where_the_frames_be
     assert model.draw(tracks(), still, None).tolist() == [[[1, -1], [0, 2]]]
     stopped = tracks([[(4, 14), (10, 6)], [(4, 14), (10, 8)]], [2, 4], num_steps=0)
     assert model.draw(stopped, still, None).tolist() == [[[0, 0], [0, 1]]]
+
+
+@torch.inference_mode()
+def test_an_untrained_network_keeps_layers_in_the_frame():
+    shape = tracks().shape  # squares of 4 x 4 pixels of 24 x 24 at (4, 14) and (10, 4)
+    assert not decoder().beyond_border(shape).any()
+    at_border = tracks_of(
+        dots([(19, 14), (0, 4)]), torch.tensor([[2, 0], [-2, 0]]).expand(1, 3, 2, 2), torch.tensor([3]),
+        torch.tensor([False]), [], [], REACH,
+    )  # fmt: skip
+    pixels = decoder().beyond_border(at_border.shape).unflatten(-1, (SIDE, SIDE))[0, :, :, REACH]
+    assert pixels.tolist() == [[0, 0, 0, 0, 1], [2, 1, 0, 0, 0]]
+    assert decoder().draw(at_border, Sampling(temperature=0), None)[0, :, 0].tolist() == [2, 0]
 
 
 @torch.inference_mode()

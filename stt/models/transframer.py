@@ -124,7 +124,9 @@ class Transframer(Predictor):
         self.codec = FrameDCT(c.dct)
         k, small = c.dct.dct_channels, c.dct.grid // 2 ** (len(c.widths) - 1)
         self.segmenter = Segmenter(c.layers, c.channels, c.segmenter_width)
-        self.motion = MotionDecoder(c.layers, c.reach, self.num_steps, c.dim, c.depth, c.heads, c.mlp_ratio)
+        self.motion = MotionDecoder(
+            c.layers, c.reach, self.num_steps, c.image_size, c.dim, c.depth, c.heads, c.mlp_ratio
+        )
         if c.maps:
             self.levels = LevelDecoder(c.layers, c.channels, len(c.maps), c.widths[0], c.dim, c.heads, c.mlp_ratio)
         self.unet = ContextUNet(2 * k, c.layers * c.channels * c.dct.block**2, c.widths, c.blocks, c.dim, len(c.maps))
