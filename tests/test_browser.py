@@ -332,11 +332,8 @@ def test_sliders_and_the_keyboard_steer_the_futures(page):
     page.get_by_label("Steer").check()
     wait_for_address(page, "action", "0,0")
     page.get_by_label("range slider for Push right").focus()
-    for _ in range(15):  # a preview that answers may take a press back
-        if value_of(page, "Push right") == "0.5":
-            break
+    for _ in range(5):  # as fast as it goes: none is taken back
         page.keyboard.press("ArrowRight")
-        page.wait_for_timeout(300)
     set_number(page, "Push up", -1)
     wait_for_address(page, "action", "0.5,-1")
     predict(page)

@@ -163,6 +163,47 @@ def test_a_change_of_the_model_says_what_it_waits_for(chromium, running):
     assert complaints == []
 
 
+def test_the_menu_says_at_once_what_its_model_knows_and_opens_the_tab_of_its_examples(chromium, running):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(LATE)
+    visit(page, running)
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    tabs = page.get_by_role("tab")
+    page.evaluate("() => { window.late = true; }")
+    for model, tab in (("gaps", "Experimental"), ("classes", "Dots")):
+        page.get_by_label("Model", exact=True).select_option(model)
+        page.locator("#knows").get_by_text(f"Dots, as {model} sees them.").wait_for(timeout=1000)
+        assert page.locator(".knows:visible").count() == 1
+        assert tabs.and_(page.locator("[aria-selected=true]")).inner_text() == tab
+    page.context.close()
+    assert complaints == []
+
+
+def test_the_same_file_once_more_leaves_predict_ready(page, tmp_path):
+    clip = moving_dot(tmp_path / "mine.mp4", frames=9)
+    upload(page, clip)
+    page.wait_for_selector("#predict:enabled")
+    said = page.locator("#clip p")
+    page.set_input_files("#clip input[type=file]", clip)
+    wait_for(lambda: "Uploading" not in said.inner_text())
+    page.wait_for_selector("#predict:enabled", timeout=2000)
+
+
+def test_what_is_saved_is_said_to_be_made_and_a_fault_is_named(page):
+    predict(page)
+    pill, link = page.locator(".player .busy"), page.locator(".player .all")
+    page.route("**/side-by-side.mp4", lambda route: (time.sleep(1), route.continue_()))
+    with page.expect_download() as download:
+        link.click()
+        page.get_by_text("Making the video …").wait_for()
+    assert download.value.suggested_filename.endswith(".mp4")
+    wait_for(lambda: pill.inner_text() == "")
+    page.unroute("**/side-by-side.mp4")
+    page.evaluate("window.fetch = async () => new Response('Many videos are being made.', { status: 503 })")
+    page.get_by_role("link", name="as gif").first.click()
+    page.get_by_text("Not saved: Many videos are being made.").wait_for()
+
+
 def test_there_are_as_many_places_beside_the_clip_as_futures_are_asked_for(page):
     choose_model(page, "slow")
     page.wait_for_selector(STATE.format("ready"))
@@ -231,3 +272,6 @@ def test_a_link_and_an_earlier_visit_are_said_to_open(page, running):
     for query, text in (("?clip=example-1", "Opening the link …"), ("", "Opening your last visit …")):
         visit(page, running, query)
         assert text in page.evaluate("[...told]")
+    visit(page, running, "?__theme=dark", forget=True)  # says nothing of the clip
+    page.wait_for_selector("#predict:enabled")
+    assert not any("Opening" in text for text in page.evaluate("[...told].filter(Boolean)"))

@@ -101,6 +101,7 @@ async function choose(file) {
     turns.take(() => {
       if (!local.has(path)) local.set(path, URL.createObjectURL(file));
       asked = null;
+      if (path === current) turns.free().then(() => trigger("release")); // the same file once more: nothing answers
       props.value = path;
       show();
       silence();

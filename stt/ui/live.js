@@ -181,11 +181,13 @@ function measure() {
   warn();
 }
 
-// What to expect of the picture, in words that change seldom.
+// What to expect of the picture, in words that change seldom; first what the page has found out about this clip.
 function warn() {
+  const doubt = document.querySelector("#verdict .verdict")?.dataset.doubt, better = document.querySelector("#verdict [data-event=model]")?.dataset.model;
   const worn = branch && length >= WORN;
   const text = [slow && `This computer makes ${slow.toFixed(slow < 3 ? 1 : 0)} frames a second here; ${ready.fps} would be real time.`,
-    worn ? "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."
+    doubt ? `${doubt}: do not trust the picture.${better ? ` ${better} does better.` : ""}`
+      : worn ? "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."
       : ready && `Each frame is predicted from those before it. Trust the first ${Math.round(WORN / ready.fps)} seconds.`];
   const said = text.filter(Boolean).join(" ");
   if (warning.textContent !== said) warning.textContent = said;

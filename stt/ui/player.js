@@ -24,8 +24,8 @@ const mark = make("span", { class: "mark", title: "The future starts here" });
 const where = make("output", { class: "where" });
 const speed = make("select", { "aria-label": "Speed", title: "Speed" },
   ...SPEEDS.map((s) => make("option", { value: s, selected: s === 1 }, `${s}×`)));
-const all = make("a", { class: "all", download: true, title: "Save the clip beside all futures as one video (mp4)" }, "video");
-const zip = make("a", { class: "zip", download: true, title: "Save all futures, one video each (zip)" }, "zip");
+const all = make("a", { class: "all", download: true, onclick: save, title: "Save the clip beside all futures as one video (mp4)" }, "video");
+const zip = make("a", { class: "zip", download: true, onclick: save, title: "Save all futures, one video each (zip)" }, "zip");
 const saves = make("span", { class: "saves", role: "group", "aria-label": "Save" }, make("b", {}, "Save"), all, zip);
 const link = button("Copy a link to this result", "Link", copyLink, { class: "link" });
 const compare = button("Compare models: the same clip and seed by every model of this world", "Compare models", () => trigger("compare"), { class: "compare" });
@@ -197,8 +197,8 @@ function panel(result, future, extra = false) {
   if (future >= 0 && finished(result)) {
     const name = result.names[future];
     const isPinned = pinned.some((one) => one.result.id === result.id && one.future === future);
-    const save = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
-    tools.append(make("span", { class: "saves" }, save("mp4"), save("gif")),
+    const video = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, onclick: save, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
+    tools.append(make("span", { class: "saves" }, video("mp4"), video("gif")),
       button(`Continue ${name}: its end becomes the clip`, "Continue", () => {
         window.sttTurns.take(() => trigger("extend", { result: result.id, future }));
         waitForClip(`The end of ${name} becomes the clip …`);
@@ -208,6 +208,19 @@ function panel(result, future, extra = false) {
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${extra ? "pinned" : ""}` },
     face, make("figcaption", {}, make("span", { class: "title" }, caption, action), tools));
   return { figure, face, canvas, caption, result, future };
+}
+
+async function save(event) { // the server makes a video when somebody asks for it first
+  const anchor = event.currentTarget, words = `Making the ${anchor.textContent} …`;
+  if (anchor.dataset.made === anchor.href) return;
+  event.preventDefault();
+  busy.textContent = words;
+  const answer = await fetch(anchor.href).catch(() => null);
+  if (busy.textContent === words) busy.textContent = "";
+  if (!answer?.ok) return void (status.textContent = `Not saved: ${answer ? await answer.text() : "the app does not answer."}`);
+  answer.body.cancel(); // it comes once more, as a file
+  anchor.dataset.made = anchor.href;
+  anchor.click();
 }
 
 function pin(result, future) {
@@ -314,7 +327,7 @@ window.addEventListener("stt-futures", ({ detail }) => { // as many places as ar
   rebuild();
 });
 window.addEventListener("stt-wait", ({ detail }) => waitForClip(detail));
-if (location.search.length > 1 || localStorage.getItem("stt-settings")) { // else the page stays as it opens
+if ([...new URLSearchParams(location.search).keys()].some((name) => !name.startsWith("__")) || localStorage.getItem("stt-settings")) { // else the page stays as it opens
   const opening = setInterval(() => {
     if (!window.sttTurns) return;
     clearInterval(opening);

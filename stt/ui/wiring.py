@@ -22,7 +22,6 @@ from stt.ui.controls import (
     sampling_updates,
 )
 from stt.ui.endpoints import Endpoints
-from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.live_stage import wire_play
 from stt.ui.running import Runs
@@ -50,9 +49,12 @@ SAVE = """(...values) => {
 }"""
 # dropdowns -> labels; "any digit" in the places after the first adds nothing
 LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
-# sliders -> action, as many as the model has axes; and action -> sliders
+# sliders -> action, as many as the model has axes; and action -> sliders, but for those that the visitor moves
 ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
-SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
+SLIDERS = """(action, ...axes) => {
+  const skip = { __type__: "update" }, mine = document.querySelector("#steering :focus");
+  return [action.length > 0, ...axes].map((value, k) => mine ? skip : k ? action[k - 1] ?? skip : value);
+}"""
 # the number of futures to the player; a model without chance has no slider for it, and one future
 COUNT = """async (futures) => {
   await new Promise((go) => setTimeout(go));
@@ -73,6 +75,8 @@ CHANGE = """(...values) => {
 # what a visitor types while an answer is on its way, which must not overwrite it; the length of a gap it may
 TYPED = ("frames", "futures", "temperature", "seed")
 TYPE = "(value) => { if (window.sttTurns.busy()) window.sttTurns.typed.NAME = value; return []; }"
+# the number of frames changes what is shown before a prediction where it is the length of a gap
+GAP = "(between, frames) => between ? [frames, Date.now()] : null"
 # a model that comes by itself stays away from what the visitor does meanwhile
 FOLLOW = """(clip, ...values) => {
   const free = !window.sttTurns.busy();
@@ -152,6 +156,8 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     )
     moved = page.start.move(_start_of, None, control["prompt_frames"], **QUICK)
     inputs = [control[name].input for name in ("stride", "fit", "between")]
+    lengths = [control["between"], control["frames"]]
+    control["frames"].input(None, lengths, page.gap, js=GAP, **PRIVATE)
     previews = [
         changed,
         gr.on(inputs, callbacks.preview, **shows, **latest),
@@ -159,7 +165,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         page.menu.choose(None, page.menu, model, js="(name) => name", **PRIVATE).then(
             callbacks.change_model, **changes, **latest
         ),
-        control["frames"].input(callbacks.preview_gap, **shows, **latest),
+        page.gap.change(callbacks.preview_gap, **shows, **latest),
     ]
     for preview in previews:
         _end_turn(page, preview)
@@ -168,7 +174,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
-    model.change(None, model, page.menu, js="(name) => name", **PRIVATE)
+    model.change(None, model, [page.menu, page.knows], js="(name) => [name, name]", **PRIVATE)
     model.change(lambda name: gr.update(info=fit_info(models[name])), model, control["fit"], **QUICK)
     return previews
 
@@ -219,8 +225,6 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     )  # fmt: skip
     for event in (visible.then, control["futures"].change):
         event(None, control["futures"], None, js=COUNT, **PRIVATE)
-    gallery = callbacks.backend.gallery
-    model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
 
     if page.labels:  # a list for one output alone would become its value
