@@ -170,11 +170,11 @@ def test_the_menu_says_at_once_what_its_model_knows_and_opens_the_tab_of_its_exa
     wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
     tabs = page.get_by_role("tab")
     page.evaluate("() => { window.late = true; }")
-    for model, tab in (("gaps", "Experimental"), ("classes", "Dots")):
+    for model, world in (("gaps", "Experimental"), ("classes", "Dots")):
         page.get_by_label("Model", exact=True).select_option(model)
         page.locator("#knows").get_by_text(f"Dots, as {model} sees them.").wait_for(timeout=1000)
         assert page.locator(".knows:visible").count() == 1
-        assert tabs.and_(page.locator("[aria-selected=true]")).inner_text() == tab
+        assert tabs.and_(page.locator("[aria-selected=true]")).inner_text() == world
     page.context.close()
     assert complaints == []
 

@@ -135,7 +135,8 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         notice=notice, controls=controls, menu=menu, knows=knows, verdict=verdict,
         answer=gr.HTML(None, html_template="", visible="hidden"), new_seed=new_seed, start=start, labels=labels,
         steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
-        gap=gr.JSON(None, visible="hidden"), pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        gap=gr.JSON(None, visible="hidden"), pending=gr.State({}),
+        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 

@@ -327,11 +327,12 @@ window.addEventListener("stt-futures", ({ detail }) => { // as many places as ar
   rebuild();
 });
 window.addEventListener("stt-wait", ({ detail }) => waitForClip(detail));
-if ([...new URLSearchParams(location.search).keys()].some((name) => !name.startsWith("__")) || localStorage.getItem("stt-settings")) { // else the page stays as it opens
+const linked = [...new URLSearchParams(location.search).keys()].some((name) => !name.startsWith("__")); // those are Gradio's
+if (linked || localStorage.getItem("stt-visited")) { // else the page stays as it opens
   const opening = setInterval(() => {
     if (!window.sttTurns) return;
     clearInterval(opening);
-    waitForClip(/[?&](result|clip)=/.test(location.search) ? "Opening the link …" : "Opening your last visit …");
+    waitForClip(linked ? "Opening the link …" : "Opening your last visit …");
   }, 50);
 }
 document.addEventListener("keydown", (event) => {
