@@ -163,6 +163,47 @@ def test_a_change_of_the_model_says_what_it_waits_for(chromium, running):
     assert complaints == []
 
 
+def test_the_menu_says_at_once_what_its_model_knows_and_opens_the_tab_of_its_examples(chromium, running):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(LATE)
+    visit(page, running)
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    tabs = page.get_by_role("tab")
+    page.evaluate("() => { window.late = true; }")
+    for model, world in (("gaps", "Experimental"), ("classes", "Dots")):
+        page.get_by_label("Model", exact=True).select_option(model)
+        page.locator("#knows").get_by_text(f"Dots, as {model} sees them.").wait_for(timeout=1000)
+        assert page.locator(".knows:visible").count() == 1
+        assert tabs.and_(page.locator("[aria-selected=true]")).inner_text() == world
+    page.context.close()
+    assert complaints == []
+
+
+def test_the_same_file_once_more_leaves_predict_ready(page, tmp_path):
+    clip = moving_dot(tmp_path / "mine.mp4", frames=9)
+    upload(page, clip)
+    page.wait_for_selector("#predict:enabled")
+    said = page.locator("#clip p")
+    page.set_input_files("#clip input[type=file]", clip)
+    wait_for(lambda: "Uploading" not in said.inner_text())
+    page.wait_for_selector("#predict:enabled", timeout=2000)
+
+
+def test_what_is_saved_is_said_to_be_made_and_a_fault_is_named(page):
+    predict(page)
+    pill, link = page.locator(".player .busy"), page.locator(".player .all")
+    page.route("**/side-by-side.mp4", lambda route: (time.sleep(1), route.continue_()))
+    with page.expect_download() as download:
+        link.click()
+        page.get_by_text("Making the video …").wait_for()
+    assert download.value.suggested_filename.endswith(".mp4")
+    wait_for(lambda: pill.inner_text() == "")
+    page.unroute("**/side-by-side.mp4")
+    page.evaluate("window.fetch = async () => new Response('Many videos are being made.', { status: 503 })")
+    page.get_by_role("link", name="as gif").first.click()
+    page.get_by_text("Not saved: Many videos are being made.").wait_for()
+
+
 def test_there_are_as_many_places_beside_the_clip_as_futures_are_asked_for(page):
     choose_model(page, "slow")
     page.wait_for_selector(STATE.format("ready"))
@@ -223,6 +264,31 @@ def test_what_is_kept_says_so_and_names_its_clip_beside_another(page):
     wait_for(lambda: page.locator(".player .pinned").count() == 0)
 
 
+def test_a_place_without_a_future_says_what_to_press_and_is_not_enlarged(page, tmp_path):
+    predict(page)
+    upload(page, moving_dot(tmp_path / "mine.mp4", frames=9))
+    assert page.locator(".player .status").inner_text() == "The result before is under “This visit”."
+    place = page.locator(".player .future .face").first
+    assert place.evaluate("node => getComputedStyle(node, '::after').content") == '"Press Predict"'
+    place.click()
+    assert page.locator(".player .panel:visible").count() > 1
+
+
+def test_a_reload_brings_back_the_result_that_was_on_the_stage_and_all_of_this_visit(page, running, tmp_path):
+    upload(page, moving_dot(tmp_path / "mine.mp4", frames=9))
+    page.wait_for_selector("#predict:enabled")
+    for frames in (2, 1):
+        set_number(page, "Frames", frames)
+        predict(page)
+    before = names(page)
+    page.reload()
+    wait_for(lambda: names(page) == before)
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    page.wait_for_selector("#predict:enabled")
+    assert names(page) == before and page.locator(".player").get_attribute("data-state") == "done"
+    assert page.locator(".player .thumbnail").count() == 2
+
+
 def test_a_link_and_an_earlier_visit_are_said_to_open(page, running):
     predict(page)
     wait_for(lambda: page.evaluate("localStorage.getItem('stt-settings')"))
@@ -231,3 +297,6 @@ def test_a_link_and_an_earlier_visit_are_said_to_open(page, running):
     for query, text in (("?clip=example-1", "Opening the link …"), ("", "Opening your last visit …")):
         visit(page, running, query)
         assert text in page.evaluate("[...told]")
+    visit(page, running, "?__theme=dark", forget=True)  # says nothing of the clip
+    page.wait_for_selector("#predict:enabled")
+    assert not any("Opening" in text for text in page.evaluate("[...told].filter(Boolean)"))

@@ -25,6 +25,7 @@ from tests.browser_fixtures import (  # noqa: F401  # a fixture
     wait_for,
 )
 from tests.ui_fixtures import action_model, moving_dot, served, ship
+from tests.video_fixtures import make
 
 pytestmark = pytest.mark.browser
 
@@ -120,6 +121,20 @@ def test_the_page_warns_that_errors_grow_and_offers_to_start_again(page):
     wait_for(lambda: "Errors grow" not in warning.inner_text())
     assert page.locator("dialog.live figure:visible").count() == 1
     play_until(page, 0.5)  # and plays
+
+
+def test_play_of_a_clip_that_the_model_does_not_know_says_so(chromium, running, tmp_path):  # noqa: F811
+    page, complaints = new_tab(chromium, running)
+    visit(page, running)
+    page.set_input_files("#clip input[type=file]", make(tmp_path / "pattern.mp4", source="testsrc2=s=64x64:r=10:d=3"))
+    page.get_by_text("tabletop does not know such clips").wait_for()
+    page.wait_for_selector("#predict:enabled")
+    page.click("#play")
+    page.wait_for_selector(STAGE)
+    warning = page.locator("dialog.live .warning")
+    wait_for(lambda: "tabletop does not know such clips: do not trust the picture." in warning.inner_text())
+    page.context.close()
+    assert complaints == []
 
 
 def test_a_machine_that_is_too_slow_says_its_real_rate(chromium, running, monkeypatch):  # noqa: F811

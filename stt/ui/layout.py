@@ -14,7 +14,7 @@ from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
 from stt.ui.controls import action_slider, fit_info, label_dropdown, steer_info
-from stt.ui.examples import Example, gallery, knows_value, model_choices, rivals
+from stt.ui.examples import Example, gallery, knows_text, model_choices, rivals
 from stt.ui.live_stage import live_stage
 from stt.ui.menu import model_menu
 from stt.ui.player import player
@@ -41,6 +41,14 @@ AGAIN = """
 for (const name of ["stt-done", "stt-end"]) window.addEventListener(name, () => {
   if (!element.innerText.trim() || element.innerText.includes("…")) trigger("input");
 });"""
+# what the page's model knows, at once
+KNOWS = """
+const show = () => {
+  for (const text of element.querySelectorAll(".knows")) text.hidden = text.dataset.of !== props.value;
+  window.dispatchEvent(new CustomEvent("stt-model", { detail: props.value }));
+};
+watch("value", show);
+show();"""
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
 
 
@@ -49,7 +57,7 @@ class Page:
     notice: gr.HTML  # what the page could not take from its address
     controls: Controls  # by the names of the endpoint's arguments
     menu: gr.HTML  # of models; the choice is the control "model"
-    knows: gr.HTML  # what the model knows
+    knows: gr.HTML  # what the model knows; its value is the model's name
     verdict: gr.HTML  # whether it knows such clips as the one on the page
     answer: gr.HTML  # the latest verdict, perhaps of an earlier clip or model
     new_seed: gr.Checkbox
@@ -62,6 +70,7 @@ class Page:
     play: gr.Button
     player: gr.HTML
     examples: gr.HTML
+    gap: gr.JSON  # the length that the visitor has given a gap, and when
     pending: gr.State  # settings that wait for the clip that they belong to
     memory: gr.BrowserState
 
@@ -87,13 +96,14 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
                 )  # until the page has opened
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=2, min_width=60)
                 play = gr.Button("Play live", elem_id="play", scale=2, min_width=60)
-            verdict = _clickable("", "verdict", AGAIN)
             with gr.Column(elem_id="model"):
                 menu = model_menu(choices, name)
-                knows = _clickable(knows_value(name, models, examples), "knows")
+                texts = "".join(knows_text(one, models, examples) for one in models)
+                knows = _clickable(name, "knows", KNOWS, html_template=texts)
             with gr.Row(elem_id="amount"):
                 futures = _slider("futures", 1, PAGE.futures, 1, "Futures", visible=random, elem_id="future-count")
                 frames = _slider("frames", 1, PAGE.frames, 1, "Frames")
+            verdict = _clickable("", "verdict", AGAIN)  # below what it must not move
             gallery_ = gallery(models, examples)  # above what opens, so that they stay in place
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 start = start_marker()
@@ -125,13 +135,14 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         notice=notice, controls=controls, menu=menu, knows=knows, verdict=verdict,
         answer=gr.HTML(None, html_template="", visible="hidden"), new_seed=new_seed, start=start, labels=labels,
         steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
-        pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        gap=gr.JSON(None, visible="hidden"), pending=gr.State({}),
+        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 
-def _clickable(html: str, name: str, script: str = "") -> gr.HTML:
+def _clickable(value: str, name: str, script: str = "", **more: Any) -> gr.HTML:
     """Text whose buttons are events: <button data-event="NAME">."""
-    return gr.HTML(html, js_on_load=CLICKS + script, apply_default_css=False, elem_id=name)
+    return gr.HTML(value, js_on_load=CLICKS + script, apply_default_css=False, elem_id=name, **more)
 
 
 def _slider(name: str, low: float, high: float, step: float, label: str, **more: Any) -> gr.Slider:

@@ -23,6 +23,8 @@ from stt.video import VideoError
 
 SUBJECT = ("clip", "model", "stride", "fit")
 MAX_CLIPS = 1000  # whose checks are remembered
+UNKNOWN = "{} does not know such clips"
+NO_CLOSER = "On the last frames of this clip, {} is no closer than a still picture"
 NEARLY_STILL = 0.01  # error of a still picture of a clip in which hardly anything moves
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
@@ -103,25 +105,27 @@ class Verdicts:
                 yield _text(f"{_name(request.model)} is tried on the clip's last frames …")
             own = yield from self._check(request)
             if model.whole_frames:
-                text, bad = self._any_clip(request, own), own is not None and own.ratio > WORSE
-                yield _text(f"{text} The other models are tried …", bad=bad)
+                text = self._any_clip(request, own)
+                doubt = NO_CLOSER.format(request.model) if own is not None and own.ratio > WORSE else ""
+                yield _text(f"{text} The other models are tried …", doubt)
                 best = yield from self._best(request)
                 if best and not (yield from self._closer(request, best, request.model)):
                     best = None
-                yield _text(f"{text} {_name(best)} comes closer: {_use(best)}" if best else text + TRAIN, bad)
+                yield _text(f"{text} {_name(best)} comes closer: {_use(best)}" if best else text + TRAIN, doubt)
                 return None
             if own is None:
                 yield _text(f"Too short to tell whether {_name(request.model)} knows such clips.")
                 return None
             knows = own.passes(model.card)
+            doubt = "" if knows else UNKNOWN.format(request.model)
             sentence = _praise(request.model) if knows else _reason(request.model, own, model.card)
-            yield _text(f"{sentence} The other models are tried …", bad=not knows)
+            yield _text(f"{sentence} The other models are tried …", doubt)
             best = yield from self._best(request)
             nearest = best or (request.model if knows else None)
             for name in models_of_whole_frames(backend.models):
                 if nearest is None or (yield from self._closer(request, name, nearest)):
                     if not knows:
-                        yield _text(f"{sentence} {_use(name)}, which takes any clip.", bad=True)
+                        yield _text(f"{sentence} {_use(name)}, which takes any clip.", doubt)
                         return request, name
                     best = name
             if not best:
@@ -130,7 +134,7 @@ class Verdicts:
                 text = f"{sentence} {_name(best)} comes closer still: {_use(best)}"
             else:
                 text = f"{sentence} {_use(best)}, which does best on them."
-            yield _text(text, bad=not knows)
+            yield _text(text, doubt)
         except (RequestError, VideoError, ValueError):
             yield ""  # the preview says what is wrong with the clip
         return None
@@ -141,7 +145,7 @@ class Verdicts:
         if switch and switch.after == request.model:
             before = _name(switch.before)
             why = (
-                f": it takes whole frames, {before} only squares"
+                ": it takes whole frames, not only squares"
                 if switch.by_shape
                 else f", as {before} does not know such clips"
             )
@@ -215,8 +219,10 @@ def _use(model: str) -> str:
     return f'<button type="button" data-event="model" data-model="{escape(model)}">Use {escape(model)}</button>'
 
 
-def _text(sentence: str, bad: bool = False) -> str:
-    return f'<div class="verdict{" bad" * bad}" role="status">{sentence}</div>'
+def _text(sentence: str, doubt: str = "") -> str:
+    """doubt: why the picture is not to be trusted, which Play says too."""
+    state = f' bad" data-doubt="{escape(doubt)}' if doubt else ""
+    return f'<div class="verdict{state}" role="status">{sentence}</div>'
 
 
 def _name(model: str) -> str:

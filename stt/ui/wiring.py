@@ -22,89 +22,36 @@ from stt.ui.controls import (
     sampling_updates,
 )
 from stt.ui.endpoints import Endpoints
-from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.live_stage import wire_play
 from stt.ui.running import Runs
+from stt.ui.scripts import (
+    ACTION,
+    BEGIN,
+    CHANGE,
+    COUNT,
+    DONE,
+    ENDED,
+    FOLLOW,
+    FREE,
+    GAP,
+    HOLD,
+    LABELS,
+    OPENED,
+    RELEASE,
+    SAVE,
+    SLIDERS,
+    STARTED,
+    TYPE,
+    TYPED,
+    VERDICT,
+)
 from stt.ui.verdict import SUBJECT, Verdicts
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
 PREVIEW: dict[str, Any] = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
 GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
-
-# settings into the address and the browser's memory, which keeps the clip too
-SAVE = """(...values) => {
-  const names = NAMES, settings = Object.fromEntries(names.map((name, i) => [name, values[i]]));
-  const path = settings.clip?.path ?? settings.clip, address = new URL(location.href);
-  const example = EXAMPLES[path];
-  for (const [name, value] of Object.entries({ ...settings, clip: example, result: null })) {
-    const none = value == null || value === "" || (Array.isArray(value) && !value.length);
-    if (none || value === DEFAULTS[name] || (name === "seed" && values.at(-1))) address.searchParams.delete(name);
-    else address.searchParams.set(name, value);
-  }
-  history.replaceState(history.state, "", address);
-  window.dispatchEvent(new CustomEvent("stt-clip", { detail: example ?? "" }));
-  for (const name of ["seed", "prompt_frames", "labels", "action", "between"]) delete settings[name];
-  return { ...settings, clip: path };
-}"""
-# dropdowns -> labels; "any digit" in the places after the first adds nothing
-LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
-# sliders -> action, as many as the model has axes; and action -> sliders
-ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
-SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
-# the number of futures to the player; a model without chance has no slider for it, and one future
-COUNT = """async (futures) => {
-  await new Promise((go) => setTimeout(go));
-  const detail = document.querySelector("#future-count") ? futures : 1;
-  window.dispatchEvent(new CustomEvent("stt-futures", { detail }));
-  return [];
-}"""
-# A visitor's acts come one after another (clip_box.js); what answers a control counts as one of them
-BEGIN = """(...values) => {
-  window.sttTurns.begin();
-  return values;
-}"""
-CHANGE = """(...values) => {
-  window.sttTurns.begin();
-  window.dispatchEvent(new CustomEvent("stt-wait", { detail: `Reading the clip for ${values[1]} …` }));
-  return values;
-}"""
-# what a visitor types while an answer is on its way, which must not overwrite it; the length of a gap it may
-TYPED = ("frames", "futures", "temperature", "seed")
-TYPE = "(value) => { if (window.sttTurns.busy()) window.sttTurns.typed.NAME = value; return []; }"
-# a model that comes by itself stays away from what the visitor does meanwhile
-FOLLOW = """(clip, ...values) => {
-  const free = !window.sttTurns.busy();
-  window.sttTurns.begin();
-  return [free ? clip : null, ...values];
-}"""
-# Predict waits for an example or an upload that is on its way, so that it does not take the clip before
-HOLD = "() => ({ __type__: 'update', interactive: false })"
-OPENED = """() => {
-  window.sttTurns?.end();
-  return { __type__: "update", interactive: !window.sttTurns?.uploads };
-}"""
-FREE = """() => {
-  const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
-  return { __type__: "update", interactive: !turns.holding && !turns.uploads && !turns.busy(MOST) && stopped };
-}"""
-RELEASE = """(between) => {
-  const turns = window.sttTurns, kept = { ...turns.typed, ...(between ? { frames: undefined } : {}) };
-  turns.end();
-  return [(FREE)(), ...NAMES.map((name) => kept[name] ?? { __type__: "update" })];
-}"""
-RELEASE = RELEASE.replace("FREE", FREE.replace("MOST", "1")).replace("NAMES", json.dumps(TYPED))  # 1: the act that ends
-FREE = FREE.replace("MOST", "0")
-STARTED, DONE, ENDED = (
-    f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "done", "end")
-)
-# answers, whichever comes last -> that of the present clip, model, stride and fit; a whole one before one on its way
-VERDICT = """(answer, clip, ...others) => {
-  const verdicts = (window.sttVerdicts ??= new Map()), key = JSON.stringify(answer?.of), began = /…/.test(answer?.html);
-  if (!began || !verdicts.has(key) || /…/.test(verdicts.get(key))) verdicts.set(key, answer?.html);
-  return verdicts.get(JSON.stringify([clip?.path ?? clip, ...others])) ?? "";
-}"""
 
 
 def build(callbacks: Callbacks) -> PageBlocks:
@@ -152,6 +99,8 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     )
     moved = page.start.move(_start_of, None, control["prompt_frames"], **QUICK)
     inputs = [control[name].input for name in ("stride", "fit", "between")]
+    lengths = [control["between"], control["frames"]]
+    control["frames"].input(None, lengths, page.gap, js=GAP, **PRIVATE)
     previews = [
         changed,
         gr.on(inputs, callbacks.preview, **shows, **latest),
@@ -159,7 +108,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         page.menu.choose(None, page.menu, model, js="(name) => name", **PRIVATE).then(
             callbacks.change_model, **changes, **latest
         ),
-        control["frames"].input(callbacks.preview_gap, **shows, **latest),
+        page.gap.change(callbacks.preview_gap, **shows, **latest),
     ]
     for preview in previews:
         _end_turn(page, preview)
@@ -168,7 +117,7 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
-    model.change(None, model, page.menu, js="(name) => name", **PRIVATE)
+    model.change(None, model, [page.menu, page.knows], js="(name) => [name, name]", **PRIVATE)
     model.change(lambda name: gr.update(info=fit_info(models[name])), model, control["fit"], **QUICK)
     return previews
 
@@ -219,8 +168,6 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     )  # fmt: skip
     for event in (visible.then, control["futures"].change):
         event(None, control["futures"], None, js=COUNT, **PRIVATE)
-    gallery = callbacks.backend.gallery
-    model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
 
     if page.labels:  # a list for one output alone would become its value
