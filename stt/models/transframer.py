@@ -376,21 +376,28 @@ class Transframer(Predictor):
         times = [abs(near[-1]) + abs(time) for time in beyond]
         others = [unit(frames[time]) for time in beyond]
         tracks = self.tracks(filtered.layers, steps, len(near) - 1, others, times, near[-1] > 0)
-        layers, predicted = self.moved(filtered.layers, self.draw_motion(tracks, sampling, noise))
-        context = self.near(torch.stack(list(frames.values()), dim=1), list(frames))
-        dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
-        return self.codec.decode_residual(dense, predicted)
+        made = self.moved(filtered.layers, self.draw_motion(tracks, sampling, noise))
+        return self.corrected(frames, 0, *made, sampling, noise)
 
     def draw_map(self, frames: dict[int, Tensor], name: str, sampling: Sampling, noise: Noise) -> Tensor:
-        """A map (F, C, H, W) of the frame at time 0."""
+        """A map (F, C, H, W) of the frame at time 0, which is one of the frames."""
         c, index = self.config, 1 + self.config.maps.index(name)
-        near, _ = self.sides(frames)
-        layers = self.filtered(frames, near)[0].layers
-        levels = self.levels.draw(
-            layers, index, sampling, noise.gumbel(c.layers, LEVELS) if sampling.temperature else None
-        )
-        predicted = painted(layers, levels, c.channels)
-        context = self.near(torch.stack(list(frames.values()), dim=1), list(frames), index)
+        layers = self.filtered(frames, self.sides(frames)[0])[0].layers
+        gumbel = noise.gumbel(c.layers, LEVELS) if sampling.temperature else None
+        predicted = painted(layers, self.levels.draw(layers, index, sampling, gumbel), c.channels)
+        return self.corrected(frames, index, layers, predicted, sampling, noise)
+
+    def corrected(
+        self,
+        frames: dict[int, Tensor],
+        map_index: int,
+        layers: Layers,
+        predicted: Tensor,
+        sampling: Sampling,
+        noise: Noise,
+    ) -> Tensor:
+        """A prediction (F, C, H, W) corrected by DCT triples that are drawn, given frames by their times."""
+        context = self.near(torch.stack(list(frames.values()), dim=1), list(frames), map_index)
         dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
         return self.codec.decode_residual(dense, predicted)
 
