@@ -16,7 +16,7 @@ from stt.context_unet import nearest
 from stt.dct import DCTConfig, Triples
 from stt.layer_levels import LEVELS, levels_of, painted
 from stt.layer_motion import Steps
-from stt.layer_tasks import Clip, corrupted, plan_of
+from stt.layer_tasks import Clip, Plan, corrupted, plan_of
 from stt.models.transframer import Transframer, TransframerConfig
 from stt.motion import Layers
 from stt.sampler import SeededNoise, inwards, sample_logits
@@ -337,6 +337,14 @@ def test_layers_that_train_as_if_drawn_have_errors_that_their_frames_show(model)
     torch.testing.assert_close(seen[:, -1], (shown[:, -1] + 2 * errors).clamp(-1, 1))
     same, unchanged = corrupted(model.codec, layers, shown, last, 0.0)
     assert torch.equal(same.colour, layers.colour) and torch.equal(unchanged, shown)
+
+
+def test_a_loss_has_the_same_parts_whatever_the_plan(model):
+    names = []
+    for targets in ((0.0, 0.0, 0.0), (0.99, 0.99, 0.99)):  # the last has no frames beyond it
+        model.plan = Plan(targets=targets)
+        names.append(list(model.loss(Batch(clips(model))).parts))
+    assert names[0] == names[1]
 
 
 def test_a_frozen_segmenter_stays_as_it_is_and_another_learns(model):

@@ -198,9 +198,8 @@ class Transframer(Predictor):
 
         targets = clip.targets()
         nats = self.motion.nats(targets.tracks, targets.displacement)
-        parts = {"motion": nats[: targets.num_past].mean()}
-        if len(nats) > targets.num_past:
-            parts["motion in gaps"] = nats[targets.num_past :].mean()
+        past, between = nats.split([targets.num_past, len(nats) - targets.num_past])
+        parts = {"motion": past.mean(), "motion in gaps": between.sum() / max(between.numel(), 1)}
         if maps is not None:
             index, layers = 1 + int(self.plan.map_index * maps.shape[1]), history[clip.at[0]]
             levels = levels_of(layers, maps[:, index - 1, clip.at[0]])
