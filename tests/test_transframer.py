@@ -17,10 +17,10 @@ from stt.dct import DCTConfig, Triples
 from stt.layer_levels import LEVELS, levels_of, painted
 from stt.layer_motion import Steps
 from stt.layer_tasks import Clip, Plan, corrupted, plan_of
-from stt.models.transframer import Transframer, TransframerConfig
+from stt.models.transframer import Transframer, TransframerConfig, score_parts
 from stt.motion import Layers
 from stt.sampler import SeededNoise, inwards, sample_logits
-from stt.triple_decoder import NEVER
+from stt.triple_decoder import NEVER, Scores
 from tests.conftest import TINY_CONFIGS, TINY_TRANSFRAMER, clips, lively
 
 
@@ -345,6 +345,17 @@ def test_a_loss_has_the_same_parts_whatever_the_plan(model):
         model.plan = Plan(targets=targets)
         names.append(list(model.loss(Batch(clips(model))).parts))
     assert names[0] == names[1]
+
+
+def test_that_a_frame_has_no_triple_counts_as_much_as_that_one_has_many():
+    def score(counts: list[int]) -> Scores:
+        valid = torch.arange(1 + max(counts)) <= torch.tensor(counts)[:, None]
+        nats = torch.where(valid, 2.0, 0.0)
+        return Scores(nats, nats, nats, valid, valid.long())
+
+    for counts in ([0, 9], [0, 1], [0, 0]):
+        parts = score_parts(score(counts))
+        assert parts["ce_first"] == 2 and parts["ce_channel"] == (2 if any(counts) else 0), counts
 
 
 def test_a_frozen_segmenter_stays_as_it_is_and_another_learns(model):

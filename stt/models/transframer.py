@@ -205,8 +205,7 @@ class Transframer(Predictor):
             levels = levels_of(layers, maps[:, index - 1, clip.at[0]])
             parts["level"] = self.levels.nats(layers, index, levels).mean()
         scores = self.target_scores(clip, maps)
-        for name in ("channel", "position", "value"):
-            parts[f"ce_{name}"] = getattr(scores, name).sum() / scores.valid.sum()
+        parts |= score_parts(scores)
         total = torch.stack(list(parts.values())).sum()
         if not frozen:
             mse = filtered.mismatch + torch.stack(filtered.residuals).square().mean()
@@ -406,3 +405,16 @@ class Transframer(Predictor):
         layers = self.start(context).layers
         predicted = painted(layers, levels_of(layers, true), self.config.channels)
         return self.codec.decode_residual(self.residual(true, predicted), predicted)
+
+
+def score_parts(scores: Scores) -> dict[str, Tensor]:
+    """Nats of a frame's first channel, or that it has no triple, and of the rest in nats a triple.
+
+    Apart, since a frame without a triple is one decision: among the many of a long frame it would hardly count.
+    """
+    later = F.pad(scores.valid[:, 1:], (1, 0))
+    count = later.sum().clamp(min=1)
+    parts = {name: getattr(scores, name) for name in ("channel", "position", "value")}
+    first = {"ce_first": parts["channel"][:, 0].mean()}
+    parts["channel"] = parts["channel"] * later
+    return first | {f"ce_{name}": nats.sum() / count for name, nats in parts.items()}
