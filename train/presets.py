@@ -159,7 +159,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "moving_mnist/transframer/cpu": Preset(
         summary="Transframer on Stochastic Moving MNIST, two digits or one: any frame given others, and its "
-        "segmentation. One CPU core, 60 minutes, with the segmenter of digits-stt; not measured.",
+        "segmentation. One CPU core, 60 minutes, with --segmenter digits-stt; not measured. Measured: "
+        "digits-transframer, 36 minutes in two runs: PSNR 34.0 dB in gaps of 6 frames (optical flow: 14.0).",
         model=transframer_cpu, data=replace(two_digits_or_one, frames=12), training=replace(cpu_predictor, lr=1.5e-3),
     ),
     "moving_mnist/transframer/gpu": Preset(
