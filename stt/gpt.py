@@ -85,6 +85,13 @@ class Block(nn.Module):
         x = x + self.attention.attend(q, cache[0], cache[1], mask=mask)
         return self._cross_and_mlp(x, memory, shifts)
 
+    def tail(self, x: Tensor, shifts: list[Shift], cache: Tensor, start: int) -> Tensor:
+        """The tokens from position `start` on (B, n, D); their keys and values are written into the cache."""
+        q, k, v = self.attention.project(self.norm(x, shifts[0]))
+        cache[0, :, :, start:], cache[1, :, :, start:] = k, v
+        mask = torch.ones(cache.shape[-2], cache.shape[-2], dtype=torch.bool, device=x.device).tril()[start:]
+        return self._cross_and_mlp(x + self.attention.attend(q, cache[0], cache[1], mask=mask), None, shifts)
+
     def _cross_and_mlp(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]) -> Tensor:
         if memory is not None and self.cross is not None and self.cross_norm is not None:
             x = x + self.cross(self.cross_norm(x, shifts[2]), memory)

@@ -12,7 +12,7 @@ RANKS = {
     "stt.video": 2, "stt.side_by_side": 1, "stt.layers": 1, "stt.optical_flow": 1, "stt.quantize": 1,
     "stt.persistence": 2, "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1, "stt.motion": 1,
     "stt.tokenizer": 2, "stt.segmenter": 2, "stt.object_segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
-    "stt.gpt": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,
+    "stt.gpt": 2, "stt.motion_codes": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,
     "stt.dct_motion": 3, "stt.motion_tokens": 3, "stt.code_tokens": 3, "stt.flow_tokens": 3,
     "stt.sprite_networks": 3, "stt.models": 4,
     "stt.migrations": 4, "stt.registry": 5, "stt.model_card": 5, "stt.hub": 5, "stt.checkpoint": 6,

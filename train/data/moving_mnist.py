@@ -35,6 +35,7 @@ class MovingMNISTConfig:
     kind: Literal["stochastic", "deterministic", "mixed"] = "stochastic"
     image_size: int = 64
     digits: int = 2  # per clip
+    fewer_every: int = 0  # every so many batches, one has a digit less; 0: none has
     frames: int = 20
     strokes: float = 0.5  # share of synthetic digits (see strokes.py); 1 needs no MNIST
 
@@ -43,6 +44,8 @@ class MovingMNISTConfig:
             raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
         if self.digits < 1 or self.frames < 1:
             raise ValueError(f"digits is {self.digits} and frames {self.frames}, both must be at least 1")
+        if self.fewer_every and (self.digits < 2 or self.kind == "mixed"):
+            raise ValueError(f"fewer_every is {self.fewer_every} for kind {self.kind} with {self.digits} digits")
         if not 0 <= self.strokes <= 1:
             raise ValueError(f"strokes is {self.strokes}, must be between 0 and 1")
         if self.image_size < 8:
@@ -56,6 +59,11 @@ class MovingMNISTConfig:
     @property
     def overlap(self) -> Literal["add", "max"]:
         return "add" if self.kind == "stochastic" else "max"
+
+
+def mixture_of(config: MovingMNISTConfig) -> tuple[tuple[str, int], ...]:
+    """The entries of a mixture with fewer digits now and then."""
+    return ((config.kind, 0),) * (config.fewer_every - 1) + ((config.kind, 1),)
 
 
 class MovingMNISTClip(NamedTuple):
@@ -92,8 +100,11 @@ class MovingMNIST:
         if set(maps) - {"digits"}:
             raise ValueError(f"maps are {', '.join(maps)}; Moving MNIST has none but digits")
         self.mixture: list[MovingMNIST] = []
-        if config.kind == "mixed":
-            parts = [replace(config, kind=kind, digits=max(1, config.digits - less)) for kind, less in MIXTURE]
+        if config.kind == "mixed" or config.fewer_every:
+            mixture = MIXTURE if config.kind == "mixed" else mixture_of(config)
+            parts = [
+                replace(config, kind=kind, digits=max(1, config.digits - less), fewer_every=0) for kind, less in mixture
+            ]
             options = {"device": device, "maps": maps, "count_strokes": count_strokes, "md5": md5}
             made = {part: MovingMNIST(part, mnist_dir, split, **options) for part in set(parts)}
             self.mixture = [made[part] for part in parts]
