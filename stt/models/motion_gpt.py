@@ -34,9 +34,11 @@ from stt.api import (
 from stt.gpt import Block, Norm, repeat_rows
 from stt.layers import ResBlock, patchify
 from stt.metrics import unit
-from stt.motion_codes import LENGTH, POOL, MotionVQ, MotionVQConfig, windows
+from stt.motion_codes import LENGTH, MotionVQ, MotionVQConfig, summed, window_sums
 from stt.sampler import sample_logits
 
+FINE = 4  # pixels a side of the patches of the context's network
+NONE = 1.3  # first logit of no residual, as a multiple of the logarithm of the number of codes
 MISSES = 2.0  # weight of ink that did not move on
 
 
@@ -66,6 +68,8 @@ class MotionGPTConfig(PredictorConfig):
         for name in ("drop_context", "drop_labels", "short_context", "closed_loop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        if self.tokenizer.patch % FINE:
+            raise ValueError(f"patch is {self.tokenizer.patch}, must be a multiple of {FINE}")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -96,9 +100,9 @@ class Past(nn.Module):
 
     def __init__(self, c: MotionGPTConfig) -> None:
         super().__init__()
-        frames, steps = c.context_frames, c.tokenizer.patch // POOL
+        frames, steps = c.context_frames, c.tokenizer.patch // FINE
         shifts = c.tokenizer.motions - 1
-        self.stem = nn.Conv2d((frames + 1) * c.channels * POOL**2, c.width, 3, padding=1)
+        self.stem = nn.Conv2d((frames + 1) * c.channels * FINE**2, c.width, 3, padding=1)
         self.fine = ResBlock(c.width)
         self.down = nn.Conv2d(c.width, c.dim, steps, stride=steps)
         self.evidence = nn.Conv2d(2 * shifts, c.dim, 3, padding=1)
@@ -108,7 +112,7 @@ class Past(nn.Module):
     def forward(self, past: Tensor, count: Tensor, motion: Motion) -> Tensor:
         """count (B,): the frames of the context that there were."""
         pixels = torch.cat([past, motion.extrapolated[:, None]], dim=1).flatten(1, 2)
-        h = self.down(self.fine(self.stem(patchify(2 * pixels - 1, POOL))))
+        h = self.down(self.fine(self.stem(patchify(2 * pixels - 1, FINE))))
         h = h + self.evidence(motion.evidence.flatten(1, 2)) + self.counts[count][:, :, None, None]
         return rearrange(self.block(h), "b d h w -> b (h w) d")
 
@@ -129,10 +133,9 @@ def extrapolate(tokenizer: MotionVQ, past: Tensor) -> Motion:
 def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> Motion:
     patch, shifts = tokenizer.config.patch, tokenizer.shifts
     moved, twice = tokenizer.candidates(last), tokenizer.candidates(before, scale=2)
-    steady = F.avg_pool2d(torch.minimum(moved, twice).sum(dim=2), POOL)  # ink that moved on
-    ink = F.avg_pool2d(twice.add_(moved).sum(dim=2), POOL)
-    miss = ink - 2 * steady  # |a - b| = a + b - 2 min(a, b)
-    evidence = torch.stack([windows(part, patch, patch // 2) * POOL**2 for part in (steady, miss)], dim=1)
+    steady = window_sums(summed(torch.minimum(moved, twice)), patch, patch // 2)  # ink that moved on
+    ink = window_sums(summed(twice.add_(moved)), patch, patch // 2)
+    evidence = torch.stack([steady, ink - 2 * steady], dim=1)  # |a - b| = a + b - 2 min(a, b)
     arrives = evidence[:, 0] - MISSES * evidence[:, 1] - LENGTH * shifts.abs().sum(dim=1)[:, None, None]
     likeliest = arrives.argmax(dim=1)
     return Motion(evidence.clamp(min=0).sqrt() / patch, tokenizer.copied(last, likeliest), likeliest)
@@ -181,7 +184,9 @@ class MotionHead(nn.Module):
         """pointers (B, n, 3) motion codes, evidence (B, n, motions - 1, 2)."""
         logits, weights = self.out(h).float(), self.weights(h).float()
         logits = logits.scatter_add(-1, pointers, weights[..., :3])
-        return logits + F.pad((evidence @ (weights[..., 3:, None] * weights.new_tensor([[1.0], [-1.0]])))[..., 0], (0, 1))
+        return logits + F.pad(
+            (evidence @ (weights[..., 3:, None] * weights.new_tensor([[1.0], [-1.0]])))[..., 0], (0, 1)
+        )
 
 
 class ResidualHead(nn.Module):
@@ -219,6 +224,8 @@ class MotionGPT(Predictor):
         self.motion = MotionHead(c.dim, c.tokenizer.motions)
         size = c.tokenizer.codebook_size
         self.residuals = nn.ModuleList(ResidualHead(c.dim, pixels, size) for _ in range(c.tokenizer.stages))
+        with torch.no_grad():
+            self.residuals[0].out.bias[0] = NONE * math.log(size)  # most cells have no residual
         self.length = c.context_frames  # most frames of context in the next loss
         self.closed_loop = False  # whether they went through the tokenizer
 
@@ -430,7 +437,9 @@ class MotionGPT(Predictor):
         Of two labels, the first guides away from the second.
         """
         c = self.config.tokenizer
-        embedded, pointers = self.embedded(inputs, self.decoded(inputs.before, ids.unflatten(1, (c.grid, c.grid))), start)
+        embedded, pointers = self.embedded(
+            inputs, self.decoded(inputs.before, ids.unflatten(1, (c.grid, c.grid))), start
+        )
         features = []
         for label, cache in zip(labels, caches, strict=True):
             x = embedded

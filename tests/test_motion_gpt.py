@@ -1,0 +1,116 @@
+"""MotionVQ, a motion-compensated codec, and MotionGPT over its codes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import stt
+from stt.api import Batch, Condition, Sampling
+from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
+from stt.motion_codes import MotionVQ, MotionVQConfig
+from stt.sampler import SeededNoise
+from tests.conftest import TINY_MOTION_GPT, TINY_MOTION_VQ, lively
+
+
+def moving_square(frames: int = 5, step: tuple[int, int] = (1, -2)) -> torch.Tensor:
+    """A square with random pixels on black, (1, T, 1, 32, 32) on [0, 1], that moves by `step` a frame."""
+    texture = torch.rand(10, 10, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.2
+    video = torch.zeros(1, frames, 1, 32, 32)
+    for t in range(frames):
+        y, x = 4 + t * step[0], 16 + t * step[1]
+        video[0, t, 0, y : y + 10, x : x + 10] = texture
+    return video
+
+
+def classed() -> MotionGPT:
+    config = TINY_MOTION_GPT.to_dict() | {"classes": 10, "labels": 2, "guidance": 2.0, "drop_labels": 0.0}
+    return lively(MotionGPT(MotionGPTConfig.from_dict(config))).eval()
+
+
+def test_what_moves_by_whole_pixels_is_copied_without_residuals_and_stays_exact():
+    codec, video = lively(MotionVQ(MotionVQConfig(image_size=32, threshold=0.01))).eval(), moving_square()
+    for t in range(1, 5):
+        ids = codec.encode_frame(video[:, t - 1], video[:, t])
+        assert not ids[..., 1:].any()
+        assert torch.equal(codec.decode_frame(video[:, t - 1], ids), video[:, t])
+        moved = codec.shifts[ids[ids[..., 0] < codec.config.motions - 1][:, 0]]
+        assert (moved == torch.tensor([1, -2])).all(dim=-1).any()
+
+
+def test_what_is_not_in_the_frame_before_is_coded_as_a_residual_on_black():
+    codec, video = MotionVQ(MotionVQConfig(image_size=32, threshold=0.01)), moving_square(1)
+    ids = codec.encode_frame(torch.zeros_like(video[:, 0]), video[:, 0])
+    inked = video[:, 0, 0].unflatten(1, (4, 8)).unflatten(3, (4, 8)).amax(dim=(2, 4)) > 0
+    assert torch.equal(ids[..., 1] > 0, inked)
+
+
+def test_ids_and_decoded_frames_belong_together_frame_after_frame():
+    codec = MotionVQ(TINY_MOTION_VQ).eval()
+    video = torch.rand(2, 4, 1, 16, 16) * 2 - 1
+    ids, decoded = codec.closed_loop((video + 1) / 2)
+    assert torch.equal(codec.encode(video).ids, ids)
+    torch.testing.assert_close(codec.decode(ids.float()), 2 * decoded - 1)
+    assert all((ids[..., group] < size).all() for group, size in enumerate(codec.sizes))
+
+
+def test_the_codebooks_follow_the_residuals_they_are_trained_on():
+    codec, video = MotionVQ(TINY_MOTION_VQ).train(), torch.rand(2, 6, 1, 16, 16) * 2 - 1
+    losses = [float(codec.loss(Batch(video)).parts["mse"]) for _ in range(30)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("labels", [(), (1, 3)])
+def test_drawing_all_codes_at_once_until_none_changes_equals_drawing_them_one_by_one(labels):
+    model, noise = classed(), SeededNoise([0, 1])
+    c = model.config
+    with torch.inference_mode():
+        state = model.start(torch.rand(1, 4, 1, 16, 16) * 2 - 1, Condition(labels=labels))
+        inputs = model.inputs(state.past, torch.tensor([state.count]))
+        inputs = Inputs(*(part.expand(2, *part.shape[1:]) for part in inputs))
+        label = state.label.expand(2, -1, -1)
+        gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes))
+        ids = model.draw(inputs, label, Sampling(), gumbel, state.guided).flatten(1, 2)
+        runs, one_by_one = [label, 0 * label][: 1 + state.guided], torch.zeros_like(ids)
+        for j in range(c.cells):
+            caches = [torch.zeros(c.depth, 2, 2, c.heads, c.cells, c.dim // c.heads) for _ in runs]
+            one_by_one[:, j] = model._round(one_by_one, 0, inputs, runs, caches, Sampling(), gumbel)[:, j]
+    assert torch.equal(ids, one_by_one)
+
+
+def test_a_clip_from_labels_ignores_the_prompt_and_shows_the_labels_in_its_first_frame():
+    model = classed()
+    prompts = torch.rand(2, 3, 1, 16, 16) * 2 - 1
+    clips = [stt.predict(model, prompt, 3, condition=Condition(labels=(1, 3))) for prompt in prompts]
+    assert torch.equal(*clips)
+    other = stt.predict(model, prompts[0], 3, condition=Condition(labels=(2, 4)))
+    assert not torch.equal(clips[0][:, 0], other[:, 0])
+    with pytest.raises(ValueError, match="labels are"):
+        stt.predict(model, prompts[0], 3, condition=Condition(labels=(10,)))
+
+
+def test_a_context_of_a_random_length_hides_the_frames_before_it():
+    model, video = classed(), torch.rand(1, 6, 1, 16, 16)
+    model.length = 2
+    past, count = model._pasts(video)
+    assert count.tolist() == [0, 1, 2, 2, 2, 2]
+    assert not past[5, :2].any() and torch.equal(past[5, 2:], video[0, 3:5])
+
+
+def test_the_loss_is_the_mean_of_the_bits_that_a_surprise_names():
+    model = lively(MotionGPT(TINY_MOTION_GPT)).eval()
+    video = torch.rand(1, 4, 1, 16, 16) * 2 - 1
+    whole = model.loss(Batch(video)).parts["bits_per_dim"] * 4
+    first = model.loss(Batch(video[:, :1])).parts["bits_per_dim"]
+    torch.testing.assert_close(whole - first, model.surprise(video).bits.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="64 is not a multiple of patch 7"):
+        MotionVQConfig(patch=7)
+    with pytest.raises(ValueError, match="patch is 2, must be a multiple of 4"):
+        MotionGPTConfig(tokenizer=MotionVQConfig(patch=2))
+    with pytest.raises(ValueError, match="its tokenizer's is 64"):
+        MotionGPTConfig(image_size=32)
+    with pytest.raises(ValueError, match="chunk_frames is 2"):
+        MotionGPTConfig(chunk_frames=2)
