@@ -263,7 +263,7 @@ class Tokenizer(Model):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Codes of each group."""
-        sizes: tuple[int, ...] = self.quantizer.sizes
+        sizes: tuple[int, ...] = self.get_submodule("quantizer").sizes  # type: ignore[assignment]
         return sizes
 
     @abstractmethod

@@ -71,6 +71,9 @@ class MotionVQ(Tokenizer):
     and then all are 0. The latents are the ids as floats, since they mean nothing without the frame before.
     """
 
+    config: MotionVQConfig
+    shifts: Tensor  # (S, 2) displacements as (y, x), in the order of their codes
+
     def __init__(self, config: MotionVQConfig) -> None:
         super().__init__()
         self.config = c = config
@@ -83,10 +86,10 @@ class MotionVQ(Tokenizer):
             nn.SiLU(),
             nn.Conv2d(width, c.channels, 3, padding=1),
         )
-        nn.init.zeros_(self.filter[-1].weight)
-        nn.init.zeros_(self.filter[-1].bias)
+        for parameter in self.filter[-1].parameters():  # at first it changes nothing
+            nn.init.zeros_(parameter)
         axis = torch.arange(c.reach, -c.reach - 1, -1)  # in the order of `candidates`
-        self.register_buffer("shifts", torch.cartesian_prod(axis, axis), persistent=False)  # (S, 2) as (y, x)
+        self.register_buffer("shifts", torch.cartesian_prod(axis, axis), persistent=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -126,13 +129,16 @@ class MotionVQ(Tokenizer):
         picked = before.flatten(2).gather(2, source.expand(-1, before.shape[1], -1))
         return picked.view_as(before) * inside[:, None]
 
+    def vectors(self, stage: int) -> Tensor:
+        """The pixels of a cell that each code of a stage adds, (codebook_size, pixels); the first adds none."""
+        codebook = self.books[stage].codebook
+        assert isinstance(codebook, Tensor)
+        return F.pad(codebook, (0, 0, 1, 0))
+
     def residual(self, ids: Tensor) -> Tensor:
         """Residual codes (B, h, w, stages) -> pixels (B, C, H, W)."""
-        cells = sum(
-            F.embedding(i, F.pad(book.codebook, (0, 0, 1, 0)))
-            for i, book in zip(ids.unbind(dim=-1), self.books, strict=True)
-        )
-        return unpatchify(cells.movedim(-1, 1), self.config.patch)
+        stages = [F.embedding(code, self.vectors(stage)) for stage, code in enumerate(ids.unbind(dim=-1))]
+        return unpatchify(torch.stack(stages).sum(dim=0).movedim(-1, 1), self.config.patch)
 
     def encode_frame(self, before: Tensor, frame: Tensor) -> Tensor:
         """Ids (B, h, w, 1 + stages) of frames (B, C, H, W) on [0, 1] given those before."""
@@ -143,15 +149,14 @@ class MotionVQ(Tokenizer):
         ids[..., 0] = motion
         coded = cells.square().sum(dim=-1) > c.threshold
         rest, picked = cells[coded], []
-        for stage, book in enumerate(self.books):
-            if not len(rest):
-                break
-            vectors = book.codebook if stage == 0 else F.pad(book.codebook, (0, 0, 1, 0))
-            nearest = torch.cdist(rest, vectors).argmin(dim=-1)
+        if not len(rest):
+            return ids
+        for stage in range(c.stages):
+            vectors, first = self.vectors(stage), int(stage == 0)  # a first code of 0 would say that there is none
+            nearest = torch.cdist(rest, vectors[first:]).argmin(dim=-1) + first
             rest = rest - vectors[nearest]
-            picked.append(nearest + (stage == 0))
-        if picked:
-            ids[coded] = torch.cat([motion[coded][:, None], torch.stack(picked, dim=1)], dim=1)
+            picked.append(nearest)
+        ids[coded] = torch.stack([motion[coded], *picked], dim=1)
         return ids
 
     def blocks(self, before: Tensor, ids: Tensor) -> Blocks:

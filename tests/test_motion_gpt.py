@@ -66,7 +66,7 @@ def test_drawing_all_codes_at_once_until_none_changes_equals_drawing_them_one_by
     c = model.config
     with torch.inference_mode():
         state = model.start(torch.rand(1, 4, 1, 16, 16) * 2 - 1, Condition(labels=labels))
-        inputs = model.inputs(state.past, torch.tensor([state.count]))
+        inputs = model.inputs(state.past, torch.tensor([state.length]))
         inputs = Inputs(*(part.expand(2, *part.shape[1:]) for part in inputs))
         label = state.label.expand(2, -1, -1)
         gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes))

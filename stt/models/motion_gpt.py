@@ -86,7 +86,7 @@ class MotionGPTConfig(PredictorConfig):
 
 class MotionGPTState(NamedTuple):
     past: Tensor  # (B, context_frames, C, H, W) on [0, 1] the last frames, black where there were none
-    count: int  # frames of it that there were
+    length: int  # frames of it that there were
     label: Tensor | None  # (1 or B, 1, classes) how often each class is there
     guided: bool = False  # whether there is a class to guide to
 
@@ -283,7 +283,7 @@ class MotionGPT(Predictor):
 
     def nats(self, past: Tensor, count: Tensor, ids: Tensor, label: Tensor | None) -> Tensor:
         """Negative log-likelihood of a frame's codes, of motions and of residuals, (2, B, cells)."""
-        inputs = self.inputs(past, count)
+        c, inputs = self.config.tokenizer, self.inputs(past, count)
         drawn = self.decoded(inputs.before, ids)
         x, pointers = self.embedded(inputs, drawn)
         for block in self.blocks:
@@ -292,13 +292,13 @@ class MotionGPT(Predictor):
         codes, pixels = ids.flatten(1, 2), self.cells(drawn.copied)
         motion = F.cross_entropy(self.motion(h, pointers, inputs.evidence).mT, codes[..., 0], reduction="none")
         residual = torch.zeros_like(motion)
-        for stage, book in enumerate(self.tokenizer.books):
+        for stage in range(c.stages):
             code = codes[..., 1 + stage]
             coded = codes[..., 1] > 0 if stage else torch.ones_like(code, dtype=torch.bool)
             logits = self.residual_logits(stage, h[coded], pixels[coded])
             nats = F.cross_entropy(logits, code[coded], reduction="none")
             residual = residual.masked_scatter(coded, residual[coded] + nats)
-            pixels = pixels + F.embedding(code, F.pad(book.codebook, (0, 0, 1, 0)))
+            pixels = pixels + F.embedding(code, self.tokenizer.vectors(stage))
         return torch.stack([motion, residual])
 
     # ---- training ------------------------------------------------------------------------------------
@@ -382,14 +382,14 @@ class MotionGPT(Predictor):
 
     def step(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, MotionGPTState]:
         c, futures = self.config, noise.futures
-        count = torch.full((len(state.past),), state.count, device=state.past.device)
+        count = torch.full((len(state.past),), state.length, device=state.past.device)
         inputs = Inputs(*(repeat_rows(part, futures) for part in self.inputs(state.past, count)))
         label = repeat_rows(state.label, futures) if state.label is not None else None
         gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes)) if sampling.temperature else None
-        ids = self.draw(inputs, label, sampling, gumbel, state.guided and not state.count)
+        ids = self.draw(inputs, label, sampling, gumbel, state.guided and not state.length)
         frame = self.tokenizer.decode_frame(inputs.before, ids)
         past = torch.cat([repeat_rows(state.past, futures)[:, 1:], frame[:, None]], dim=1)
-        return 2 * frame[:, None] - 1, state._replace(past=past, count=min(state.count + 1, c.context_frames))
+        return 2 * frame[:, None] - 1, state._replace(past=past, length=min(state.length + 1, c.context_frames))
 
     def draw(
         self, inputs: Inputs, label: Tensor | None, sampling: Sampling, gumbel: Tensor | None, guided: bool = False
@@ -458,8 +458,8 @@ class MotionGPT(Predictor):
         whole = torch.cat([ids[:, :start, 0], motion], dim=1).unflatten(1, (c.grid, c.grid))
         pixels = self.cells(self.tokenizer.copied(inputs.before, whole))[:, start:]
         codes = [motion]
-        for stage, (head, book) in enumerate(zip(self.residuals, self.tokenizer.books, strict=True)):
+        for stage, head in enumerate(self.residuals):
             code = sampled(1 + stage, head, pixels)
             codes.append(code * (codes[1] > 0) if stage else code)
-            pixels = pixels + F.embedding(codes[-1], F.pad(book.codebook, (0, 0, 1, 0)))
+            pixels = pixels + F.embedding(codes[-1], self.tokenizer.vectors(stage))
         return torch.stack(codes, dim=-1)
