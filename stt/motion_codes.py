@@ -176,12 +176,21 @@ class MotionVQ(Tokenizer):
 
     # ---- clips -------------------------------------------------------------------------------------------
 
-    def closed_loop(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (B, T, C, H, W) on [0, 1] -> ids of each given the decoded one before, and the decoded frames."""
+    def closed_loop(self, frames: Tensor, corruption: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Frames (B, T, C, H, W) on [0, 1] -> ids of each given the decoded one before, and the decoded frames.
+
+        corruption: share of the cells whose motion is decoded as a random one, so that the ids of the next frame
+        repair it, as a predictor must that drew a wrong code.
+        """
         ids, decoded = [], [torch.zeros_like(frames[:, 0])]
         for frame in frames.unbind(dim=1):
             ids.append(self.encode_frame(decoded[-1], frame))
-            decoded.append(self.decode_frame(decoded[-1], ids[-1]))
+            codes = ids[-1]
+            if corruption:
+                codes, motion = codes.clone(), codes[..., 0]
+                other = torch.randint_like(motion, self.config.motions)
+                codes[..., 0] = torch.where(torch.rand(motion.shape, device=motion.device) < corruption, other, motion)
+            decoded.append(self.decode_frame(decoded[-1], codes))
         return torch.stack(ids, dim=1), torch.stack(decoded[1:], dim=1)
 
     def encode(self, video: Video) -> Codes:

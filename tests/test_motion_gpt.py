@@ -54,6 +54,13 @@ def test_ids_and_decoded_frames_belong_together_frame_after_frame():
     assert all((ids[..., group] < size).all() for group, size in enumerate(codec.sizes))
 
 
+def test_a_corrupted_context_is_repaired_by_the_codes_of_the_frame_after_it():
+    codec, frames = lively(MotionVQ(MotionVQConfig(image_size=32, reach=2))).eval(), moving_square(3)
+    clean, (ids, decoded) = codec.closed_loop(frames)[1], codec.closed_loop(frames, corruption=0.5)
+    assert not torch.equal(decoded[:, 1], clean[:, 1])
+    assert torch.equal(codec.encode_frame(decoded[:, 1], frames[:, 2]), ids[:, 2])
+
+
 def test_the_codebooks_follow_the_residuals_they_are_trained_on():
     codec, video = MotionVQ(TINY_MOTION_VQ).train(), torch.rand(2, 6, 1, 16, 16) * 2 - 1
     losses = [float(codec.loss(Batch(video)).parts["mse"]) for _ in range(30)]

@@ -58,6 +58,7 @@ class MotionGPTConfig(PredictorConfig):
     drop_context: float = 0.12  # share of training steps without a context
     short_context: float = 0.2  # share of training steps whose context has a random length
     closed_loop: float = 0.5  # share of training steps whose context went through the tokenizer
+    corruption: float = 0.02  # share of the cells of such a context that moved at random
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +66,7 @@ class MotionGPTConfig(PredictorConfig):
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise ValueError(f"guidance is {self.guidance}, must be at least 1, which is no guidance")
-        for name in ("drop_context", "drop_labels", "short_context", "closed_loop"):
+        for name in ("drop_context", "drop_labels", "short_context", "closed_loop", "corruption"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
         if self.tokenizer.patch % FINE:
@@ -316,7 +317,7 @@ class MotionGPT(Predictor):
         labels = batch.labels if c.classes else None
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             if self.closed_loop:
-                codes, before = self.tokenizer.closed_loop(frames)
+                codes, before = self.tokenizer.closed_loop(frames, c.corruption)
                 ids = codes.flatten(0, 1)
             else:
                 before = frames
