@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -207,6 +208,15 @@ def test_mixed_clips_are_batches_of_two_digits_and_one_with_chance_and_without()
     assert kinds == {("stochastic", 2), ("deterministic", 2), ("stochastic", 1)}
     for index, part in enumerate(mixed.mixture):
         assert torch.equal(mixed.batch(2, 0, index).video, part.batch(2, 0, index).video)
+
+
+def test_every_so_many_batches_one_has_a_digit_less():
+    config = replace(SYNTHETIC, fewer_every=3)
+    labels = [videos(config).batch(2, seed=0, index=index).labels for index in range(6)]
+    assert [label.shape[1] for label in labels] == [2, 2, 1, 2, 2, 1]
+    for wrong in ({"digits": 1}, {"kind": "mixed"}):
+        with pytest.raises(ValueError, match="fewer_every is 3 for kind"):
+            replace(config, **wrong)
 
 
 def test_wrong_arguments_are_refused():

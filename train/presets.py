@@ -150,12 +150,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "moving_mnist/motion_vq/cpu": Preset(
         summary="MotionVQ tokenizer on Stochastic Moving MNIST, two digits. One CPU core, 5 minutes; not measured.",
-        model=motion_vq, data=replace(two_digits_or_one, frames=10), training=replace(cpu_tokenizer, minutes=5, batch=8),
+        model=motion_vq, data=replace(two_digits_or_one, frames=10),
+        training=replace(cpu_tokenizer, minutes=5, batch=8),
     ),
     "moving_mnist/motion_gpt/cpu": Preset(
         summary="MotionGPT on Stochastic Moving MNIST, two digits, given frames or classes. One CPU core, 60 minutes; "
         "not measured.",
-        model=motion_gpt, data=replace(two_digits_or_one, frames=15), training=replace(cpu_predictor, batch=4),
+        model=motion_gpt, data=replace(two_digits_or_one, frames=15), training=replace(cpu_predictor, batch=3, lr=2e-3),
         tokenizer_preset="moving_mnist/motion_vq/cpu",
     ),
     "moving_mnist/video_vq/gpu": Preset(
