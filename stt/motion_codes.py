@@ -119,15 +119,22 @@ class MotionVQ(Tokenizer):
 
     def copied(self, before: Tensor, motion: Tensor) -> Tensor:
         """Every cell's pixels from the frame before (B, C, H, W) by motion codes (B, h, w); black from outside."""
+        at = torch.arange(self.config.grid**2, device=before.device).expand(len(before), -1)
+        cells = self.copied_cells(before, motion.flatten(1), at)
+        return unpatchify(cells.mT.unflatten(2, motion.shape[1:]), self.config.patch)
+
+    def copied_cells(self, before: Tensor, motion: Tensor, at: Tensor) -> Tensor:
+        """The same for the cells at some positions in raster order, motion and `at` (B, n): (B, n, pixels)."""
         c, side = self.config, self.config.image_size
         moves = torch.cat([self.shifts, self.shifts.new_full((1, 2), 2 * side)])[motion]  # black: from far outside
-        moves = moves.repeat_interleave(c.patch, dim=1).repeat_interleave(c.patch, dim=2)  # (B, H, W, 2)
-        pixels = torch.arange(side, device=before.device)
-        y, x = pixels[:, None] - moves[..., 0], pixels - moves[..., 1]
-        inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)
-        source = (y.clamp(0, side - 1) * side + x.clamp(0, side - 1)).flatten(1)[:, None]
+        first = torch.stack([at // c.grid, at % c.grid], dim=-1) * c.patch - moves  # (B, n, 2)
+        lines = first[..., None] + torch.arange(c.patch, device=at.device)  # (B, n, 2, patch)
+        inside = ((lines >= 0) & (lines < side)).unbind(dim=2)
+        y, x = lines.clamp(0, side - 1).unbind(dim=2)
+        source = (y[..., :, None] * side + x[..., None, :]).flatten(1)[:, None]  # (B, 1, n * patch**2)
         picked = before.flatten(2).gather(2, source.expand(-1, before.shape[1], -1))
-        return picked.view_as(before) * inside[:, None]
+        picked = picked * (inside[0][..., :, None] & inside[1][..., None, :]).flatten(1)[:, None]
+        return rearrange(picked, "b c (n p) -> b n (p c)", n=at.shape[1])
 
     def vectors(self, stage: int) -> Tensor:
         """The pixels of a cell that each code of a stage adds, (codebook_size, pixels); the first adds none."""

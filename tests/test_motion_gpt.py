@@ -7,6 +7,7 @@ import torch
 
 import stt
 from stt.api import Batch, Condition, Sampling
+from stt.models import motion_gpt
 from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
 from stt.motion_codes import MotionVQ, MotionVQConfig
 from stt.sampler import SeededNoise
@@ -23,8 +24,9 @@ def moving_square(frames: int = 5, step: tuple[int, int] = (1, -2)) -> torch.Ten
     return video
 
 
-def classed() -> MotionGPT:
+def classed(size: int = 16) -> MotionGPT:
     config = TINY_MOTION_GPT.to_dict() | {"classes": 10, "labels": 2, "guidance": 2.0, "drop_labels": 0.0}
+    config |= {"image_size": size, "tokenizer": TINY_MOTION_VQ.to_dict() | {"image_size": size}}
     return lively(MotionGPT(MotionGPTConfig.from_dict(config))).eval()
 
 
@@ -67,22 +69,36 @@ def test_the_codebooks_follow_the_residuals_they_are_trained_on():
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("labels", [(), (1, 3)])
-def test_drawing_all_codes_at_once_until_none_changes_equals_drawing_them_one_by_one(labels):
-    model, noise = classed(), SeededNoise([0, 1])
-    c = model.config
+@pytest.mark.parametrize(("labels", "lookahead"), [((), 16), ((1, 3), 16), ((), 3), ((1, 3), 2)])
+def test_drawing_several_codes_a_round_equals_drawing_them_one_by_one(labels, lookahead, monkeypatch):
+    model, noise, seeds = classed(32), SeededNoise([0, 1, 2]), 3
     with torch.inference_mode():
-        state = model.start(torch.rand(1, 4, 1, 16, 16) * 2 - 1, Condition(labels=labels))
+        state = model.start(torch.rand(1, 4, 1, 32, 32) * 2 - 1, Condition(labels=labels))
         inputs = model.inputs(state.past, torch.tensor([state.length]))
-        inputs = Inputs(*(part.expand(2, *part.shape[1:]) for part in inputs))
-        label = state.label.expand(2, -1, -1)
-        gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes))
-        ids = model.draw(inputs, label, Sampling(), gumbel, state.guided).flatten(1, 2)
-        runs, one_by_one = [label, 0 * label][: 1 + state.guided], torch.zeros_like(ids)
-        for j in range(c.cells):
-            caches = [torch.zeros(c.depth, 2, 2, c.heads, c.cells, c.dim // c.heads) for _ in runs]
-            one_by_one[:, j] = model._round(one_by_one, 0, inputs, runs, caches, Sampling(), gumbel)[:, j]
-    assert torch.equal(ids, one_by_one)
+        inputs = Inputs(*(part.expand(seeds, *part.shape[1:]) for part in inputs))
+        label = state.label.expand(seeds, -1, -1)
+        gumbel = noise.gumbel(model.config.cells, sum(model.config.tokenizer.sizes))
+        drawn = []
+        for number in (1, lookahead):
+            monkeypatch.setattr(motion_gpt, "LOOKAHEAD", number)
+            drawn.append(model.draw(inputs, label, Sampling(), gumbel, state.guided))
+    assert torch.equal(*drawn)
+
+
+def test_codes_drawn_with_the_cache_are_the_likeliest_without_it():
+    model = classed()
+    past = torch.rand(1, 4, 1, 16, 16)
+    with torch.inference_mode():
+        inputs, label, count = model.inputs(past, torch.tensor([4])), model.label(None), torch.tensor([4])
+        ids = model.draw(inputs, label, Sampling(temperature=0), None)
+        for j in range(model.config.cells):
+            y, x = divmod(j, model.config.tokenizer.grid)
+            nats = []
+            for motion in range(model.config.tokenizer.motions):
+                other = ids.clone()
+                other[0, y, x, 0] = motion
+                nats.append(float(model.nats(past, count, other, label)[0, 0, j]))
+            assert min(range(len(nats)), key=nats.__getitem__) == ids[0, y, x, 0]
 
 
 def test_a_clip_from_labels_ignores_the_prompt_and_shows_the_labels_in_its_first_frame():

@@ -37,6 +37,7 @@ from stt.metrics import unit
 from stt.motion_codes import LENGTH, MotionVQ, MotionVQConfig, summed, window_sums
 from stt.sampler import sample_logits
 
+LOOKAHEAD = 16  # positions that are drawn at once
 FINE = 4  # pixels a side of the patches of the context's network
 NONE = 1.3  # first logit of no residual, as a multiple of the logarithm of the number of codes
 MISSES = 2.0  # weight of ink that did not move on
@@ -142,14 +143,6 @@ def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> Motion:
     return Motion(evidence.clamp(min=0).sqrt() / patch, tokenizer.copied(last, likeliest), likeliest)
 
 
-class Drawn(NamedTuple):
-    """A frame's codes, and what they decode to."""
-
-    ids: Tensor  # (B, h, w, G)
-    copied: Tensor  # (B, C, H, W)
-    frame: Tensor  # (B, C, H, W) before the tokenizer's filter
-
-
 class Inputs(NamedTuple):
     """What the positions of a frame take from the frames before it."""
 
@@ -160,6 +153,23 @@ class Inputs(NamedTuple):
 
     def take(self, rows: Tensor) -> Inputs:
         return Inputs(*(part[rows] for part in self))
+
+
+class Draft(NamedTuple):
+    """Frames that are being drawn. Codes that are not final yet are guesses."""
+
+    ids: Tensor  # (F, cells, G)
+    line: Tensor  # (F, grid + 1 + cells, dim / 2) their tokens after those of the border
+    inputs: Inputs
+    gumbel: Tensor | None  # (F, cells, all codes)
+    labels: list[Tensor | None]  # (F, 1, classes); of two, the first guides away from the second
+    caches: list[Tensor]  # of each label, (depth, 2, F, heads, cells, d)
+
+    def take(self, rows: Tensor) -> Draft:
+        labels = [label[rows] if label is not None else None for label in self.labels]
+        gumbel = self.gumbel[rows] if self.gumbel is not None else None
+        caches = [cache[:, :, rows] for cache in self.caches]
+        return Draft(self.ids[rows], self.line[rows], self.inputs.take(rows), gumbel, labels, caches)
 
 
 class Embedded(NamedTuple):
@@ -254,49 +264,50 @@ class MotionGPT(Predictor):
         evidence = rearrange(motion.evidence, "b two s h w -> b (h w) s two")
         return Inputs(features, past[:, -1], motion.likeliest, evidence)
 
-    def decoded(self, before: Tensor, ids: Tensor) -> Drawn:
-        frame, copied = self.tokenizer.blocks(before, ids)
-        return Drawn(ids, copied, frame)
-
-    def cells(self, frame: Tensor) -> Tensor:
-        """Frames (B, C, H, W) -> the pixels of each cell (B, cells, pixels)."""
-        return rearrange(patchify(frame, self.config.tokenizer.patch), "b d h w -> b (h w) d")
-
-    def embedded(self, inputs: Inputs, drawn: Drawn, start: int = 0) -> Embedded:
-        """The positions from `start` on, given the codes of all positions before each."""
-        c, ids = self.config.tokenizer, drawn.ids
-        tokens = self.pixels(self.cells(drawn.frame))
-        for code, table in zip(ids.flatten(1, 2).unbind(dim=-1), self.codes, strict=True):
+    def tokens(self, ids: Tensor, copied: Tensor) -> Tensor:
+        """Codes of cells (B, n, G) and what they copy (B, n, pixels) -> tokens (B, n, dim / 2)."""
+        pixels = copied
+        for stage in range(self.config.tokenizer.stages):
+            pixels = pixels + F.embedding(ids[..., 1 + stage], self.tokenizer.vectors(stage))
+        tokens = self.pixels(pixels.clamp(0, 1))
+        for code, table in zip(ids.unbind(dim=-1), self.codes, strict=True):
             tokens = tokens + table(code)
-        border = self.begin.expand(len(tokens), c.grid + 1, -1)
-        line = torch.cat([border.to(tokens.dtype), tokens], dim=1)  # position j is at j + grid + 1
-        last = torch.arange(start, c.grid**2, device=ids.device) + c.grid + 1
-        x = self.neighbours(torch.cat([line[:, last - d] for d in (1, c.grid - 1, c.grid, c.grid + 1)], dim=-1))
-        motions = F.pad(ids[..., 0].flatten(1), (c.grid, 0), value=c.motions - 1)  # black beyond the border
-        left, above = motions[:, c.grid - 1 : -1], motions[:, : c.grid**2]
-        moved = [self.tokenizer.copied(inputs.before, m.unflatten(1, (c.grid, c.grid))) for m in (left, above)]
-        moved_on = torch.cat([self.cells(frame)[:, start:] for frame in moved], dim=-1)
-        pointers = torch.stack([left, above, inputs.guess.flatten(1)], dim=-1)[:, start:]
-        return Embedded(inputs.features[:, start:] + x + self.moved_on(moved_on), pointers)
+        return tokens
 
-    def residual_logits(self, stage: int, h: Tensor, pixels: Tensor) -> Tensor:
-        return self.residuals[stage](h, pixels).float()
+    def line(self, tokens: Tensor) -> Tensor:
+        """Tokens of all cells (B, cells, D) after those beyond the border: position j is at grid + 1 + j."""
+        border = self.begin.expand(len(tokens), self.config.tokenizer.grid + 1, -1)
+        return torch.cat([border.to(tokens.dtype), tokens], dim=1)
+
+    def embedded(self, inputs: Inputs, line: Tensor, motion: Tensor, at: Tensor) -> Embedded:
+        """The positions `at` (B, n), given the codes of the cells before each: their tokens in `line`, and motions.
+
+        motion (B, cells).
+        """
+        grid, rows = self.config.tokenizer.grid, torch.arange(len(at), device=at.device)[:, None]
+        near = [line[rows, at + offset] for offset in (grid, 2, 1, 0)]  # left, above on the right, above, on the left
+        motions = F.pad(motion, (grid, 0), value=self.config.tokenizer.motions - 1)  # black beyond the border
+        pointers = [motions[rows, at + grid - 1], motions[rows, at], inputs.guess.flatten(1)[rows, at]]
+        moved = [self.tokenizer.copied_cells(inputs.before, pointer, at) for pointer in pointers[:2]]
+        x = self.neighbours(torch.cat(near, dim=-1)) + self.moved_on(torch.cat(moved, dim=-1))
+        return Embedded(inputs.features[rows, at] + x, torch.stack(pointers, dim=-1))
 
     def nats(self, past: Tensor, count: Tensor, ids: Tensor, label: Tensor | None) -> Tensor:
-        """Negative log-likelihood of a frame's codes, of motions and of residuals, (2, B, cells)."""
-        c, inputs = self.config.tokenizer, self.inputs(past, count)
-        drawn = self.decoded(inputs.before, ids)
-        x, pointers = self.embedded(inputs, drawn)
+        """Negative log-likelihood of a frame's codes (B, h, w, G), of motions and of residuals, (2, B, cells)."""
+        inputs, codes = self.inputs(past, count), ids.flatten(1, 2)
+        at = torch.arange(self.config.cells, device=ids.device).expand(len(ids), -1)
+        pixels = self.tokenizer.copied_cells(inputs.before, codes[..., 0], at)
+        x, pointers = self.embedded(inputs, self.line(self.tokens(codes, pixels)), codes[..., 0], at)
         for block in self.blocks:
             x = block(x, None, block.shifts(label))[0]
         h = self.norm(x, self.norm.shift(label))
-        codes, pixels = ids.flatten(1, 2), self.cells(drawn.copied)
-        motion = F.cross_entropy(self.motion(h, pointers, inputs.evidence).mT, codes[..., 0], reduction="none")
+        logits = self.motion(h, pointers, inputs.evidence)
+        motion = F.cross_entropy(logits.mT, codes[..., 0], reduction="none")
         residual = torch.zeros_like(motion)
-        for stage in range(c.stages):
+        for stage, head in enumerate(self.residuals):
             code = codes[..., 1 + stage]
             coded = codes[..., 1] > 0 if stage else torch.ones_like(code, dtype=torch.bool)
-            logits = self.residual_logits(stage, h[coded], pixels[coded])
+            logits = head(h[coded], pixels[coded]).float()
             nats = F.cross_entropy(logits, code[coded], reduction="none")
             residual = residual.masked_scatter(coded, residual[coded] + nats)
             pixels = pixels + F.embedding(code, self.tokenizer.vectors(stage))
@@ -397,57 +408,45 @@ class MotionGPT(Predictor):
     ) -> Tensor:
         """Draws a frame's codes (F, h, w, G), exactly as one by one, by fixed-point iteration (arXiv 2002.09928).
 
-        The noise of a position is drawn once, so that its code is a function of those before it. All positions are
-        computed from a guess, then those after the first that changed again from the result, until none changes.
-        Every round makes at least one more code final, and mostly all are after a few.
+        The noise of a position is drawn once, so that its code is a function of those before it. Some positions are
+        computed at once, from guesses of those before them. All up to the first that changes are final, and the next
+        round begins after it. Each future goes on at its own pace, and mostly several codes a round are final.
         """
         c, t, futures = self.config, self.config.tokenizer, len(inputs.before)
         ids = torch.zeros(futures, c.cells, len(t.sizes), dtype=torch.int64, device=inputs.before.device)
         ids[..., 0] = inputs.guess.flatten(1)
-        runs = [label, 0 * label] if guided and label is not None else [label]
-        caches = [inputs.features.new_zeros(c.depth, 2, futures, c.heads, c.cells, c.dim // c.heads) for _ in runs]
-        active, start = torch.arange(futures, device=ids.device), 0
-        self.rounds = 0
-        while len(active):
-            drawn = self._round(ids[active], start, inputs, runs, caches, sampling, gumbel)
-            changed = (drawn != ids[active, start:]).any(dim=-1)  # (F, n)
-            ids[active, start:] = drawn
-            self.rounds += 1
-            final = start + 1 + changed.int().argmax(dim=1)  # codes that are final, where one changed
-            going = changed.any(dim=1) & (final < c.cells)
+        places = torch.arange(c.cells, device=ids.device).expand(futures, -1)
+        copied = self.tokenizer.copied_cells(inputs.before, ids[..., 0], places)
+        labels = [label, 0 * label] if guided and label is not None else [label]
+        caches = [inputs.features.new_zeros(c.depth, 2, futures, c.heads, c.cells, c.dim // c.heads) for _ in labels]
+        draft = Draft(ids.clone(), self.line(self.tokens(ids, copied)), inputs, gumbel, labels, caches)
+        rows, start = torch.arange(futures, device=ids.device), torch.zeros_like(places[:, 0])
+        while len(rows):
+            at = (start[:, None] + torch.arange(LOOKAHEAD, device=ids.device)).clamp(max=c.cells - 1)  # (F, n)
+            changed = self._redraw(draft, at, sampling)
+            first = torch.where(changed.any(dim=1), 1 + changed.int().argmax(dim=1), LOOKAHEAD)
+            start = (start + first).clamp(max=c.cells)
+            going = start < c.cells
             if not going.all():
-                active, inputs = active[going], inputs.take(going)
-                runs = [run[going] if run is not None else None for run in runs]
-                caches = [cache[:, :, going] for cache in caches]
-                gumbel = gumbel[going] if gumbel is not None else None
-            start = int(final[going].min()) if len(active) else c.cells
+                ids[rows[~going]] = draft.ids[~going]
+                rows, start, draft = rows[going], start[going], draft.take(going)
         return ids.unflatten(1, (t.grid, t.grid))
 
-    def _round(
-        self,
-        ids: Tensor,
-        start: int,
-        inputs: Inputs,
-        labels: list[Tensor | None],
-        caches: list[Tensor],
-        sampling: Sampling,
-        gumbel: Tensor | None,
-    ) -> Tensor:
-        """Codes of the positions from `start` on (F, n, G), each drawn given those before it in `ids` (F, cells, G).
+    def _redraw(self, draft: Draft, at: Tensor, sampling: Sampling) -> Tensor:
+        """Draws the codes of positions `at` (F, n), each given those before it; writes them into `draft`.
 
-        Of two labels, the first guides away from the second.
+        Returns whether each one is another than before (F, n).
         """
-        c = self.config.tokenizer
-        embedded, pointers = self.embedded(
-            inputs, self.decoded(inputs.before, ids.unflatten(1, (c.grid, c.grid))), start
-        )
+        inputs, rows = draft.inputs, torch.arange(len(at), device=at.device)[:, None]
+        embedded, pointers = self.embedded(inputs, draft.line, draft.ids[..., 0], at)
         features = []
-        for label, cache in zip(labels, caches, strict=True):
+        for label, cache in zip(draft.labels, draft.caches, strict=True):
             x = embedded
             for block, kv in zip(self.blocks, cache, strict=True):
-                x = block.tail(x, block.shifts(label), kv, start)
+                x = block.some(x, block.shifts(label), kv, at)
             features.append(self.norm(x, self.norm.shift(label)))
-        noises = gumbel[:, start:].split(c.sizes, dim=-1) if gumbel is not None else None
+        sizes = self.config.tokenizer.sizes
+        noises = draft.gumbel[rows, at].split(sizes, dim=-1) if draft.gumbel is not None else None
 
         def sampled(group: int, head: nn.Module, *others: Tensor) -> Tensor:
             logits, *free = (head(h, *others).float() for h in features)
@@ -455,12 +454,14 @@ class MotionGPT(Predictor):
                 logits = free[0] + self.config.guidance * (logits - free[0])
             return sample_logits(logits, sampling, logits if noises is None else noises[group])
 
-        motion = sampled(0, self.motion, pointers, inputs.evidence[:, start:])
-        whole = torch.cat([ids[:, :start, 0], motion], dim=1).unflatten(1, (c.grid, c.grid))
-        pixels = self.cells(self.tokenizer.copied(inputs.before, whole))[:, start:]
-        codes = [motion]
+        codes = [sampled(0, self.motion, pointers, inputs.evidence[rows, at])]
+        copied = pixels = self.tokenizer.copied_cells(inputs.before, codes[0], at)
         for stage, head in enumerate(self.residuals):
             code = sampled(1 + stage, head, pixels)
             codes.append(code * (codes[1] > 0) if stage else code)
             pixels = pixels + F.embedding(codes[-1], self.tokenizer.vectors(stage))
-        return torch.stack(codes, dim=-1)
+        ids = torch.stack(codes, dim=-1)
+        changed = (ids != draft.ids[rows, at]).any(dim=-1)
+        draft.ids[rows, at] = ids
+        draft.line[rows, at + self.config.tokenizer.grid + 1] = self.tokens(ids, copied)
+        return changed
