@@ -149,7 +149,8 @@ PRESETS: dict[str, Preset] = {
         model=timesformer_gpu, data=deterministic_digits, training=replace(gpu, batch=128, muon=True, lr=2e-3),
     ),
     "moving_mnist/motion_vq/cpu": Preset(
-        summary="MotionVQ tokenizer on Stochastic Moving MNIST, two digits. One CPU core, 5 minutes; not measured.",
+        summary="MotionVQ tokenizer on Stochastic Moving MNIST, two digits. One CPU core, 5 minutes. "
+        "Measured: PSNR 27.0 dB.",
         model=motion_vq, data=replace(two_digits_or_one, frames=10),
         training=replace(cpu_tokenizer, minutes=5, batch=8),
     ),
