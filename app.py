@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.max_seconds > 0:
         raise SystemExit(f"app: max-seconds is {options.max_seconds:g}, must be above 0")
     check_address(options.host, options.port)
+    gc.disable()  # until all is imported and loaded: nothing of it is garbage, and the search takes half a second
     with suppress(ImportError):
         import spaces  # noqa: F401  # on a ZeroGPU Space, before anything touches CUDA
     import torch
@@ -73,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         models = load_models(sources, device, compile=options.compile)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"app: {error}")
+    finally:
+        gc.enable()
     examples = sorted((HERE / "assets/prompts").glob("*.mp4"))
     results = sorted((HERE / "assets/results").glob("*.npz"))
     try:

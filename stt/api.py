@@ -288,7 +288,7 @@ class Predictor(Model):
     family: ClassVar[str]
     knobs: frozenset[str]  # fields of Sampling and of Condition that change the result
     config: PredictorConfig
-    random_actions_only = False  # without chance once the action is given
+    random_actions_only = False  # without chance once the action is given: all futures are the same
     whole_frames = False  # takes frames of any size, best up to WHOLE_SIZE, else squares of image_size
 
     @property

@@ -140,17 +140,23 @@ class FrameDCT(nn.Module):
         super().__init__()
         self.config, self.limit = config, config.limit
         c = config
-        tables = torch.tensor([steps(c.quality, c.block, component > 0) for component in range(c.channels)])
-        to_ycbcr = torch.tensor(YCBCR, dtype=torch.float64) if c.channels == 3 else torch.ones(1, 1).double()
+        with torch.device("cpu"):  # small tables, even where a network is built without memory
+            steps_of = [steps(c.quality, c.block, component > 0) for component in range(c.channels)]
+            tables = torch.tensor(steps_of, dtype=torch.float64)  # (C, frequencies)
+            to_ycbcr = torch.tensor(YCBCR, dtype=torch.float64) if c.channels == 3 else torch.ones(1, 1).double()
+            brightness = tables.T.flatten() / (127.5 * c.block)  # of a step, in [-1, 1]
+            small = {
+                "basis": basis(c.block),  # (frequencies, pixels)
+                "steps": tables,
+                "to_ycbcr": to_ycbcr,
+                "to_rgb": torch.linalg.inv(to_ycbcr),
+                "brightness": brightness.float()[:, None, None],
+            }
+        for name, table in small.items():
+            self.register_buffer(name, table.to(torch.get_default_device()), persistent=False)
         exists = torch.zeros(c.block**2, c.channels, c.grid, c.grid, dtype=torch.bool)
         exists[:, 0] = True
         exists[:, 1:, :: c.spacing, :: c.spacing] = True
-        self.register_buffer("basis", basis(c.block), persistent=False)  # (frequencies, pixels)
-        self.register_buffer("steps", tables.double(), persistent=False)  # (C, frequencies)
-        self.register_buffer("to_ycbcr", to_ycbcr, persistent=False)
-        self.register_buffer("to_rgb", torch.linalg.inv(to_ycbcr), persistent=False)
-        brightness = self.steps.T.flatten() / (127.5 * c.block)  # of a step, in [-1, 1]
-        self.register_buffer("brightness", brightness.float()[:, None, None], persistent=False)
         self.register_buffer("exists", exists.flatten(), persistent=False)  # (cells), by channel, then position
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

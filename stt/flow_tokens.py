@@ -14,10 +14,6 @@ Where the config names actions, chance lies in them: a mixture density network o
 sampled where the caller gives none. Else chance enters by the transformer's Gaussian layers and, with `optical_flow`,
 by a growth of each future's motion from frame to frame: velocities are perturbed as in STEPS (Bowler, Pierce and Seed
 2006).
-
-With `persistence`, each place keeps the share of its velocity that the prompt shows (`stt.persistence`), flows are the
-last motion alone, without the changes of the network, and its masks are sharpened. All this is in prediction; training
-is as without.
 """
 
 from __future__ import annotations
@@ -37,13 +33,11 @@ from stt.layers import ConvMLP, ResBlock, SpatialBlock, group_norm, patchify, un
 from stt.metrics import multiscale_error
 from stt.mixture import Mixture, Policy
 from stt.optical_flow import Origin, carry, compose, optical_flow, resize, resize_flow, warp
-from stt.persistence import mean_share, persistence
 from stt.transformer import Cache, Draw, Normal, SpaceTimeTransformer, draw_mean, draw_posterior
 
 TOKEN = 4  # patches a side of a token
 DETAIL = 2  # flows and masks a side of a patch
 GROWTH = 0.12  # standard deviation of the logarithm of a future's growth of motion a frame
-PERSISTENT_GROWTH = 0.05  # the same where futures differ in their persistence, too
 FLOW_SCALE = 4.0  # pixels of a flow where the network's output is 1
 MAX_CONTEXT = 4  # frames of context in training; the rest of a clip is predicted from predictions
 RECONSTRUCTION_WEIGHT = 100.0  # of the error on [0, 1] beside a nat
@@ -63,8 +57,6 @@ class FlowState(NamedTuple):
     cache: Cache | None  # of all frames before the last
     condition: Condition
     growth: Tensor | None = None  # (B, 1, 1, 1) of each future's motion, from frame to frame
-    chances: Tensor | None = None  # (B, S, h, w) of shares of velocity that are kept, from the prompt
-    share: Tensor | None = None  # (B, 1, h, w) these shares in each future
     num_frames: int = 0  # of the future so far
 
 
@@ -98,7 +90,6 @@ class FlowTokens(nn.Module):
         flows: int,
         width: int,
         has_motion: bool,
-        persists: bool,
         dim: int,
         heads: int,
         num_actions: int,
@@ -110,7 +101,6 @@ class FlowTokens(nn.Module):
         super().__init__()
         self.flows, self.channels, self.num_actions = flows, channels, num_actions
         self.image_size, self.patch, self.has_motion = image_size, patch, has_motion
-        self.persists = persists  # in prediction, velocities are kept as the prompt shows it
         self.rows = self.columns = image_size // (TOKEN * patch)
         self.enter = nn.Conv2d((3 * channels + has_motion * (2 + channels)) * patch**2, width, 3, padding=1)
         self.fine_in = ResBlock(width)
@@ -190,10 +180,7 @@ class FlowTokens(nn.Module):
             flows, masks, pixels = x.split(self.sizes, dim=1)
             flows = FLOW_SCALE * flows.unflatten(1, (self.flows, 2))
             motion = None if flat_motion is None else flat_motion[:, :2]
-            one_source = self.persists and origin is not None
-            if one_source:
-                flows = torch.zeros_like(flows)
-            composed = compose(flows, masks, pixels.tanh(), flat, references, motion, origin, one_source)
+            composed = compose(flows, masks, pixels.tanh(), flat, references, motion, origin)
         kls = [g.posterior.kl(g.prior).sum(dim=(1, 2, 3)).mean() for g in out.gaussians if g.posterior is not None]
         flow = None if composed.flow is None else composed.flow.unflatten(0, (b, t))
         return Prediction(composed.frames.unflatten(0, (b, t)), flow, composed.origin, policy, out.cache, kls)
@@ -293,11 +280,9 @@ class FlowTokens(nn.Module):
         b, t = context.shape[:2]
         action = context.new_full((b, self.num_actions), torch.nan) if self.num_actions else None
         size, cache = self.input_size(context), None
-        flow, chances = self.motion_of(context[:, max(0, t - 2) :]), None
+        flow = self.motion_of(context[:, max(0, t - 2) :])
         small = resize(context.flatten(0, 1), size).unflatten(0, (b, t))
         flows = self.motion_of(small)
-        if self.persists:
-            chances = persistence(small, flows)
         if t > 1:
             frames = small[:, :-1]
             previous = torch.cat([small[:, :1], small[:, :-2]], dim=1)
@@ -315,7 +300,6 @@ class FlowTokens(nn.Module):
             action,
             cache,
             condition,
-            chances=chances,
         )
 
     def step(
@@ -339,13 +323,10 @@ class FlowTokens(nn.Module):
 
         cache, growth = state.cache.expand(n) if state.cache else None, state.growth
         flow = None if state.flow is None else state.flow.expand(n, *state.flow.shape[1:])
-        share = self.mean_share(state, sampling, noise)
-        flow = flow if share is None else share * flow
         motion = None if flow is None else carry(flow)[:, None]
         if motion is not None and not self.num_actions and sampling.temperature:
             if growth is None:
-                deviation = PERSISTENT_GROWTH if self.persists else GROWTH
-                growth = (deviation * sampling.temperature * noise.normal(1, 1, 1)).exp()
+                growth = (GROWTH * sampling.temperature * noise.normal(1, 1, 1)).exp()
             motion = torch.cat([growth[:, None] * motion[:, :, :2], motion[:, :, 2:]], dim=2)
         origin = Origin(*(part.expand(n, *part.shape[1:]) for part in state.origin))
         out = self.predict(network, frame, previous, reference, motion, past, choose, draw, cache=cache, origin=origin)
@@ -361,18 +342,8 @@ class FlowTokens(nn.Module):
             action=action,
             cache=out.cache,
             growth=growth,
-            share=None if share is None else warp(share, flow, "bilinear"),
             num_frames=state.num_frames + 1,
         )
-
-    def mean_share(self, state: FlowState, sampling: Sampling, noise: Noise) -> Tensor | None:
-        """The shares (N, 1, h, w) of velocity that are kept from the last frame on; None if not used."""
-        if state.share is not None or state.chances is None:
-            return state.share
-        chances, quantile = state.chances.expand(noise.futures, *state.chances.shape[1:]), None
-        if sampling.temperature:
-            quantile = torch.special.ndtr(sampling.temperature * noise.normal(1, 1, 1))
-        return mean_share(chances, quantile)
 
     # ---- likelihood ------------------------------------------------------------------------------------
 

@@ -33,11 +33,18 @@ def optical_flow(frames: Tensor, previous: Tensor) -> Tensor:
     return rearrange(torch.from_numpy(flows), "n h w c -> n c h w").to(frames)
 
 
-def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
-    """Frames (N, C, H, W) as seen along backward flow; borders repeat."""
+def warp(frames: Tensor, flow: Tensor, mode: str = "bicubic", corner: tuple[int, int] = (0, 0)) -> Tensor:
+    """Frames (N, C, H, W) as seen along backward flow; borders repeat.
+
+    corner: row and column of the flow's first pixel, where it covers a part of the frames alone.
+    """
     height, width = frames.shape[-2:]
     y, x = torch.meshgrid(
-        torch.arange(height, device=frames.device), torch.arange(width, device=frames.device), indexing="ij"
+        *(
+            torch.arange(first, first + side, device=frames.device)
+            for first, side in zip(corner, flow.shape[-2:], strict=True)
+        ),
+        indexing="ij",
     )
     x = (x + flow[:, 0]) * (2 / max(width - 1, 1)) - 1  # numbers, not a tensor of them: a GPU is not waited for
     y = (y + flow[:, 1]) * (2 / max(height - 1, 1)) - 1
@@ -88,7 +95,6 @@ def extrapolated(last: Tensor, velocity: Tensor, frames: int) -> Tensor:
     return warp(last.expand(frames, -1, -1, -1), torch.cat(steps), "bilinear")
 
 
-SHARPENING = 3  # exponent of masks
 MIXED = 1.0  # pixels between flows of one place that make its origin uncertain
 
 
@@ -142,14 +148,12 @@ def compose(
     reference: Tensor,
     motion: Tensor | None,
     origin: Origin | None = None,
-    one_source: bool = False,
 ) -> Composition:
     """The next frames (N, C, H, W): the sum of all sources under the softmax of their masks (N, K + 3, h, w).
 
     Sources are the last frames (N, C, H, W), these warped along K flows (N, K, 2, h, w), the reference frames, and
     decoded pixels (N, C, h, w). motion (N, 2, h', w'): half of the flows, the first included, are changes of it.
-    origin: of the last frames; where it is certain, the true frames' pixels take the place of theirs. one_source: masks
-    are sharpened, and where sources agree, the true frames' pixels are interpolated once for all.
+    origin: of the last frames; where it is certain, the true frames' pixels take the place of theirs.
     """
     height, width = frames.shape[-2:]
     size, count = (height, width), flows.shape[1]
@@ -158,7 +162,7 @@ def compose(
         bias[0] = 2.0
     else:
         bias[1] = 4.0
-    masks = resize((SHARPENING if one_source else 1) * (masks + bias[:, None, None]), size).softmax(dim=1)
+    masks = resize(masks + bias[:, None, None], size).softmax(dim=1)
     large = [resize_flow(flow, size) for flow in flows.unbind(dim=1)]
     if motion is not None:
         motion = resize_flow(motion, size)
@@ -170,8 +174,6 @@ def compose(
         origin = Origin.mixed(origins, shares)
     weights = masks.split(1, dim=1)  # K + 3 of (N, 1, H, W)
     composed = weighted_sum([*copies, reference, resize(pixels, size)], weights)
-    if origin is not None and one_source:
-        composed = origin.pixels(composed)
     if motion is None:
         return Composition(composed, None, origin)
     flow = weighted_sum(large, weights[1 : 1 + count]) / shares.sum(dim=1, keepdim=True)

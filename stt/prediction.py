@@ -14,7 +14,7 @@ from torch import Tensor
 from stt.api import Condition, HasLikelihood, Predictor, Sampling, Surprise
 from stt.prompt import Prompt, read_prompt
 from stt.report import future_names, report
-from stt.request import Request, RequestError, is_stochastic
+from stt.request import Request, RequestError, action_axes, has_chance
 from stt.results import Result
 from stt.sampler import between, rollout
 from stt.video import LIMITS, Limits, to_uint8
@@ -63,7 +63,7 @@ class Progress:
         each = self.computing / done
         seconds = each * (total - done)
         left = f"{seconds:.0f} s" if seconds >= 1 else "a second"
-        return f"frame {done} of {total}, {1000 * each:.0f} ms each, about {left} left"
+        return f"predicted {done} of {total}, {1000 * each:.0f} ms each, about {left} left"
 
 
 def compute(model: Predictor, job: Job) -> Iterator[Tensor | Surprise]:
@@ -92,7 +92,7 @@ def predict(
     deadline: seconds of computing; raises RequestError beyond it. limits: on the clip.
     """
     began = time.perf_counter()
-    if not is_stochastic(model):
+    if not has_chance(model, request.action if action_axes(model) else (), request.temperature):
         request = replace(request, futures=1)
     sampling, condition = request.sampling(model), request.condition(model)
     progress = Progress(request, model, prompt := read_prompt(request, model, limits), began=began)

@@ -20,7 +20,6 @@ UNUSUAL = 1.5  # times the largest surprise in 99 of 100 held-out clips
 SSIM_SIDE = 128  # pixels
 IMAGINED = "The model imagined these futures without the clip, so they are not compared with it."
 STEERED = "The futures follow the chosen action; the real clip followed other actions."
-ALIKE = 0.02  # standard deviation of a pixel over futures that nobody sees, on [0, 1]
 
 
 def report(
@@ -31,7 +30,7 @@ def report(
     imagined = is_imagined(request, model)
     comparable = len(truth) and not imagined
     measured = None if surprise is None else surprise_report(surprise.tolist(), model, prompt)
-    remarks = notes(request, model, prompt, futures)
+    remarks = notes(request, model, prompt)
     if measured and measured["unusual_frames"] and not imagined:
         remarks.insert(0, unusual_note(measured["unusual_frames"], len(measured["bits"])))
     return {
@@ -55,6 +54,7 @@ def report(
         "scores": scores(futures, truth, baselines(request, prompt)) if comparable else None,
         "surprise": measured,
         "notes": remarks,
+        "details": list(prompt.clip.details),
     }
 
 
@@ -142,13 +142,12 @@ def unusual_note(frames: list[int], length: int) -> str:
     return f"{which} unlike anything in the training data, so do not trust these futures."
 
 
-def notes(request: Request, model: Predictor, prompt: Prompt, futures: Tensor) -> list[str]:
+def notes(request: Request, model: Predictor, prompt: Prompt) -> list[str]:
     """One sentence for each thing out of the ordinary that happened to the clip or that explains the futures."""
     clip, used = prompt.clip, len(prompt.context)
     continued = not (is_imagined(request, model) or request.between)
     rate = frame_rate(model.card) or 0.0
-    steered, open_ = bool(named_action(request, model)), is_stochastic(model) and request.futures > 1
-    alike = open_ and float(spread(unit(futures)).max()) < ALIKE
+    steered = bool(named_action(request, model))
     conditions = {
         IMAGINED: is_imagined(request, model) and request.clip is not None,
         STEERED: steered and len(prompt.continuation) > 0,
@@ -159,9 +158,10 @@ def notes(request: Request, model: Predictor, prompt: Prompt, futures: Tensor) -
         ),
         "From a single frame the model can only guess what moves.": continued and prompt.start == used == 1,
         "The clip was cropped to a square around its centre.": clip.cropped,
-        "At temperature 0 all futures are the same.": open_ and request.temperature == 0,
-        "The futures are alike: with your action, this model leaves nothing to chance.": alike
-        and steered
+        "At temperature 0 nothing is left to chance, so there is one future.": is_stochastic(model)
+        and request.temperature == 0,
+        "Your action leaves nothing to chance here, so there is one future.": steered
+        and model.random_actions_only
         and request.temperature > 0,
         f"The clip has {clip.fps:.4g} frames per second; it plays at {MAX_FPS:g}.": clip.fps > MAX_FPS
         and not request.fps,

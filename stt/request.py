@@ -150,6 +150,11 @@ def is_stochastic(model: Predictor) -> bool:
     return "temperature" in model.knobs
 
 
+def has_chance(model: Predictor, action: Sequence[float], temperature: float) -> bool:
+    """Whether the seed changes the result under these settings; without, there is one future to compute."""
+    return is_stochastic(model) and temperature > 0 and not (bool(action) and model.random_actions_only)
+
+
 def describe_action(action: Mapping[str, float]) -> str:
     """Axis names and values as text: "push right 0.5, push up -1"."""
     return ", ".join(f"{name} {number:g}" for name, number in action.items())

@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ ARRAYS = ("context", "futures", "truth", "surprise", "ending")
 JPEG_QUALITY = 95  # of stored frames that are large
 INDEX = "-jpeg"  # ends the name of the array that divides another one into JPEG files
 NEW_SETTINGS = {"between": False, "action": []}  # missing in older files
-NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}}
+NEW_REPORT = {"between": False, "ending_frames": 0, "action": {}, "details": []}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Result:
     @property
     def layout(self) -> SideBySide:
         frames = len(self.context), self.futures.shape[1], len(self.ending)
-        return SideBySide(self.context.shape[1:3], tuple(self.report["names"]), *frames)
+        first = max(self.report["settings"]["prompt_frames"] - len(self.context), 0)
+        size, names = self.context.shape[1:3], tuple(self.report["names"])
+        return SideBySide(size, names, *frames, first=first, clip_frames=self.report.get("clip_frames", 0))
 
     def save(self, path: Path) -> None:
         arrays = {}
@@ -72,15 +74,8 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by default
-            arrays = {"context" if name == "given" else name: file[name] for name in file.files}  # "given" is older
-        for name in [name for name in arrays if name.endswith(INDEX)]:
-            stem = name.removesuffix(INDEX)
-            arrays[stem] = unpack_frames(arrays[stem], arrays.pop(name))
-        report = NEW_REPORT | json.loads(str(arrays.pop("report")))
-        settings = NEW_SETTINGS | report["settings"]
-        settings.pop("steps", None)  # of older files
-        return cls(report | {"settings": settings}, **arrays)
+        report, arrays = _read(path, ARRAYS)
+        return cls(report, **arrays)
 
     # ---- videos --------------------------------------------------------------------------------------
 
@@ -167,11 +162,27 @@ class ShippedResult:
 
     @classmethod
     def read(cls, path: Path) -> ShippedResult:
-        result = Result.load(path)
-        return cls(path, result.report | {"id": path.stem}, result.context[-1].copy())
+        report, arrays = _read(path, ("context",))
+        return cls(path, report | {"id": path.stem}, arrays["context"][-1].copy())
 
     def load(self) -> Result:
         return replace(Result.load(self.path), report=self.report)
+
+
+def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """The report of a result's file, and those of its arrays that it has; older files lack some."""
+    arrays = {}
+    with open(path, "rb") as opened, np.load(opened) as file:  # numpy refuses pickles by default
+        for name in names:
+            stored = "given" if name == "context" and "given" in file.files else name  # of older files
+            if name + INDEX in file.files:
+                arrays[name] = unpack_frames(file[name], file[name + INDEX])
+            elif stored in file.files:
+                arrays[name] = file[stored]
+        report = NEW_REPORT | json.loads(str(file["report"]))
+    settings = NEW_SETTINGS | report["settings"]
+    settings.pop("steps", None)  # of older files
+    return report | {"settings": settings}, arrays
 
 
 def _parse_name(name: str) -> tuple[int | None, str]:

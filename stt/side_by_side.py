@@ -35,6 +35,8 @@ class SideBySide:
     context: int  # frames of the clip before the future
     frames: int  # frames of the future
     ending: int = 0  # frames of the clip after a gap
+    first: int = 0  # frames of the clip before the context
+    clip_frames: int = 0  # of the whole clip; 0: those that are drawn
 
     # ---- layout --------------------------------------------------------------------------------------
 
@@ -134,13 +136,14 @@ class SideBySide:
         image[y : y + 4, left:right] = EMPTY
         image[y : y + 4, left : reach(count)] = CLIP
         image[y : y + 4, reach(self.context) : reach(min(max(count, self.context), join))] = FUTURE
+        total = self.clip_frames or join + self.ending
         if count > join:
-            text, colour = f"after the gap {count - join} of {self.ending}", TEXT
+            text, colour = f"clip {self.first + count} of {total}", TEXT
         elif count > self.context:
-            text = "filled in" if self.ending else "prediction"
+            text = "filled in" if self.ending else "predicted"
             text, colour = f"{text} {count - self.context} of {self.frames}", FUTURE
         else:
-            text, colour = f"clip {count} of {self.context}", TEXT
+            text, colour = f"clip {self.first + count} of {total}", TEXT
         _write(image, text, left, y - 8, colour)
 
 

@@ -162,9 +162,9 @@ class TripleDecoder(nn.Module):
         c, k, side = codec.config, codec.config.dct_channels, codec.config.grid
         exists = codec.exists.view(k, -1)
         self.register_buffer("exists", exists, persistent=False)  # (K, cells)
-        last = exists.shape[1] - 1 - exists.flip(1).int().argmax(dim=1)
-        self.register_buffer("last", last, persistent=False)  # position of every channel
         spacing = [c.spacing if i % c.channels else 1 for i in range(k)]
+        last = [(side - 1) // step * step * (side + 1) for step in spacing]  # on the diagonal
+        self.register_buffer("last", torch.tensor(last), persistent=False)  # position of every channel
         self.register_buffer("spacing", torch.tensor(spacing), persistent=False)
 
         self.draft = Draft(k, scene_width, draft, reach, num_others)

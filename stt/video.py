@@ -59,6 +59,7 @@ class Clip(NamedTuple):
     cropped: bool  # the sides were cut off to make a square
     padded: bool  # black bars were added to make a square
     notes: tuple[str, ...] = ()  # a sentence for everything that was guessed, changed or missing
+    details: tuple[str, ...] = ()  # the same in the terms of video, where `notes` do without them
 
 
 class Decoded(NamedTuple):
@@ -124,6 +125,7 @@ def read_clip(
         cropped=fit == "crop" and not math.isclose(aspect, 1, rel_tol=1e-3),
         padded=fit == "pad" and size * min(aspect, 1 / aspect) < size - 0.5,
         notes=(*damage, *_changes(log, source), *_notes(source, channels, source_fps, fps, times[:used])),
+        details=tuple(_details(source, channels)),
     )
 
 
@@ -371,25 +373,43 @@ def _changes(log: str, source: Probe) -> list[str]:
 def _notes(source: Probe, channels: int, rate: float, fps: float | None, times: list[float]) -> list[str]:
     """A sentence for everything that was guessed or changed, but for size and shape."""
     colours = source.colours or Colours()
-    kind = "HD" if _is_hd(source) else "SD"
     conditions = {
-        f"The file has {source.streams} video streams; the largest, {source.width} x {source.height}, was used.":
+        f"The file holds {source.streams} videos; the largest, {source.width} x {source.height}, was used.":
             source.streams > 1,
-        f"The file has no timestamps; {rate:.4g} frames per second were assumed.": source.container in UNTIMED,
+        f"The file does not say how fast it plays; {rate:.4g} frames per second were assumed.":
+            source.container in UNTIMED,
         f"The clip has {rate:.4g} frames per second; the frames nearest in time make {fps or 0:.4g} a second.":
             fps is not None and rate > fps * 1.02,
         f"The clip has {rate:.4g} frames per second; frames are repeated to make {fps or 0:.4g}.":
             fps is not None and rate < fps / 1.02,
         f"The clip's frame rate varies; on average it is {rate:.4g}.": fps is None and _varies(times),
-        f"HDR ({HDR.get(colours.transfer)}) was tone-mapped to the usual range.": colours.transfer in HDR,
-        "The wide colours of BT.2020 were converted to those of BT.709.":
+        "The clip is HDR; its brightness and colours were fitted to an ordinary screen.": colours.transfer in HDR,
+        "The clip's colours are wider than an ordinary screen's; they were fitted to one.":
             colours.transfer not in HDR and colours.primaries == "bt2020",
-        f"The file does not name its colours; {kind} video, they were read as BT.{'709' if kind == 'HD' else '601'}.":
-            channels == 3 and source.colours is not None and not colours.matrix and not _is_wide(source),
-        "The clip is interlaced; its two fields became one picture.": source.interlaced,
+        "The file does not say how it stores colours; they may look slightly off.": _guesses_colours(source, channels),
+        "The clip's pictures come in halves, line by line, as on old television; they were put together.":
+            source.interlaced,
         "The clip has transparent parts; they are shown as if they were opaque.": source.transparent,
     }  # fmt: skip
     return [note for note, holds in conditions.items() if holds]
+
+
+def _guesses_colours(source: Probe, channels: int) -> bool:
+    return channels == 3 and source.colours is not None and not source.colours.matrix and not _is_wide(source)
+
+
+def _details(source: Probe, channels: int) -> list[str]:
+    """What `_notes` says in plain words, in the terms of video."""
+    colours = source.colours or Colours()
+    standard = "HD video: read as BT.709" if _is_hd(source) else "SD video: read as BT.601"
+    conditions = {
+        f"{source.container} has no timestamps.": source.container in UNTIMED,
+        f"Transfer function {HDR.get(colours.transfer)}, tone-mapped to BT.709.": colours.transfer in HDR,
+        "Colours of BT.2020, converted to BT.709.": colours.transfer not in HDR and colours.primaries == "bt2020",
+        f"No colour matrix in the file; {standard}.": _guesses_colours(source, channels),
+        "Interlaced: two fields became one frame.": source.interlaced,
+    }
+    return [detail for detail, holds in conditions.items() if holds]
 
 
 def _to_video(frames: np.ndarray) -> Tensor:

@@ -31,6 +31,10 @@ TINY_FLOWS = STTConfig(
     image_size=16, channels=3, flows=2, flow_width=16, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
     gaussian_grid=(0, 0), actions=("push",),
 )  # fmt: skip
+TINY_REGIONS = STTConfig(
+    image_size=32, channels=3, regions=2, whole_frames=True, context_frames=6, dim=32, depth=2, heads=2, mlp_ratio=2,
+    gaussian_grid=(0, 0),
+)  # fmt: skip
 TINY_TIMESFORMER = TimeSformerConfig(
     image_size=16, context_frames=6, chunk_frames=4, patch=4, dim=32, depth=2, heads=2, mlp_ratio=2,
     source_frames=(1, 1, 3), reach=2,
@@ -65,9 +69,8 @@ TINY_CONFIGS = {
         TINY_FLOWS.to_dict()
         | {"actions": (), "patch": 1, "optical_flow": True, "whole_frames": True, "gaussian_grid": (0, 2)}
     ),
-    "stt, flows from optical flow that persist": STTConfig.from_dict(
-        TINY_FLOWS.to_dict() | {"actions": (), "patch": 1, "optical_flow": True, "persistence": True}
-    ),
+    "stt, regions": TINY_REGIONS,
+    "stt, regions in gray": STTConfig.from_dict(TINY_REGIONS.to_dict() | {"channels": 1, "whole_frames": False}),
     "stt, colour": STTConfig.from_dict(
         TINY.to_dict() | {"channels": 3, "tokenizer": TINY_TOKENIZER.to_dict() | {"channels": 3}}
     ),
@@ -146,10 +149,19 @@ def notices(monkeypatch):
 
 
 def clips(model, batch: int = 2, frames: int = 5, seed: int = 1) -> torch.Tensor:
-    """Random videos (B, T, C, H, W) in [-1, 1] of the model's size."""
+    """Random videos (B, T, C, H, W) in [-1, 1] of the model's size; for regions, something moves in them."""
     c = model.config
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1
+    video = torch.rand(batch, frames, c.channels, c.image_size, c.image_size, generator=generator) * 2 - 1
+    if not getattr(c, "regions", 0):
+        return video
+    side = c.image_size // 2
+    thing = 0.6 + 0.4 * torch.nn.functional.interpolate(video[:, 0, :, : side // 2, : side // 2], (side, side))
+    video = (0.2 * video[:, :1] - 0.5).expand_as(video).clone()
+    for k in range(frames):  # the thing goes right and back again
+        x = abs((2 * k) % (2 * side) - side)
+        video[:, k, :, 4 : 4 + side, x : x + side] = thing
+    return video
 
 
 def batch_of(model, video: torch.Tensor) -> Batch:

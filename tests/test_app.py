@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -47,6 +50,43 @@ def test_the_app_opens_with_the_default_model_and_offers_all_that_ship(monkeypat
     models = list(opened(monkeypatch))
     shipped = default_model().parent.glob("*.safetensors")
     assert models[0] == default_model().stem and sorted(models) == sorted(path.stem for path in shipped)
+
+
+START = """
+import ast, inspect, sys
+from unittest.mock import patch
+with patch.object(ast, "get_source_segment", lambda *_: sys.exit("Gradio reads its own source")):
+    import stt.ui, gradio
+from stt.ui.server import load_models
+load_models(["assets/models"], "cpu")
+assert inspect.getfile(gradio.HTML).endswith("html.py")
+print(*{"torch._dynamo", "sympy"} & sys.modules.keys())
+"""
+
+
+def test_the_app_starts_without_pytorchs_compiler_and_without_writing_type_stubs():
+    """They take half of its start."""
+    done = subprocess.run([sys.executable, "-c", START], cwd=front_door.HERE, capture_output=True, text=True)
+    assert done.stdout == "\n", done.stderr
+
+
+HEAPS = """
+import ctypes, threading
+from stt.ui.cleanup import share_heaps
+share_heaps(2)
+libc, meet = ctypes.CDLL(None), threading.Barrier(8)
+libc.fdopen.restype = ctypes.c_void_p
+threads = [threading.Thread(target=lambda: (meet.wait(), bytearray(10_000), meet.wait())) for _ in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, out), libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has heaps for threads")
+def test_threads_share_heaps():
+    done = subprocess.run([sys.executable, "-c", HEAPS], cwd=front_door.HERE, capture_output=True, text=True)
+    assert 1 <= done.stdout.count("<heap nr=") <= 2, done.stderr
 
 
 def test_models_are_compiled_on_request(tiny, tmp_path, monkeypatch):

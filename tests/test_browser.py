@@ -60,6 +60,12 @@ CUT = """(selector) => [...document.querySelectorAll(selector)]
   .filter((n) => !n.clientWidth || n.scrollWidth > n.clientWidth || n.scrollHeight > n.clientHeight + 1).length"""
 
 
+UNNAMED = """() => [...document.querySelectorAll('.player .chart')].flatMap((chart) =>
+  [...chart.querySelectorAll(':scope > svg polyline, :scope > svg line.usual')]
+    .map((line) => line.getAttribute('class'))
+    .filter((kind) => !chart.querySelector(`.reading .${kind} svg.key line.${kind}`)))"""  # lines without a legend
+
+
 def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
     upload(page, moving_dot(tmp_path / "mine.mp4", start=3))
     assert names(page) == [f"future {k}" for k in range(1, 4)]  # which nobody has predicted yet
@@ -71,7 +77,7 @@ def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
     assert names(page) == [f"seed {seed + k}" for k in range(3)]
     texts = {page.locator(".player .where").inner_text() for _ in range(12) if not page.wait_for_timeout(90)}
     assert len(texts) > 3 and any(re.fullmatch(r"predicted \d of 4", text) for text in texts)  # it plays
-    assert "5 frames of the clip, then 4 predicted" in facts(page) and "3 futures in" in facts(page)
+    assert "clip frames 1 to 5 of 5, then 4 predicted" in facts(page) and "3 futures in" in facts(page)
 
     value = result(page)
     clip, futures = sheet(value["context"]), sheet(value["strips"][0]["src"])
@@ -85,6 +91,8 @@ def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
     np.testing.assert_array_equal(panel(page, 2), futures[1, 0])
 
     at_frame(page, 8)
+    assert page.locator(".player .clip .name").inner_text() == "clip, ended"
+    assert page.locator(".player .clip").get_attribute("data-kind") == "ended"  # and its tile says so
     plain = [panel(page, k) for k in (0, 1)]
     page.get_by_text("Measures", exact=True).click()
     page.get_by_label("Overlay").select_option("spread")
@@ -101,7 +109,7 @@ def test_a_clip_becomes_futures_that_play_in_step(page, tmp_path):
 def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, tmp_path):
     upload(page, moving_dot(tmp_path / "mine.mp4", frames=9, width=48))
     open_advanced(page)
-    assert start_of(page) == 9 and "at the clip's end" in page.locator("#start output").inner_text()
+    assert start_of(page) == 9 and "after frame 9 of 9" in page.locator("#start output").inner_text()
     set_number(page, "Frames", 3)
     set_start(page, 5)
     predict(page)
@@ -109,9 +117,13 @@ def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, t
     assert charts(page) == ["Spread", "Error", "Likeness", "Surprise"]
     page.locator(".player .measures summary").click()
     assert page.evaluate(CUT, ".player .reading") == 0
+    assert page.evaluate(UNNAMED) == []
+    assert "last frame" in page.locator(".player .reading").nth(1).inner_text()
     page.locator(".player .measures summary").click()
-    unit = page.locator(".player .chart .top").last.text_content()
-    assert unit.endswith("× middle")  # of the clip: the model has no figures of others
+    assert "1 is the clip's middle" in page.locator(".player .reading").last.text_content()  # no figures of others
+    at_frame(page, 4)
+    assert page.locator(".player .where").inner_text() == "clip 5 of 9"  # as the start of the future says
+    assert "clip frames 1 to 5 of 9, then 3 predicted" in facts(page)
     at_frame(page, 6)
     assert page.locator(".player .clip .name").inner_text() == "what really happened"
     page.locator("#start input").focus()
@@ -125,7 +137,7 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     choose_model(page, "slow")
     set_number(page, "Frames", 40)
     page.click("#predict")
-    page.get_by_text(re.compile(r"frame [3-9] of 40, \d+ ms each, about \d+ s left")).wait_for()
+    page.get_by_text(re.compile(r"predicted [3-9] of 40, \d+ ms each, about \d+ s left")).wait_for()
     page.wait_for_selector('.player .future[data-kind="future"]')  # frames show while they come
     page.click("#stop")
     page.wait_for_selector(STATE.format("stopped"))
@@ -136,7 +148,7 @@ def test_stop_keeps_the_frames_so_far_with_their_facts_and_closing_the_tab_stops
     assert complaints == []
     before = set(running.folder.rglob("result.npz"))
     page.click("#predict")
-    page.get_by_text(re.compile(r"frame [2-9] of 40")).wait_for()
+    page.get_by_text(re.compile(r"predicted [2-9] of 40, ")).wait_for()
     page.context.close()
     saved = wait_for(lambda: set(running.folder.rglob("result.npz")) - before)  # saved when it stops
     assert Result.load(saved.pop()).futures.shape[1] < 30
@@ -166,7 +178,7 @@ def test_a_tab_closed_while_it_waits_costs_no_prediction(chromium, running):
     one.click("#predict")
     one.wait_for_selector(STATE.format("running"))
     two.click("#predict")
-    two.get_by_text(re.compile("queue: ", re.I)).first.wait_for()
+    two.get_by_text("You are next: ").wait_for()
     (request,) = queue._waiting()
     two.context.close()
     wait_for(lambda: not queue._listens(request))
@@ -225,7 +237,9 @@ def test_one_click_compares_all_models_of_a_world(page):
     wait_for(lambda: len(names(page)) == 2)
     assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
-    wait_for(lambda: facts(page).startswith("tiny"))  # of the model that the page names as chosen
+    lines = page.locator(".player .facts .line")
+    wait_for(lambda: [line.split(" ")[0] for line in lines.all_inner_texts()] == ["tiny", "classes"])
+    assert page.locator(".player .measures summary").text_content() == "Measures of tiny"
     assert "tiny" in page.get_by_label("Model", exact=True).input_value()
     predict(page)
     assert len(names(page)) == 3 and not any("·" in name for name in names(page))
@@ -248,7 +262,7 @@ def test_two_visitors_at_once_get_their_own_results_and_the_second_sees_its_plac
     one.click("#predict")
     one.wait_for_selector(STATE.format("running"))
     two.click("#predict")
-    two.get_by_text(re.compile("queue: ", re.I)).first.wait_for()
+    two.get_by_text("You are next: ").wait_for()
     for page, complaints, seed in visitors:
         page.wait_for_selector(STATE.format("done"))
         assert names(page)[0] == f"seed {seed}" and complaints == []
@@ -302,9 +316,10 @@ def test_a_gap_is_filled_and_shown_between_the_frames_around_it(page, tmp_path):
     for frame, expected in enumerate((*before, *futures[0], *ending)):
         at_frame(page, frame)
         np.testing.assert_array_equal(panel(page, 1), expected)
-    at_frame(page, 4)
-    assert page.locator(".player .where").inner_text() == "filled in 2 of 3"
-    assert "3 frames before, 2 after, 3 filled in" in facts(page)
+    for frame, text in ((0, "clip 2 of 9"), (4, "filled in 2 of 3"), (6, "clip 8 of 9")):
+        at_frame(page, frame)
+        assert page.locator(".player .where").inner_text() == text
+    assert "clip frames 2 to 4 and 8 to 9 of 9, 3 between them filled in" in facts(page)
     page.locator(".player .extend").first.click()  # an extended future is continued
     wait_for(lambda: not page.get_by_label("Fill a gap").is_checked())
     choose_model(page, "tiny")

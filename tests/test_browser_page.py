@@ -237,6 +237,35 @@ def test_the_last_act_wins_however_late_the_answers_to_those_before_come(chromiu
     assert complaints == []
 
 
+TIMERS = """() => [...document.querySelectorAll('body *')].filter((n) => !n.childElementCount && n.checkVisibility()
+  && /\\d\\.\\d+\\/?[\\d.]*s$/.test(n.textContent)).map((n) => n.outerHTML)"""
+
+
+def test_what_the_page_waits_for_is_said_in_words_and_predict_waits_too(chromium, running, tmp_path):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(SLOW)
+    visit(page, running)
+    busy, example = page.locator(".player .busy"), page.locator("#examples .example").nth(2)
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    example.click()
+    page.get_by_text(f"Loading “{example.inner_text()}” …").wait_for()
+    page.wait_for_timeout(500)
+    assert page.evaluate(TIMERS) == [] and page.locator("#predict").is_disabled()
+    wait_for(lambda: busy.text_content() == "")
+    page.wait_for_selector("#predict:enabled")
+    page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "mine.mp4"))
+    page.get_by_text("Reading the clip …").wait_for()
+    assert page.evaluate(TIMERS) == [] and page.locator("#predict").is_disabled()
+    page.wait_for_selector(STATE.format("ready"))
+    wait_for(lambda: busy.text_content() == "")
+    page.wait_for_selector("#predict:enabled")
+    page.route("**/upload*", lambda route: route.abort())
+    page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "lost.mp4"))
+    page.wait_for_timeout(300)
+    page.wait_for_selector("#predict:enabled")  # of the clip before
+    page.context.close()
+
+
 def test_a_bad_file_leaves_the_clip_and_says_one_thing(page, tmp_path):
     upload(page, moving_dot(tmp_path / "mine.mp4", start=3))
     source = page.locator("#clip video").get_attribute("src")

@@ -210,6 +210,10 @@ def test_a_model_for_any_clip_gives_ten_frames_where_the_visitor_chose_none(page
         changes = PLAIN | {"model": "any", "frames": before, "prompt_frames": 6}
         _, _, *controls = page.callbacks.change_model(ME, *values(page.upload(), **changes))
         assert changes_of(controls)["frames"] == after
+        wide = page.choose(
+            page.upload(width=64), **PLAIN | {"frames": before, "fit": "auto"}
+        )  # which brings that model
+        assert (wide.controls["model"], wide.controls["frames"]) == ("any", after)
 
 
 def test_an_example_that_is_shown_leaves_what_the_visitor_changes_while_its_clip_arrives(page):
@@ -338,6 +342,13 @@ def test_a_link_to_a_result_opens_that_result(page):
     _, player, controls = opened(page, None, result=result.report["id"], seed="1", frames="9")
     np.testing.assert_array_equal(sheet(player["strips"][0]["src"]), result.futures)
     assert controls == SETTINGS | {"new_seed": False}
+    for name, said in (
+        (result.report["id"], ""),
+        ("not-here-any-more", "no longer here; results are kept for an hour"),
+    ):
+        visitor = SimpleNamespace(query_params={"result": name, "clip": "mine"}, session_hash="other")
+        notice = page.callbacks.open_page(None, visitor)[0]
+        assert said in notice and bool(notice) == bool(said), notice
 
 
 def test_a_reload_keeps_the_clip_and_a_link_wins_over_the_browsers_memory(page):

@@ -147,7 +147,7 @@ HEADERS = {  # config, card -> what is said of it
     ('{"jitter": NaN}', "{}"): "jitter is nan, must be a number",
     ('{"actions": [1]}', "{}"): "must be a list, each a text",
     ('{"gaussian_grid": 4}', "{}"): "gaussian_grid is 4, must be a list",
-    ('{"tokenizer": null}', "{}"): "a model has one of the three",
+    ('{"tokenizer": null}', "{}"): "a model has one of the four",
     ('{"tokenizer": 3}', "{}"): "tokenizer is 3, must be a FrameVQConfig",
     ('{"tokenizer": {"widths": []}}', "{}"): "widths is .., must be a list of one or more",
     ('{"tokenizer": {"image_size": 1000000}}', "{}"): "image_size is 1000000, must be a whole number",

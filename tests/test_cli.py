@@ -123,13 +123,13 @@ def test_the_page_s_limits_do_not_bind_the_command_line(here):
 
 
 def test_it_prints_files_seeds_and_notes_and_shows_progress_on_one_line(here, capsys):
-    assert call("--frames", 3, "--futures", 2, "--temperature", 0, "--report", "r.json") == 0
+    assert call("--frames", 3, "--futures", 2, "--prompt-frames", 1, "--report", "r.json") == 0
     out, err = capsys.readouterr()
     report = json.loads((here / "r.json").read_text())
     first, second = report["seeds"]
     assert second == first + 1 and report["notes"]
     assert out.splitlines() == ["wrote dot-future.mp4, r.json", f"seed {first}, seed {second}", *report["notes"]]
-    assert re.search(r"\rframe 2 of 3, \d+ ms each, about .* left *\r", err) and "\n" not in err
+    assert re.search(r"\rpredicted 2 of 3, \d+ ms each, about .* left *\r", err) and "\n" not in err
     assert call("--frames", 1, "--futures", 1, "--seed", 5, "--report", "-") == 0  # the report alone on stdout
     out, err = capsys.readouterr()
     assert json.loads(out)["settings"]["seed"] == 5 and "wrote dot-future.mp4\nseed 5\n" in err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stt
-from stt.api import HasLikelihood, Interpolates, Predictor, Sampling
+from stt.api import Condition, HasLikelihood, Interpolates, Predictor, Sampling
 from stt.sampler import SeededNoise
 from tests.conftest import TINY_CONFIGS, batch_of, built, clips, lively
 
@@ -132,6 +132,15 @@ def test_temperature_zero_ignores_the_seed():
     for name, model in families():
         futures = stt.predict(model, clips(model)[0], 4, Sampling(temperature=0), seeds=[0, 99])
         torch.testing.assert_close(*futures, atol=1e-4, rtol=0, msg=name)  # a 78th of a level of 8 bits
+
+
+def test_an_action_leaves_chance_to_a_model_unless_it_says_that_it_does_not():
+    for name, model in families():
+        if "actions" not in model.knobs:
+            continue
+        condition = Condition(actions=((0.5,) * len(model.config.actions),))
+        futures = stt.predict(model, clips(model)[0], 4, seeds=[0, 99], condition=condition)
+        assert torch.allclose(*futures, atol=1e-4, rtol=0) == model.random_actions_only, name
 
 
 def test_a_future_alone_equals_the_same_future_in_a_batch():

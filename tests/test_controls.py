@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from stt.models.layered import Layered, LayeredConfig
-from stt.ui.controls import action_slider, action_updates, gap_updates, label_dropdown, label_updates
+from stt.ui.controls import action_slider, action_updates, futures_update, gap_updates, label_dropdown, label_updates
 from tests.ui_fixtures import action_model, class_model, gap_model
 
 
@@ -42,10 +42,12 @@ def test_action_sliders_have_the_models_names_and_an_action_survives_if_its_leng
         assert all(("value" in update) == (not survives) for update in sliders)
 
 
-def test_steer_says_what_its_numbers_mean_and_where_all_futures_are_alike():
-    for model, alike in ((action_model(), False), (Layered(LayeredConfig(actions=("push",))), True)):
+def test_steer_says_what_its_numbers_mean_and_where_there_is_one_future_then():
+    for model, one in ((action_model(), False), (Layered(LayeredConfig(actions=("push",))), True)):
         info = action_updates(model, [], 2)[1]["info"]
-        assert "−1 in the opposite" in info and ("alike" in info) == alike
+        assert "−1 in the opposite" in info and ("one future" in info) == one
+        assert futures_update(model, [0.5], 1.0)["visible"] != one and futures_update(model, [], 1.0)["visible"]
+        assert not futures_update(model, [], 0)["visible"]
 
 
 def test_gaps_rename_a_control(tiny):

@@ -127,8 +127,9 @@ def test_hdr_is_tone_mapped_to_what_the_standard_range_shows(tmp_path):
             clip = read_clip(path, size=16, channels=3, fit=fit)
             assert np.abs(V.to_uint8(clip.video)[:, 8, 8].astype(int) - RED).max() <= 15, (transfer, fit)
             assert len(clip.video) == 3
-        note = f"HDR ({name}) was tone-mapped" if name else "The wide colours of BT.2020 were converted"
-        assert note in " ".join(clip.notes)
+        note = "The clip is HDR" if name else "wider than an ordinary screen's"
+        assert note in " ".join(clip.notes) and not re.search(r"BT\.|HLG|PQ", " ".join(clip.notes))
+        assert (f"function {name}, tone-mapped" if name else "Colours of BT.2020") in " ".join(clip.details)
     assert read_clip(path, **GRAY16).video.std() < 0.01
 
 
@@ -140,7 +141,8 @@ def test_untagged_video_is_bt709_in_hd_and_bt601_in_sd(tmp_path):
         assert probe(path).colours == Colours()
         clip = read_clip(path, size=16, channels=3)
         assert np.abs(V.to_uint8(clip.video)[0, 8, 8].astype(int) - RED).max() <= 4, size
-        assert f"they were read as {name}." in " ".join(clip.notes)
+        assert clip.notes == ("The file does not say how it stores colours; they may look slightly off.",)
+        assert f"read as {name}." in " ".join(clip.details)
         assert read_clip(path, **GRAY16).notes == ()  # gray needs no matrix
     tagged = f"{PLAIN} -vf scale=out_color_matrix=bt709 -colorspace bt709 -color_primaries bt709 -color_trc bt709"
     path = make(tmp_path / "tagged.mp4", tagged, "color=c=0xE61E1E:s=320x240:r=10:d=0.2")
@@ -157,7 +159,8 @@ def test_interlaced_fields_become_one_picture(tmp_path):
     rows = V.to_uint8(clip.video)[5:20, 8:56, :, 0].astype(int)
     comb = np.abs(rows[:, 2:] + rows[:, :-2] - 2 * rows[:, 1:-1]).mean()
     assert comb < 2.5
-    assert clip.source_frames == 25 and "interlaced" in " ".join(clip.notes)
+    assert clip.source_frames == 25 and "come in halves" in " ".join(clip.notes)
+    assert clip.details == ("Interlaced: two fields became one frame.",)
     assert not probe(make(tmp_path / "plain.mp4")).interlaced
 
 
@@ -181,7 +184,7 @@ def test_of_several_video_streams_the_largest_is_read(tmp_path):
         ffmpeg(*inputs, "-map", "0", "-map", "1", *PLAIN.split(), tmp_path / f"{name}.mp4")
         clip = read_clip(tmp_path / f"{name}.mp4", **GRAY16)
         assert clip.source_size == (128, 96) and clip.video.min() > 0.9, name
-        assert "The file has 2 video streams; the largest, 128 x 96, was used." in clip.notes
+        assert "The file holds 2 videos; the largest, 128 x 96, was used." in clip.notes
     ffmpeg(*small, "-f", "lavfi", "-i", "color=white:s=4000x3000:r=1:d=1", "-map", "0", "-map", "1", *PLAIN.split(),
            "-preset", "ultrafast", tmp_path / "huge.mp4")  # fmt: skip
     assert read_clip(tmp_path / "huge.mp4", **GRAY16).source_size == (64, 64), "the larger one is beyond the limits"
@@ -259,7 +262,7 @@ def test_files_of_ones_own_may_be_of_more_kinds_than_uploads(tmp_path):
 
 def test_a_stream_without_a_container_has_no_time_and_says_so(tmp_path):
     path = make(tmp_path / "clip.264", f"{PLAIN} -f h264", "testsrc2=s=64x64:r=25:d=1")
-    assert "The file has no timestamps; 25 frames per second were assumed." in notes_of(path)
+    assert "The file does not say how fast it plays; 25 frames per second were assumed." in notes_of(path)
 
 
 def test_a_clip_whose_size_changes_says_so(tmp_path):

@@ -10,10 +10,11 @@ ROOT = Path(__file__).parent.parent
 RANKS = {
     "stt.sandbox": -1, "stt.api": 0, "stt.ffmpeg": 0, "stt.encode": 0, "stt.default_model": 0, "stt.probe": 1,
     "stt.video": 2, "stt.side_by_side": 1, "stt.layers": 1, "stt.optical_flow": 1, "stt.quantize": 1,
-    "stt.persistence": 2, "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1, "stt.motion": 1,
+    "stt.persistence": 2, "stt.regions": 1, "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1,
+    "stt.motion": 1,
     "stt.tokenizer": 2, "stt.segmenter": 2, "stt.object_segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
     "stt.gpt": 2, "stt.motion_codes": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,
-    "stt.dct_motion": 3, "stt.motion_tokens": 3, "stt.code_tokens": 3, "stt.flow_tokens": 3,
+    "stt.dct_motion": 3, "stt.motion_tokens": 3, "stt.code_tokens": 3, "stt.flow_tokens": 3, "stt.region_tokens": 3,
     "stt.sprite_networks": 3, "stt.models": 4,
     "stt.migrations": 4, "stt.registry": 5, "stt.model_card": 5, "stt.hub": 5, "stt.checkpoint": 6,
     "stt.request": 7, "stt": 7, "stt.prompt": 8, "stt.results": 8, "stt.report": 9, "stt.self_check": 9,

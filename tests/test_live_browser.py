@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stt.checkpoint import load
-from tests.browser_fixtures import chromium, new_tab, visit, wait_for  # noqa: F401  # a fixture
+from stt.live import LiveSession
+from tests.browser_fixtures import (  # noqa: F401  # a fixture
+    chromium,
+    facts,
+    names,
+    new_tab,
+    number,
+    open_advanced,
+    predict,
+    set_number,
+    visit,
+    wait_for,
+)
 from tests.ui_fixtures import served
 
 pytestmark = pytest.mark.browser
@@ -93,6 +107,39 @@ def test_the_pusher_goes_where_the_keys_say_and_two_branches_stand_side_by_side(
     assert float(page.locator("dialog.live").get_attribute("data-latency")) > 0
 
 
+def test_the_page_warns_that_errors_grow_and_offers_to_start_again(page):
+    warning = page.locator("dialog.live .warning")
+    play_until(page, 0.5)
+    assert "Errors grow" not in warning.inner_text()
+    page.locator("dialog.live .time").fill("2")
+    page.get_by_role("button", name="Go on from here").click()  # two branches
+    play_until(page, 2.1)
+    wait_for(lambda: "Errors grow with every frame" in warning.inner_text())
+    page.get_by_role("button", name="Start again").click()
+    wait_for(lambda: seconds(page) < 1.5)
+    wait_for(lambda: "Errors grow" not in warning.inner_text())
+    assert page.locator("dialog.live figure:visible").count() == 1
+    play_until(page, 0.5)  # and plays
+
+
+def test_a_machine_that_is_too_slow_says_its_real_rate(chromium, running, monkeypatch):  # noqa: F811
+    original = LiveSession.step
+
+    def slow(self, action=()):
+        time.sleep(0.25)
+        return original(self, action)
+
+    monkeypatch.setattr(LiveSession, "step", slow)
+    page, complaints = new_tab(chromium, running)
+    visit(page, running)
+    page.click("#play")
+    page.wait_for_selector(STAGE)
+    page.get_by_text(re.compile(r"This computer makes [34] frames a second here; 10 would be real time")).wait_for()
+    assert re.match(r"[1-4]\.\d of 10 frames/s", page.locator("dialog.live .meter").inner_text())
+    page.close()
+    assert complaints == []
+
+
 def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     stick = page.locator("dialog.live .stick").bounding_box()
     x, y = stick["x"] + stick["width"] / 2, stick["y"] + stick["height"] / 2
@@ -136,6 +183,22 @@ def test_axe_finds_no_serious_fault_in_play_nor_in_its_queue(chromium, running, 
         faults = one.evaluate("async () => (await axe.run(document)).violations.map(v => [v.impact, v.id])")
         assert [fault for fault in faults if fault[0] in ("serious", "critical")] == []
     second.close()
+
+
+def test_a_steered_future_is_one_where_nothing_else_is_left_to_chance(chromium, running):  # noqa: F811
+    page, complaints = new_tab(chromium, running)
+    visit(page, running)
+    set_number(page, "Frames", 2)
+    open_advanced(page)
+    page.get_by_label("Steer").check()
+    page.get_by_text("nothing is left to chance, so there is one future").wait_for()
+    wait_for(lambda: number(page, "Futures").count() == 0)
+    predict(page)
+    assert len(names(page)) == 1 and "so there is one future" in facts(page)
+    page.get_by_label("Steer").uncheck()
+    wait_for(lambda: number(page, "Futures").input_value() == "4")
+    page.close()
+    assert complaints == []
 
 
 def test_the_next_visitor_waits_and_a_closed_tab_makes_room(chromium, running, page):  # noqa: F811

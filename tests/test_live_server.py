@@ -188,6 +188,20 @@ def test_a_fork_shows_the_moment_again_with_another_seed_and_a_swap_returns(live
             np.testing.assert_array_equal(pixels, first[number])
 
 
+def test_who_starts_again_sees_the_clip_and_the_same_frames_in_a_branch_alone(live):
+    with client_of(live) as client, playing(client, seed=7) as player:
+        first = player.frames(4)
+        player.send(fork=2, seed=8)
+        player.until("branch")
+        player.send(restart=True)
+        change, _ = player.until("branch")
+        assert change["fresh"] and (change["at"], change["seed"]) == (0, 7)
+        again = player.frames(4)
+        assert {frame[0] for frame in again} == {change["id"]} and [frame[1] for frame in again] == [0, 1, 2, 3]
+        for before, after in zip(first, again, strict=True):
+            np.testing.assert_array_equal(before[3], after[3])
+
+
 def test_a_recording_becomes_a_result(live, backend):
     with client_of(live) as client, playing(client) as player:
         player.send(action=[-1, 0], count=1)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-import stt
-from stt.api import Sampling
-from stt.models.stt import STT, STTConfig
 from stt.optical_flow import optical_flow
 from stt.persistence import SHARES, mean_share, persistence
-from tests.conftest import TINY_CONFIGS
 
 PLACES = {"goes on": [0, 2, 4, 6, 8, 10, 12], "jitters": [0, 2, 0, 2, 0, 2, 0], "stands": [0] * 7}
 
@@ -53,31 +47,3 @@ def test_a_quantile_brakes_one_future_more_than_another():
         mean_share(chances, torch.tensor([0.1, 0.5, 0.9])[:, None, None, None]).mean(dim=(1, 2, 3)).tolist()
     )
     assert low < 0.2 and middle == pytest.approx(0.5) and high > 0.8
-
-
-@pytest.fixture
-def carrying() -> STT:
-    torch.manual_seed(0)
-    config = STTConfig.from_dict(TINY_CONFIGS["stt, flows from optical flow"].to_dict() | {"image_size": 64})
-    return STT(replace(config, persistence=True)).eval()
-
-
-def test_a_still_scene_stays_as_it_is_and_a_panned_one_goes_on(carrying):
-    still, video = panned([0] * 5, 0.02), panned([2 * k for k in range(9)])
-    inner = (..., slice(8, -8), slice(20, -8))
-    futures = stt.predict(carrying, still, 8, seeds=range(3))
-    torch.testing.assert_close(futures[inner], still[-1].expand_as(futures)[inner], atol=0.02, rtol=0)
-    ahead = stt.predict(carrying, video[:5], 4, Sampling(temperature=0.0))[0]
-    moved, stayed = ((frames - video[5:])[inner].abs().mean() for frames in (ahead, video[4:5]))
-    assert moved < 0.35 * stayed, (moved, stayed)
-
-
-def test_futures_differ_in_how_far_motion_goes_on(carrying):
-    futures = stt.predict(carrying, panned([0, 2, 4, 4, 6, 8, 8, 10]), 6, seeds=range(6))
-    travelled = (futures[:, -1] - futures[:, 0]).abs().mean(dim=(1, 2, 3))
-    assert travelled.max() > 1.5 * travelled.min()
-
-
-def test_persistence_needs_motion_from_optical_flow():
-    with pytest.raises(ValueError, match="persistence needs optical_flow"):
-        STTConfig(flows=2, persistence=True, gaussian_grid=(0, 0, 0, 0))

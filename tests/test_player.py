@@ -92,7 +92,7 @@ def test_a_result_is_plain_json_that_holds_all_of_it(tiny, clip):
     assert sheet(value["spread"]).shape[1] == 3
     assert sheet(value["surprise"], result.surprise.shape[1]).shape[1] == 7  # every frame of context and truth
     assert value["report"]["scores"] == result.report["scores"] and value["settings"] == result.report["settings"]
-    assert value["facts"][:2] == ["tiny", "5 frames of the clip, then 3 predicted"]
+    assert value["facts"][:2] == ["tiny", "clip frames 1 to 5 of 7, then 3 predicted"]
     assert value["facts"][2].startswith("3 futures in ") and (value["model"], value["clip"]) == ("tiny", "in")
     value = result_value(result, precomputed=True)
     assert value["precomputed"]
@@ -116,7 +116,7 @@ def test_a_filled_gap_stands_between_the_frames_around_it(clip):
         assert value["between"] and (value["context_frames"], value["frames"], value["ending_frames"]) == (2, 3, 2)
         assert sheet(value["ending"]).shape[1] == 2
     assert done["key"] == first["key"] and done["truth_frames"] == 3
-    assert done["facts"][1] == "2 frames before, 2 after, 3 filled in"
+    assert done["facts"][1] == "clip frames 1 to 2 and 6 to 7 of 7, 3 between them filled in"
     assert "blend" in done["report"]["scores"]
     continued, longer = value_of(model, clip, prompt_frames=2), value_of(model, clip, **gap, frames=4)
     assert (continued["between"], continued["ending"], continued["ending_frames"]) == (False, "", 0)
@@ -127,9 +127,9 @@ def test_futures_with_an_action_name_it(clip):
     first, done = first_and_last(request_for(clip, prompt_frames=5, action=(0.5, -1.0)), action_model())
     for value in (first, done):
         assert (value["action"], value["detail"]) == ("push right 0.5, push up -1", "")
-    assert done["facts"][1] == "5 frames of the clip, then 3 predicted with push right 0.5, push up -1"
+    assert done["facts"][1] == "clip frames 1 to 5 of 7, then 3 predicted with push right 0.5, push up -1"
     free = value_of(action_model(), clip, prompt_frames=5)
-    assert free["action"] == "" and free["facts"][1] == "5 frames of the clip, then 3 predicted"
+    assert free["action"] == "" and free["facts"][1] == "clip frames 1 to 5 of 7, then 3 predicted"
     assert free["key"] == done["key"] == first["key"]
 
 

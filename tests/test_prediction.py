@@ -13,6 +13,7 @@ import torch
 
 import stt
 from stt.api import Condition, Sampling, Surprise
+from stt.models.layered import Layered
 from stt.optical_flow import extrapolated, optical_flow
 from stt.prediction import Progress, conclude, predict
 from stt.prompt import read_prompt
@@ -55,7 +56,7 @@ def test_progress_counts_the_frames_and_ends_with_the_result(tiny, clip):
     events = predict(request_for(clip), tiny)
     texts = [(len(event.frames), event.text()) for event, _ in zip(events, range(4), strict=False)]
     assert [done for done, _ in texts] == [0, 1, 2, 3]
-    assert texts[0][1].startswith("Reading") and texts[1][1].startswith("frame 1 of 3, ")
+    assert texts[0][1].startswith("Reading") and texts[1][1].startswith("predicted 1 of 3, ")
     np.testing.assert_array_equal(result.context, to_uint8(video_of(clip)))
 
 
@@ -351,27 +352,33 @@ def test_an_action_leads_the_futures(clip):
 def test_notes_say_what_happened_to_the_clip_and_what_limits_the_futures(tiny, tmp_path):
     wide = moving_dot(tmp_path / "wide.mp4", frames=9, width=64)
     for model, changes, present, absent in (
-        (tiny, {"temperature": 0.0}, ["cropped", "same"], ["16 x 16", "no longer see"]),
+        (tiny, {"temperature": 0.0}, ["cropped", "temperature 0"], ["16 x 16", "no longer see"]),
         (tiny, {"fit": "pad"}, [], ["cropped"]),
         (tiny, {"prompt_frames": 1}, ["single frame"], []),
-        (tiny, {"temperature": 0.0, "futures": 1}, [], ["futures are the same"]),
         (action_model(), {"prompt_frames": 5, "action": (1.0, 0.0)}, [STEERED], []),
         (action_model(), {"prompt_frames": 9, "action": (1.0, 0.0)}, [], [STEERED]),
         (action_model(), {"prompt_frames": 5}, [], [STEERED]),
     ):
         request = request_for(wide, **changes)
-        futures = torch.rand(request.futures, 2, 1, 16, 16)
-        text = " ".join(notes(request, model, read_prompt(request, model), futures))
+        text = " ".join(notes(request, model, read_prompt(request, model)))
         assert all(part in text for part in present) and not any(part in text for part in absent), (changes, text)
 
 
-def test_a_note_says_that_steered_futures_are_alike_where_chance_lies_in_the_actions(tmp_path):
-    clip, model = moving_dot(tmp_path / "in.mp4", frames=5), action_model()
-    prompt = read_prompt(request_for(clip), model)
-    for action, difference, said in (((1.0, 0.0), 0.0, True), ((1.0, 0.0), 1.0, False), ((), 0.0, False)):
-        futures = difference * torch.rand(3, 2, 1, 16, 16)
-        text = " ".join(notes(request_for(clip, action=action), model, prompt, futures))
-        assert ("leaves nothing to chance" in text) == said, (action, difference)
+def test_where_nothing_is_left_to_chance_one_future_is_computed_and_a_note_says_so(tiny, tmp_path):
+    clip, sprites = (
+        moving_dot(tmp_path / "in.mp4", frames=5),
+        lively(Layered(replace(TINY_LAYERED, actions=("push right", "push up")))).eval(),
+    )
+    for model, changes, futures, said in (
+        (sprites, {"action": (1.0, 0.0)}, 1, "Your action leaves nothing to chance here"),
+        (sprites, {}, 3, None),
+        (action_model(), {"action": (1.0, 0.0)}, 3, None),  # its Gaussian layers are drawn all the same
+        (tiny, {"temperature": 0.0}, 1, "At temperature 0 nothing is left to chance"),
+    ):
+        result = result_of(model, clip, futures=3, **changes)
+        text = " ".join(result.report["notes"])
+        assert len(result.futures) == len(result.report["names"]) == futures, changes
+        assert (said in text) if said else ("chance" not in text)
 
 
 def test_a_model_without_chance_has_one_future_without_a_seed_in_its_name(tiny, tmp_path):

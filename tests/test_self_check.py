@@ -170,7 +170,11 @@ def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_cli
         assert f"Use {offered or 'motion'}<" in text and text.count("Use ") == 1, (clip.name, coloured, text)
         *_, text = verdicts.check_new(*values(clip, **settings))
         *_, text = verdicts.check(*values(clip, **settings | {"model": "motion"}))
-        assert "motion</b> predicts this clip" in text and "Use " not in text
+        assert "motion</b> predicts this clip" in text
+        if offered:  # it sees all of the clip and comes closer
+            assert f"<b>{offered}</b> comes closer: " in text and text.count(f"Use {offered}") == 1
+        else:
+            assert "Use " not in text
 
 
 def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(

@@ -215,10 +215,10 @@ def layered():
     return lively(STT(TINY_LAYERS)).eval()
 
 
-def test_a_model_has_codes_layers_or_flows_and_only_one_of_them():
-    with pytest.raises(ValueError, match="a model has one of the three"):
+def test_a_model_has_one_kind_of_tokens():
+    with pytest.raises(ValueError, match="a model has one of the four"):
         STTConfig(image_size=16, layers=2, tokenizer=TINY_TOKENIZER)
-    with pytest.raises(ValueError, match="a model has one of the three"):
+    with pytest.raises(ValueError, match="a model has one of the four"):
         STTConfig()
     with pytest.raises(ValueError, match=r"gaussian_grid is \(1, 0\), must be 0s with layers"):
         replace(TINY_LAYERS, gaussian_grid=(1, 0))

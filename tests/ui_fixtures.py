@@ -62,8 +62,8 @@ def action_model(*actions: str) -> STT:
 def any_clip_model() -> STT:
     """Untrained: it lets things go on as they went, in frames of any size."""
     config = STTConfig(
-        image_size=32, channels=3, patch=4, flows=1, flow_width=16, optical_flow=True, whole_frames=True, dim=16,
-        depth=1, heads=1, gaussian_grid=(0,), context_frames=4,
+        image_size=32, channels=3, regions=2, whole_frames=True, dim=16, depth=1, heads=1, gaussian_grid=(0,),
+        context_frames=4,
     )  # fmt: skip
     return STT(config).eval()
 

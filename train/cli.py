@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,12 @@ def without_folders(words: list[str]) -> str:
     """A command line whose paths to other folders are cut to their last part, so that a card names no such folder."""
     parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words]
     return shlex.join(a + b + (Path(c).name if c.startswith(("/", "..", "~")) else c) for a, b, c in parts)
+
+
+def charge(args: argparse.Namespace, begin: float) -> None:
+    """Takes the time since `begin`, of time.monotonic, from --minutes, which are those of the whole command."""
+    if args.minutes and not args.resume:
+        args.minutes = round(max(args.minutes - (time.monotonic() - begin) / 60, 0.01), 3)
 
 
 def with_overrides(config: Config, items: list[str]) -> Config:

@@ -46,15 +46,19 @@ def main(arguments: list[str] | None = None) -> None:
     def report(frames: int, minutes: float, loss: float) -> None:
         accuracy = accuracy_of(classifier, args.mnist, frames=500)
         save_digit_classifier(classifier, args.out, accuracy)
-        text = {name: round(rate, 3) for name, rate in accuracy.items()}
-        print(f"{minutes:6.1f} minutes, {frames} frames, loss {loss:.4f}, exact on held-out frames {text}", flush=True)
+        text = f"exact on held-out frames: {in_words(accuracy)}"
+        print(f"{minutes:6.1f} minutes, {frames} frames, loss {loss:.4f}, {text}", flush=True)
 
     frames = train_digit_classifier(classifier, args.mnist, args.minutes, args.batch, args.lr, args.seed, report)
     save_digit_classifier(classifier, args.out, {})
     classifier = load_digit_classifier(args.out, args.device)  # the weights as stored
     accuracy = accuracy_of(classifier, args.mnist)
-    print({name: round(rate, 4) for name, rate in accuracy.items()}, f"after {frames} frames")
     save_digit_classifier(classifier, args.out, accuracy)
+    print(f"saved to {args.out} after {frames} frames; exact on held-out frames: {in_words(accuracy)}")
+
+
+def in_words(accuracy: dict[str, float]) -> str:
+    return ", ".join(f"{name} {rate:.1%}" for name, rate in accuracy.items())
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ elif [ -n "$ROBOT" ]; then
     step training 400 "$PYTHON" -m train.predictor --preset robot/stt/cpu --data "$ROBOT" --partial --device $device \
         "${minutes[@]}" "${sizes[@]}" --save-every 1 --out "$OUT/run"
 else
-    step training 400 "$PYTHON" -m train.predictor --preset scenes/stt/cpu --workers "$(nproc)" --device $device \
+    step training 400 "$PYTHON" -m train.predictor --preset scenes_flows/stt/cpu --workers "$(nproc)" --device $device \
         "${minutes[@]}" "${sizes[@]}" --save-every 1 --out "$OUT/run"
 fi
 for file in log.jsonl model.safetensors; do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
 
 import torch
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str] | None = None) -> None:
-    args = cli.parse(parser(), words)
+    begin, args = time.monotonic(), cli.parse(parser(), words)
     preset = cli.preset_of(args)
     if preset.family not in FAMILIES:
         raise SystemExit(f"{args.preset} trains a tokenizer: use train.tokenizer")
@@ -47,9 +48,12 @@ def main(words: list[str] | None = None) -> None:
     tokenizer_first = bool(preset.tokenizer_preset) and not args.tokenizer and preset.model.tokenizer is not None
     if tokenizer_first:
         prepare(build(preset.family, preset.model), args, quiet=True)  # finds mistakes before the tokenizer trains
+        cli.charge(args, begin)
         cli.save_flags(args)
         train_tokenizer(args, preset)
-        preset = cli.preset_of(args)  # with the minutes that are left
+    else:
+        cli.charge(args, begin)
+    preset = cli.preset_of(args)  # with the minutes that are left
     set_seed(preset.training.seed)
     model = prepare(build_predictor(preset, args.tokenizer), args)
     cli.save_flags(args)
@@ -79,7 +83,7 @@ def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
 
     It has its own schedule, or --steps, or its share of --minutes, of which the rest stays for the predictor.
     """
-    out = args.out / "tokenizer"
+    out, begin = args.out / "tokenizer", time.monotonic()
     own, whole = PRESETS[preset.tokenizer_preset].training.minutes, PRESETS[args.preset].training.minutes
     share = round(args.minutes * own / (own + whole), 2) if args.minutes else None
     if args.resume and (out / cli.FLAGS_FILE).is_file():
@@ -94,7 +98,7 @@ def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
     tokenizer.main(["--out", str(out), *words], alone=False)
     args.tokenizer = str(out)
     if share:
-        args.minutes -= share
+        args.minutes = round(max(args.minutes - max(share, (time.monotonic() - begin) / 60), 0.01), 3)
     cli.save_flags(args)
 
 

@@ -97,6 +97,7 @@ def main(words: list[str] | None = None) -> None:
             raise SystemExit(f"{args.out} would have {size} bytes, shipped files have at most {MAX_BYTES}")
         if args.out:
             write_whole(args.out, lambda file: file.write(path.read_bytes()))
+            print(f"saved to {args.out}; now run python app.py --models {args.out}")
         if args.repo:
             try:
                 print(push_to_hub(path, args.repo, private=args.private))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from accelerate.utils import set_seed
 
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None, alone: bool = True) -> None:
     """alone: nothing goes on by itself after it."""
-    args = cli.parse(parser(), words)
+    begin, args = time.monotonic(), cli.parse(parser(), words)
     if args.perceptual_weight and not args.gan_weight:
         raise SystemExit("--perceptual-weight belongs to the VQGAN stage: add --gan-weight")
     preset = cli.preset_of(args)
@@ -42,6 +43,8 @@ def main(words: list[str] | None = None, alone: bool = True) -> None:
     accelerator = make_accelerator(args.device)
     warn_of_size(accelerator, args.preset, PRESETS)
     train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))
+    cli.charge(args, begin)
+    preset = cli.preset_of(args)
     set_seed(preset.training.seed)
     tokenizer = build(preset.family, preset.model)
     cli.start_from(tokenizer, args.start_from)

@@ -285,8 +285,9 @@ class Trainer:
             if score:
                 periodic.append((self.config.score_every, lambda: self.log_scores(score)))
             with Signals() as signals, self._progress_bar() as bar, self.prefetcher(batches) as batch_of:
+                begin = time.monotonic() - self.elapsed
                 self.measure_flops(batches)
-                self._fit(signals, bar, batch_of, periodic)
+                self._fit(signals, bar, batch_of, periodic, begin)
         except (FloatingPointError, checkpoint.DiskFull) as error:
             raise SystemExit(f"{self.out}: {error}") from error
         finally:
@@ -307,18 +308,19 @@ class Trainer:
         bar: tqdm,
         batch_of: Prefetcher,
         periodic: list[tuple[float, Callable[[], None]]],
+        begin: float,
     ) -> None:
         """periodic: functions, and the minutes between two calls of each. All are called at the end of the schedule,
-        after a signal only the first."""
+        after a signal only the first. begin: when the schedule began, of time.monotonic."""
         c = self.config
         self.model.train()
-        begin = time.monotonic() - self.elapsed
         last_call = [self.elapsed] * len(periodic)
         last_log = self.step, self.elapsed
         # Processes compare their clocks and signals: every step where that is free, else when the log waits for the
         # device.
-        compare_always = self.accelerator.num_processes == 1 or self.accelerator.device.type == "cpu"
-        signal, first = 0.0, self.step + 1
+        on_cpu = self.accelerator.device.type == "cpu"
+        compare_always = self.accelerator.num_processes == 1 or on_cpu
+        signal, first, speed = 0.0, self.step + 1, ""
         while c.progress(self.step, self.elapsed) < 1 and not signal:
             self.train_step(batch_of)
             log_now = self.step % c.log_every == 0
@@ -329,9 +331,10 @@ class Trainer:
                 row = self.log(self.speed(*last_log) | {"lr": self.lr} | losses)
                 last_log = self.step, self.elapsed
                 speed = f"{row['clips_per_s']:.1f} clips/s, {row['of_peak']:.0%} of peak"
-                bar.set_postfix_str(f"step {self.step} loss {row['loss']:.4f} {speed}")
-            elif self.step == first:
-                bar.set_postfix_str(f"step {self.step} loss {float(self.unchecked[-1][:, 1].mean()):.4f}")
+                bar.set_postfix_str(f"step {self.step} loss {row['loss']:.4f} {speed}", refresh=False)
+            elif self.step == first or on_cpu:  # a GPU would have to be waited for
+                loss = float(self.unchecked[-1][:, 1].mean())
+                bar.set_postfix_str(f"step {self.step} loss {loss:.4f} {speed}", refresh=self.step == first)
             bar.update(min(1.0, c.progress(self.step, self.elapsed)) - bar.n)
             for i, (minutes, call) in enumerate(periodic):
                 if self.elapsed - last_call[i] > 60 * minutes and not signal:

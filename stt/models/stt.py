@@ -1,10 +1,11 @@
 """STT: a Spatial-Temporal Transformer that continues a clip.
 
 After NITHISHM2410/spatial-temporal-transformer (Flax): spatial attention, causal temporal attention, MLP, Gaussian
-layer (`stt.transformer`). The tokens of a frame are of one of three kinds:
+layer (`stt.transformer`). The tokens of a frame are of one of four kinds:
 
     motion (`stt.motion_tokens`)   images that move as wholes; the transformer predicts each one's next displacement
     flows (`stt.flow_tokens`)      patches; the network predicts from where each pixel of the next frame is copied
+    regions (`stt.region_tokens`)  what moves as a whole; the transformer predicts how much of its velocity each keeps
     codes (`stt.code_tokens`)      a frozen tokenizer's codes; the transformer predicts the next frame's codes
 
 Where we differ from the original: it regresses; we predict distributions over classes (displacements or codes), or
@@ -38,24 +39,25 @@ from stt.code_tokens import CodeState, CodeTokens, CodeTraining
 from stt.flow_tokens import FlowState, FlowTokens
 from stt.metrics import unit
 from stt.motion_tokens import CELL, MotionState, MotionTokens, turns
+from stt.region_tokens import RegionState, RegionTokens
 from stt.segmenter import Segmenter
 from stt.tokenizer import FrameVQ, FrameVQConfig
 from stt.transformer import SpaceTimeConfig, SpaceTimeTransformer
 
-State = MotionState | FlowState | CodeState
+State = MotionState | FlowState | RegionState | CodeState
 
 
 @dataclass(frozen=True, kw_only=True)
 class STTConfig(PredictorConfig):
-    tokenizer: FrameVQConfig | None = None  # of codes; a model has a tokenizer, layers or flows
+    tokenizer: FrameVQConfig | None = None  # of codes; a model has a tokenizer, layers, flows or regions
     layers: int = 0  # motion layers in front of a background
     reach: int = 5  # largest displacement of a layer, pixels a frame and axis
     flows: int = 0  # along which a pixel can come from the last frame
     flow_width: int = 32  # channels of the flows' convolutions at their finest scale
     patch: int = 2  # pixels a side that the flows' convolutions take as one place; a token has 4 patches a side
     optical_flow: bool = False  # flows begin from the last motion
-    persistence: bool = False  # motion goes on as the prompt shows that it does, and pixels come from one place each
-    whole_frames: bool = False  # frames of any size: the longer side has image_size pixels where the network reads them
+    regions: int = 0  # that move as wholes in front of the ground, at most
+    whole_frames: bool = False  # frames of any size: the longer side has image_size pixels where the model reads them
     segmenter_width: int = 32  # channels of the segmenter at its finest scale
     dim: int = 128
     depth: int = 4
@@ -72,9 +74,10 @@ class STTConfig(PredictorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.tokenizer is not None) + (self.layers != 0) + (self.flows != 0) != 1:
+        if (self.tokenizer is not None) + sum(n != 0 for n in (self.layers, self.flows, self.regions)) != 1:
             raise ValueError(
-                f"layers is {self.layers}, flows {self.flows}, tokenizer {self.tokenizer}: a model has one of the three"
+                f"layers is {self.layers}, flows {self.flows}, regions {self.regions}, tokenizer {self.tokenizer}: "
+                "a model has one of the four"
             )
         if self.reach < 1:
             raise ValueError(f"reach is {self.reach}, must be at least 1")
@@ -83,10 +86,12 @@ class STTConfig(PredictorConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}, must be a multiple of 16")
         if self.patch < 1 or (self.flows and self.image_size % (4 * self.patch)):
             raise ValueError(f"image_size {self.image_size} is not a multiple of 4 patches of {self.patch} pixels")
-        if (self.optical_flow or self.whole_frames) and not self.flows:
-            raise ValueError("optical_flow and whole_frames need flows, which are 0")
-        if self.persistence and not self.optical_flow:
-            raise ValueError("persistence needs optical_flow")
+        if self.optical_flow and not self.flows:
+            raise ValueError("optical_flow needs flows, which are 0")
+        if self.whole_frames and not (self.flows or self.regions):
+            raise ValueError("whole_frames needs flows or regions, which are 0")
+        if self.regions and (self.actions or any(self.gaussian_grid)):
+            raise ValueError(f"regions take no actions {self.actions} and no Gaussian layers {self.gaussian_grid}")
         if self.chunk_frames != 1:
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1: a step predicts one frame")
         if self.layers and any(self.gaussian_grid):
@@ -109,11 +114,12 @@ class STT(Predictor):
         super().__init__()
         self.config = c = config
         self.whole_frames = c.whole_frames
+        self.random_actions_only = bool(c.flows and c.actions) and not any(c.gaussian_grid)
         self.knobs = frozenset(
             {"temperature", *(["actions"] if c.actions else []), *(["top_k", "top_p"] if c.layers else [])}
         )
         if c.layers:
-            self.tokens: MotionTokens | FlowTokens | CodeTokens = MotionTokens(
+            self.tokens: MotionTokens | FlowTokens | RegionTokens | CodeTokens = MotionTokens(
                 c.layers, c.channels, c.reach, c.segmenter_width, c.dim
             )
         elif c.flows:
@@ -124,7 +130,6 @@ class STT(Predictor):
                 c.flows,
                 c.flow_width,
                 c.optical_flow,
-                c.persistence,
                 c.dim,
                 c.heads,
                 len(c.actions),
@@ -133,6 +138,8 @@ class STT(Predictor):
                 c.free_nats,
                 c.scheduled_sampling,
             )
+        elif c.regions:
+            self.tokens = RegionTokens(c.image_size, c.channels, c.regions, c.dim)
         else:
             training = CodeTraining(
                 kl_weight=c.kl_weight, free_nats=c.free_nats, jitter=c.jitter, scheduled_sampling=c.scheduled_sampling
@@ -205,7 +212,7 @@ class STT(Predictor):
 
     @torch.inference_mode()
     def surprise(self, video: Video) -> Surprise:
-        """An estimate: `CodeTokens.nats` and `MotionTokens.nats` say of what."""
+        """An estimate: `nats` of the tokens says of what."""
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         nats, pixels = self.tokens.nats(video, self.network)

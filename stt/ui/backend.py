@@ -57,7 +57,7 @@ class Backend:
         return self.named_request(**dict(zip(ARGUMENTS, values, strict=True)))
 
     def named_request(self, clip: Any, model: Any, **settings: Any) -> Request:
-        """The same from named values. An uploaded clip counts as new again: the cleanup takes the oldest files first."""
+        """The same from named values. An uploaded clip counts as new again: the cleanup takes the oldest first."""
         request = page_request(clip, model, models=self.models, folders=self.folders, **settings)
         if request.clip is not None and request.clip.is_relative_to(self.uploads.resolve()):
             with suppress(OSError):

@@ -15,7 +15,7 @@ import gradio as gr
 from stt.api import Interpolates, Predictor
 from stt.encode import write_mp4
 from stt.prompt import Prompt, fit_to_clip, load_clip, split_clip
-from stt.request import Request, RequestError, action_axes, is_stochastic, usual_frames
+from stt.request import Request, RequestError, action_axes, has_chance, usual_frames
 from stt.results import NEW_SETTINGS, Result
 from stt.ui.backend import ARGUMENTS, Backend, drop_oldest, existing
 from stt.ui.clip_box import write_preview
@@ -69,7 +69,7 @@ class Callbacks:
                 metadata = None if pending else self._own_metadata(request.clip)
                 if metadata:
                     return self._bring_back(visitor, metadata, values)
-                settings = pending if pending.keys() - {"clip"} else {"model": self.model_for(request)}
+                settings = pending if pending.keys() - {"clip"} else self._settings_for(request)
                 shown = self._show(visitor, changed(values, **{"prompt_frames": 0, **settings}), settings)
                 if settings.get("model", request.model) != request.model:
                     shown = (*shown[:2], *updates({**chosen(shown[2:]), **settings}))
@@ -79,6 +79,13 @@ class Callbacks:
                 warn(str(error))
                 return {"clip": str(before), "shown": True}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
         return {"clip": str(request.clip)}, *shown
+
+    def _settings_for(self, request: Request) -> dict[str, Any]:
+        """The model for a new clip and, where it is another one, its usual number of frames unless that was chosen."""
+        name = self.model_for(request)
+        if name == request.model or request.frames != Request.frames:
+            return {"model": name}
+        return {"model": name, "frames": usual_frames(self.backend.models[name])}
 
     def model_for(self, request: Request) -> str:
         """The request's model, or one for whole frames where it would see only a square of an upload."""
@@ -153,7 +160,7 @@ class Callbacks:
         model = self.backend.models[original.model]
         clip = load_clip(original, model)
         request = fit_to_clip(original, model, len(clip.video))
-        if not is_stochastic(model):
+        if not has_chance(model, request.action, request.temperature):
             request = replace(request, futures=1)
         prompt = split_clip(clip, request, model)
         self.backend.clips.add(request.clip, visitor.session_hash, prompt.sha256)
@@ -205,7 +212,7 @@ class Callbacks:
         """The settings of an earlier result, which the page itself shows: (pending, clip, *settings, new_seed)."""
         with plain_errors():
             result = self.backend.results.get(data_of(event).get("result"))
-            settings = usable_settings(result.report["settings"], self.backend.models)
+            settings = self._settings_of(result)
             clip = self.backend.clips.of_result(result.report["id"])
         if clip is None:
             return {}, *updates(settings)[:-1], gr.skip()  # the next prediction has new seeds, as before
@@ -239,11 +246,13 @@ class Callbacks:
         remembered = usable_settings(memory, backend.models)
         settings = remembered | linked
         stems = [path.stem for path in backend.examples]
-        if query.get("clip") and query["clip"] not in stems:
-            faults.append("The clip of this link is not here; choose one.")
         result = self._stored({"id": query.get("result")})
+        if query.get("result") and result is None:
+            faults.append("The result of this link is no longer here; results are kept for an hour.")
+        if query.get("clip") and query["clip"] not in stems and result is None:
+            faults.append("The clip of this link is not here; choose one.")
         if result is not None:  # the link's own frames and seeds
-            own = usable_settings(result.report["settings"], backend.models)
+            own = self._settings_of(result)
             example = backend.clips.of_content(None, result.report["clip"]["sha256"])
             prompt = {"clip": str(example)} if example else {}
             return own, result_value(result), gr.skip(), *updates(own, **prompt)
@@ -281,6 +290,14 @@ class Callbacks:
             return check_clip(memory["clip"], self.backend.folders)
         except (RequestError, KeyError, TypeError):
             return None
+
+    def _settings_of(self, result: Result) -> dict[str, Any]:
+        """Of the page, for this result. How many futures there are stays open where chance had no part in it."""
+        settings = usable_settings(result.report["settings"], self.backend.models)
+        model = self.backend.models.get(settings.get("model", ""))
+        if model and not has_chance(model, settings.get("action", []), settings.get("temperature", 1.0)):
+            del settings["futures"]
+        return settings
 
     def _stored(self, metadata: Mapping[str, Any]) -> Result | None:
         try:

@@ -1,5 +1,5 @@
 // The clip box; see clip_box.py. Gradio runs this as a function's body with: element, trigger, props, upload, watch.
-// Events to the server: 'new_clip', 'unplayable'.
+// Events to the server: 'new_clip', 'unplayable'; 'hold' and 'release' of Predict.
 
 const box = element.querySelector(".clip-box");
 const [input, video, message, clear] = ["input", "video", "p", ".clear"].map((s) => box.querySelector(s));
@@ -16,7 +16,8 @@ let busy = 0, waiting = null, lost = null;
 const turns = (window.sttTurns = {
   acts: 0, // so far
   holding: false, // whether an example waits
-  busy: () => busy > 0,
+  uploads: 0, // under way
+  busy: (most = 0) => busy > most,
   async free() {
     while (busy || waiting) await new Promise((resolve) => setTimeout(resolve, 100));
   },
@@ -31,6 +32,7 @@ const turns = (window.sttTurns = {
     lost = setTimeout(() => {
       busy = 0;
       next();
+      trigger("release");
     }, PATIENCE);
   },
   end: () => setTimeout(() => { // after what the answer changes
@@ -89,8 +91,10 @@ async function choose(file) {
   }
   const said = (message.textContent = `Uploading ${file.name} …`), mine = ++turns.acts;
   const silence = () => message.textContent === said && (message.textContent = "");
+  turns.uploads += 1;
+  trigger("hold"); // Predict would take the clip before
   try {
-    const { path } = await upload(file);
+    const { path } = await upload(file).finally(() => (turns.uploads -= 1));
     if (mine !== turns.acts) return void silence(); // the visitor has chosen something else since
     turns.take(() => {
       if (!local.has(path)) local.set(path, URL.createObjectURL(file));
@@ -98,10 +102,12 @@ async function choose(file) {
       props.value = path;
       show();
       silence();
+      window.dispatchEvent(new CustomEvent("stt-wait", { detail: "Reading the clip …" }));
       return false;
     });
   } catch {
     silence(); // Gradio says why
+    trigger("release");
   }
 }
 

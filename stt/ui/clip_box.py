@@ -28,7 +28,7 @@ PREVIEW_SIDE, PREVIEW_FPS, PREVIEW_FRAMES = 192, 10, 200  # pixels, frames per s
 
 
 def clip_box() -> gr.HTML:
-    """Events: new_clip, also when the clip is removed, and unplayable."""
+    """Events: new_clip, also when the clip is removed; unplayable; hold and release, of Predict during an upload."""
     script = Path(__file__).with_suffix(".js").read_text()
     box = gr.HTML(
         None, html_template=TEMPLATE, apply_default_css=False, js_on_load=script, elem_id="clip", container=True,

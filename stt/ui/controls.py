@@ -7,17 +7,23 @@ from typing import Any
 import gradio as gr
 
 from stt.api import WHOLE_SIZE, Interpolates, Predictor
-from stt.request import action_axes, is_stochastic, label_space
+from stt.request import action_axes, has_chance, is_stochastic, label_space
 
 CONTINUE = ("continue the clip", "")  # the first choice for labels
 ANY = ("any digit", -1)
 
 
 def sampling_updates(model: Predictor) -> list[Any]:
-    """Of futures, seed, new seed, temperature, top-k and top-p."""
+    """Of seed, new seed, temperature, top-k and top-p."""
     random = gr.update(visible=is_stochastic(model))
     filters = [gr.update(visible=name in model.knobs) for name in ("top_k", "top_p")]
-    return [random, random, random, random, *filters]
+    return [random, random, random, *filters]
+
+
+def futures_update(model: Predictor, action: list[float], temperature: float) -> Any:
+    """Of the number of futures, which is 1 where nothing is left to chance."""
+    steered = action if action_axes(model) else []
+    return gr.update(visible=has_chance(model, steered, temperature))
 
 
 # ---- labels ----------------------------------------------------------------------------------------------
@@ -58,7 +64,7 @@ def action_updates(model: Predictor, action: list[float], places: int) -> list[A
 
 def steer_info(model: Predictor) -> str:
     text = "What the robot or the pusher does: 1 is full speed in the direction named, −1 in the opposite one"
-    return text + "; all futures are alike then" * model.random_actions_only
+    return text + "; then nothing is left to chance, so there is one future" * model.random_actions_only
 
 
 def action_slider(model: Predictor, steered: bool, place: int) -> dict[str, Any]:

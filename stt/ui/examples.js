@@ -33,7 +33,7 @@ element.addEventListener("click", (event) => {
   for (const one of element.querySelectorAll(".example")) one.setAttribute("aria-pressed", one === node); // before the server answers
   trigger("hold");
   window.sttTurns.take(() => trigger("choose", { number: Number(node.dataset.number) }), true);
-  window.dispatchEvent(new Event("stt-example"));
+  window.dispatchEvent(new CustomEvent("stt-example", { detail: node.querySelector("span").textContent }));
 });
 window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page; a new one opens its tab
   const opens = detail !== current && !(current === undefined && touched);

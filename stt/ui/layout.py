@@ -33,7 +33,7 @@ element.addEventListener("click", (event) => {
   if (button.dataset.event !== "example") return act();
   trigger("hold");
   window.sttTurns.take(act, true);
-  window.dispatchEvent(new Event("stt-example"));
+  window.dispatchEvent(new CustomEvent("stt-example"));
 });"""
 
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
@@ -75,10 +75,10 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
             clip = clip_box()
             with gr.Row(elem_id="go"):  # what a visitor can start
                 predict = gr.Button(
-                    "Predict", variant="primary", interactive=False, elem_id="predict", scale=2, min_width=80
+                    "Predict", variant="primary", interactive=False, elem_id="predict", scale=3, min_width=80
                 )  # until the page has opened
-                stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=1, min_width=60)
-                play = gr.Button("Play", elem_id="play", scale=1, min_width=60)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=2, min_width=60)
+                play = gr.Button("Play live", elem_id="play", scale=2, min_width=60)
             verdict = _clickable("", "verdict")
             with gr.Column(elem_id="model"):
                 model = gr.Dropdown(model_choices(models, examples), value=name, label="Model", filterable=False)

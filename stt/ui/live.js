@@ -4,6 +4,8 @@
 
 const HEADER = 16; // bytes before a frame's pixels: branch, number, count of the action, milliseconds of its step
 const BACK = 2; // seconds that one press goes back
+const WORN = 20; // predicted frames, one from another: for so many the models were scored, then the page warns
+const SLOW = 0.8; // of the frame rate that would be real time
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
 
 // ---- the page ----------------------------------------------------------------------------------------
@@ -35,15 +37,17 @@ const reseed = press("From this moment with another seed (N)", "Other seed", () 
 const swap = press("Drive the other branch", "⇄ Swap", () => send({ swap: true }));
 const single = press("Show one branch only", "Hide other", () => setOther(null));
 const drive = press("Let the model choose its own actions", "Autopilot", () => setAutopilot(!autopilot), { "aria-pressed": "false" });
+const anew = press("Start again from the clip", "↻ Start again", startAgain);
 const save = press("Save these frames as a result", "● Save", () => send({ save: true }), { class: "save" });
 const saved = node("p", { class: "saved", role: "status" });
+const warning = node("p", { class: "warning", role: "status" });
 const legend = node("p", { class: "legend" });
 dialog.append(
   node("header", {}, title, legend, meter, press("End (Escape)", "✕", () => dialog.close(), { class: "close" })),
   node("div", { class: "pictures" }, ...panes.map((pane) => pane.figure), cover),
   node("div", { class: "deck" }, input.area,
     node("div", { class: "desk" }, node("div", { class: "line" }, pause, back, time, where),
-      node("div", { class: "line tools" }, goOn, reseed, swap, single, drive, save), saved),
+      node("div", { class: "line tools" }, goOn, reseed, swap, single, drive, anew, save), node("div", { class: "says" }, warning, saved)),
     input.extras),
 );
 
@@ -56,16 +60,18 @@ let length = 0; // frames of the branch
 let moment = null; // the frame on the stage while the visitor looks back
 let paused = false, autopilot = false;
 let received = 0, count = 0, action = "";
+let slow = 0; // frames per second, where they are too few
 let stamps = new Map(), latency = null, arrivals = [], touched = 0;
 
 function open(value) {
   close();
   settings = value;
   [ready, branch, other, moment, latency] = [null, null, null, null, null];
-  [length, received, count, action, paused, autopilot] = [0, 0, 0, "", false, false];
+  [length, received, count, action, paused, autopilot, slow] = [0, 0, 0, "", false, false, 0];
   [branches, stamps, arrivals] = [new Map(), new Map(), []];
   drive.setAttribute("aria-pressed", "false");
   saved.replaceChildren();
+  warn();
   say("Reading the clip …");
   dialog.dataset.state = "waiting";
   if (!dialog.open) dialog.showModal();
@@ -120,7 +126,12 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     requestAnimationFrame(poll);
     refresh();
   }
-  if (change) {
+  if (change?.fresh) {
+    branches = new Map([[change.id, (branch = { id: change.id, seed: change.seed, at: 0, frames: new Map() })]]);
+    [length, moment] = [0, null];
+    saved.replaceChildren();
+    setOther(null);
+  } else if (change) {
     const before = branch;
     if (!branches.has(change.id)) {
       const frames = new Map([...branch.frames].filter(([number]) => number <= change.at));
@@ -167,7 +178,26 @@ function measure() {
   const rate = arrivals.length > 2 && span > 0 ? (1000 * (arrivals.length - 1)) / span : null;
   dialog.dataset.rate = rate?.toFixed(1) ?? "";
   dialog.dataset.latency = latency?.toFixed(0) ?? "";
-  meter.textContent = [rate && `${rate.toFixed(1)} frames/s`, latency && `latency ${latency.toFixed(0)} ms`].filter(Boolean).join(" · ");
+  meter.textContent = [rate && `${rate.toFixed(1)} of ${ready.fps} frames/s`, latency && `latency ${latency.toFixed(0)} ms`].filter(Boolean).join(" · ");
+  if (arrivals.length > 20) slow = rate >= SLOW * ready.fps ? 0 : Math.abs(rate / slow - 1) < 0.3 ? slow : rate;
+  warn();
+}
+
+// What to expect of the picture, in words that change seldom.
+function warn() {
+  const text = [slow && `This computer makes ${slow.toFixed(slow < 3 ? 1 : 0)} frames a second here; ${ready.fps} would be real time.`,
+    branch && length >= WORN && "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."];
+  const said = text.filter(Boolean).join(" ");
+  if (warning.textContent !== said) warning.textContent = said;
+  anew.classList.toggle("primary", !!branch && length >= WORN);
+}
+
+function startAgain() {
+  if (!branch) return;
+  send({ restart: true });
+  [paused, arrivals] = [false, []];
+  send({ pause: false });
+  refresh();
 }
 
 // ---- driving -----------------------------------------------------------------------------------------
@@ -263,7 +293,7 @@ function draw() {
   const main = other ? right : left;
   const bytes = branch.frames.get(number);
   if (bytes) paint(main.canvas, bytes);
-  main.canvas.setAttribute("aria-label", `Frame ${number}`);
+  main.canvas.setAttribute("aria-label", number ? `Predicted frame ${number}` : "The clip's last frame");
   const name = (one) => `${one.id > (one === branch ? other : branch).id ? "what if" : "what was"}${branch.seed === other.seed ? "" : ` · seed ${one.seed}`}`;
   main.caption.textContent = other ? name(branch) : ready.chance ? `seed ${branch.seed}` : "";
   if (other) {

@@ -7,6 +7,7 @@ The browser sends JSON, one object a message:
     {"pause": true}, {"awake": true}    the second only says that somebody is there
     {"fork": n, "seed": s}              go on from frame n in another branch, with its own chance unless s is null
     {"swap": true}, {"save": true}      the other branch; the frames so far as a result
+    {"restart": true}                   forget all branches and begin with the clip again
 It receives JSON, {"wait": place}, {"ready": {...}}, {"branch": {...}}, {"saved": {...}}, {"end": sentence}, and frames:
 HEADER, then RGB bytes or, where "ready" says so, a JPEG file.
 """
@@ -192,13 +193,14 @@ class Visit:
         self.model = backend.models[self.request.model]
         self.prompt: Prompt = read_prompt(self.request, self.model, whole_size=PLAY_SIZE)
         self.rate = min(frame_rate(self.model.card) or DEFAULT_RATE, MAX_RATE)
-        self.session = LiveSession(
-            self.model, self.prompt.context, self.request.seed, self.request.sampling(self.model)
-        )  # fmt: skip
+        self.session = self._begin()
         self.branch, self.branches = 0, 1  # number of the present branch, how many there were
         self.other = 0
         self.computing = 0.0  # seconds
         self.saved: tuple[tuple[int, int], dict[str, Any]] | None = None  # (branch, length), message
+
+    def _begin(self) -> LiveSession:
+        return LiveSession(self.model, self.prompt.context, self.request.seed, self.request.sampling(self.model))
 
     def run(self) -> None:
         """Returns when the visitor is gone. Raises Ended for other ends."""
@@ -249,6 +251,8 @@ class Visit:
         name, value = command
         if name == "save":
             return self._save()
+        if name == "restart":
+            return self._restart()
         at = self.session.branch.length
         if name == "fork":
             length, seed = value
@@ -262,6 +266,13 @@ class Visit:
         self.send(
             {"branch": {"id": self.branch, "at": at, "earliest": branch.earliest, "seed": branch.seed}}
         )  # fmt: skip
+
+    def _restart(self) -> None:
+        self.session = self._begin()
+        self.branch, self.branches = self.branches, self.branches + 1
+        change = {"id": self.branch, "at": 0, "earliest": 0, "seed": self.request.seed, "fresh": True}
+        self.send({"branch": change})
+        self._send_frame(0, self.prompt.pixels[-1], 0, 0.0)
 
     def _save(self) -> None:
         branch, name = self.session.branch, new_id()

@@ -61,7 +61,7 @@ class Controls:
                 seed = message.get("seed")
                 seed = None if seed is None else whole(seed, MAX_SEED)
                 self.commands.append(("fork", (whole(message["fork"], 2**31), seed)))
-            self.commands.extend((name, None) for name in ("swap", "save") if message.get(name) is True)
+            self.commands.extend((name, None) for name in ("swap", "save", "restart") if message.get(name) is True)
             self.changed.notify_all()
 
     def begin(self) -> None:

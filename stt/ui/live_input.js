@@ -50,8 +50,8 @@ function makeInput(changed) {
   for (const name of ["pointerup", "pointercancel"]) area.addEventListener(name, () => moveStick(0, 0));
 
   function hold(k, direction, text, key) {
-    const button = node("button", { type: "button", class: "hold", "aria-label": `${text} (${key})`, title: `${text} (${key})` },
-      direction > 0 ? "▲" : "▼", node("small", {}, key));
+    const button = node("button", { type: "button", class: direction > 0 ? "hold plus" : "hold", "aria-label": `${text} (${key})`, title: `${text} (${key})` },
+      node("small", {}, key));
     const set = (on) => {
       if (on) pressed.set(k, direction);
       else pressed.delete(k);

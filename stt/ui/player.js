@@ -16,7 +16,8 @@ const status = make("p", { class: "status", role: "status" });
 const empty = make("div", { class: "empty" },
   make("p", {}, make("b", {}, "Choose a clip, then press Predict.")),
   make("p", {}, "Its futures appear here, frame by frame."));
-const stage = make("div", { class: "stage" }, empty, panels);
+const busy = make("p", { class: "busy", role: "status" }); // what the page waits for
+const stage = make("div", { class: "stage" }, empty, panels, busy);
 const play = button("Play or pause (space)", icon("play"), () => setPlaying(!playing), { class: "play" });
 const time = make("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Frame", class: "time" });
 const mark = make("span", { class: "mark", title: "The future starts here" });
@@ -84,6 +85,7 @@ function show(value) {
   if (!grown) placeCompared(value);
   current = prepared(value, before);
   if (value.state === "done" && !value.precomputed) remember(current);
+  if (value.state === "running" || value.state === "done") wait("");
   if (value.state === "running") {
     if (!grown) scrollToStage();
     setPlaying(false);
@@ -106,7 +108,27 @@ function placeCompared(value) {
   pinned.splice(0, pinned.length, ...beside.map((result) => ({ result, future: 0, compared: true })), ...(value.beside ? [] : others));
 }
 
+// ---- waiting -----------------------------------------------------------------------------------------
+
+let patience = null;
+
+function wait(text) {
+  busy.textContent = text;
+  home.toggleAttribute("data-waits", !!text);
+  if (!text) clearInterval(patience);
+}
+
+function waitForTurn() { // Gradio alone knows the place in the queue; its own display stays hidden
+  wait("Waiting for the model …");
+  clearInterval(patience);
+  patience = setInterval(() => {
+    const [, place] = document.querySelector("#player .progress-text")?.textContent.match(/(\d+)\s*\/\s*\d+/) || [];
+    if (place) wait(place === "1" ? "You are next: somebody else's prediction is running." : `${place - 1} before you in the queue.`);
+  }, 250);
+}
+
 function endPrediction() { // by Stop or by an error: the frames so far stay and play
+  wait("");
   if (current?.state !== "running") return void (status.textContent = current?.status || "");
   const count = done(current), { id, frames } = current;
   current = count ? { ...current, state: "stopped", status: `Stopped after ${count} of ${frames} frames`, frames: count, ending_frames: 0 }
@@ -163,7 +185,10 @@ function panel(result, future, extra = false) {
     const isPinned = pinned.some((one) => one.result.id === result.id && one.future === future);
     const save = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
     tools.append(save("mp4"), save("gif"),
-      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => window.sttTurns.take(() => trigger("extend", { result: result.id, future })), { class: "extend" }),
+      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => {
+        window.sttTurns.take(() => trigger("extend", { result: result.id, future }));
+        waitForClip(`The end of ${name} becomes the clip …`);
+      }, { class: "extend" }),
       button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, icon("star"), () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${extra ? "pinned" : ""}` },
@@ -252,13 +277,23 @@ overlay.addEventListener("change", draw);
 new ResizeObserver(() => current && layOut()).observe(home);
 window.addEventListener("resize", () => current && layOut());
 document.addEventListener("fullscreenchange", () => current && layOut());
-window.addEventListener("stt-start", () => (status.textContent = current ? "Waiting for the model …" : ""));
+window.addEventListener("stt-start", waitForTurn);
 window.addEventListener("stt-end", endPrediction);
 window.addEventListener("stt-result", async ({ detail }) => { // a live session's
   const answer = await fetch(`${root()}/runs/${encodeURIComponent(detail)}.json`);
   if (answer.ok) show(await answer.json());
 });
-window.addEventListener("stt-example", scrollToStage);
+async function waitForClip(text) { // until the page shows what the visitor has chosen
+  wait(text);
+  await window.sttTurns.free();
+  if (busy.textContent === text) wait("");
+}
+
+window.addEventListener("stt-example", ({ detail }) => {
+  scrollToStage();
+  waitForClip(detail ? `Loading “${detail}” …` : "Loading the example …");
+});
+window.addEventListener("stt-wait", ({ detail }) => waitForClip(detail));
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not(.time), textarea, select, video, [contenteditable], [role=option], [role=tab]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !current) return;

@@ -57,6 +57,8 @@ def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
         "clip": Path(prompt.name).stem,
         "context": strip(prompt.pixels[None]),
         "context_frames": len(prompt.pixels),
+        "first": prompt.start - len(prompt.context),
+        "clip_frames": len(prompt.clip.video),
         "truth": strip(to_uint8(prompt.continuation[: request.frames])[None]),
         "truth_frames": min(len(prompt.continuation), request.frames),
         "between": request.between,
@@ -64,6 +66,7 @@ def prompt_value(prompt: Prompt, request: Request) -> dict[str, Any]:
         "ending_frames": len(prompt.ending),
         "strips": [],
         "notes": list(prompt.clip.notes),
+        "details": list(prompt.clip.details),
         "status": "",
     }
 
@@ -108,6 +111,8 @@ def result_value(result: Result, before: dict[str, Any] | None = None, precomput
         "settings": report["settings"],
         "context": strip(result.context[None]),
         "context_frames": len(result.context),
+        "first": max(report["settings"]["prompt_frames"] - len(result.context), 0),
+        "clip_frames": report["clip_frames"],
         "truth": strip(result.truth[None]),
         "truth_frames": len(result.truth),
         "between": report["between"],
@@ -117,6 +122,7 @@ def result_value(result: Result, before: dict[str, Any] | None = None, precomput
         "spread": strip(spread_map(result.futures)[None]) if len(result.futures) > 1 else "",
         "surprise": strip(surprise_map(result.surprise)[None]) if len(result.surprise) else "",
         "report": {name: report[name] for name in ("spread", "scores", "surprise", "notes", "clip", "weights")},
+        "details": report["details"],
         "facts": facts(report, precomputed),
         "status": "",
         "precomputed": precomputed,
@@ -138,12 +144,15 @@ def _detail(settings: dict[str, Any], stochastic: bool, imagined: bool) -> str:
 def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
     """The line below the player: model, frames, time."""
     settings, frames, count = report["settings"], report["predicted_frames"], len(report["names"])
+    start, total = settings["prompt_frames"], report["clip_frames"]
+    used = f"clip frames {max(start - report['used_frames'], 0) + 1} to {start}"
     if report["imagined"]:
         what = f"{frames} frames that show {describe_labels(settings['labels'])}, imagined without the clip"
     elif report["between"]:
-        what = f"{report['used_frames']} frames before, {report['ending_frames']} after, {frames} filled in"
+        after, ending = start + frames, report["ending_frames"]
+        what = f"{used} and {after + 1} to {after + ending} of {total}, {frames} between them filled in"
     else:
-        what = f"{report['used_frames']} frames of the clip, then {frames} predicted"
+        what = f"{used} of {total}, then {frames} predicted"
         what += f" with {describe_action(report['action'])}" if report["action"] else ""
     time = f"{count} future{'s' * (count > 1)} in {report['total_seconds']:.1f} s"
     return [settings["model"], what, "computed in advance" if precomputed else time]

@@ -7,17 +7,21 @@ const OVERLAYS = {
 };
 const overlay = make("select", { "aria-label": "Overlay", class: "overlay" },
   ...Object.entries(OVERLAYS).map(([name, [text]]) => make("option", { value: name }, text)));
+const heading = make("summary", {}, "Measures");
 const explanation = make("p", {});
 const curves = make("div", { class: "curves" });
-const measures = make("details", { class: "measures" }, make("summary", {}, "Measures"), explanation, curves, make("label", {}, "Overlay ", overlay));
+const measures = make("details", { class: "measures" }, heading, explanation, curves, make("label", {}, "Overlay ", overlay));
 
 const EXPLAINED = {
   Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",
-  Error: "How far the pixels are from what really happened, in percent of the step from black to white. The dashed line is the error of repeating the last frame.",
-  Likeness: "Structural similarity (SSIM) to what really happened, at up to 128 pixels a side: 1 is the same picture. The dashed line repeats the last frame.",
+  Error: "How far the pixels are from what really happened, in percent of the step from black to white.",
+  Likeness: "How much the picture looks like what really happened (structural similarity, SSIM): 1 is the same picture.",
   Alone: "How unlikely each frame of the clip is for the model, beside the clip's middle: the model has no figures of other clips.",
-  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of its own kind of clips; above 1.5 it is unlike them.",
+  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of the clips that it knows (one in a hundred); above 1.5 it is unlike them.",
 };
+
+const notes = (sentences, kind) => // the terms of the trade are in the tooltip
+  make("p", { class: kind, title: current.details?.length ? current.details.join(" ") : null }, sentences.join(" "));
 
 function showMeasures() {
   facts.replaceChildren();
@@ -29,14 +33,16 @@ function showMeasures() {
     if (option.selected && option.disabled) overlay.value = "none";
   }
   if (!current?.report) {
-    if (current?.notes?.length) facts.append(make("p", { class: "notes" }, current.notes.join(" ")));
+    if (current?.notes?.length) facts.append(notes(current.notes, "notes"));
     return;
   }
   const { report } = current;
-  facts.append(make("p", { class: "line" }, (current.facts || []).join(" · ")));
+  const compared = pinned.filter((one) => one.compared).map((one) => one.result);
+  for (const result of [current, ...compared]) facts.append(make("p", { class: "line" }, (result.facts || []).join(" · ")));
+  heading.textContent = compared.length ? `Measures of ${current.model}` : "Measures";
   if (report.notes.length) {
     const odd = !current.imagined && report.surprise?.unusual_frames.length;
-    facts.append(make("p", { class: odd ? "notes odd" : "notes" }, report.notes.join(" ")));
+    facts.append(notes(report.notes, odd ? "notes odd" : "notes"));
   }
   const start = current.context_frames, several = current.names.length > 1, said = [];
   if (several) {
@@ -52,7 +58,7 @@ function showMeasures() {
       const compared = baselines.map(([kind, key, label]) => [kind, start, report.scores[key][name], label]);
       const mean = futures[0].map((_, i) => futures.reduce((sum, line) => sum + line[i], 0) / futures.length);
       chart(title, unit, [
-        ...(several ? futures.map((line) => ["faint", start, line]) : []),
+        ...(several ? futures.map((line, k) => ["faint", start, line, k ? null : "each future"]) : []),
         ["future", start, mean, several ? "average" : "future"], ...compared],
         null, name === "ssim" ? Math.min(...futures.flat(), ...compared.flatMap((line) => line[2])) : 0);
     }
@@ -61,15 +67,19 @@ function showMeasures() {
     said.push("how unusual the clip is for the model");
     const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
     const lines = [["surprise", 2, bits.slice(1).map((b) => b / (usual || middle || 1)), "clip"]];
-    if (usual) chart("Surprise", "× usual", lines, 1);
-    else chart("Surprise", "× middle", lines, 1, 0, EXPLAINED.Alone);
+    if (usual) chart("Surprise", "", lines, 1, 0, EXPLAINED.Surprise, "1 is a rare moment");
+    else chart("Surprise", "", lines, 1, 0, EXPLAINED.Alone, "1 is the clip's middle");
   }
-  explanation.textContent = said.length ? `Over time: ${said.join(", ")}.` : "";
+  explanation.textContent = said.length ? `Over time: ${said.join(", ")}. The thin vertical line is where the future starts.` : "";
   measures.hidden = !said.length;
 }
 
-// lines: [class, first frame, values, name or nothing]; dotted: a value to compare with
-function chart(title, unit, lines, dotted = null, low = 0, meaning = EXPLAINED[title]) {
+// A line's name beside a piece of the line, and what it says at the frame on the stage.
+const legend = (kind, text) => make("span", { class: kind },
+  svg("svg", { class: "key", viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, svg("line", { class: kind, x1: 0, x2: 22, y1: 4, y2: 4 })), text);
+
+// lines: [class, first frame, values, name or nothing]; dotted: a value to compare with, and its name
+function chart(title, unit, lines, dotted = null, low = 0, meaning = EXPLAINED[title], level = "") {
   const width = 240, height = 74, pad = 3;
   const total = current.context_frames + Math.max(current.frames, current.truth_frames) + current.ending_frames;
   const values = lines.flatMap((line) => line[2]).concat(dotted ?? []);
@@ -103,7 +113,7 @@ function chart(title, unit, lines, dotted = null, low = 0, meaning = EXPLAINED[t
     const named = lines.filter((line) => line[3]);
     reading.replaceChildren(...named.map(([kind, first, line, name]) => {
       const value = line[frame - first];
-      return make("span", { class: kind }, `${name} ${value == null ? "–" : value.toFixed(digits) + (unit && ` ${unit}`)}`);
-    }));
+      return legend(kind, kind === "faint" ? name : `${name} ${value == null ? "–" : value.toFixed(digits) + (unit && ` ${unit}`)}`);
+    }), ...(dotted == null ? [] : [legend("usual", level)]));
   });
 }

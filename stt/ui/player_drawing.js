@@ -89,6 +89,7 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
   if (beyond >= 0) return [result.images.ending, ...at(beyond), "clip"];
   if (future < 0) {
     if (after < result.truth_frames) return [result.images.truth, ...at(after), result.imagined ? "beside" : "truth"];
+    if (result.truth_frames) return [result.images.truth, ...at(result.truth_frames - 1), "ended"];
     return [result.images.context, ...at(result.context_frames - 1), "ended"];
   }
   after = Math.min(after, done(result) - 1);
@@ -99,7 +100,7 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
   return [null, 0, 0, "waiting"];
 }
 
-const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "the clip ends here", beside: "the clip goes on" };
+const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "clip, ended", beside: "the clip goes on" };
 
 function nameOf(result, future, kind) {
   if (future < 0) return result.clip ? CAPTIONS[kind] : "no clip";
@@ -136,8 +137,9 @@ function draw() {
   time.value = t;
   const ahead = t - current.context_frames + 1, after = current.ending_frames && t - join(current) + 1;
   const made = current.imagined ? "imagined" : current.between ? "filled in" : "predicted";
-  const [kind, what, at, of] = ahead <= 0 ? ["clip", current.between ? "before" : "clip", t + 1, current.context_frames]
-    : after > 0 ? ["clip", "after", after, current.ending_frames]
+  const before = current.first ?? 0, total = current.clip_frames ?? current.context_frames; // frames count as the clip does
+  const [kind, what, at, of] = ahead <= 0 ? ["clip", "clip", before + t + 1, total]
+    : after > 0 ? ["clip", "clip", before + t + 1, total]
     : current.state === "ready" ? ["clip", "gap", ahead, predicted(current)]
     : ["future", made, Math.min(ahead, current.frames), current.frames];
   where.textContent = `${what} ${at} of ${of}`;

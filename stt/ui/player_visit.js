@@ -18,8 +18,8 @@ function thumbnails() {
     };
     result.strips.at(-1)?.image?.decode().then(paint, () => {});
     const lines = [result.clip || "no clip", result.model, `${result.names[0]}${result.names.length > 1 ? ` + ${result.names.length - 1}` : ""}`];
-    const node = button(`Show again: ${lines.join(", ")}`, canvas, () => showAgain(result), { class: "thumbnail", "aria-pressed": result === current });
-    node.append(make("span", {}, ...lines.map((line) => make("span", {}, line))));
+    const node = button(`Show again: ${lines.join(" ")}`, canvas, () => showAgain(result), { class: "thumbnail", "aria-pressed": result === current });
+    node.append(make("span", {}, ...lines.flatMap((line) => [make("span", {}, line), " "])));
     return node;
   }));
   visit.hidden = results.size === 0;

@@ -25,7 +25,7 @@ from stt.results import ResultStore, ShippedResult
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cancels import EarlyCancels
-from stt.ui.cleanup import Cleanup, own_folder
+from stt.ui.cleanup import Cleanup, own_folder, share_heaps
 from stt.ui.connections import close_idle, most_connections
 from stt.ui.downloads import Downloads
 from stt.ui.limits import RequestLimits
@@ -96,6 +96,7 @@ def serve(
     X-Forwarded-For header names the client. max_seconds: of computing, for one request.
     """
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(trusted_proxy)  # uvicorn reads it while the server starts
+    share_heaps()
     home = own_folder()
     files = home / "files"
     files.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ function paint() {
   after.style.left = `${from}%`;
   after.style.width = `${to - from}%`;
   text.textContent = gap ? `gap after frame ${start} of ${count}`
-    : start === count ? `at the clip's end (frame ${count})` : `after frame ${start} of ${count}; the rest is compared`;
+    : start === count ? `after frame ${count} of ${count}, the clip's end` : `after frame ${start} of ${count}; the rest is compared`;
 }
 
 function show() {

@@ -68,9 +68,17 @@ class Verdicts:
                 return None
             if new:
                 request = _other(request, self.callbacks.model_for(request))
-            model, own = backend.models[request.model], (yield from self._check(request))
+            model = backend.models[request.model]
+            if self._key(request) not in self._checks:
+                yield _text(f"{_name(request.model)} is tried on the clip's last frames …")
+            own = yield from self._check(request)
             if model.whole_frames:
-                yield _text(self._any_clip(request, own), bad=own is not None and own.ratio > WORSE)
+                text, bad = self._any_clip(request, own), own is not None and own.ratio > WORSE
+                yield _text(f"{text} The other models are tried …", bad=bad)
+                best = yield from self._best(request)
+                if best and not (yield from self._closer(request, best, request.model)):
+                    best = None
+                yield _text(f"{text} {_name(best)} comes closer: {_use(best)}" if best else text + TRAIN, bad)
                 return None
             if own is None:
                 yield _text(f"Too short to tell whether {_name(request.model)} knows such clips.")
@@ -113,11 +121,14 @@ class Verdicts:
         elif check is not None:
             less = 100 * (1 - check.ratio)
             text += f" Tried on the last {HELD_BACK} frames, its error is {less:.0f} % below a still picture's."
-        return text + TRAIN
+        return text
+
+    def _key(self, request: Request) -> tuple[Any, ...]:
+        return str(request.clip), request.model, request.fit, request.stride
 
     def _check(self, request: Request) -> Generator[Any, None, SelfCheck | None]:
         """Returns the check of the request's model, None for a clip that is too short."""
-        key = str(request.clip), request.model, request.fit, request.stride
+        key = self._key(request)
         if key not in self._checks:
             if len(self._checks) > MAX_CLIPS:
                 self._checks.clear()
@@ -131,14 +142,15 @@ class Verdicts:
     def _best(self, request: Request) -> Generator[Any, None, str | None]:
         """Returns the name of the quick model with the least error of those that know the clip and see all of it.
 
-        None where there is none, or where the request's model knows it and has less.
+        None where there is none, or where the request's model knows it and has less. The error of a model for whole
+        frames is of other frames, so it does not count here: see `_closer`.
         """
         models = self.callbacks.backend.models
         if request.clip and request.fit == "auto" and models_of_whole_frames(models) and not is_square(request.clip):
             return None  # those tried here see squares
         own = yield from self._check(request)
         errors: dict[str, float] = {}
-        if own is not None and own.passes(models[request.model].card):
+        if own is not None and own.passes(models[request.model].card) and not models[request.model].whole_frames:
             errors[request.model] = own.error
         for name, model in models.items():
             if name == request.model or model.whole_frames or (usual_figure(model.card, "seconds") or 0) > MAX_SECONDS:

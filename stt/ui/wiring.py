@@ -12,7 +12,15 @@ from stt.ui.backend import ARGUMENTS
 from stt.ui.blocks import PageBlocks
 from stt.ui.callbacks import Callbacks
 from stt.ui.clip_box import refuse_links
-from stt.ui.controls import action_slider, action_updates, fit_info, gap_updates, label_updates, sampling_updates
+from stt.ui.controls import (
+    action_slider,
+    action_updates,
+    fit_info,
+    futures_update,
+    gap_updates,
+    label_updates,
+    sampling_updates,
+)
 from stt.ui.endpoints import Endpoints
 from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
@@ -56,17 +64,19 @@ FOLLOW = """(clip, ...values) => {
   window.sttTurns.begin();
   return [free ? clip : null, ...values];
 }"""
-# Predict waits for an example that is on its way, so that it does not take the clip before
+# Predict waits for an example or an upload that is on its way, so that it does not take the clip before
 HOLD = "() => ({ __type__: 'update', interactive: false })"
 OPENED = """() => {
   window.sttTurns?.end();
-  return { __type__: "update", interactive: true };
+  return { __type__: "update", interactive: !window.sttTurns?.uploads };
 }"""
 RELEASE = """() => {
-  window.sttTurns.end();
-  const interactive = !window.sttTurns.holding && (document.querySelector("#stop")?.disabled ?? true);
-  return { __type__: "update", interactive };
+  const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
+  END
+  return { __type__: "update", interactive: !turns.holding && !turns.uploads && !turns.busy(MOST) && stopped };
 }"""
+FREE = RELEASE.replace("END", "").replace("MOST", "0")
+RELEASE = RELEASE.replace("END", "turns.end();").replace("MOST", "1")  # the act that ends
 STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
@@ -96,8 +106,9 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     """Returns the events that preview a clip, which a prediction cancels."""
     control, models = page.controls, callbacks.backend.models
     clip, model, stage = control["clip"], control["model"], _stage(page)
-    for event in (page.examples.hold, page.knows.hold):
+    for event in (page.examples.hold, page.knows.hold, clip.hold):
         event(None, None, page.predict, js=HOLD, **PRIVATE)
+    clip.release(None, None, page.predict, js=FREE, **PRIVATE)
     for event in (page.examples.choose, page.knows.example):
         _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
     shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
@@ -159,9 +170,13 @@ def _start_of(event: gr.EventData) -> Any:
 def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     control, models = page.controls, callbacks.backend.models
     model = control["model"]
-    sampling = [control["futures"], control["seed"], page.new_seed]
-    sampling += [control[name] for name in ("temperature", "top_k", "top_p")]
+    sampling = [control["seed"], page.new_seed, *(control[name] for name in ("temperature", "top_k", "top_p"))]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
+    chance = [model, control["action"], control["temperature"]]
+    gr.on(
+        [setting.change for setting in chance],
+        lambda name, *values: futures_update(models[name], *values), chance, control["futures"], **QUICK,
+    )  # fmt: skip
     gallery = callbacks.backend.gallery
     model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
