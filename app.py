@@ -64,8 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
     from stt.checkpoint import usable_device
     from stt.default_model import default_model
     from stt.hub import is_pinned
+    from stt.ui.cleanup import return_memory
     from stt.ui.server import load_models, serve
 
+    return_memory()  # before threads start
     for source in options.models:
         if not is_pinned(source):
             print(f"app: {source} is not pinned: add @ and a commit's 40 digits to keep its weights", file=sys.stderr)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stt.optical_flow import carry, warp
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the velocity
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the velocity, evenly spaced
 PRIOR = (0.4, 0.1, 0.15, 0.1, 0.25)  # chances of these before a prompt tells anything
 EVIDENCE = 12.0  # independent numbers that a prompt of many frames holds about a place
 NOISE = 0.75 / 127.5  # standard deviation of the error of a perfect forecast
@@ -52,7 +52,7 @@ def mean_share(chances: Tensor, quantile: Tensor | None = None) -> Tensor:
     quantile (N, 1, 1, 1), from 0 to 1: the mean over quantiles near this one, so that in one future all brakes more
     than in another.
     """
-    shares = chances.new_tensor(SHARES)[:, None, None]
+    shares = torch.linspace(SHARES[0], SHARES[-1], len(SHARES), device=chances.device)[:, None, None]
     if quantile is not None:
         low, high = ((quantile + end).clamp(0, 1) for end in (-SPREAD / 2, SPREAD / 2))
         above = chances.cumsum(dim=1)

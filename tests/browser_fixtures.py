@@ -165,8 +165,7 @@ def choose(page, label: str, option: str) -> None:
 
 
 def choose_model(page, name: str) -> None:
-    page.get_by_label("Model", exact=True).click()
-    page.get_by_role("option").filter(has_text=f"· {name}").click()
+    page.get_by_label("Model", exact=True).select_option(name)
     wait_for_address(page, "model", name)
     page.wait_for_timeout(400)
 

@@ -76,6 +76,16 @@ window.fetch = async (...request) => {
 };"""
 
 
+ROWS = """() => {
+  const box = document.querySelector('.player .panels').getBoundingClientRect(), rows = new Map();
+  for (const panel of document.querySelectorAll('.player .panel')) {
+    const { y, left, right } = panel.getBoundingClientRect();
+    rows.set(y, [...(rows.get(y) || []), left, right]);
+  }
+  return [...rows.values()].map((row) => [row.length / 2, (row[0] + row.at(-1) - box.left - box.right) / 2]);
+}"""  # pictures in each row, and how far it stands from the middle
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     with served(tmp_path_factory.mktemp("app")) as app:
@@ -113,6 +123,13 @@ def test_examples_are_captioned_and_grouped_by_world_and_each_brings_its_model_a
     choose_model(page, "classes")
     page.get_by_role("button", name="Show an example").click()
     wait_for(lambda: page.locator(".player .line").inner_text().startswith("classes"))
+
+
+def test_advanced_opens_below_the_examples_which_stay_where_they_are(page):
+    places = "[...document.querySelectorAll('#controls .example, #future-count')].map(n => n.getBoundingClientRect().y)"
+    before = page.evaluate(places)
+    open_advanced(page)
+    assert page.evaluate(places) == before
 
 
 def test_a_clip_that_comes_late_leaves_the_tab_open_that_the_visitor_has_opened(chromium, running):
@@ -171,7 +188,7 @@ def test_an_upload_that_is_not_square_shows_at_once_as_the_model_for_any_clip_se
         page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "wide.mp4", frames=12, width=48))
         page.wait_for_selector(STATE.format("ready"))
         assert page.evaluate(size) == [48, 32]
-        page.get_by_text("of which tiny would see only a square").wait_for()
+        page.get_by_text("it takes whole frames, tiny only squares").wait_for()
         assert "motion" in page.get_by_label("Model", exact=True).input_value()
         assert page.locator("#verdict").get_by_text("Use ").count() == 0  # a model that sees less is no advice
         choose_model(page, "tiny")
@@ -340,15 +357,19 @@ def test_it_fits_every_screen_in_both_themes_and_the_stage_uses_the_window(page,
         assert (page.evaluate(bright) > 128) == (theme == "light")
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         assert page.locator(".player .panel canvas").first.bounding_box()["width"] >= least
-        boxes = [page.locator(part).bounding_box() for part in ("#clip", "#predict")]
-        assert 0 <= boxes[1]["y"] - boxes[0]["y"] - boxes[0]["height"] < 20  # Predict stands directly under the clip
+        boxes = page.evaluate(  # at one moment: on a phone the page scrolls to the futures
+            "['#clip', '#predict', '.player'].map(n => document.querySelector(n).getBoundingClientRect().toJSON())"
+        )
+        assert 0 <= boxes[1]["top"] - boxes[0]["bottom"] < 20  # Predict stands directly under the clip
         if size[0] <= 860:
-            assert boxes[1]["y"] < page.locator(".player").bounding_box()["y"]
+            assert boxes[1]["top"] < boxes[2]["top"]
         if size[0] > 860:
             bottom = page.locator(".player .bar").bounding_box()
             assert bottom["y"] + bottom["height"] <= size[1] and height(page) <= size[1] + 120
         tops = page.evaluate("[...document.querySelectorAll('.player .face')].map(n => n.getBoundingClientRect().y)")
         assert tops[0] == tops[1]  # the clip and its futures stand on one line
+        rows = page.evaluate(ROWS)
+        assert all(count == rows[0][0] for count, _ in rows[:-1]) and all(abs(shift) <= 2 for _, shift in rows), rows
     before = page.evaluate("scrollY")
     page.locator("#examples .example").nth(1).scroll_into_view_if_needed()
     choose_example(page, 1)

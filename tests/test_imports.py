@@ -8,9 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
+    "stt.pictures": -1, "stt.region_course": -1, "stt.region_flow": 0, "stt.region_masks": 1, "stt.regions": 2,
     "stt.sandbox": -1, "stt.api": 0, "stt.ffmpeg": 0, "stt.encode": 0, "stt.default_model": 0, "stt.probe": 1,
     "stt.video": 2, "stt.side_by_side": 1, "stt.layers": 1, "stt.optical_flow": 1, "stt.quantize": 1,
-    "stt.persistence": 2, "stt.regions": 1, "stt.dct": 1, "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1,
+    "stt.persistence": 2, "stt.region_tracks": 2.5, "stt.region_frames": 2.5, "stt.dct": 1,
+    "stt.sampler": 1, "stt.metrics": 1, "stt.sprites": 1,
     "stt.motion": 1,
     "stt.tokenizer": 2, "stt.segmenter": 2, "stt.object_segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
     "stt.gpt": 2, "stt.motion_codes": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,

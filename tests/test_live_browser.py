@@ -24,7 +24,8 @@ from tests.browser_fixtures import (  # noqa: F401  # a fixture
     visit,
     wait_for,
 )
-from tests.ui_fixtures import served
+from tests.ui_fixtures import action_model, moving_dot, served, ship
+from tests.video_fixtures import make
 
 pytestmark = pytest.mark.browser
 
@@ -110,7 +111,7 @@ def test_the_pusher_goes_where_the_keys_say_and_two_branches_stand_side_by_side(
 def test_the_page_warns_that_errors_grow_and_offers_to_start_again(page):
     warning = page.locator("dialog.live .warning")
     play_until(page, 0.5)
-    assert "Errors grow" not in warning.inner_text()
+    assert warning.inner_text() == "Each frame is predicted from those before it. Trust the first 2 seconds."
     page.locator("dialog.live .time").fill("2")
     page.get_by_role("button", name="Go on from here").click()  # two branches
     play_until(page, 2.1)
@@ -120,6 +121,20 @@ def test_the_page_warns_that_errors_grow_and_offers_to_start_again(page):
     wait_for(lambda: "Errors grow" not in warning.inner_text())
     assert page.locator("dialog.live figure:visible").count() == 1
     play_until(page, 0.5)  # and plays
+
+
+def test_play_of_a_clip_that_the_model_does_not_know_says_so(chromium, running, tmp_path):  # noqa: F811
+    page, complaints = new_tab(chromium, running)
+    visit(page, running)
+    page.set_input_files("#clip input[type=file]", make(tmp_path / "pattern.mp4", source="testsrc2=s=64x64:r=10:d=3"))
+    page.get_by_text("tabletop does not know such clips").wait_for()
+    page.wait_for_selector("#predict:enabled")
+    page.click("#play")
+    page.wait_for_selector(STAGE)
+    warning = page.locator("dialog.live .warning")
+    wait_for(lambda: "tabletop does not know such clips: do not trust the picture." in warning.inner_text())
+    page.context.close()
+    assert complaints == []
 
 
 def test_a_machine_that_is_too_slow_says_its_real_rate(chromium, running, monkeypatch):  # noqa: F811
@@ -152,6 +167,7 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     assert before - rod(page, 0) > 4
     page.keyboard.press("Space")
     page.get_by_role("button", name="Save these frames").click()
+    wait_for(lambda: page.locator(".player .thumbnail").count() == 1)  # it stays, however one leaves
     page.get_by_text("Show on the page").click()
     wait_for(lambda: page.locator(".player .future .name").first.inner_text().startswith("live, seed "))
     assert not page.locator("dialog.live").is_visible()
@@ -160,6 +176,23 @@ def test_the_stick_drives_and_a_recording_becomes_a_result_on_the_page(page):
     assert download.value.suggested_filename.endswith(".mp4")
     page.locator(".player .extend").first.click()  # the recording is the next clip
     page.wait_for_selector(".player[data-state=ready]")
+
+
+def test_both_directions_have_words_and_the_title_is_whole_on_a_phone(chromium, tmp_path):  # noqa: F811
+    models = {"tiny": action_model("right", "forward", "up")}
+    examples = [moving_dot(tmp_path / "a-clip-whose-name-is-long-on-a-phone.mp4")]
+    with served(tmp_path, models, examples, ship(models, examples, tmp_path)) as app:
+        page, complaints = new_tab(chromium, app)
+        visit(page, app)
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.click("#play")
+        page.wait_for_selector(STAGE)
+        assert page.locator("dialog.live .hold").all_inner_texts() == ["upE", "downQ"]
+        title = "(n => [n.scrollWidth <= n.clientWidth, n.scrollHeight <= n.clientHeight])"
+        assert page.evaluate(f"{title}(document.querySelector('dialog.live header b'))") == [True, True]
+        assert page.evaluate("document.querySelector('dialog.live').scrollHeight") <= 844
+        page.close()
+    assert complaints == []
 
 
 SAID = """() => [...document.querySelectorAll('dialog.live :is(button, canvas)')].filter((n) => {

@@ -12,8 +12,13 @@ import torch.nn.functional as F
 import stt
 from stt.api import Batch, Sampling
 from stt.models.stt import STT, STTConfig
-from stt.region_tokens import power_flow
-from stt.regions import dis_flow, find_regions, follow
+from stt.persistence import SHARES
+from stt.region_course import course_of
+from stt.region_flow import dis_flow
+from stt.region_frames import power_flow
+from stt.region_masks import follow
+from stt.region_tracks import ground_share_chances
+from stt.regions import find_regions
 from tests.conftest import TINY_REGIONS
 
 SIDES = 96, 128
@@ -104,6 +109,60 @@ def test_a_thing_goes_on_keeps_its_shape_and_leaves_the_ground_as_it_was(model):
     assert error < 0.35 * still, (error, still)
 
 
+def test_a_thing_in_free_flight_goes_on_along_its_parabola(model):
+    video = clip([(8 + 5 * k, 60 - 12 * k + k**2) for k in range(12)])
+    (region,) = find_regions(as_pictures(video[:8]), 4).regions
+    assert abs(region.course.acceleration - 2j) < 0.1 and abs(region.course.velocity - (5 + 1j)) < 0.3
+    futures = stt.predict(model, video[:8], 4, seeds=[0, 1])
+    error, still = ((frames - video[8:]).abs().mean() for frames in (futures, video[7:8].expand(4, -1, -1, -1)))
+    assert error < 0.35 * still, (error, still)
+
+
+def test_futures_change_their_direction_as_much_as_the_prompt_did():
+    straight = np.array([(-3.0 * k, 0.0) for k in range(8)])
+    zigzag = straight + [(0.0, 1.5 * (k % 2)) for k in range(8)]
+    calm, restless = (course_of(places, 3 + 0j) for places in (straight, zigzag))
+    assert calm.wander < 0.01 and restless.wander > 0.05 and not calm.acceleration and not restless.acceleration
+
+
+def test_a_region_is_steady_where_it_kept_its_pace_and_direction():
+    places = np.array([(-3.0 * k, 1.0 * k) for k in range(8)])
+    stop_and_go = places * [[1, 1]] + [(1.5 * (k % 2), 0) for k in range(8)]
+    turning = np.array([(30 * np.cos(0.3 * k), 30 * np.sin(0.3 * k)) for k in range(8)])
+    steady = [course_of(track, 3 - 1j).steady for track in (places, stop_and_go, turning, places[:4], places / 4)]
+    assert steady == [True, False, False, False, False]
+
+
+def test_a_region_leaves_out_the_ground_that_earlier_frames_show():
+    video = clip(MOVING)
+    video[..., :40, :] = -0.2  # an even sky, whose motion nothing tells
+    video[:, :, 20:40, :] = torch.where(clip(MOVING)[:, :, 20:40, :] > 0.1, clip(MOVING)[:, :, 20:40, :], -0.2)
+    (region,) = find_regions(as_pictures(video), 4).regions
+    assert not region.mask[:30].any()
+
+
+def test_a_camera_that_keeps_its_pace_goes_on_as_one_that_stops_and_goes_does_not(model):
+    futures = [
+        stt.predict(
+            model, torch.cat([clip([(SIDES[1], 0)], camera=0).roll(-x, 3) for x in path]), 4, Sampling(temperature=0.0)
+        )
+        for path in ([2 * k for k in range(8)], [0, 4, 4, 6, 10, 10, 12, 14])
+    ]
+    last = [clip([(SIDES[1], 0)]).roll(-14, 3)[..., :96]] * 2
+    moved = [(frames[0, -1:, ..., :96] - then).abs().mean() for frames, then in zip(futures, last, strict=True)]
+    assert moved[0] > 1.2 * moved[1] > 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_share_of_a_camera_s_motion_is_read_off_the_frames_after_the_prompt(share):
+    motion = np.cumsum([0.0, *(share ** np.arange(1, 5))]) * 4
+    wide = F.interpolate(texture(SIDES[0], 2 * SIDES[1], 0, 0.0, 1.0)[None], scale_factor=4, mode="bicubic")[0]
+    frames = [wide[:, ::4, round(4 * m) : round(4 * m) + 4 * SIDES[1] : 4] for m in motion]
+    flow = torch.tensor([4.0, 0.0])[:, None, None].expand(2, *SIDES)
+    chances = ground_share_chances(2 * torch.stack(frames) - 1, flow, torch.zeros(SIDES, dtype=torch.bool))
+    assert SHARES[int(chances.argmax())] == share and chances.max() > 0.5
+
+
 def test_a_still_clip_stays_as_it_is(model):
     video = clip([(50, 36)] * 5)
     torch.testing.assert_close(stt.predict(model, video, 3, seeds=[0, 1])[1], video[:3], atol=0.02, rtol=0)
@@ -120,7 +179,7 @@ def test_futures_differ_in_how_far_a_thing_goes_and_at_temperature_zero_do_not(m
 
 def test_training_learns_that_things_go_on(model):
     model.train()
-    video = torch.stack([clip([(10 + 4 * k, 20 + 4 * n) for k in range(10)]) for n in range(3)])
+    video = torch.stack([clip([(10 + 4 * k + 2 * (k % 2), 20 + 4 * n) for k in range(10)]) for n in range(3)])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for _ in range(6):

@@ -6,15 +6,19 @@ import re
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
 
 import stt
+from stt.encode import write_mp4
+from stt.models.stt import STT
 from stt.request import Request
 from stt.self_check import MIN_FRAMES, SelfCheck, self_check
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.verdict import Verdicts
-from tests.page_fixtures import ME, changes_of, values
+from tests.conftest import TINY, lively
+from tests.page_fixtures import ANOTHER, ME, changes_of, values
 from tests.ui_fixtures import any_clip_model, moving_dot
 from tests.video_fixtures import PLAIN, make
 
@@ -45,6 +49,10 @@ def patterns(tmp_path_factory):
 def check(model, clip, **settings) -> SelfCheck:
     *_, result = self_check(Request(clip, "", **settings), model)
     return result
+
+
+def answers(steps) -> list[str]:
+    return [step["html"] for step in steps if "html" in step]
 
 
 def test_models_know_their_own_examples_and_neither_each_others_nor_test_patterns(shipped, patterns):
@@ -83,7 +91,7 @@ def test_the_page_says_so_before_predict_and_offers_the_model_that_does_best(shi
         upload = page.uploads / clip.name
         upload.write_bytes(clip.read_bytes())
         settings = {"labels": [], "stride": 0, "fit": "crop", "prompt_frames": 0}
-        *_, text = verdicts.check(*values(upload, model=model, **settings))
+        *_, text = answers(verdicts.check(ME, *values(upload, model=model, **settings)))
         return text
 
     tabletop = ASSETS / "prompts/disc-onto-sphere.mp4"
@@ -94,7 +102,7 @@ def test_the_page_says_so_before_predict_and_offers_the_model_that_does_best(shi
     text = verdict(patterns[0], "digits-stt")
     assert "No model here does" in text and "train.predictor --preset videos/stt/cpu" in text
     assert "Too short" in verdict(moving_dot(page.uploads / "short.mp4", frames=3), "digits-stt")
-    *_, text = verdicts.check(*values(None, model="digits-stt"))
+    *_, text = answers(verdicts.check(ME, *values(None, model="digits-stt")))
     assert text == ""
 
 
@@ -109,11 +117,11 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
         return values(upload, model=model, labels=[], stride=0, fit="crop", prompt_frames=0)
 
     def choice(clip: Path, model: str) -> str | None:
-        list(verdicts.check_new(*values_of(clip, model)))
+        list(verdicts.check_new(ME, *values_of(clip, model)))
         return changes_of(verdicts.follow(ME, *values_of(clip, model))[2:]).get("model")
 
     assert choice(patterns[0], "digits-stt") == "motion"
-    *_, text = verdicts.check(*values_of(patterns[0], "motion"))
+    *_, text = answers(verdicts.check(ME, *values_of(patterns[0], "motion")))
     assert "motion</b> predicts this clip, as <b>digits-stt</b> does not know such clips" in text
     figures = r"Tried on the last 4 frames, its error is \d+ % below a still picture's|no closer than a still"
     assert re.search(figures, text) and "train.predictor --preset videos/stt/cpu" in text, text
@@ -123,6 +131,16 @@ def test_a_new_clip_that_no_model_knows_goes_to_the_model_for_any_clip_which_say
         assert verdicts.follow(ME, *values_of(clip, model))[0] == gr.skip(), (clip, model)
     for clip, model in ((ASSETS / "prompts/disc-onto-sphere.mp4", "digits-stt"), (patterns[0], "motion")):
         assert choice(clip, model) is None, (clip, model)  # another model knows it, and the visitor's own choice
+
+
+def test_of_a_clip_that_ends_at_rest_the_page_says_that_the_future_can_start_earlier(page, any_clip):
+    verdicts = Verdicts(Callbacks(Backend({"motion": any_clip}, page.results, page.uploads)))
+    still = page.uploads / "still.mp4"
+    write_mp4(still, np.full((12, 32, 32, 3), 90, np.uint8), 10)
+    *_, text = answers(
+        verdicts.check(ME, *values(still, model="motion", labels=[], stride=0, fit="crop", prompt_frames=0))
+    )
+    assert "Hardly anything moves at its end: under Advanced, the future can start earlier." in text
 
 
 def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_picture(
@@ -143,11 +161,26 @@ def test_the_model_for_any_clip_comes_before_one_that_is_less_ahead_of_a_still_p
 
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
-        *_, text = verdicts.check_new(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
+        *_, text = answers(verdicts.check_new(ME, *values(upload, model="digits-stt", labels=[], stride=0, fit="crop")))
         switch = verdicts.callbacks.switched.get(str(upload))
         assert switch.after == chosen if chosen else "Use tabletop-layered" in text and not switch, (copy, text, switch)
-        *_, text = verdicts.check(*values(upload, model="digits-stt", labels=[], stride=0, fit="crop"))
+        *_, text = answers(verdicts.check(ME, *values(upload, model="digits-stt", labels=[], stride=0, fit="crop")))
         assert f"Use {chosen or 'tabletop-layered'}" in text
+
+
+def test_an_answer_says_what_it_is_of_and_a_check_ends_when_the_visitor_chooses_something_else(page, any_clip):
+    models = {"motion": any_clip, "tiny": lively(STT(TINY)).eval()}
+    verdicts, clip = Verdicts(Callbacks(Backend(models, page.results, page.uploads))), page.upload()
+    settings = {"labels": [], "stride": 0, "fit": "auto"}
+    motion, tiny = (values(clip, model=name, **settings) for name in ("motion", "tiny"))
+    first = next(new := verdicts.check_new(ME, *tiny))
+    assert first["of"] == [str(clip), "motion", 0, "auto"] and "is tried" in first["html"]  # chosen by the clip's shape
+    verdicts.choose(ANOTHER, *motion)
+    assert next(new) == gr.skip()  # what others choose does not matter
+    verdicts.choose(ME, *motion)
+    assert list(new) == []
+    *_, last = (step for step in verdicts.check(ME, *motion) if "html" in step)
+    assert last["of"] == first["of"] and "motion</b> predicts this clip" in last["html"]
 
 
 def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_clip(page, shipped, any_clip, monkeypatch):
@@ -166,10 +199,10 @@ def test_no_model_is_offered_that_sees_less_of_the_clip_than_the_one_for_any_cli
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
         settings = {"model": "digits-stt", "labels": [], "stride": 0, "fit": "auto"}
-        *_, text = verdicts.check(*values(clip, **settings))
+        *_, text = answers(verdicts.check(ME, *values(clip, **settings)))
         assert f"Use {offered or 'motion'}<" in text and text.count("Use ") == 1, (clip.name, coloured, text)
-        *_, text = verdicts.check_new(*values(clip, **settings))
-        *_, text = verdicts.check(*values(clip, **settings | {"model": "motion"}))
+        *_, text = answers(verdicts.check_new(ME, *values(clip, **settings)))
+        *_, text = answers(verdicts.check(ME, *values(clip, **settings | {"model": "motion"})))
         assert "motion</b> predicts this clip" in text
         if offered:  # it sees all of the clip and comes closer
             assert f"<b>{offered}</b> comes closer: " in text and text.count(f"Use {offered}") == 1
@@ -197,7 +230,7 @@ def test_the_page_claims_of_a_model_and_a_clip_what_it_has_measured_and_no_more(
 
         monkeypatch.setattr(Verdicts, "_check", check)
         verdicts = Verdicts(Callbacks(Backend(models, page.results, page.uploads)))
-        *_, text = verdicts.check_new(*values(upload, **settings))
+        *_, text = answers(verdicts.check_new(ME, *values(upload, **settings)))
         assert "<b>tabletop-layered</b> is closer than a still picture" in text and "knows" not in text
         assert not verdicts.callbacks.switched  # it is the visitor's choice
         assert f"<b>{offered}</b> comes closer still" in text if offered else "comes closer" not in text and "✓" in text

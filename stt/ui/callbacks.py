@@ -78,7 +78,7 @@ class Callbacks:
                     raise
                 warn(str(error))
                 return {"clip": str(before), "shown": True}, gr.skip(), gr.skip(), *updates({}, clip=str(before))
-        return {"clip": str(request.clip)}, *shown
+        return {"clip": str(request.clip), "shown": True}, *shown
 
     def _settings_for(self, request: Request) -> dict[str, Any]:
         """The model for a new clip and, where it is another one, its usual number of frames unless that was chosen."""
@@ -123,7 +123,7 @@ class Callbacks:
         player, start, *controls = self._show(visitor, changed(values, **settings), settings)
         controls = [gr.skip() if new == gr.skip() else new for new in controls]
         merged = updates({**settings, **chosen(controls)})
-        return {"clip": values[0]}, player, start, *merged
+        return {"clip": values[0], "shown": True}, player, start, *merged
 
     def preview(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The clip as the model will see it: (player, start, *settings, new_seed)."""
@@ -160,6 +160,8 @@ class Callbacks:
         model = self.backend.models[original.model]
         clip = load_clip(original, model)
         request = fit_to_clip(original, model, len(clip.video))
+        if request.frames != original.frames:
+            gr.Info(f"A gap in this clip has {request.frames} frames at most, not {original.frames}.")
         if not has_chance(model, request.action, request.temperature):
             request = replace(request, futures=1)
         prompt = split_clip(clip, request, model)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from stt.request import RequestError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
 
 def own_folder() -> Path:
     """The app's folder under the system's temporary one (TMPDIR), readable by this user only."""
@@ -35,19 +37,23 @@ def own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="stt-app-"))
 
 
-def release_memory() -> None:
-    """Gives memory back that the process has freed but holds for later; only glibc can.
+def return_memory() -> None:
+    """Memory that any thread frees at the end of its arena goes back to the system; only glibc can.
 
-    Each thread's arena keeps its largest moment otherwise, and a server's threads have theirs at different times.
+    By itself glibc raises this threshold up to 64 MB, of each thread's arena, and malloc_trim leaves these ends alone.
     """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    _call_glibc("mallopt", M_TRIM_THRESHOLD, 4 * 2**20)
+    _call_glibc("mallopt", M_MMAP_THRESHOLD, 32 * 2**20)
 
 
-def share_heaps(count: int = 2) -> None:
-    """Lets all threads share so many of glibc's heaps: each keeps its largest moment, and each core has eight."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(-8, count)  # M_ARENA_MAX
+def release_memory() -> None:
+    """Gives memory back that the process has freed but holds for later; only glibc can."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
+        getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 @dataclass

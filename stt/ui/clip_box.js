@@ -17,6 +17,7 @@ const turns = (window.sttTurns = {
   acts: 0, // so far
   holding: false, // whether an example waits
   uploads: 0, // under way
+  typed: {}, // settings that the visitor has typed while the page was busy, see wiring.py
   busy: (most = 0) => busy > most,
   async free() {
     while (busy || waiting) await new Promise((resolve) => setTimeout(resolve, 100));
@@ -37,6 +38,7 @@ const turns = (window.sttTurns = {
   },
   end: () => setTimeout(() => { // after what the answer changes
     busy = Math.max(busy - 1, 0);
+    if (!busy) turns.typed = {};
     next();
   }),
 });
@@ -99,6 +101,7 @@ async function choose(file) {
     turns.take(() => {
       if (!local.has(path)) local.set(path, URL.createObjectURL(file));
       asked = null;
+      if (path === current) turns.free().then(() => trigger("release")); // the same file once more: nothing answers
       props.value = path;
       show();
       silence();

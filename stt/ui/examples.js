@@ -1,9 +1,10 @@
 // The tabs of the examples; see examples.py. Gradio runs this as a function's body with: element, trigger.
-// Events to the server: 'hold' and, in its turn, 'choose' {number}; 'model' {name}. Listens to: 'stt-clip' {example}, which marks the chosen one.
+// Events to the server: 'hold' and, in its turn, 'choose' {number}; 'model' {name}. Listens to: 'stt-clip' {example}, which
+// marks the chosen one; 'stt-model' {name}, which opens the tab of its examples.
 
 const tabs = [...element.querySelectorAll('[role="tab"]')];
 const panels = [...element.querySelectorAll('[role="tabpanel"]')];
-let current, touched = false; // the clip on the page; whether the visitor has opened a tab before the first came
+let current, model, touched = false; // the clip and the model on the page; whether the visitor has opened a tab before the first came
 
 function open(k, focus = false) {
   tabs.forEach((tab, i) => {
@@ -43,5 +44,12 @@ window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the pa
     node.setAttribute("aria-pressed", chosen);
     if (chosen && opens) open(panels.indexOf(node.closest('[role="tabpanel"]')));
   }
+});
+window.addEventListener("stt-model", ({ detail }) => {
+  const fresh = detail !== model && !(model === undefined && touched);
+  model = detail;
+  const own = [...element.querySelectorAll("[data-models]")].filter((node) => JSON.parse(node.dataset.models).includes(model));
+  const node = own.find((one) => one.getAttribute("aria-pressed") === "true") ?? own[0];
+  if (fresh && node) open(panels.indexOf(node.closest('[role="tabpanel"]')));
 });
 if (tabs.length) open(0);

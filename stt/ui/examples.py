@@ -6,6 +6,7 @@ its world.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -97,13 +98,15 @@ def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.
     for number, one in enumerate(examples):
         groups.setdefault(one.world, []).append(
             f'<button type="button" class="example" data-number="{number}" data-clip="{escape(one.clip.stem)}" '
+            f'data-models="{escape(json.dumps(list(one.results)))}" '
             f'title="{escape(one.caption)}, for {escape(one.model)}"><img src="{one.picture}" alt="">'
             f"<span>{escape(one.caption)}</span></button>"
         )
     for name, model in models.items():
         if world_of(name, models, examples) == EXPERIMENTAL:
             groups.setdefault(EXPERIMENTAL, []).append(
-                f'<button type="button" class="model" data-model="{escape(name)}"><b>{escape(name)}</b> '
+                f'<button type="button" class="model" data-model="{escape(name)}" '
+                f'data-models="{escape(json.dumps([name]))}"><b>{escape(name)}</b> '
                 f"{escape(about(model.card).knows)}</button>"
             )
     if not examples:
@@ -127,13 +130,14 @@ def best_example(name: str, models: Mapping[str, Predictor], examples: Sequence[
     return min(own, key=lambda number: examples[number].clip.stem != best, default=None)
 
 
-def knows_value(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
+def knows_text(name: str, models: Mapping[str, Predictor], examples: Sequence[Example]) -> str:
     """What a model knows, as HTML: a picture, a sentence, and its first example."""
     text, number = escape(about(models[name].card).knows), best_example(name, models, examples)
+    start = f'<p class="knows" data-of="{escape(name)}" hidden>'
     if number is None:
-        return f'<p class="knows"><span>{text} <em>Experimental: no example shows it well.</em></span></p>'
+        return f"{start}<span>{text} <em>Experimental: no example shows it well.</em></span></p>"
     return (
-        f'<p class="knows"><img src="{examples[number].picture}" alt=""><span>{text} '
+        f'{start}<img src="{examples[number].picture}" alt=""><span>{text} '
         f'<button type="button" data-event="example" data-number="{number}" data-model="{escape(name)}">'
         "Show an example</button></span></p>"
     )

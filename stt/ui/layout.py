@@ -14,8 +14,9 @@ from stt.results import Result
 from stt.ui.backend import ARGUMENTS
 from stt.ui.clip_box import clip_box
 from stt.ui.controls import action_slider, fit_info, label_dropdown, steer_info
-from stt.ui.examples import Example, gallery, knows_value, model_choices, rivals
+from stt.ui.examples import Example, gallery, knows_text, model_choices, rivals
 from stt.ui.live_stage import live_stage
+from stt.ui.menu import model_menu
 from stt.ui.player import player
 from stt.ui.request import PAGE
 from stt.ui.start import start_marker
@@ -35,7 +36,19 @@ element.addEventListener("click", (event) => {
   window.sttTurns.take(act, true);
   window.dispatchEvent(new CustomEvent("stt-example"));
 });"""
-
+# a verdict that a prediction has cut short
+AGAIN = """
+for (const name of ["stt-done", "stt-end"]) window.addEventListener(name, () => {
+  if (!element.innerText.trim() || element.innerText.includes("…")) trigger("input");
+});"""
+# what the page's model knows, at once
+KNOWS = """
+const show = () => {
+  for (const text of element.querySelectorAll(".knows")) text.hidden = text.dataset.of !== props.value;
+  window.dispatchEvent(new CustomEvent("stt-model", { detail: props.value }));
+};
+watch("value", show);
+show();"""
 CLOSE = "element.addEventListener('click', (event) => event.target.closest('button') && element.replaceChildren());"
 
 
@@ -43,8 +56,10 @@ CLOSE = "element.addEventListener('click', (event) => event.target.closest('butt
 class Page:
     notice: gr.HTML  # what the page could not take from its address
     controls: Controls  # by the names of the endpoint's arguments
-    knows: gr.HTML  # what the model knows
+    menu: gr.HTML  # of models; the choice is the control "model"
+    knows: gr.HTML  # what the model knows; its value is the model's name
     verdict: gr.HTML  # whether it knows such clips as the one on the page
+    answer: gr.HTML  # the latest verdict, perhaps of an earlier clip or model
     new_seed: gr.Checkbox
     start: gr.HTML
     labels: list[gr.Dropdown]  # one per place; together they are the control "labels"
@@ -55,6 +70,7 @@ class Page:
     play: gr.Button
     player: gr.HTML
     examples: gr.HTML
+    gap: gr.JSON  # the length that the visitor has given a gap, and when
     pending: gr.State  # settings that wait for the clip that they belong to
     memory: gr.BrowserState
 
@@ -68,6 +84,7 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
     """Builds the page inside a `gr.Blocks`. first: what the page opens with."""
     name, default = next(iter(models.items()))
     random = is_stochastic(default)
+    choices = model_choices(models, examples)
     gr.HTML(WELCOME)
     notice = gr.HTML("", js_on_load=CLOSE, apply_default_css=False, elem_id="notice")
     with gr.Row(elem_id="columns"):
@@ -79,13 +96,15 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
                 )  # until the page has opened
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=2, min_width=60)
                 play = gr.Button("Play live", elem_id="play", scale=2, min_width=60)
-            verdict = _clickable("", "verdict")
             with gr.Column(elem_id="model"):
-                model = gr.Dropdown(model_choices(models, examples), value=name, label="Model", filterable=False)
-                knows = _clickable(knows_value(name, models, examples), "knows")
+                menu = model_menu(choices, name)
+                texts = "".join(knows_text(one, models, examples) for one in models)
+                knows = _clickable(name, "knows", KNOWS, html_template=texts)
             with gr.Row(elem_id="amount"):
-                futures = _slider("futures", 1, PAGE.futures, 1, "Futures", visible=random)
+                futures = _slider("futures", 1, PAGE.futures, 1, "Futures", visible=random, elem_id="future-count")
                 frames = _slider("frames", 1, PAGE.frames, 1, "Frames")
+            verdict = _clickable("", "verdict", AGAIN)  # below what it must not move
+            gallery_ = gallery(models, examples)  # above what opens, so that they stay in place
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 start = start_marker()
                 labels = _labels(models)
@@ -102,10 +121,10 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
                     new_seed = gr.Checkbox(True, label="⚂ New each time", elem_id="dice", visible=random, min_width=100)
                 temperature = _slider("temperature", 0, PAGE.temperature, 0.05, "Temperature", visible=random)
                 controls = _rare(default)
-            gallery_ = gallery(models, examples)
         with gr.Column(scale=1, min_width=320, elem_id="futures"):
             stage = player(first, {name: len(rivals(name, models, examples)) for name in models})
     live_stage()
+    model = gr.Dropdown(choices, value=name, label="Name of the model", visible="hidden")
     controls |= {
         "clip": clip, "model": model, "futures": futures, "frames": frames, "between": between, "seed": seed,
         "temperature": temperature, "labels": gr.JSON([], visible="hidden", elem_id="labels"),
@@ -113,15 +132,17 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
         "action": gr.JSON([], visible="hidden", elem_id="action"),
     }  # fmt: skip
     return Page(
-        notice=notice, controls=controls, knows=knows, verdict=verdict, new_seed=new_seed, start=start, labels=labels,
+        notice=notice, controls=controls, menu=menu, knows=knows, verdict=verdict,
+        answer=gr.HTML(None, html_template="", visible="hidden"), new_seed=new_seed, start=start, labels=labels,
         steer=steer, axes=axes, predict=predict, stop=stop, play=play, player=stage, examples=gallery_,
-        pending=gr.State({}), memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
+        gap=gr.JSON(None, visible="hidden"), pending=gr.State({}),
+        memory=gr.BrowserState({}, storage_key="stt-settings", secret="stt"),
     )  # fmt: skip
 
 
-def _clickable(html: str, name: str) -> gr.HTML:
+def _clickable(value: str, name: str, script: str = "", **more: Any) -> gr.HTML:
     """Text whose buttons are events: <button data-event="NAME">."""
-    return gr.HTML(html, js_on_load=CLICKS, apply_default_css=False, elem_id=name)
+    return gr.HTML(value, js_on_load=CLICKS + script, apply_default_css=False, elem_id=name, **more)
 
 
 def _slider(name: str, low: float, high: float, step: float, label: str, **more: Any) -> gr.Slider:

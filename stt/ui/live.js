@@ -148,10 +148,8 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
     const file = (name) => `${root()}/runs/${result.id}/${name}`;
     saved.replaceChildren(`Saved ${result.frames} frames: `, node("a", { href: file("future-1.mp4"), download: true }, "mp4"), " · ",
       node("a", { href: file("future-1.gif"), download: true }, "gif"), " · ",
-      press("Show the recording on the page, where it can be the next prompt", "Show on the page", () => {
-        dialog.close();
-        window.dispatchEvent(new CustomEvent("stt-result", { detail: result.id }));
-      }));
+      press("Show the recording on the page, where it can be the next prompt", "Show on the page", () => dialog.close()));
+    window.dispatchEvent(new CustomEvent("stt-result", { detail: result.id })); // it stays, however the visitor leaves
   }
   if (end) say(end, true);
 }
@@ -183,13 +181,17 @@ function measure() {
   warn();
 }
 
-// What to expect of the picture, in words that change seldom.
+// What to expect of the picture, in words that change seldom; first what the page has found out about this clip.
 function warn() {
+  const doubt = document.querySelector("#verdict .verdict")?.dataset.doubt, better = document.querySelector("#verdict [data-event=model]")?.dataset.model;
+  const worn = branch && length >= WORN;
   const text = [slow && `This computer makes ${slow.toFixed(slow < 3 ? 1 : 0)} frames a second here; ${ready.fps} would be real time.`,
-    branch && length >= WORN && "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."];
+    doubt ? `${doubt}: do not trust the picture.${better ? ` ${better} does better.` : ""}`
+      : worn ? "Errors grow with every frame: after a few seconds do not trust the picture. “Start again” brings a clear one."
+      : ready && `Each frame is predicted from those before it. Trust the first ${Math.round(WORN / ready.fps)} seconds.`];
   const said = text.filter(Boolean).join(" ");
   if (warning.textContent !== said) warning.textContent = said;
-  anew.classList.toggle("primary", !!branch && length >= WORN);
+  for (const [one, name] of [[anew, "primary"], [warning, "grave"]]) one.classList.toggle(name, !!worn);
 }
 
 function startAgain() {

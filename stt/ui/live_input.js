@@ -51,7 +51,7 @@ function makeInput(changed) {
 
   function hold(k, direction, text, key) {
     const button = node("button", { type: "button", class: direction > 0 ? "hold plus" : "hold", "aria-label": `${text} (${key})`, title: `${text} (${key})` },
-      node("small", {}, key));
+      text, node("small", {}, key));
     const set = (on) => {
       if (on) pressed.set(k, direction);
       else pressed.delete(k);
@@ -79,7 +79,7 @@ function makeInput(changed) {
       const extra = axes.filter((axis) => axis.control === "extra");
       extra.forEach((axis, i) => (axis.keys = EXTRA_KEYS[i] || []));
       extras.replaceChildren(...extra.map((axis) => node("div", { class: "extra" },
-        hold(axis, 1, axis.name, (axis.keys[0] || "").slice(-1)), node("span", {}, axis.name),
+        hold(axis, 1, axis.name, (axis.keys[0] || "").slice(-1)),
         hold(axis, -1, opposite(axis.name) === axis.name ? `${axis.name}, the other way` : opposite(axis.name), (axis.keys[1] || "").slice(-1)))));
       const has = (control) => axes.some((axis) => axis.control === control);
       area.hidden = !axes.length;

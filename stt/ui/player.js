@@ -24,14 +24,15 @@ const mark = make("span", { class: "mark", title: "The future starts here" });
 const where = make("output", { class: "where" });
 const speed = make("select", { "aria-label": "Speed", title: "Speed" },
   ...SPEEDS.map((s) => make("option", { value: s, selected: s === 1 }, `${s}×`)));
-const all = make("a", { class: "all", download: true, title: "The clip beside all futures as one video" }, "Save");
-const zip = make("a", { class: "zip", download: true, title: "All futures, one video each" }, "zip");
+const all = make("a", { class: "all", download: true, onclick: save, title: "Save the clip beside all futures as one video (mp4)" }, "video");
+const zip = make("a", { class: "zip", download: true, onclick: save, title: "Save all futures, one video each (zip)" }, "zip");
+const saves = make("span", { class: "saves", role: "group", "aria-label": "Save" }, make("b", {}, "Save"), all, zip);
 const link = button("Copy a link to this result", "Link", copyLink, { class: "link" });
 const compare = button("Compare models: the same clip and seed by every model of this world", "Compare models", () => trigger("compare"), { class: "compare" });
 const bar = make("div", { class: "bar" },
   button("One frame back (arrow left)", icon("back"), () => step(-1)), play, button("One frame forward (arrow right)", icon("forward"), () => step(1)),
   make("span", { class: "track" }, time, mark), where, speed,
-  button("Full screen (f)", icon("full"), fullScreen), compare, all, zip, link);
+  button("Full screen (f)", icon("full"), fullScreen), compare, saves, link);
 const facts = make("div", { class: "facts" });
 const strip = make("div", { class: "strip" });
 const visit = make("div", { class: "visit" }, make("span", { class: "title" }, "This visit"), strip);
@@ -41,6 +42,8 @@ home.append(stage, bar, make("div", { class: "below" }, status, facts), measures
 // ---- state -------------------------------------------------------------------------------------------
 
 let current = null; // the result on the stage
+let earlier = null; // [result, pinned ones] before the prediction that runs
+let asked = null; // number of futures
 let t = 0; // frame on the stage, from 0
 let playing = false;
 let cells = []; // {figure, canvas, caption, result, future}; future -1 is the clip
@@ -82,8 +85,10 @@ function show(value) {
   if (value.state === "ready" && finished(current) && value.key === current.key) return;
   const before = current && value.id && current.id === value.id ? current : results.get(value.id);
   const grown = before === current && before;
+  if (value.state === "running" && !grown) earlier = finished(current) ? [current, [...pinned]] : null;
   if (!grown) placeCompared(value);
   current = prepared(value, before);
+  if (value.state === "ready" && asked) current.names = futureNames(asked);
   if (value.state === "done" && !value.precomputed) remember(current);
   if (value.state === "running" || value.state === "done") wait("");
   if (value.state === "running") {
@@ -100,6 +105,8 @@ function show(value) {
     rebuild();
   }
 }
+
+const futureNames = (count) => Array.from({ length: count }, (_, k) => `future ${k + 1}`);
 
 // Results of other models that a comparison shows beside this one.
 function placeCompared(value) {
@@ -127,12 +134,19 @@ function waitForTurn() { // Gradio alone knows the place in the queue; its own d
   }, 250);
 }
 
-function endPrediction() { // by Stop or by an error: the frames so far stay and play
+function endPrediction() { // by Stop or by an error: the frames so far stay and play, else the result before
   wait("");
   if (current?.state !== "running") return void (status.textContent = current?.status || "");
-  const count = done(current), { id, frames } = current;
+  const count = done(current), { id, frames } = current, none = "Stopped before the first frame";
+  if (!count && earlier) {
+    current = earlier[0];
+    pinned.splice(0, pinned.length, ...earlier[1]);
+    rebuild();
+    setPlaying(!still);
+    return void (status.textContent = `${none}; this is the result before`);
+  }
   current = count ? { ...current, state: "stopped", status: `Stopped after ${count} of ${frames} frames`, frames: count, ending_frames: 0 }
-    : { ...current, state: "ready", status: "Stopped before the first frame", names: current.names.map((_, k) => `future ${k + 1}`) };
+    : { ...current, state: "ready", status: none, names: futureNames(current.names.length) };
   if (count) completeStopped(id, frames);
   t = 0;
   setPlaying(!still);
@@ -183,17 +197,30 @@ function panel(result, future, extra = false) {
   if (future >= 0 && finished(result)) {
     const name = result.names[future];
     const isPinned = pinned.some((one) => one.result.id === result.id && one.future === future);
-    const save = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
-    tools.append(save("mp4"), save("gif"),
-      button(`Continue ${name}: its end becomes the clip`, icon("extend"), () => {
+    const video = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, onclick: save, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
+    tools.append(make("span", { class: "saves" }, video("mp4"), video("gif")),
+      button(`Continue ${name}: its end becomes the clip`, "Continue", () => {
         window.sttTurns.take(() => trigger("extend", { result: result.id, future }));
         waitForClip(`The end of ${name} becomes the clip …`);
       }, { class: "extend" }),
-      button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, icon("star"), () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
+      button(isPinned ? `Let go of ${name}` : `Keep ${name} beside the next futures`, isPinned ? "Kept ×" : "Keep", () => pin(result, future), { class: "pin", "aria-pressed": isPinned }));
   }
   const figure = make("figure", { class: `panel ${future < 0 ? "clip" : "future"} ${extra ? "pinned" : ""}` },
     face, make("figcaption", {}, make("span", { class: "title" }, caption, action), tools));
   return { figure, face, canvas, caption, result, future };
+}
+
+async function save(event) { // the server makes a video when somebody asks for it first
+  const anchor = event.currentTarget, words = `Making the ${anchor.textContent} …`;
+  if (anchor.dataset.made === anchor.href) return;
+  event.preventDefault();
+  busy.textContent = words;
+  const answer = await fetch(anchor.href).catch(() => null);
+  if (busy.textContent === words) busy.textContent = "";
+  if (!answer?.ok) return void (status.textContent = `Not saved: ${answer ? await answer.text() : "the app does not answer."}`);
+  answer.body.cancel(); // it comes once more, as a file
+  anchor.dataset.made = anchor.href;
+  anchor.click();
 }
 
 function pin(result, future) {
@@ -224,10 +251,10 @@ function refresh() {
   home.style.setProperty("--start", mark.style.left);
   home.style.setProperty("--end", share(current && join(current)));
   bar.hidden = !current;
-  for (const node of [all, zip, link]) node.hidden = !finished(current);
+  for (const node of [saves, link]) node.hidden = !finished(current);
   compare.hidden = !current || current.between || current.imagined || !((props.rivals || {})[current.model] > 1);
   compare.disabled = current?.state === "running";
-  if (!all.hidden) [all.href, zip.href] = [file(current, "side-by-side.mp4"), file(current, "futures.zip")];
+  if (!saves.hidden) [all.href, zip.href] = [file(current, "side-by-side.mp4"), file(current, "futures.zip")];
   status.textContent = current?.status || "";
   empty.hidden = !!current;
   draw();
@@ -293,7 +320,21 @@ window.addEventListener("stt-example", ({ detail }) => {
   scrollToStage();
   waitForClip(detail ? `Loading “${detail}” …` : "Loading the example …");
 });
+window.addEventListener("stt-futures", ({ detail }) => { // as many places as are asked for
+  asked = detail;
+  if (current?.state !== "ready" || current.names.length === asked) return;
+  current.names = futureNames(asked);
+  rebuild();
+});
 window.addEventListener("stt-wait", ({ detail }) => waitForClip(detail));
+const linked = [...new URLSearchParams(location.search).keys()].some((name) => !name.startsWith("__")); // those are Gradio's
+if (linked || localStorage.getItem("stt-visited")) { // else the page stays as it opens
+  const opening = setInterval(() => {
+    if (!window.sttTurns) return;
+    clearInterval(opening);
+    waitForClip(linked ? "Opening the link …" : "Opening your last visit …");
+  }, 50);
+}
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input:not(.time), textarea, select, video, [contenteditable], [role=option], [role=tab]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !current) return;

@@ -19,8 +19,7 @@ const svg = (tag, attributes = {}, ...children) => {
 };
 const ICONS = { // 16 x 16
   play: "M4 2.5v11l9-5.5z", pause: "M4 2.5h3v11H4zM9 2.5h3v11H9z", back: "M3 2.5h2v11H3zM13 2.5v11L6 8z",
-  forward: "M11 2.5h2v11h-2zM3 2.5v11L10 8z", extend: "M2 7h7V3.5L14.5 8 9 12.5V9H2z",
-  star: "M8 1.5l2 4.3 4.7.6-3.5 3.2.9 4.7L8 12l-4.1 2.3.9-4.7L1.300 6.400 6 5.800z",
+  forward: "M11 2.5h2v11h-2zM3 2.5v11L10 8z",
   full: "M2 2h5v2H4v3H2zM14 2v5h-2V4H9V2zM2 14V9h2v3h3v2zM14 14H9v-2h3V9h2z",
 };
 const icon = (name) => svg("svg", { viewBox: "0 0 16 16", width: 14, height: 14, class: "icon", "aria-hidden": "true" },
@@ -35,11 +34,11 @@ const GAP = 12, BELOW = 118; // pixels: between panels; below the stage: bar, fa
 const wordy = () => cells.some(({ result, future }) => future >= 0 && (result.action || result.detail || result.model !== current.model));
 const steered = () => cells.some(({ result, future }) => future >= 0 && result.action);
 // name and tools in two lines or in one; what steers a future has lines of its own
-const captionHeight = (side) => (steered() ? (side < 220 ? 106 : 66) : side < 220 || wordy() ? 46 : 30);
+const captionHeight = (side) => (steered() ? (side < 220 ? 106 : 66) : side < 300 || wordy() ? 46 : 30);
 
-// The clip at the left, its futures in rows beside it, or all of them in rows: the largest pictures that fit the window.
+// The clip and its futures in rows, the last one in the middle: the largest pictures that fit the window.
 function layOut() {
-  const futures = Math.max(cells.length - 1, 1), phone = window.innerWidth <= PHONE, full = !!document.fullscreenElement;
+  const count = Math.max(cells.length, 2), phone = window.innerWidth <= PHONE, full = !!document.fullscreenElement;
   const width = stage.clientWidth - 2 * GAP;
   const top = full ? 0 : stage.getBoundingClientRect().top + window.scrollY;
   const height = Math.max(window.innerHeight - top - (full ? 60 : BELOW), 320) - 2 * GAP;
@@ -48,27 +47,25 @@ function layOut() {
   let best = { side: 0, columns: 2 }; // side: width of a picture
   if (enlarged >= 0) best = { side: Math.min(width, ((phone ? window.innerHeight - 140 : height) - 30) * aspect), columns: 1 };
   else if (phone) {
-    const columns = aspect > 1.2 && futures === 1 ? 1 : 2;
+    const columns = aspect > 1.2 && count === 2 ? 1 : 2;
     best = { side: across(columns), columns };
   } else {
-    const consider = (columns, rows, spans) => {
-      const each = (height - GAP * (rows - 1)) / rows;
+    for (let rows = 1; rows <= count; rows++) {
+      const columns = Math.ceil(count / rows), each = (height - GAP * (rows - 1)) / rows;
       const side = Math.min(across(columns), (each - captionHeight(Math.min(across(columns), each * aspect))) * aspect);
-      if (side > (spans ? best.side + 1 : 1.1 * best.side)) best = { side, columns, rows: spans ? rows : 1 };
-    };
-    for (let rows = 1; rows <= futures; rows++) consider(Math.ceil(futures / rows) + 1, rows, true);
-    for (let columns = 1; aspect > 1.2 && columns <= cells.length; columns++) consider(columns, Math.ceil(cells.length / columns), false);
+      if (side > 1.05 * best.side) best = { side, columns };
+    }
   }
   // whole multiples of the clip's pixels, unless much would be lost
   const pixel = size[0] / (window.devicePixelRatio || 1), whole = Math.floor(best.side / pixel) * pixel;
   const side = Math.max(Math.floor(whole > 0.96 * best.side ? whole : best.side), 40);
   stage.style.minHeight = phone ? "" : `${height + 2 * GAP}px`;
   panels.classList.toggle("wordy", wordy());
+  panels.classList.toggle("narrow", side < 190);
   panels.style.setProperty("--side", `${side}px`);
   panels.style.setProperty("--height", `${Math.round(side / aspect)}px`);
   panels.style.setProperty("--caption", `${captionHeight(side)}px`);
-  panels.style.setProperty("--columns", best.columns);
-  if (cells.length) cells[0].figure.style.gridRow = phone || enlarged >= 0 ? "" : `1 / span ${best.rows}`;
+  panels.style.maxWidth = `${best.columns * (side + GAP)}px`; // no more in a row
 }
 
 // ---- drawing -----------------------------------------------------------------------------------------
@@ -105,7 +102,8 @@ const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "clip, en
 function nameOf(result, future, kind) {
   if (future < 0) return result.clip ? CAPTIONS[kind] : "no clip";
   const models = new Set(cells.map((cell) => cell.result.model));
-  return [models.size > 1 ? result.model : "", result.names[future], result.detail].filter(Boolean).join(" · ");
+  const other = result.clip && current.clip && result.clip !== current.clip ? result.clip : ""; // it was kept from another clip
+  return [other, models.size > 1 ? result.model : "", result.names[future], result.detail].filter(Boolean).join(" · ");
 }
 
 function draw() {

@@ -25,7 +25,7 @@ from stt.results import ResultStore, ShippedResult
 from stt.ui.backend import Backend
 from stt.ui.callbacks import Callbacks
 from stt.ui.cancels import EarlyCancels
-from stt.ui.cleanup import Cleanup, own_folder, share_heaps
+from stt.ui.cleanup import Cleanup, own_folder
 from stt.ui.connections import close_idle, most_connections
 from stt.ui.downloads import Downloads
 from stt.ui.limits import RequestLimits
@@ -96,7 +96,6 @@ def serve(
     X-Forwarded-For header names the client. max_seconds: of computing, for one request.
     """
     os.environ["FORWARDED_ALLOW_IPS"] = ",".join(trusted_proxy)  # uvicorn reads it while the server starts
-    share_heaps()
     home = own_folder()
     files = home / "files"
     files.mkdir(exist_ok=True)
@@ -161,6 +160,7 @@ def _options(store: ResultStore, hosting: Hosting, live: Live) -> dict[str, Any]
         "css_paths": [Path(__file__).with_name(name) for name in ("style.css", "live.css")],
         "footer_links": ["api", "settings"],
         "run_history": False,  # the page has its own
+        "i18n": gr.I18n(en={"common.complete": "The prediction is complete."}),  # for screen readers; Gradio lacks it
         "max_file_size": LIMITS.file_bytes,
         "enable_monitoring": False,
         "ssr_mode": False,

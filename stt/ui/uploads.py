@@ -46,8 +46,9 @@ class UploadRoom:
             self.arriving.remove(size)
             for path in paths_of(body):
                 self.cleanup.own(path, (scope.get("client") or ("", 0))[0])
-            # not yet: the error of a broken upload still holds its file open
-            asyncio.get_running_loop().call_later(0.1, self._drop_leftovers)
+            # later: the error of a broken upload holds its file open, at times for a second
+            for delay in (0.1, 2.0):
+                asyncio.get_running_loop().call_later(delay, self._drop_leftovers)
 
     def _drop_leftovers(self) -> None:
         self.cleanup.drop_half_uploads(older_than=2 * BODY_SECONDS if self.arriving else 0.0)

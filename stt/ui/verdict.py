@@ -7,7 +7,8 @@ page says of a model and a clip is what it has measured on the clip's last frame
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -16,10 +17,15 @@ import gradio as gr
 
 from stt.request import Request, RequestError
 from stt.self_check import HELD_BACK, WORSE, SelfCheck, self_check, usual_figure
+from stt.ui.backend import ARGUMENTS, drop_oldest
 from stt.ui.callbacks import Callbacks, Switch, changed, chosen, is_square, models_of_whole_frames, path_of, updates
 from stt.video import VideoError
 
+SUBJECT = ("clip", "model", "stride", "fit")
 MAX_CLIPS = 1000  # whose checks are remembered
+UNKNOWN = "{} does not know such clips"
+NO_CLOSER = "On the last frames of this clip, {} is no closer than a still picture"
+NEARLY_STILL = 0.01  # error of a still picture of a clip in which hardly anything moves
 MAX_SECONDS = 1.5  # of a check of a model that nobody chose
 TRAIN = (
     "<details><summary>Train a model on your own videos</summary>"
@@ -30,17 +36,49 @@ TRAIN = (
 
 
 class Verdicts:
-    """Checks each clip once a model."""
+    """Checks each clip once a model.
+
+    An answer names what it is of, so that the page shows that of its present clip and model, whichever comes last.
+    """
 
     def __init__(self, callbacks: Callbacks) -> None:
         self.callbacks = callbacks
         self._checks: dict[tuple[Any, ...], SelfCheck | None] = {}
+        self._chosen: dict[str, list[Any]] = {}  # by session: what its latest check is of
 
-    def check_new(self, *values: Any) -> Iterator[Any]:
-        """HTML for a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
-        end = yield from self._steps(values, new=True)
+    def choose(self, visitor: gr.Request, *values: Any) -> None:
+        """Drops the visitor's check of anything else."""
+        self._chosen[str(visitor.session_hash)] = subject(values)
+        drop_oldest(self._chosen)
+
+    def check_new(self, visitor: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        """`check` of a new clip. Where no model here knows such clips, `follow` brings the one that takes any."""
+        own: Sequence[Any] = values
+        with suppress(RequestError, VideoError, ValueError):  # `check` meets it again
+            model = self.callbacks.model_for(self.callbacks.request(*changed(values, seed=0)))
+            own = changed(values, model=model, labels=[], action=[], between=False)
+        end = yield from self._answers(visitor, values, own)
         if end and (clip := end[0].clip):
             self.callbacks.note_switch(clip, Switch(end[0].model, end[1], by_shape=False))
+
+    def check(self, visitor: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        """Yields {"of": [clip, model, stride, fit], "html"}; between the frames nothing new, so that it can end."""
+        yield from self._answers(visitor, values, values)
+
+    def _answers(
+        self, visitor: gr.Request, chosen: Sequence[Any], values: Sequence[Any]
+    ) -> Generator[Any, None, tuple[Request, str] | None]:
+        """Returns what `_steps` returns, None when the visitor has chosen something else. chosen: the page's values."""
+        self.choose(visitor, *chosen)
+        mine, of, steps = subject(chosen), subject(values), self._steps(values)
+        try:
+            while True:
+                html = next(steps)
+                if self._chosen.get(str(visitor.session_hash), mine) != mine:
+                    return None
+                yield html if html == gr.skip() else {"of": of, "html": html}
+        except StopIteration as end:
+            return end.value
 
     def follow(self, visitor: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The model that `check_new` chose, and its preview; nothing otherwise.
@@ -53,11 +91,7 @@ class Verdicts:
         player, start, *controls = self.callbacks.change_model(visitor, *changed(values, model=switch.after))
         return player, start, *updates({**chosen(controls), "model": switch.after})
 
-    def check(self, *values: Any) -> Iterator[Any]:
-        """HTML for the page. Between the frames of a check it yields nothing new, so that Gradio can cancel it."""
-        yield from self._steps(values)
-
-    def _steps(self, values: Sequence[Any], new: bool = False) -> Generator[Any, None, tuple[Request, str] | None]:
+    def _steps(self, values: Sequence[Any]) -> Generator[Any, None, tuple[Request, str] | None]:
         """Yields HTML; returns (request, name of the model for any clip) where that is to take the model's place."""
         backend = self.callbacks.backend
         try:
@@ -66,32 +100,32 @@ class Verdicts:
             if known or os.environ.get("SPACES_ZERO_GPU"):  # a lent GPU is for predictions
                 yield ""
                 return None
-            if new:
-                request = _other(request, self.callbacks.model_for(request))
             model = backend.models[request.model]
             if self._key(request) not in self._checks:
                 yield _text(f"{_name(request.model)} is tried on the clip's last frames …")
             own = yield from self._check(request)
             if model.whole_frames:
-                text, bad = self._any_clip(request, own), own is not None and own.ratio > WORSE
-                yield _text(f"{text} The other models are tried …", bad=bad)
+                text = self._any_clip(request, own)
+                doubt = NO_CLOSER.format(request.model) if own is not None and own.ratio > WORSE else ""
+                yield _text(f"{text} The other models are tried …", doubt)
                 best = yield from self._best(request)
                 if best and not (yield from self._closer(request, best, request.model)):
                     best = None
-                yield _text(f"{text} {_name(best)} comes closer: {_use(best)}" if best else text + TRAIN, bad)
+                yield _text(f"{text} {_name(best)} comes closer: {_use(best)}" if best else text + TRAIN, doubt)
                 return None
             if own is None:
                 yield _text(f"Too short to tell whether {_name(request.model)} knows such clips.")
                 return None
             knows = own.passes(model.card)
+            doubt = "" if knows else UNKNOWN.format(request.model)
             sentence = _praise(request.model) if knows else _reason(request.model, own, model.card)
-            yield _text(f"{sentence} The other models are tried …", bad=not knows)
+            yield _text(f"{sentence} The other models are tried …", doubt)
             best = yield from self._best(request)
             nearest = best or (request.model if knows else None)
             for name in models_of_whole_frames(backend.models):
                 if nearest is None or (yield from self._closer(request, name, nearest)):
                     if not knows:
-                        yield _text(f"{sentence} {_use(name)}, which takes any clip.", bad=True)
+                        yield _text(f"{sentence} {_use(name)}, which takes any clip.", doubt)
                         return request, name
                     best = name
             if not best:
@@ -100,7 +134,7 @@ class Verdicts:
                 text = f"{sentence} {_name(best)} comes closer still: {_use(best)}"
             else:
                 text = f"{sentence} {_use(best)}, which does best on them."
-            yield _text(text, bad=not knows)
+            yield _text(text, doubt)
         except (RequestError, VideoError, ValueError):
             yield ""  # the preview says what is wrong with the clip
         return None
@@ -111,12 +145,14 @@ class Verdicts:
         if switch and switch.after == request.model:
             before = _name(switch.before)
             why = (
-                f", of which {before} would see only a square"
+                f": it takes whole frames, {before} only squares"
                 if switch.by_shape
                 else f", as {before} does not know such clips"
             )
         text = f"{_name(request.model)} predicts this clip{why}. It carries on what moves, in any clip."
-        if check is not None and check.ratio > WORSE:
+        if check is not None and check.copy < NEARLY_STILL:
+            text += " Hardly anything moves at its end: under Advanced, the future can start earlier."
+        elif check is not None and check.ratio > WORSE:
             text += f" But tried on the last {HELD_BACK} frames, it is no closer than a still picture."
         elif check is not None:
             less = 100 * (1 - check.ratio)
@@ -168,6 +204,12 @@ class Verdicts:
         return one is not None and two is not None and one.ratio < two.ratio
 
 
+def subject(values: Sequence[Any]) -> list[Any]:
+    """What a verdict is of."""
+    named = dict(zip(ARGUMENTS, values, strict=True))
+    return [path_of(named["clip"]), *(named[name] for name in SUBJECT[1:])]
+
+
 def _other(request: Request, model: str) -> Request:
     """The same clip for another model."""
     return replace(request, model=model, labels=(), action=(), between=False)
@@ -177,8 +219,10 @@ def _use(model: str) -> str:
     return f'<button type="button" data-event="model" data-model="{escape(model)}">Use {escape(model)}</button>'
 
 
-def _text(sentence: str, bad: bool = False) -> str:
-    return f'<div class="verdict{" bad" * bad}" role="status">{sentence}</div>'
+def _text(sentence: str, doubt: str = "") -> str:
+    """doubt: why the picture is not to be trusted, which Play says too."""
+    state = f' bad" data-doubt="{escape(doubt)}' if doubt else ""
+    return f'<div class="verdict{state}" role="status">{sentence}</div>'
 
 
 def _name(model: str) -> str:

@@ -22,62 +22,36 @@ from stt.ui.controls import (
     sampling_updates,
 )
 from stt.ui.endpoints import Endpoints
-from stt.ui.examples import knows_value
 from stt.ui.layout import TITLE, Page, lay_out
 from stt.ui.live_stage import wire_play
 from stt.ui.running import Runs
-from stt.ui.verdict import Verdicts
+from stt.ui.scripts import (
+    ACTION,
+    BEGIN,
+    CHANGE,
+    COUNT,
+    DONE,
+    ENDED,
+    FOLLOW,
+    FREE,
+    GAP,
+    HOLD,
+    LABELS,
+    OPENED,
+    RELEASE,
+    SAVE,
+    SLIDERS,
+    STARTED,
+    TYPE,
+    TYPED,
+    VERDICT,
+)
+from stt.ui.verdict import SUBJECT, Verdicts
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
 PREVIEW: dict[str, Any] = PRIVATE | {"preprocess": False, "concurrency_id": "preview", "concurrency_limit": 2}
 GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
-
-# settings into the address and the browser's memory, which keeps the clip too
-SAVE = """(...values) => {
-  const names = NAMES, settings = Object.fromEntries(names.map((name, i) => [name, values[i]]));
-  const path = settings.clip?.path ?? settings.clip, address = new URL(location.href);
-  const example = EXAMPLES[path];
-  for (const [name, value] of Object.entries({ ...settings, clip: example, result: null })) {
-    const none = value == null || value === "" || (Array.isArray(value) && !value.length);
-    if (none || value === DEFAULTS[name] || (name === "seed" && values.at(-1))) address.searchParams.delete(name);
-    else address.searchParams.set(name, value);
-  }
-  history.replaceState(history.state, "", address);
-  window.dispatchEvent(new CustomEvent("stt-clip", { detail: example ?? "" }));
-  for (const name of ["seed", "prompt_frames", "labels", "action", "between"]) delete settings[name];
-  return { ...settings, clip: path };
-}"""
-# dropdowns -> labels; "any digit" in the places after the first adds nothing
-LABELS = "(first, ...others) => [first === '' ? [] : [first, ...others.filter((label) => label >= 0)]]"
-# sliders -> action, as many as the model has axes; and action -> sliders
-ACTION = """(model, steered, ...axes) => [steered ? axes.slice(0, AXES[model]) : []]"""
-SLIDERS = "(action, ...axes) => [action.length > 0, ...axes.map((_, k) => action[k] ?? {__type__: 'update'})]"
-# A visitor's acts come one after another (clip_box.js); what answers a control counts as one of them
-BEGIN = """(...values) => {
-  window.sttTurns.begin();
-  return values;
-}"""
-# a model that comes by itself stays away from what the visitor does meanwhile
-FOLLOW = """(clip, ...values) => {
-  const free = !window.sttTurns.busy();
-  window.sttTurns.begin();
-  return [free ? clip : null, ...values];
-}"""
-# Predict waits for an example or an upload that is on its way, so that it does not take the clip before
-HOLD = "() => ({ __type__: 'update', interactive: false })"
-OPENED = """() => {
-  window.sttTurns?.end();
-  return { __type__: "update", interactive: !window.sttTurns?.uploads };
-}"""
-RELEASE = """() => {
-  const turns = window.sttTurns, stopped = document.querySelector("#stop")?.disabled ?? true;
-  END
-  return { __type__: "update", interactive: !turns.holding && !turns.uploads && !turns.busy(MOST) && stopped };
-}"""
-FREE = RELEASE.replace("END", "").replace("MOST", "0")
-RELEASE = RELEASE.replace("END", "turns.end();").replace("MOST", "1")  # the act that ends
-STARTED, ENDED = (f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "end"))
 
 
 def build(callbacks: Callbacks) -> PageBlocks:
@@ -110,10 +84,14 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         event(None, None, page.predict, js=HOLD, **PRIVATE)
     clip.release(None, None, page.predict, js=FREE, **PRIVATE)
     for event in (page.examples.choose, page.knows.example):
-        _end_turn(page, event(callbacks.example, None, [page.pending, *stage], **QUICK))
+        chosen = event(callbacks.example, None, [page.pending, *stage], trigger_mode="multiple", **QUICK)
+        _end_turn(page, chosen)  # one after another already
+    for name in TYPED:
+        control[name].input(None, control[name], None, js=TYPE.replace("NAME", name), **PRIVATE)
     shows: dict[str, Any] = {"inputs": page.settings, "outputs": stage, "js": BEGIN, **PREVIEW}
+    changes = shows | {"js": CHANGE}
     for event in (page.examples.model, page.verdict.model):
-        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **shows))
+        _end_turn(page, event(_model_of, None, model, **QUICK).then(callbacks.change_model, **changes))
     clip.unplayable(callbacks.preview_unplayable, clip, clip, **PREVIEW)
     latest: dict[str, Any] = {"trigger_mode": "always_last"}
     changed = clip.new_clip(
@@ -121,12 +99,16 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
     )
     moved = page.start.move(_start_of, None, control["prompt_frames"], **QUICK)
     inputs = [control[name].input for name in ("stride", "fit", "between")]
+    lengths = [control["between"], control["frames"]]
+    control["frames"].input(None, lengths, page.gap, js=GAP, **PRIVATE)
     previews = [
         changed,
         gr.on(inputs, callbacks.preview, **shows, **latest),
         moved.then(callbacks.preview, **shows),
-        gr.on([model.input], callbacks.change_model, **shows, **latest),
-        control["frames"].input(callbacks.preview_gap, **shows, **latest),
+        page.menu.choose(None, page.menu, model, js="(name) => name", **PRIVATE).then(
+            callbacks.change_model, **changes, **latest
+        ),
+        page.gap.change(callbacks.preview_gap, **shows, **latest),
     ]
     for preview in previews:
         _end_turn(page, preview)
@@ -135,28 +117,35 @@ def _wire_clip(page: Page, callbacks: Callbacks) -> list[Any]:
         lambda name, between: gap_updates(models[name], between), [model, control["between"]],
         [control["between"], control["frames"]], **QUICK,
     )  # fmt: skip
+    model.change(None, model, [page.menu, page.knows], js="(name) => [name, name]", **PRIVATE)
     model.change(lambda name: gr.update(info=fit_info(models[name])), model, control["fit"], **QUICK)
     return previews
 
 
 def _end_turn(page: Page, event: Any) -> None:
     """Lets the visitor's next act begin."""
+    kept = [page.predict, *(page.controls[name] for name in TYPED)]
     for outcome in (event.success, event.failure):
-        outcome(None, None, page.predict, js=RELEASE, **PRIVATE)
+        outcome(None, page.controls["between"], kept, js=RELEASE, **PRIVATE)
 
 
 def _wire_verdict(page: Page, verdicts: Verdicts) -> list[Any]:
+    """Returns the checks, which a prediction cancels; after it they begin again."""
     control = page.controls
+    new, changes = control["clip"].new_clip, [control[name].change for name in SUBJECT[1:]]
+    subject = [page.answer, *(control[name] for name in SUBJECT)]
+    several: dict[str, Any] = {"trigger_mode": "multiple", "preprocess": False}
+    for event in (page.answer.change, new, *changes):
+        event(None, subject, page.verdict, js=VERDICT, **several, **PRIVATE)
+    for event in (new, *changes):
+        event(verdicts.choose, page.settings, None, **several, **QUICK)
     options: dict[str, Any] = PRIVATE | {"concurrency_id": "check", "concurrency_limit": 1, "preprocess": False}
-    triggers = [control["model"].change, *(control[name].input for name in ("stride", "fit"))]
-    target = verdicts.check, page.settings, page.verdict
-    control["clip"].new_clip(None, None, page.verdict, js="() => ''", **PRIVATE)  # it was of the clip before
-    new = control["clip"].new_clip(
-        verdicts.check_new, page.settings, page.verdict, trigger_mode="always_last", **options
-    )
-    free = new.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
+    options |= {"inputs": page.settings, "outputs": page.answer, "trigger_mode": "always_last"}
+    checked = new(verdicts.check_new, **options)
+    free = checked.then(None, None, None, js="() => window.sttTurns.free()", **PRIVATE)
     _end_turn(page, free.then(verdicts.follow, page.settings, _stage(page), js=FOLLOW, **QUICK))  # mostly nothing
-    return [new, gr.on(triggers, *target, trigger_mode="always_last", **options)]
+    page.verdict.input(verdicts.check, **options | {"trigger_mode": "multiple"})  # a late cancel must not end this one
+    return [checked, gr.on(changes, verdicts.check, **options)]
 
 
 def _model_of(event: gr.EventData) -> Any:
@@ -173,12 +162,12 @@ def _wire_settings(page: Page, callbacks: Callbacks) -> None:
     sampling = [control["seed"], page.new_seed, *(control[name] for name in ("temperature", "top_k", "top_p"))]
     model.change(lambda name: sampling_updates(models[name]), model, sampling, **QUICK)
     chance = [model, control["action"], control["temperature"]]
-    gr.on(
+    visible = gr.on(
         [setting.change for setting in chance],
         lambda name, *values: futures_update(models[name], *values), chance, control["futures"], **QUICK,
     )  # fmt: skip
-    gallery = callbacks.backend.gallery
-    model.change(lambda name: knows_value(name, models, gallery), model, page.knows, **QUICK)
+    for event in (visible.then, control["futures"].change):
+        event(None, control["futures"], None, js=COUNT, **PRIVATE)
     control["seed"].input(lambda: False, None, page.new_seed, **QUICK)
 
     if page.labels:  # a list for one output alone would become its value
@@ -238,7 +227,7 @@ def _wire_run(page: Page, event: Any, run: Any, inputs: list[Any], seed: Any, pr
         run, inputs, [page.player, seed], preprocess=False, api_visibility="private", show_progress="minimal",
         show_progress_on=page.player, **GPU,
     )  # fmt: skip
-    running.success(lambda: _buttons(running=False), None, buttons, **QUICK)
+    running.success(lambda: _buttons(running=False), None, buttons, js=DONE, **QUICK)
     running.failure(lambda: _buttons(running=False), None, buttons, js=ENDED, **QUICK)
     return running
 

@@ -42,9 +42,10 @@ def predictions(
                 response = client.post(f"{app.url}gradio_api/run/models", json=body)
                 if response.status_code != 200:
                     failed.append(f"list {k}: {response.status_code} {response.text[:200]!r}")
-    grown, opened = lasting_growth([*sizes, app.resident()]), app.descriptors() - handles
+    sizes.append(app.resident())
+    grown, opened = lasting_growth(sizes), app.descriptors() - handles
     outcome.check(not failed, f"{len(failed)} calls failed, first {failed[:1]}")
-    outcome.check(grown <= growth, f"memory grew by {grown:.0f} MB")
+    outcome.check(grown <= growth, f"memory grew by {grown:.1f} MB: {', '.join(f'{size:.1f}' for size in sizes)}")
     outcome.check(opened <= 10, f"{opened} descriptors stayed open")
     outcome.figure = f"{calls} predictions, {LISTS * calls} lists: {grown:+.1f} MB"
     return outcome
