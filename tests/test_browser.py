@@ -235,6 +235,7 @@ def test_one_click_compares_all_models_of_a_world(page):
     set_number(page, "Frames", 2)
     predict(page, ".player .compare")
     wait_for(lambda: len(names(page)) == 2)
+    assert page.locator(".player .pin").all_inner_texts() == ["Keep", "Keep"]  # the next prediction takes them away
     assert [name.partition(" · ")[0] for name in names(page)] == ["tiny", "classes"]
     assert len({name.partition(" · ")[2] for name in names(page)}) == 1  # one seed
     lines = page.locator(".player .facts .line")
@@ -243,6 +244,16 @@ def test_one_click_compares_all_models_of_a_world(page):
     assert "tiny" in page.get_by_label("Model", exact=True).input_value()
     predict(page)
     assert len(names(page)) == 3 and not any("·" in name for name in names(page))
+    kept = names(page)[1]
+    page.locator(".player .pin").nth(1).click()
+    predict(page, ".player .compare")
+    wait_for(lambda: len(names(page)) == 3)
+    assert names(page)[2].endswith(kept)
+    page.locator(".player .panel.pinned").filter(has_text="classes").locator(".pin").click()
+    predict(page)
+    assert len(names(page)) == 5 and sum("classes" in name for name in names(page)) == 1
+    for _ in range(2):
+        page.locator(".player .pinned .pin").first.click()
     choose_model(page, "gaps")
     assert page.locator(".player .compare").is_hidden()  # nobody else knows its world
 

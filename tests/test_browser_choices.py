@@ -264,6 +264,31 @@ def test_what_is_kept_says_so_and_names_its_clip_beside_another(page):
     wait_for(lambda: page.locator(".player .pinned").count() == 0)
 
 
+def test_a_place_without_a_future_says_what_to_press_and_is_not_enlarged(page, tmp_path):
+    predict(page)
+    upload(page, moving_dot(tmp_path / "mine.mp4", frames=9))
+    assert page.locator(".player .status").inner_text() == "The result before is under “This visit”."
+    place = page.locator(".player .future .face").first
+    assert place.evaluate("node => getComputedStyle(node, '::after').content") == '"Press Predict"'
+    place.click()
+    assert page.locator(".player .panel:visible").count() > 1
+
+
+def test_a_reload_brings_back_the_result_that_was_on_the_stage_and_all_of_this_visit(page, running, tmp_path):
+    upload(page, moving_dot(tmp_path / "mine.mp4", frames=9))
+    page.wait_for_selector("#predict:enabled")
+    for frames in (2, 1):
+        set_number(page, "Frames", frames)
+        predict(page)
+    before = names(page)
+    page.reload()
+    wait_for(lambda: names(page) == before)
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    page.wait_for_selector("#predict:enabled")
+    assert names(page) == before and page.locator(".player").get_attribute("data-state") == "done"
+    assert page.locator(".player .thumbnail").count() == 2
+
+
 def test_a_link_and_an_earlier_visit_are_said_to_open(page, running):
     predict(page)
     wait_for(lambda: page.evaluate("localStorage.getItem('stt-settings')"))

@@ -188,7 +188,7 @@ def test_an_upload_that_is_not_square_shows_at_once_as_the_model_for_any_clip_se
         page.set_input_files("#clip input[type=file]", moving_dot(tmp_path / "wide.mp4", frames=12, width=48))
         page.wait_for_selector(STATE.format("ready"))
         assert page.evaluate(size) == [48, 32]
-        page.get_by_text("it takes whole frames, tiny only squares").wait_for()
+        page.get_by_text("it takes whole frames, not only squares").wait_for()
         assert "motion" in page.get_by_label("Model", exact=True).input_value()
         assert page.locator("#verdict").get_by_text("Use ").count() == 0  # a model that sees less is no advice
         choose_model(page, "tiny")

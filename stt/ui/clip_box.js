@@ -11,6 +11,7 @@ let asked = null; // path of the clip whose preview is on its way
 
 // What a visitor does with the clip, one after another: each act waits until the page shows what came before it, at first
 // what the page opens with. Of those that wait only the latest is done. So no answer comes late, onto another clip.
+const OPENING = "The page opens …";
 const PATIENCE = 30_000; // milliseconds, until an answer counts as lost
 let busy = 0, waiting = null, lost = null;
 const turns = (window.sttTurns = {
@@ -51,6 +52,8 @@ function next() {
   if (act() === false) turns.end();
 }
 turns.begin(); // the page opens
+message.textContent = OPENING;
+turns.free().then(() => message.textContent === OPENING && (message.textContent = ""));
 
 function show() {
   const value = props.value;

@@ -107,7 +107,7 @@ def gallery(models: Mapping[str, Predictor], examples: Sequence[Example]) -> gr.
             groups.setdefault(EXPERIMENTAL, []).append(
                 f'<button type="button" class="model" data-model="{escape(name)}" '
                 f'data-models="{escape(json.dumps([name]))}"><b>{escape(name)}</b> '
-                f"{escape(about(model.card).knows)}</button>"
+                f"{escape(about(model.card).knows)} <u>Use it</u></button>"
             )
     if not examples:
         groups = {}

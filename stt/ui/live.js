@@ -47,7 +47,7 @@ dialog.append(
   node("div", { class: "pictures" }, ...panes.map((pane) => pane.figure), cover),
   node("div", { class: "deck" }, input.area,
     node("div", { class: "desk" }, node("div", { class: "line" }, pause, back, time, where),
-      node("div", { class: "line tools" }, goOn, reseed, swap, single, drive, anew, save), node("div", { class: "says" }, warning, saved)),
+      node("div", { class: "line tools" }, reseed, drive, anew, save, goOn, swap, single), node("div", { class: "says" }, warning, saved)),
     input.extras),
 );
 
@@ -147,7 +147,7 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
   if (result) {
     const file = (name) => `${root()}/runs/${result.id}/${name}`;
     saved.replaceChildren(`Saved ${result.frames} frames: `, node("a", { href: file("future-1.mp4"), download: true }, "mp4"), " · ",
-      node("a", { href: file("future-1.gif"), download: true }, "gif"), " · ",
+      node("a", { href: file("future-1.gif"), download: true }, "gif"), " ",
       press("Show the recording on the page, where it can be the next prompt", "Show on the page", () => dialog.close()));
     window.dispatchEvent(new CustomEvent("stt-result", { detail: result.id })); // it stays, however the visitor leaves
   }

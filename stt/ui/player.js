@@ -3,7 +3,7 @@
 // front of this one, in the same function.
 
 const SPEEDS = [0.25, 0.5, 1, 2];
-const VISIT = "stt-visit"; // ids of this visit's results, in the tab's own memory
+const VISIT = "stt-visit", SHOWN = "stt-shown"; // ids of this visit's results and of that on the stage, in the tab's own memory
 const MAX_RESULTS = 12;
 const PHONE = 860; // pixels of the window's width; below, one column
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
@@ -50,7 +50,7 @@ let cells = []; // {figure, canvas, caption, result, future}; future -1 is the c
 let enlarged = -1; // index of the only cell to be seen
 let charts = []; // functions of the frame on the stage
 const results = new Map(); // this visit's, by id, oldest first
-const pinned = []; // {result, future, compared}: compared ones leave with the next prediction
+const pinned = []; // {result, future, kept, compared}: what only a comparison has brought leaves with the next prediction
 
 const done = (result) => result.strips.reduce((sum, part) => sum + part.frames, 0);
 const length = (result) => result.context_frames + done(result);
@@ -83,12 +83,14 @@ function show(value) {
     return rebuild();
   }
   if (value.state === "ready" && finished(current) && value.key === current.key) return;
+  const left = finished(current) && results.has(current.id);
   const before = current && value.id && current.id === value.id ? current : results.get(value.id);
   const grown = before === current && before;
   if (value.state === "running" && !grown) earlier = finished(current) ? [current, [...pinned]] : null;
   if (!grown) placeCompared(value);
   current = prepared(value, before);
   if (value.state === "ready" && asked) current.names = futureNames(asked);
+  if (value.state === "ready") current.status = left ? "The result before is under “This visit”." : "Press Predict to see how it may go on.";
   if (value.state === "done" && !value.precomputed) remember(current);
   if (value.state === "running" || value.state === "done") wait("");
   if (value.state === "running") {
@@ -110,9 +112,10 @@ const futureNames = (count) => Array.from({ length: count }, (_, k) => `future $
 
 // Results of other models that a comparison shows beside this one.
 function placeCompared(value) {
-  const others = pinned.filter((one) => !one.compared);
+  const others = pinned.filter((one) => one.kept).map((one) => ({ ...one, compared: false }));
   const beside = (value.beside || []).map((id) => results.get(id)).filter(Boolean);
-  pinned.splice(0, pinned.length, ...beside.map((result) => ({ result, future: 0, compared: true })), ...(value.beside ? [] : others));
+  const compared = beside.map((result) => ({ result, future: 0, compared: true, kept: others.some((one) => one.result === result && !one.future) }));
+  pinned.splice(0, pinned.length, ...compared, ...others.filter((one) => one.future || !beside.includes(one.result)));
 }
 
 // ---- waiting -----------------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ function endPrediction() { // by Stop or by an error: the frames so far stay and
     setPlaying(!still);
     return void (status.textContent = `${none}; this is the result before`);
   }
-  current = count ? { ...current, state: "stopped", status: `Stopped after ${count} of ${frames} frames`, frames: count, ending_frames: 0 }
+  current = count ? { ...current, state: "stopped", status: stoppedAfter(count, frames), frames: count, ending_frames: 0 }
     : { ...current, state: "ready", status: none, names: futureNames(current.names.length) };
   if (count) completeStopped(id, frames);
   t = 0;
@@ -153,11 +156,13 @@ function endPrediction() { // by Stop or by an error: the frames so far stay and
   rebuild();
 }
 
+const stoppedAfter = (count, frames) => (count < frames ? `Stopped after ${count} of ${frames} frames` : "");
+
 async function completeStopped(id, frames) { // the server knows its facts and measures a moment later
   for (let tries = 0; tries < 20 && current?.id === id; tries++) {
     const value = await load(id);
     if (value && current?.id === id) {
-      current = prepared({ ...value, state: "stopped", status: `Stopped after ${value.frames} of ${frames} frames` }, null);
+      current = prepared({ ...value, state: "stopped", status: stoppedAfter(value.frames, frames) }, null);
       remember(current);
       return rebuild();
     }
@@ -171,6 +176,7 @@ const scrollToStage = () => window.innerWidth <= PHONE && home.scrollIntoView({ 
 
 function rebuild() {
   home.dataset.state = current?.state || "empty";
+  memorize(SHOWN, finished(current) && !current.precomputed ? current.id : "");
   panels.replaceChildren();
   cells = [];
   enlarged = -1;
@@ -196,7 +202,7 @@ function panel(result, future, extra = false) {
   const tools = make("span", { class: "tools" });
   if (future >= 0 && finished(result)) {
     const name = result.names[future];
-    const isPinned = pinned.some((one) => one.result.id === result.id && one.future === future);
+    const isPinned = pinned.some((one) => one.kept && one.result.id === result.id && one.future === future);
     const video = (kind) => make("a", { href: file(result, `future-${future + 1}.${kind}`), download: true, onclick: save, "aria-label": `Save ${name} as ${kind}`, title: `Save as ${kind}` }, kind);
     tools.append(make("span", { class: "saves" }, video("mp4"), video("gif")),
       button(`Continue ${name}: its end becomes the clip`, "Continue", () => {
@@ -225,12 +231,14 @@ async function save(event) { // the server makes a video when somebody asks for 
 
 function pin(result, future) {
   const at = pinned.findIndex((one) => one.result.id === result.id && one.future === future);
-  if (at >= 0) pinned.splice(at, 1);
-  else pinned.push({ result, future });
+  if (at < 0) pinned.push({ result, future, kept: true });
+  else if (pinned[at].compared) pinned[at].kept = !pinned[at].kept;
+  else pinned.splice(at, 1);
   rebuild();
 }
 
 function enlarge(k) {
+  if (cells[k]?.figure.dataset.kind === "waiting") return; // there is nothing to see
   enlarged = enlarged === k ? -1 : k;
   cells.forEach((cell, i) => (cell.figure.hidden = enlarged >= 0 && i !== enlarged));
   layOut();
@@ -344,6 +352,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   action();
 });
+const reloads = performance.getEntriesByType("navigation")[0]?.type === "reload", onStage = reloads && recall(SHOWN);
 watch("value", () => show(props.value));
 show(props.value);
-loadVisit();
+loadVisit(onStage);

@@ -155,7 +155,11 @@ def facts(report: dict[str, Any], precomputed: bool) -> list[str]:
         what = f"{used} of {total}, then {frames} predicted"
         what += f" with {describe_action(report['action'])}" if report["action"] else ""
     time = f"{count} future{'s' * (count > 1)} in {report['total_seconds']:.1f} s"
-    return [settings["model"], what, "computed in advance" if precomputed else time]
+    return [
+        settings["model"],
+        what,
+        "computed in advance" if precomputed else "played live" if report.get("live") else time,
+    ]
 
 
 # ---- pictures --------------------------------------------------------------------------------------------

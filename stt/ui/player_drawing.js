@@ -38,7 +38,8 @@ const captionHeight = (side) => (steered() ? (side < 220 ? 106 : 66) : side < 30
 
 // The clip and its futures in rows, the last one in the middle: the largest pictures that fit the window.
 function layOut() {
-  const count = Math.max(cells.length, 2), phone = window.innerWidth <= PHONE, full = !!document.fullscreenElement;
+  const compared = current?.beside ? 1 + (props.rivals?.[current.model] || 0) : 0; // places of a comparison that runs
+  const count = Math.max(cells.length, compared, 2), phone = window.innerWidth <= PHONE, full = !!document.fullscreenElement;
   const width = stage.clientWidth - 2 * GAP;
   const top = full ? 0 : stage.getBoundingClientRect().top + window.scrollY;
   const height = Math.max(window.innerHeight - top - (full ? 60 : BELOW), 320) - 2 * GAP;
@@ -129,7 +130,7 @@ function draw() {
       caption.textContent = name;
       caption.title = [name, result.action, result.model].filter(Boolean).join(", ");
       face.setAttribute("aria-label", `Enlarge: ${name}`);
-      face.title = "Click to enlarge";
+      face.title = kind === "waiting" ? "" : "Click to enlarge";
     }
   }
   time.value = t;

@@ -4,9 +4,23 @@ function remember(result) {
   results.delete(result.id);
   results.set(result.id, result);
   while (results.size > MAX_RESULTS) results.delete(results.keys().next().value);
+  memorize(VISIT, JSON.stringify([...unread, ...results.keys()].slice(-MAX_RESULTS)));
+}
+
+let unread = []; // ids of this visit's results that are still to load after a reload of the page, oldest first
+
+function memorize(name, text) {
   try {
-    sessionStorage.setItem(VISIT, JSON.stringify([...results.keys()]));
+    sessionStorage.setItem(name, text);
   } catch {}
+}
+
+function recall(name) {
+  try {
+    return sessionStorage.getItem(name) || "";
+  } catch {
+    return "";
+  }
 }
 
 function thumbnails() {
@@ -49,16 +63,19 @@ async function load(id) {
   return answer?.ok ? answer.json() : null;
 }
 
-async function loadVisit() { // after a reload of the page
-  let names = [];
-  try {
-    names = JSON.parse(sessionStorage.getItem(VISIT) || "[]");
-  } catch {}
-  for (const name of names.slice(-MAX_RESULTS)) {
-    const value = await load(name);
-    if (value && !results.has(name)) results.set(name, prepared(value));
+async function loadVisit(onStage) { // after a reload of the page, the latest first. onStage: id of what was on it, or ""
+  unread = JSON.parse(recall(VISIT) || "[]");
+  const late = onStage && !unread.includes(onStage) ? [onStage] : [];
+  while (unread.length || late.length) {
+    const name = late.pop() ?? unread.at(-1), value = await load(name);
+    if (name === unread.at(-1)) unread.pop();
+    if (!value || results.has(name)) continue;
+    const all = [[name, prepared(value)], ...results];
+    results.clear();
+    for (const [id, result] of all) results.set(id, result);
+    thumbnails();
+    if (name === onStage) showAgain(results.get(name));
   }
-  thumbnails();
 }
 
 async function copyLink() {

@@ -145,7 +145,7 @@ class Verdicts:
         if switch and switch.after == request.model:
             before = _name(switch.before)
             why = (
-                f": it takes whole frames, {before} only squares"
+                ": it takes whole frames, not only squares"
                 if switch.by_shape
                 else f", as {before} does not know such clips"
             )
