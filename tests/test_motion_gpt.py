@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from stt.api import Batch, Condition, Sampling
 from stt.models import motion_gpt
 from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
 from stt.motion_codes import MotionVQ, MotionVQConfig
-from stt.sampler import SeededNoise
+from stt.sampler import SeededNoise, predict
 from tests.conftest import TINY_MOTION_GPT, TINY_MOTION_VQ, lively
 
 
@@ -99,6 +101,18 @@ def test_codes_drawn_with_the_cache_are_the_likeliest_without_it():
                 other[0, y, x, 0] = motion
                 nats.append(float(model.nats(past, count, other, label)[0, 0, j]))
             assert min(range(len(nats)), key=nats.__getitem__) == ids[0, y, x, 0]
+
+
+def test_temperatures_of_codes_multiply_the_one_that_is_asked_for():
+    model, context = lively(MotionGPT(TINY_MOTION_GPT)).eval(), torch.rand(3, 1, 16, 16) * 2 - 1
+    cooler = MotionGPT(replace(TINY_MOTION_GPT, temperatures=(0.5, 0.5))).eval()
+    cooler.load_state_dict(model.state_dict())
+    assert torch.equal(predict(cooler, context, 3), predict(model, context, 3, Sampling(temperature=0.5)))
+    residual = MotionGPT(replace(TINY_MOTION_GPT, temperatures=(1.0, 0.01))).eval()
+    residual.load_state_dict(model.state_dict())
+    assert not torch.equal(predict(residual, context, 3), predict(model, context, 3))
+    with pytest.raises(ValueError, match="temperatures are"):
+        replace(TINY_MOTION_GPT, temperatures=(1.0, 0.0))
 
 
 def test_a_clip_from_labels_ignores_the_prompt_and_shows_the_labels_in_its_first_frame():

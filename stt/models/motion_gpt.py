@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -55,6 +55,7 @@ class MotionGPTConfig(PredictorConfig):
     classes: int = 0  # 0 for none
     labels: int = 1  # most classes of a clip
     drop_labels: float = 0.5  # share of the labels that are hidden
+    temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and of residual codes, times the one that is asked for
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
     drop_context: float = 0.12  # share of training steps without a context
     short_context: float = 0.2  # share of training steps whose context has a random length
@@ -70,6 +71,8 @@ class MotionGPTConfig(PredictorConfig):
         for name in ("drop_context", "drop_labels", "short_context", "closed_loop", "corruption"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        if len(self.temperatures) != 2 or not all(0 < t <= 1 for t in self.temperatures):
+            raise ValueError(f"temperatures are {self.temperatures}, must be two above 0, up to 1")
         if self.tokenizer.patch % FINE:
             raise ValueError(f"patch is {self.tokenizer.patch}, must be a multiple of {FINE}")
         for name in ("image_size", "channels"):
@@ -452,7 +455,8 @@ class MotionGPT(Predictor):
             logits, *free = (head(h, *others).float() for h in features)
             if free:
                 logits = free[0] + self.config.guidance * (logits - free[0])
-            return sample_logits(logits, sampling, logits if noises is None else noises[group])
+            own = replace(sampling, temperature=sampling.temperature * self.config.temperatures[min(group, 1)])
+            return sample_logits(logits, own, logits if noises is None else noises[group])
 
         codes = [sampled(0, self.motion, pointers, inputs.evidence[rows, at])]
         copied = pixels = self.tokenizer.copied_cells(inputs.before, codes[0], at)
