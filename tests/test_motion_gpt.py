@@ -83,7 +83,7 @@ def test_drawing_several_codes_a_round_equals_drawing_them_one_by_one(labels, lo
         drawn = []
         for number in (1, lookahead):
             monkeypatch.setattr(motion_gpt, "LOOKAHEAD", number)
-            drawn.append(model.draw(inputs, label, Sampling(), gumbel, state.guided))
+            drawn.append(model.draw(inputs, label, [Sampling()] * 2, gumbel, state.guided))
     assert torch.equal(*drawn)
 
 
@@ -92,7 +92,7 @@ def test_codes_drawn_with_the_cache_are_the_likeliest_without_it():
     past = torch.rand(1, 4, 1, 16, 16)
     with torch.inference_mode():
         inputs, label, count = model.inputs(past, torch.tensor([4])), model.label(None), torch.tensor([4])
-        ids = model.draw(inputs, label, Sampling(temperature=0), None)
+        ids = model.draw(inputs, label, [Sampling(temperature=0)] * 2, None)
         for j in range(model.config.cells):
             y, x = divmod(j, model.config.tokenizer.grid)
             nats = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
@@ -55,7 +56,7 @@ class MotionGPTConfig(PredictorConfig):
     classes: int = 0  # 0 for none
     labels: int = 1  # most classes of a clip
     drop_labels: float = 0.5  # share of the labels that are hidden
-    temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and of residual codes, times the one that is asked for
+    temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
     drop_context: float = 0.12  # share of training steps without a context
     short_context: float = 0.2  # share of training steps whose context has a random length
@@ -401,15 +402,24 @@ class MotionGPT(Predictor):
         inputs = Inputs(*(repeat_rows(part, futures) for part in self.inputs(state.past, count)))
         label = repeat_rows(state.label, futures) if state.label is not None else None
         gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes)) if sampling.temperature else None
-        ids = self.draw(inputs, label, sampling, gumbel, state.guided and not state.length)
+        own = c.temperatures if state.length else (1.0, 1.0)  # what comes from nothing takes all of its chance
+        samplings = [replace(sampling, temperature=sampling.temperature * factor) for factor in own]
+        ids = self.draw(inputs, label, samplings, gumbel, state.guided and not state.length)
         frame = self.tokenizer.decode_frame(inputs.before, ids)
         past = torch.cat([repeat_rows(state.past, futures)[:, 1:], frame[:, None]], dim=1)
         return 2 * frame[:, None] - 1, state._replace(past=past, length=min(state.length + 1, c.context_frames))
 
     def draw(
-        self, inputs: Inputs, label: Tensor | None, sampling: Sampling, gumbel: Tensor | None, guided: bool = False
+        self,
+        inputs: Inputs,
+        label: Tensor | None,
+        samplings: Sequence[Sampling],
+        gumbel: Tensor | None,
+        guided: bool = False,
     ) -> Tensor:
         """Draws a frame's codes (F, h, w, G), exactly as one by one, by fixed-point iteration (arXiv 2002.09928).
+
+        samplings: of motion and of residual codes.
 
         The noise of a position is drawn once, so that its code is a function of those before it. Some positions are
         computed at once, from guesses of those before them. All up to the first that changes are final, and the next
@@ -426,7 +436,7 @@ class MotionGPT(Predictor):
         rows, start = torch.arange(futures, device=ids.device), torch.zeros_like(places[:, 0])
         while len(rows):
             at = (start[:, None] + torch.arange(LOOKAHEAD, device=ids.device)).clamp(max=c.cells - 1)  # (F, n)
-            changed = self._redraw(draft, at, sampling)
+            changed = self._redraw(draft, at, samplings)
             first = torch.where(changed.any(dim=1), 1 + changed.int().argmax(dim=1), LOOKAHEAD)
             start = (start + first).clamp(max=c.cells)
             going = start < c.cells
@@ -435,7 +445,7 @@ class MotionGPT(Predictor):
                 rows, start, draft = rows[going], start[going], draft.take(going)
         return ids.unflatten(1, (t.grid, t.grid))
 
-    def _redraw(self, draft: Draft, at: Tensor, sampling: Sampling) -> Tensor:
+    def _redraw(self, draft: Draft, at: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         """Draws the codes of positions `at` (F, n), each given those before it; writes them into `draft`.
 
         Returns whether each one is another than before (F, n).
@@ -455,8 +465,7 @@ class MotionGPT(Predictor):
             logits, *free = (head(h, *others).float() for h in features)
             if free:
                 logits = free[0] + self.config.guidance * (logits - free[0])
-            own = replace(sampling, temperature=sampling.temperature * self.config.temperatures[min(group, 1)])
-            return sample_logits(logits, own, logits if noises is None else noises[group])
+            return sample_logits(logits, samplings[min(group, 1)], logits if noises is None else noises[group])
 
         codes = [sampled(0, self.motion, pointers, inputs.evidence[rows, at])]
         copied = pixels = self.tokenizer.copied_cells(inputs.before, codes[0], at)
