@@ -120,7 +120,7 @@ def test_an_earlier_start_compares_the_futures_with_what_really_happened(page, t
     assert page.evaluate(UNNAMED) == []
     assert "last frame" in page.locator(".player .reading").nth(1).inner_text()
     page.locator(".player .measures summary").click()
-    assert "1 is the clip's middle" in page.locator(".player .reading").last.text_content()  # no figures of others
+    assert "1 is usual in this clip" in page.locator(".player .reading").last.text_content()  # no figures of others
     at_frame(page, 4)
     assert page.locator(".player .where").inner_text() == "clip 5 of 9"  # as the start of the future says
     assert "clip frames 1 to 5 of 9, then 3 predicted" in facts(page)

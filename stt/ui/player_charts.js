@@ -16,8 +16,8 @@ const EXPLAINED = {
   Spread: "How much the futures differ from each other: 0 % is not at all, 50 % is half of them black and half white.",
   Error: "How far the pixels are from what really happened, in percent of the step from black to white.",
   Likeness: "How much the picture looks like what really happened (structural similarity, SSIM): 1 is the same picture.",
-  Alone: "How unlikely each frame of the clip is for the model, beside the clip's middle: the model has no figures of other clips.",
-  Surprise: "How unlikely each frame of the clip is for the model. 1 is a rare moment of the clips that it knows (one in a hundred); above 1.5 it is unlike them.",
+  Alone: "How unlikely each frame of the clip is for the model: 1 is usual in this clip, since there are no figures of other clips.",
+  Surprise: "How unlikely each frame of the clip is for the model. 1 is as rare as one frame in a hundred of the clips that it knows; above 1.5 it is unlike them.",
 };
 
 const notes = (sentences, kind) => // the terms of the trade are in the tooltip
@@ -67,8 +67,8 @@ function showMeasures() {
     said.push("how unusual the clip is for the model");
     const { bits, usual } = report.surprise, middle = [...bits].sort((a, b) => a - b)[bits.length >> 1];
     const lines = [["surprise", 2, bits.slice(1).map((b) => b / (usual || middle || 1)), "clip"]];
-    if (usual) chart("Surprise", "", lines, 1, 0, EXPLAINED.Surprise, "1 is a rare moment");
-    else chart("Surprise", "", lines, 1, 0, EXPLAINED.Alone, "1 is the clip's middle");
+    if (usual) chart("Surprise", "", lines, 1, 0, EXPLAINED.Surprise, "1: one frame in a hundred");
+    else chart("Surprise", "", lines, 1, 0, EXPLAINED.Alone, "1 is usual in this clip");
   }
   explanation.textContent = said.length ? `Over time: ${said.join(", ")}. The thin vertical line is where the future starts.` : "";
   measures.hidden = !said.length;

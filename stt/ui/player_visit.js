@@ -31,7 +31,7 @@ function thumbnails() {
       canvas.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height);
     };
     result.strips.at(-1)?.image?.decode().then(paint, () => {});
-    const lines = [result.clip || "no clip", result.model, `${result.names[0]}${result.names.length > 1 ? ` + ${result.names.length - 1}` : ""}`];
+    const lines = [result.clip || "no clip", result.model, `${result.names[0]}${result.names.length > 1 ? `, ${result.names.length - 1} more` : ""}`];
     const node = button(`Show again: ${lines.join(" ")}`, canvas, () => showAgain(result), { class: "thumbnail", "aria-pressed": result === current });
     node.append(make("span", {}, ...lines.flatMap((line) => [make("span", {}, line), " "])));
     return node;
