@@ -12,6 +12,7 @@ from stt.api import Batch, Condition, Sampling
 from stt.models import motion_gpt
 from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
 from stt.motion_codes import MotionVQ, MotionVQConfig
+from stt.request import label_space
 from stt.sampler import SeededNoise, predict
 from tests.conftest import TINY_MOTION_GPT, TINY_MOTION_VQ, lively
 
@@ -124,6 +125,13 @@ def test_a_clip_from_labels_ignores_the_prompt_and_shows_the_labels_in_its_first
     assert not torch.equal(clips[0][:, 0], other[:, 0])
     with pytest.raises(ValueError, match="labels are"):
         stt.predict(model, prompts[0], 3, condition=Condition(labels=(10,)))
+
+
+def test_without_labels_to_ask_for_a_model_of_classes_only_continues_clips():
+    model = MotionGPT(replace(classed().config, labels=0)).eval()
+    assert "labels" not in model.knobs and label_space(model) == (0, 0)
+    with pytest.raises(ValueError, match="labels are"):
+        model.start(torch.rand(1, 4, 1, 16, 16) * 2 - 1, Condition(labels=(3,)))
 
 
 def test_a_context_of_a_random_length_hides_the_frames_before_it():

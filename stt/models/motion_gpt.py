@@ -54,7 +54,7 @@ class MotionGPTConfig(PredictorConfig):
     mlp_ratio: int = 4
     width: int = 48  # channels of the context's network at 4x4 pixels
     classes: int = 0  # 0 for none
-    labels: int = 1  # most classes of a clip
+    labels: int = 1  # most classes of a clip that can be asked for; 0: the model only continues clips
     drop_labels: float = 0.5  # share of the labels that are hidden
     temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
@@ -223,7 +223,7 @@ class MotionGPT(Predictor):
     def __init__(self, config: MotionGPTConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes else set()))
+        self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes and c.labels else set()))
         self.tokenizer = MotionVQ(c.tokenizer).requires_grad_(False)
         side, pixels, half = c.tokenizer.grid, c.tokenizer.pixels, c.dim // 2
         self.past = Past(c)
