@@ -54,7 +54,7 @@ class MotionGPTConfig(PredictorConfig):
     mlp_ratio: int = 4
     width: int = 48  # channels of the context's network at 4x4 pixels
     classes: int = 0  # 0 for none
-    labels: int = 1  # most classes of a clip that can be asked for; 0: the model only continues clips
+    labels: int = 0  # most classes of a clip that can be asked for; 0: the model only continues clips
     drop_labels: float = 0.5  # share of the labels that are hidden
     temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
