@@ -88,8 +88,8 @@ class MotionVQ(Tokenizer):
         )
         for parameter in self.filter[-1].parameters():  # at first it changes nothing
             nn.init.zeros_(parameter)
-        axis = torch.arange(c.reach, -c.reach - 1, -1)  # in the order of `candidates`
-        self.register_buffer("shifts", torch.cartesian_prod(axis, axis), persistent=False)
+        axis = range(c.reach, -c.reach - 1, -1)  # in the order of `candidates`
+        self.register_buffer("shifts", torch.tensor([[y, x] for y in axis for x in axis]), persistent=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
