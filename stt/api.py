@@ -260,6 +260,12 @@ class Tokenizer(Model):
         """Frames that are coded together. The number of a clip's frames is a multiple of it."""
         return 1
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes of each group."""
+        sizes: tuple[int, ...] = self.get_submodule("quantizer").sizes  # type: ignore[assignment]
+        return sizes
+
     @abstractmethod
     def encode(self, video: Video) -> Codes: ...
 

@@ -85,6 +85,17 @@ class Block(nn.Module):
         x = x + self.attention.attend(q, cache[0], cache[1], mask=mask)
         return self._cross_and_mlp(x, memory, shifts)
 
+    def some(self, x: Tensor, shifts: list[Shift], cache: Tensor, at: Tensor) -> Tensor:
+        """Tokens (B, n, D) at positions `at` (B, n), each given those before it in the cache (2, B, heads, N, d).
+
+        Their keys and values are written into the cache.
+        """
+        q, k, v = self.attention.project(self.norm(x, shifts[0]))
+        for past, new in zip(cache, (k, v), strict=True):
+            past.scatter_(2, at[:, None, :, None].expand_as(new), new)
+        mask = torch.arange(cache.shape[-2], device=x.device) <= at[:, None, :, None]
+        return self._cross_and_mlp(x + self.attention.attend(q, cache[0], cache[1], mask=mask), None, shifts)
+
     def _cross_and_mlp(self, x: Tensor, memory: tuple[Tensor, Tensor] | None, shifts: list[Shift]) -> Tensor:
         if memory is not None and self.cross is not None and self.cross_norm is not None:
             x = x + self.cross(self.cross_norm(x, shifts[2]), memory)

@@ -8,10 +8,12 @@ import torch
 from stt.api import Batch, Predictor, PredictorConfig
 from stt.dct import DCTConfig
 from stt.models.layered import LayeredConfig
+from stt.models.motion_gpt import MotionGPTConfig
 from stt.models.stt import STT, STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
+from stt.motion_codes import MotionVQConfig
 from stt.registry import CONFIGS, FAMILIES
 from stt.sprites import MAX_SPRITES
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
@@ -41,6 +43,10 @@ TINY_VIDEO_TOKENIZER = VideoVQConfig(image_size=16, frames=2, patch=2, widths=(8
 TINY_VIDEOGPT = VideoGPTConfig(
     image_size=16, tokenizer=TINY_VIDEO_TOKENIZER, context_frames=4, slices=3, dim=32, depth=2, heads=2, mlp_ratio=2,
     widths=(8, 16),
+)  # fmt: skip
+TINY_MOTION_VQ = MotionVQConfig(image_size=16, reach=2, codebook_size=16, filter_width=4)
+TINY_MOTION_GPT = MotionGPTConfig(
+    image_size=16, tokenizer=TINY_MOTION_VQ, context_frames=4, dim=32, depth=2, heads=2, mlp_ratio=2, width=8,
 )  # fmt: skip
 TINY_DCT = DCTConfig(image_size=16, channels=1, block=4, background=128, quality=10)
 TINY_TRANSFRAMER = TransframerConfig(
@@ -74,6 +80,10 @@ TINY_CONFIGS = {
     "videogpt": TINY_VIDEOGPT,
     "videogpt, unconditional": VideoGPTConfig.from_dict(
         TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}
+    ),
+    "motion_gpt": TINY_MOTION_GPT,
+    "motion_gpt, colour": MotionGPTConfig.from_dict(
+        TINY_MOTION_GPT.to_dict() | {"channels": 3, "tokenizer": TINY_MOTION_VQ.to_dict() | {"channels": 3}}
     ),
     "transframer": TINY_TRANSFRAMER,
     "transframer, colour": TransframerConfig.from_dict(

@@ -179,6 +179,36 @@ def test_the_menu_says_at_once_what_its_model_knows_and_opens_the_tab_of_its_exa
     assert complaints == []
 
 
+def test_a_tab_that_is_opened_while_an_example_loads_stays_open(chromium, running):
+    page, complaints = new_tab(chromium, running)
+    page.add_init_script(LATE)
+    visit(page, running)
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    page.evaluate("() => { window.late = true; }")
+    page.locator("#examples .example").nth(1).click()
+    page.get_by_role("tab").nth(1).click()
+    wait_for_address(page, "clip", "example-1")
+    wait_for(lambda: page.evaluate("sttTurns.free().then(() => true)"))
+    assert page.get_by_role("tab").nth(1).get_attribute("aria-selected") == "true"
+    page.context.close()
+    assert complaints == []
+
+
+def test_stop_is_acknowledged_at_once(page):
+    choose_model(page, "slow")
+    set_number(page, "Frames", 20)
+    page.wait_for_selector("#predict:enabled")
+    page.click("#predict")
+    page.wait_for_selector(STATE.format("running"))
+    page.evaluate(
+        "addEventListener('stt-stop', () => { window.stopping = document.querySelector('.player .busy').textContent; })"
+    )
+    page.click("#stop")
+    wait_for(lambda: page.evaluate("window.stopping") == "Stopping …")
+    page.wait_for_selector("#predict:enabled")
+    wait_for(lambda: page.locator(".player .busy").inner_text() == "")
+
+
 def test_the_same_file_once_more_leaves_predict_ready(page, tmp_path):
     clip = moving_dot(tmp_path / "mine.mp4", frames=9)
     upload(page, clip)

@@ -78,7 +78,9 @@ def test_the_choices_of_a_step_depend_on_its_number_alone():
         assert torch.equal(*losses), name
 
 
-@pytest.mark.parametrize("name", ["stt", "stt, layers", "layered", "timesformer", "videogpt", "transframer"])
+@pytest.mark.parametrize(
+    "name", ["stt", "stt, layers", "layered", "timesformer", "videogpt", "motion_gpt", "transframer"]
+)
 def test_a_family_overfits_one_clip_and_is_surprised_by_a_frame_that_does_not_belong(name):
     """The loss is that of training; a frozen random tokenizer cannot give pixels."""
     model = lively(built(TINY_CONFIGS[name])).train()

@@ -113,6 +113,13 @@ def test_the_perceptual_distance_joins_the_reconstruction_loss_and_is_not_traine
     assert load_any(tmp_path).config == tokenizer.config
 
 
+def test_a_tokenizer_without_a_decoder_has_no_vqgan_stage(tmp_path):
+    words = ["--preset", "moving_mnist/motion_vq/cpu", "--out", str(tmp_path / "run")]
+    for flags in (["--gan-weight", "0.3"], ["--decoder-only"]):
+        with pytest.raises(SystemExit, match="motion_vq/cpu has no decoder"):
+            main(words + flags)
+
+
 def test_the_perceptual_distance_needs_the_vqgan_stage_and_its_weights(tmp_path, monkeypatch):
     words = ["--preset", "car/frame_vq/cpu", "--out", str(tmp_path / "run"), "--perceptual-weight", "0.3"]
     with pytest.raises(SystemExit, match="--perceptual-weight belongs to the VQGAN stage: add --gan-weight"):

@@ -20,6 +20,7 @@ from stt.video import read_clip
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).with_name("golden.npz")  # by model: (seeds, frames, C, 32, 32) uint8
 PROMPTS = {  # by model: the example clip whose first frames it continues
+    "digits-motiongpt": "four-falling",
     "digits-stt": "four-falling",
     "digits-timesformer": "pair-crossing",
     "digits-transframer": "four-falling",

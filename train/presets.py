@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from stt.api import Config
 from stt.models.layered import LayeredConfig
+from stt.models.motion_gpt import MotionGPTConfig
 from stt.models.stt import STTConfig
 from stt.models.timesformer import TimeSformerConfig
 from stt.models.transframer import TransframerConfig
 from stt.models.videogpt import VideoGPTConfig
+from stt.motion_codes import MotionVQConfig
 from stt.registry import CONFIGS
 from stt.tokenizer import FrameVQConfig, VideoVQConfig
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
@@ -59,6 +61,8 @@ radar = RadarConfig(frames=12)
 digits_stt_cpu = STTConfig(layers=2, gaussian_grid=(0,) * 4)
 digits_stt_gpu = STTConfig(layers=2, segmenter_width=48, dim=256, depth=6, heads=8, gaussian_grid=(0,) * 6)
 
+motion_vq = MotionVQConfig()
+motion_gpt = MotionGPTConfig(tokenizer=motion_vq, classes=10, labels=2, guidance=2.0)
 video_vq_cpu = VideoVQConfig()
 video_vq_gpu = VideoVQConfig(blocks=2)
 videogpt_cpu = VideoGPTConfig(tokenizer=video_vq_cpu, classes=10, drop_context=0.25, guidance=3.0)
@@ -146,6 +150,18 @@ PRESETS: dict[str, Preset] = {
     "moving_mnist/timesformer/gpu": Preset(
         summary="TimeSformer on Moving MNIST, 10 -> 10, 8M parameters. One GPU, 20 minutes; not measured.",
         model=timesformer_gpu, data=deterministic_digits, training=replace(gpu, batch=128, muon=True, lr=2e-3),
+    ),
+    "moving_mnist/motion_vq/cpu": Preset(
+        summary="MotionVQ tokenizer on Stochastic Moving MNIST, two digits. One CPU core, 5 minutes. "
+        "Measured: PSNR 27.0 dB.",
+        model=motion_vq, data=replace(two_digits_or_one, frames=10),
+        training=replace(cpu_tokenizer, minutes=5, batch=8),
+    ),
+    "moving_mnist/motion_gpt/cpu": Preset(
+        summary="MotionGPT on Stochastic Moving MNIST, two digits, given frames or classes. One CPU core, 60 minutes. "
+        "Measured after 160 beside other work: one digit named in 0.94 of the frames at 10, two in 0.28.",
+        model=motion_gpt, data=replace(two_digits_or_one, frames=15), training=replace(cpu_predictor, batch=3, lr=2e-3),
+        tokenizer_preset="moving_mnist/motion_vq/cpu",
     ),
     "moving_mnist/video_vq/gpu": Preset(
         summary="VideoVQ tokenizer on Stochastic Moving MNIST, two digits. One GPU, 4 minutes; not measured.",

@@ -38,6 +38,8 @@ def main(words: list[str] | None = None, alone: bool = True) -> None:
     preset = cli.preset_of(args)
     if preset.family not in TOKENIZERS:
         raise SystemExit(f"{args.preset} trains a predictor: use train.predictor")
+    if (args.gan_weight or args.decoder_only) and preset.family == "motion_vq":
+        raise SystemExit(f"{args.preset} has no decoder: leave out --gan-weight and --decoder-only")
     accelerator = make_accelerator(args.device)
     warn_of_size(accelerator, args.preset, PRESETS)
     train, test = (open_dataset(preset, args, split, accelerator.device) for split in ("train", "test"))

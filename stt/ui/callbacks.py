@@ -257,6 +257,8 @@ class Callbacks:
             own = self._settings_of(result)
             example = backend.clips.of_content(None, result.report["clip"]["sha256"])
             prompt = {"clip": str(example)} if example else {}
+            if example is None and not result.report["imagined"]:
+                faults.append("The clip of this result stays with its visitor: choose one, or continue a future.")
             return own, result_value(result), gr.skip(), *updates(own, **prompt)
         if query.get("clip") in stems:
             clip: Path | None = backend.examples[stems.index(query["clip"])]

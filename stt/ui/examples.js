@@ -4,7 +4,8 @@
 
 const tabs = [...element.querySelectorAll('[role="tab"]')];
 const panels = [...element.querySelectorAll('[role="tabpanel"]')];
-let current, model, touched = false; // the clip and the model on the page; whether the visitor has opened a tab before the first came
+let current, model = document.querySelector("#knows .knows:not([hidden])")?.dataset.of; // the clip and the model on the page
+let touched = false, stays = false; // whether the visitor has opened a tab, and has just done so while the page was busy
 
 function open(k, focus = false) {
   tabs.forEach((tab, i) => {
@@ -27,7 +28,8 @@ element.addEventListener("click", (event) => {
   const node = event.target.closest("button");
   if (!node) return;
   if (tabs.includes(node)) {
-    touched = true;
+    touched = stays = true;
+    window.sttTurns.free().then(() => setTimeout(() => (stays = false), 500));
     return open(tabs.indexOf(node));
   }
   if (node.dataset.model) return trigger("model", { model: node.dataset.model });
@@ -37,7 +39,7 @@ element.addEventListener("click", (event) => {
   window.dispatchEvent(new CustomEvent("stt-example", { detail: node.querySelector("span").textContent }));
 });
 window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the page; a new one opens its tab
-  const opens = detail !== current && !(current === undefined && touched);
+  const opens = detail !== current && !stays && !(current === undefined && touched);
   current = detail;
   for (const node of element.querySelectorAll(".example")) {
     const chosen = node.dataset.clip === detail;
@@ -46,7 +48,7 @@ window.addEventListener("stt-clip", ({ detail }) => { // which clip is on the pa
   }
 });
 window.addEventListener("stt-model", ({ detail }) => {
-  const fresh = detail !== model && !(model === undefined && touched);
+  const fresh = detail !== model && !stays;
   model = detail;
   const own = [...element.querySelectorAll("[data-models]")].filter((node) => JSON.parse(node.dataset.models).includes(model));
   const node = own.find((one) => one.getAttribute("aria-pressed") === "true") ?? own[0];

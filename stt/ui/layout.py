@@ -92,10 +92,10 @@ def lay_out(models: Mapping[str, Predictor], examples: Sequence[Example], first:
             clip = clip_box()
             with gr.Row(elem_id="go"):  # what a visitor can start
                 predict = gr.Button(
-                    "Predict", variant="primary", interactive=False, elem_id="predict", scale=3, min_width=80
+                    "Predict", variant="primary", interactive=False, elem_id="predict", scale=4, min_width=80
                 )  # until the page has opened
-                stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=2, min_width=60)
-                play = gr.Button("Play live", elem_id="play", scale=2, min_width=60)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop", scale=3, min_width=60)
+                play = gr.Button("Play live", elem_id="play", scale=4, min_width=60)
             with gr.Column(elem_id="model"):
                 menu = model_menu(choices, name)
                 texts = "".join(knows_text(one, models, examples) for one in models)

@@ -151,7 +151,7 @@ function hear({ wait, ready: start, branch: change, saved: result, end }) {
       press("Show the recording on the page, where it can be the next prompt", "Show on the page", () => dialog.close()));
     window.dispatchEvent(new CustomEvent("stt-result", { detail: result.id })); // it stays, however the visitor leaves
   }
-  if (end) say(end, true);
+  if (end) say(saved.firstChild ? `${end} What was played is saved on the page.` : end, true);
 }
 
 function see(data) {
@@ -197,7 +197,7 @@ function warn() {
 function startAgain() {
   if (!branch) return;
   send({ restart: true });
-  [paused, arrivals] = [false, []];
+  [paused, arrivals, latency, slow] = [false, [], null, 0];
   send({ pause: false });
   refresh();
 }
@@ -259,7 +259,7 @@ function fork(seed) {
   if (!branch) return;
   send({ fork: moment ?? Math.max(0, length - Math.round(BACK * ready.fps)), seed });
   paused = false;
-  arrivals = [];
+  [arrivals, latency, slow] = [[], null, 0]; // measured anew
   send({ pause: false });
   refresh();
 }

@@ -216,7 +216,11 @@ class Visit:
         self._send_frame(0, self.prompt.pixels[-1], 0, 0.0)
         due = time.monotonic()
         while True:
-            self.controls.wait(due)
+            try:
+                self.controls.wait(due)
+            except Ended:  # what was played is not lost
+                self._save()
+                raise
             if self.controls.stopped:
                 return
             if (command := self.controls.command()) is not None:

@@ -314,6 +314,7 @@ window.addEventListener("resize", () => current && layOut());
 document.addEventListener("fullscreenchange", () => current && layOut());
 window.addEventListener("stt-start", waitForTurn);
 window.addEventListener("stt-end", endPrediction);
+window.addEventListener("stt-stop", () => wait("Stopping …"));
 window.addEventListener("stt-result", async ({ detail }) => { // a live session's
   const answer = await fetch(`${root()}/runs/${encodeURIComponent(detail)}.json`);
   if (answer.ok) show(await answer.json());

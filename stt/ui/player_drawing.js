@@ -87,8 +87,9 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
   if (beyond >= 0) return [result.images.ending, ...at(beyond), "clip"];
   if (future < 0) {
     if (after < result.truth_frames) return [result.images.truth, ...at(after), result.imagined ? "beside" : "truth"];
-    if (result.truth_frames) return [result.images.truth, ...at(result.truth_frames - 1), "ended"];
-    return [result.images.context, ...at(result.context_frames - 1), "ended"];
+    const more = (result.first ?? 0) + result.context_frames + result.truth_frames < (result.clip_frames ?? 0); // which nothing is compared with
+    if (result.truth_frames) return [result.images.truth, ...at(result.truth_frames - 1), more ? "held" : "ended"];
+    return [result.images.context, ...at(result.context_frames - 1), more ? "held" : "ended"];
   }
   after = Math.min(after, done(result) - 1);
   for (const part of result.strips) {
@@ -98,7 +99,7 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
   return [null, 0, 0, "waiting"];
 }
 
-const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "clip, ended", beside: "the clip goes on" };
+const CAPTIONS = { clip: "clip", truth: "what really happened", ended: "clip, ended", held: "clip, held", beside: "the clip goes on" };
 
 function nameOf(result, future, kind) {
   if (future < 0) return result.clip ? CAPTIONS[kind] : "no clip";
@@ -119,7 +120,7 @@ function draw() {
     if (kind === "waiting") pen.clearRect(0, 0, ...size);
     else if (image?.complete) { // until a new picture is decoded, the last one stays
       pen.clearRect(0, 0, ...size);
-      pen.globalAlpha = kind === "ended" || kind === "unused" ? 0.35 : 1;
+      pen.globalAlpha = kind === "ended" || kind === "held" || kind === "unused" ? 0.35 : 1;
       pen.drawImage(image, x, y, ...size, 0, 0, ...size);
       pen.globalAlpha = 1;
       if (result === current) drawOverlay(pen, result, future);

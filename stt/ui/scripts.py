@@ -76,6 +76,7 @@ FREE = FREE.replace("MOST", "0")
 STARTED, DONE, ENDED = (
     f"() => {{ window.dispatchEvent(new Event('stt-{what}')); return []; }}" for what in ("start", "done", "end")
 )
+STOPS = "() => { window.dispatchEvent(new Event('stt-stop')); return []; }"
 # answers, whichever comes last -> that of the present clip, model, stride and fit; a whole one before one on its way
 VERDICT = """(answer, clip, ...others) => {
   const verdicts = (window.sttVerdicts ??= new Map()), key = JSON.stringify(answer?.of), began = /…/.test(answer?.html);

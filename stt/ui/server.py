@@ -38,30 +38,33 @@ from stt.ui.wiring import build
 from stt.ui.zero_gpu import zero_gpu_compute
 from stt.video import LIMITS, decoder_sandbox
 
+MAIN = "stt"  # family
 QUEUE_SIZE = 16  # requests; beyond it visitors are asked to come back later
 
 
 def load_models(sources: Sequence[str], device: torch.device | str, *, compile: bool = False) -> dict[str, Predictor]:
     """Models by name, from files, folders of files, runs' folders and Hub repositories.
 
-    Repeated files load once. A source without a predictor is reported and left out. Raises ValueError when no model is
-    left.
+    Repeated files load once. Of a folder the STTs come first: an example is shown by the first that knows it. A source
+    without a predictor is reported and left out. Raises ValueError when no model is left.
     """
     models: dict[str, Predictor] = {}
-    loaded: set[str] = set()
+    seen: set[str] = set()
     for source in sources:
         files = [source]
         if os.path.isdir(source):  # "a" before "a-b": the first is the default
             files = [str(path) for path in sorted(Path(source).glob("*.safetensors"), key=lambda path: path.stem)]
+        loaded: dict[str, Predictor] = {}
         for one in files:
-            if one in loaded:
+            if one in seen:
                 continue
-            loaded.add(one)
+            seen.add(one)
             try:
                 name = name_of(one)
-                models[one if name in models else name] = load(one, device, compile=compile)
+                loaded[one if name in models | loaded else name] = load(one, device, compile=compile)
             except (OSError, ValueError) as error:
                 print(f"left out {one}: {error}", file=sys.stderr)
+        models |= sorted(loaded.items(), key=lambda item: item[1].family != MAIN)
     if not models:
         raise ValueError(f"no model found in: {', '.join(sources)}")
     return models

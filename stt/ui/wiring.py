@@ -42,6 +42,7 @@ from stt.ui.scripts import (
     SAVE,
     SLIDERS,
     STARTED,
+    STOPS,
     TYPE,
     TYPED,
     VERDICT,
@@ -217,6 +218,7 @@ def _wire_prediction(page: Page, runs: Runs, previews: list[Any]) -> None:
         _wire_run(page, page.predict.click, runs.predict, [page.new_seed, *page.settings], seed, previews),
         _wire_run(page, page.player.compare, runs.compare, page.settings, seed, previews),
     ]
+    page.stop.click(None, None, None, js=STOPS, **PRIVATE)
     page.stop.click(None, cancels=started)  # which counts as a failure of the run
 
 

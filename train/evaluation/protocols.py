@@ -286,7 +286,7 @@ def reconstruction(tokenizer: Any, clips: Video, metrics: Metrics = FRAME_METRIC
     Frames at the end that fill no slice of a tokenizer's codes are left out.
     """
     clips = clips[:, : clips.shape[1] - clips.shape[1] % tokenizer.slice_frames]
-    ids, sizes = tokenizer.encode(clips).ids, tokenizer.quantizer.sizes
+    ids, sizes = tokenizer.encode(clips).ids, tokenizer.sizes
     decoded, true = unit(tokenizer.reconstructed(clips)), unit(clips)
     again = unit(tokenizer.reconstructed(decoded * 2 - 1))
     use, groups = zip(*(perplexity(ids[..., g], size) for g, size in enumerate(sizes)), strict=True)

@@ -1,0 +1,480 @@
+"""MotionGPT: VideoGPT (arXiv 2104.10157) over the codes of a motion-compensated codec, frame by frame.
+
+A GPT draws each frame's codes one after the other: which block of the frame before moves here, then what is added to
+it. It takes the last frames and what they say about motion as inputs of each position, so that no code has to repeat
+them. Where we differ from VideoGPT: the tokenizer codes a frame given the one before; attention stays within a frame;
+without a context, classes guide the first frame only, for later ones show it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from stt.api import (
+    NO_CONDITION,
+    Batch,
+    Condition,
+    Config,
+    Loss,
+    Noise,
+    Predictor,
+    PredictorConfig,
+    Sampling,
+    Surprise,
+    Video,
+)
+from stt.gpt import Block, Norm, repeat_rows
+from stt.layers import ResBlock, patchify
+from stt.metrics import unit
+from stt.motion_codes import LENGTH, MotionVQ, MotionVQConfig, summed, window_sums
+from stt.sampler import sample_logits
+
+LOOKAHEAD = 16  # positions that are drawn at once
+FINE = 4  # pixels a side of the patches of the context's network
+NONE = 1.3  # first logit of no residual, as a multiple of the logarithm of the number of codes
+MISSES = 2.0  # weight of ink that did not move on
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionGPTConfig(PredictorConfig):
+    tokenizer: MotionVQConfig = field(default_factory=MotionVQConfig)
+    context_frames: int = 5  # frames before a frame that are inputs
+    dim: int = 144
+    depth: int = 3
+    heads: int = 6
+    mlp_ratio: int = 4
+    width: int = 48  # channels of the context's network at 4x4 pixels
+    classes: int = 0  # 0 for none
+    labels: int = 0  # most classes of a clip that can be asked for; 0: the model only continues clips
+    drop_labels: float = 0.5  # share of the labels that are hidden
+    temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
+    guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
+    drop_context: float = 0.12  # share of training steps without a context
+    short_context: float = 0.2  # share of training steps whose context has a random length
+    closed_loop: float = 0.5  # share of training steps whose context went through the tokenizer
+    corruption: float = 0.02  # share of the cells of such a context that moved at random
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_frames != 1:
+            raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1")
+        if not (math.isfinite(self.guidance) and self.guidance >= 1):
+            raise ValueError(f"guidance is {self.guidance}, must be at least 1, which is no guidance")
+        for name in ("drop_context", "drop_labels", "short_context", "closed_loop", "corruption"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        if len(self.temperatures) != 2 or not all(0 < t <= 1 for t in self.temperatures):
+            raise ValueError(f"temperatures are {self.temperatures}, must be two above 0, up to 1")
+        if self.tokenizer.patch % FINE:
+            raise ValueError(f"patch is {self.tokenizer.patch}, must be a multiple of {FINE}")
+        for name in ("image_size", "channels"):
+            if getattr(self, name) != getattr(self.tokenizer, name):
+                raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
+
+    @classmethod
+    def nested(cls) -> dict[str, type[Config]]:
+        return {"tokenizer": MotionVQConfig}
+
+    @property
+    def cells(self) -> int:
+        """Positions of a frame."""
+        return self.tokenizer.grid**2
+
+
+class MotionGPTState(NamedTuple):
+    past: Tensor  # (B, context_frames, C, H, W) on [0, 1] the last frames, black where there were none
+    length: int  # frames of it that there were
+    label: Tensor | None  # (1 or B, 1, classes) how often each class is there
+    guided: bool = False  # whether there is a class to guide to
+
+
+class Past(nn.Module):
+    """What the last frames say about each cell of the next one, (B, P, C, H, W) on [0, 1] -> (B, cells, dim).
+
+    Inputs: the frames, the frame that results if everything moves on (`extrapolate`), and for every displacement how
+    much ink arrives in the cell that moved so before, and how much that did not.
+    """
+
+    def __init__(self, c: MotionGPTConfig) -> None:
+        super().__init__()
+        frames, steps = c.context_frames, c.tokenizer.patch // FINE
+        shifts = c.tokenizer.motions - 1
+        self.stem = nn.Conv2d((frames + 1) * c.channels * FINE**2, c.width, 3, padding=1)
+        self.fine = ResBlock(c.width)
+        self.down = nn.Conv2d(c.width, c.dim, steps, stride=steps)
+        self.evidence = nn.Conv2d(2 * shifts, c.dim, 3, padding=1)
+        self.counts = nn.Parameter(0.02 * torch.randn(frames + 1, c.dim))  # frames that there were
+        self.block = ResBlock(c.dim)
+
+    def forward(self, past: Tensor, count: Tensor, motion: Motion) -> Tensor:
+        """count (B,): the frames of the context that there were."""
+        pixels = torch.cat([past, motion.extrapolated[:, None]], dim=1).flatten(1, 2)
+        h = self.down(self.fine(self.stem(patchify(2 * pixels - 1, FINE))))
+        h = h + self.evidence(motion.evidence.flatten(1, 2)) + self.counts[count][:, :, None, None]
+        return rearrange(self.block(h), "b d h w -> b (h w) d")
+
+
+class Motion(NamedTuple):
+    evidence: Tensor  # (B, 2, S, h, w) of each displacement: square roots of the ink that moved on, and that did not
+    extrapolated: Tensor  # (B, C, H, W) the next frame if everything moves on
+    likeliest: Tensor  # (B, h, w) motion codes of the ink that arrives
+
+
+@torch.no_grad()
+def extrapolate(tokenizer: MotionVQ, past: Tensor) -> Motion:
+    """Block matching of the last two of frames (B, P, C, H, W): every displacement, where it leads to next."""
+    parts = [_extrapolate(tokenizer, *pair) for pair in zip(past[:, -1].split(1), past[:, -2].split(1), strict=True)]
+    return Motion(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> Motion:
+    patch, shifts = tokenizer.config.patch, tokenizer.shifts
+    moved, twice = tokenizer.candidates(last), tokenizer.candidates(before, scale=2)
+    steady = window_sums(summed(torch.minimum(moved, twice)), patch, patch // 2)  # ink that moved on
+    ink = window_sums(summed(twice.add_(moved)), patch, patch // 2)
+    evidence = torch.stack([steady, ink - 2 * steady], dim=1)  # |a - b| = a + b - 2 min(a, b)
+    arrives = evidence[:, 0] - MISSES * evidence[:, 1] - LENGTH * shifts.abs().sum(dim=1)[:, None, None]
+    likeliest = arrives.argmax(dim=1)
+    return Motion(evidence.clamp(min=0).sqrt() / patch, tokenizer.copied(last, likeliest), likeliest)
+
+
+class Inputs(NamedTuple):
+    """What the positions of a frame take from the frames before it."""
+
+    features: Tensor  # (B, cells, dim)
+    before: Tensor  # (B, C, H, W) on [0, 1] the last of them
+    guess: Tensor  # (B, h, w) motion codes if everything moves on
+    evidence: Tensor  # (B, cells, S, 2) of each displacement, see `Motion`
+
+    def take(self, rows: Tensor) -> Inputs:
+        return Inputs(*(part[rows] for part in self))
+
+
+class Draft(NamedTuple):
+    """Frames that are being drawn. Codes that are not final yet are guesses."""
+
+    ids: Tensor  # (F, cells, G)
+    line: Tensor  # (F, grid + 1 + cells, dim / 2) their tokens after those of the border
+    inputs: Inputs
+    gumbel: Tensor | None  # (F, cells, all codes)
+    labels: list[Tensor | None]  # (F, 1, classes); of two, the first guides away from the second
+    caches: list[Tensor]  # of each label, (depth, 2, F, heads, cells, d)
+
+    def take(self, rows: Tensor) -> Draft:
+        labels = [label[rows] if label is not None else None for label in self.labels]
+        gumbel = self.gumbel[rows] if self.gumbel is not None else None
+        caches = [cache[:, :, rows] for cache in self.caches]
+        return Draft(self.ids[rows], self.line[rows], self.inputs.take(rows), gumbel, labels, caches)
+
+
+class Embedded(NamedTuple):
+    x: Tensor  # (B, n, dim) inputs of the transformer
+    pointers: Tensor  # (B, n, 3) motion codes of the cells to the left and above, and of what moves on
+
+
+class MotionHead(nn.Module):
+    """Logits of a position's motion, (B, n, motions).
+
+    Beside those of a linear layer, it points (arXiv 1506.03134) at the motions of the cells to the left and above, at
+    what moves on, and at the evidence, each with a weight that depends on the features.
+    """
+
+    def __init__(self, dim: int, motions: int) -> None:
+        super().__init__()
+        self.out, self.weights = nn.Linear(dim, motions), nn.Linear(dim, 5)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.ones_(self.weights.bias)
+
+    def forward(self, h: Tensor, pointers: Tensor, evidence: Tensor) -> Tensor:
+        """pointers (B, n, 3) motion codes, evidence (B, n, motions - 1, 2)."""
+        logits, weights = self.out(h).float(), self.weights(h).float()
+        logits = logits.scatter_add(-1, pointers, weights[..., :3])
+        return logits + F.pad(
+            (evidence @ (weights[..., 3:, None] * weights.new_tensor([[1.0], [-1.0]])))[..., 0], (0, 1)
+        )
+
+
+class ResidualHead(nn.Module):
+    """Logits of a stage of the residual from a position's features and its pixels up to there."""
+
+    def __init__(self, dim: int, pixels: int, codes: int) -> None:
+        super().__init__()
+        self.features, self.pixels = nn.Linear(dim, dim), nn.Linear(pixels, dim, bias=False)
+        self.out = nn.Linear(dim, codes)
+        nn.init.normal_(self.out.weight, std=0.02)
+
+    def forward(self, h: Tensor, pixels: Tensor) -> Tensor:
+        return self.out(F.gelu(self.features(h) + self.pixels(pixels), approximate="tanh"))
+
+
+class MotionGPT(Predictor):
+    family: ClassVar[str] = "motion_gpt"
+
+    def __init__(self, config: MotionGPTConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes and c.labels else set()))
+        self.tokenizer = MotionVQ(c.tokenizer).requires_grad_(False)
+        side, pixels, half = c.tokenizer.grid, c.tokenizer.pixels, c.dim // 2
+        self.past = Past(c)
+        self.rows = nn.Parameter(0.02 * torch.randn(side, 1, c.dim))
+        self.columns = nn.Parameter(0.02 * torch.randn(side, c.dim))
+        self.codes = nn.ModuleList(nn.Embedding(size, half) for size in c.tokenizer.sizes)
+        self.pixels = nn.Linear(pixels, half)  # of a decoded cell
+        self.begin = nn.Parameter(0.02 * torch.randn(half))  # stands for cells beyond the border
+        self.neighbours = nn.Linear(4 * half, c.dim)
+        self.moved_on = nn.Linear(2 * pixels, c.dim)  # the cell, if it moves as its neighbours
+        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio, c.classes, False) for _ in range(c.depth))
+        self.norm = Norm(c.dim, c.classes)
+        self.motion = MotionHead(c.dim, c.tokenizer.motions)
+        size = c.tokenizer.codebook_size
+        self.residuals = nn.ModuleList(ResidualHead(c.dim, pixels, size) for _ in range(c.tokenizer.stages))
+        with torch.no_grad():
+            self.residuals[0].out.bias[0] = NONE * math.log(size)  # most cells have no residual
+        self.length = c.context_frames  # most frames of context in the next loss
+        self.closed_loop = False  # whether they went through the tokenizer
+
+    def train(self, mode: bool = True) -> MotionGPT:
+        super().train(mode)
+        self.tokenizer.eval()  # frozen: its codebooks must not follow this network's data
+        return self
+
+    # ---- network -------------------------------------------------------------------------------------
+
+    def label(self, labels: Tensor | None, batch: int = 1) -> Tensor | None:
+        """Classes (B, L), -1 for none -> counts of each (B, 1, classes); None if the model has no classes."""
+        c = self.config
+        if not c.classes:
+            return None
+        if labels is None:
+            labels = torch.full((batch, 1), -1, device=self.begin.device)
+        return F.one_hot(labels + 1, c.classes + 1)[..., 1:].sum(dim=1, keepdim=True).to(self.begin.dtype)
+
+    def inputs(self, past: Tensor, count: Tensor) -> Inputs:
+        """What the positions of the next frame take from the context; count (B,): the frames of it that there were."""
+        with torch.autocast(past.device.type, enabled=False):
+            motion = extrapolate(self.tokenizer, past)
+        features = self.past(past, count, motion) + (self.rows + self.columns).flatten(0, 1)
+        evidence = rearrange(motion.evidence, "b two s h w -> b (h w) s two")
+        return Inputs(features, past[:, -1], motion.likeliest, evidence)
+
+    def tokens(self, ids: Tensor, copied: Tensor) -> Tensor:
+        """Codes of cells (B, n, G) and what they copy (B, n, pixels) -> tokens (B, n, dim / 2)."""
+        pixels = copied
+        for stage in range(self.config.tokenizer.stages):
+            pixels = pixels + F.embedding(ids[..., 1 + stage], self.tokenizer.vectors(stage))
+        tokens = self.pixels(pixels.clamp(0, 1))
+        for code, table in zip(ids.unbind(dim=-1), self.codes, strict=True):
+            tokens = tokens + table(code)
+        return tokens
+
+    def line(self, tokens: Tensor) -> Tensor:
+        """Tokens of all cells (B, cells, D) after those beyond the border: position j is at grid + 1 + j."""
+        border = self.begin.expand(len(tokens), self.config.tokenizer.grid + 1, -1)
+        return torch.cat([border.to(tokens.dtype), tokens], dim=1)
+
+    def embedded(self, inputs: Inputs, line: Tensor, motion: Tensor, at: Tensor) -> Embedded:
+        """The positions `at` (B, n), given the codes of the cells before each: their tokens in `line`, and motions.
+
+        motion (B, cells).
+        """
+        grid, rows = self.config.tokenizer.grid, torch.arange(len(at), device=at.device)[:, None]
+        near = [line[rows, at + offset] for offset in (grid, 2, 1, 0)]  # left, above on the right, above, on the left
+        motions = F.pad(motion, (grid, 0), value=self.config.tokenizer.motions - 1)  # black beyond the border
+        pointers = [motions[rows, at + grid - 1], motions[rows, at], inputs.guess.flatten(1)[rows, at]]
+        moved = [self.tokenizer.copied_cells(inputs.before, pointer, at) for pointer in pointers[:2]]
+        x = self.neighbours(torch.cat(near, dim=-1)) + self.moved_on(torch.cat(moved, dim=-1))
+        return Embedded(inputs.features[rows, at] + x, torch.stack(pointers, dim=-1))
+
+    def nats(self, past: Tensor, count: Tensor, ids: Tensor, label: Tensor | None) -> Tensor:
+        """Negative log-likelihood of a frame's codes (B, h, w, G), of motions and of residuals, (2, B, cells)."""
+        inputs, codes = self.inputs(past, count), ids.flatten(1, 2)
+        at = torch.arange(self.config.cells, device=ids.device).expand(len(ids), -1)
+        pixels = self.tokenizer.copied_cells(inputs.before, codes[..., 0], at)
+        x, pointers = self.embedded(inputs, self.line(self.tokens(codes, pixels)), codes[..., 0], at)
+        for block in self.blocks:
+            x = block(x, None, block.shifts(label))[0]
+        h = self.norm(x, self.norm.shift(label))
+        logits = self.motion(h, pointers, inputs.evidence)
+        motion = F.cross_entropy(logits.mT, codes[..., 0], reduction="none")
+        residual = torch.zeros_like(motion)
+        for stage, head in enumerate(self.residuals):
+            code = codes[..., 1 + stage]
+            coded = codes[..., 1] > 0 if stage else torch.ones_like(code, dtype=torch.bool)
+            logits = head(h[coded], pixels[coded]).float()
+            nats = F.cross_entropy(logits, code[coded], reduction="none")
+            residual = residual.masked_scatter(coded, residual[coded] + nats)
+            pixels = pixels + F.embedding(code, self.tokenizer.vectors(stage))
+        return torch.stack([motion, residual])
+
+    # ---- training ------------------------------------------------------------------------------------
+
+    def begin_step(self, step: int) -> None:
+        c, rng = self.config, random.Random(step)
+        dropped, short = rng.random() < c.drop_context, rng.random() < c.short_context
+        self.length = 0 if dropped else rng.randint(1, c.context_frames) if short else c.context_frames
+        self.closed_loop = rng.random() < c.closed_loop and not dropped
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the codes of all frames, each given those before it, in nats a cell."""
+        c, frames = self.config, unit(batch.video)
+        b, t = frames.shape[:2]
+        labels = batch.labels if c.classes else None
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
+            if self.closed_loop:
+                codes, before = self.tokenizer.closed_loop(frames, c.corruption)
+                ids = codes.flatten(0, 1)
+            else:
+                before = frames
+            past, count = self._pasts(before)
+            if not self.closed_loop:
+                ids = self.tokenizer.encode_frame(past[:, -1], frames.flatten(0, 1))
+        if labels is not None:
+            labels = labels.masked_fill(torch.rand(labels.shape, device=labels.device) < c.drop_labels, -1)
+        label = self.label(labels, b)
+        if label is not None:
+            label = label.repeat_interleave(t, dim=0)
+        motion, residual = self.nats(past, count, ids, label).mean(dim=(1, 2))
+        total = motion + residual
+        parts = {"motion": motion.detach(), "residual": residual.detach()}
+        return Loss(total, parts | {"bits_per_dim": total.detach() * self._bits_per_dim})
+
+    def _pasts(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips (B, T, C, H, W) -> each frame's context (B T, P, C, H, W) and the count of its frames (B T,)."""
+        p, (b, t) = self.config.context_frames, frames.shape[:2]
+        padded = F.pad(frames, (0,) * 6 + (p, 0))
+        past = padded[:, :-1].unfold(1, p, 1)  # (B, T, C, H, W, P)
+        count = torch.arange(t, device=frames.device).clamp(max=min(p, self.length))
+        used = torch.arange(p, device=frames.device) >= p - count[:, None]  # (T, P)
+        past = past.movedim(-1, 2) * used[..., None, None, None]
+        return past.flatten(0, 1), count.repeat(b)
+
+    # ---- likelihood ----------------------------------------------------------------------------------
+
+    @property
+    def _bits_per_dim(self) -> float:
+        """Bits per pixel and channel of a nat per cell."""
+        return 1 / (math.log(2) * self.config.tokenizer.pixels)
+
+    @torch.inference_mode()
+    def surprise(self, video: Video) -> Surprise:
+        """Bits of each frame's codes, given the frames before it: exact for codes, not for pixels."""
+        if video.shape[1] < 2:
+            raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
+        c, frames = self.config, unit(video)
+        p, (b, t) = c.context_frames, frames.shape[:2]
+        padded, bits = F.pad(frames, (0,) * 6 + (p, 0)), []
+        for k in range(1, t):
+            past = padded[:, k : k + p]
+            ids = self.tokenizer.encode_frame(past[:, -1], frames[:, k])
+            count = torch.full((b,), min(k, p), device=video.device)
+            nats = self.nats(past, count, ids, self.label(None, b)).sum(dim=0)
+            bits.append(nats.unflatten(1, (c.tokenizer.grid, -1)) * self._bits_per_dim)
+        cells = torch.stack(bits, dim=1)
+        return Surprise(cells.mean(dim=(-2, -1)), cells)
+
+    # ---- prediction ----------------------------------------------------------------------------------
+
+    def start(self, context: Video, condition: Condition = NO_CONDITION) -> MotionGPTState:
+        """With labels a clip is generated from nothing: the context has no part in it."""
+        c, labels = self.config, condition.labels
+        if labels and (len(labels) > c.labels or max(labels) >= c.classes):
+            raise ValueError(f"labels are {labels}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
+        label = self.label(torch.tensor([labels], device=self.begin.device) if labels else None)
+        frames = unit(context[:, max(0, context.shape[1] - c.context_frames) :])[:, : 0 if labels else None]
+        past = F.pad(frames, (0,) * 6 + (c.context_frames - frames.shape[1], 0))
+        guided = c.guidance > 1 and max(labels, default=-1) >= 0
+        return MotionGPTState(past, frames.shape[1], label, guided)
+
+    def step(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, MotionGPTState]:
+        c, futures = self.config, noise.futures
+        count = torch.full((len(state.past),), state.length, device=state.past.device)
+        inputs = Inputs(*(repeat_rows(part, futures) for part in self.inputs(state.past, count)))
+        label = repeat_rows(state.label, futures) if state.label is not None else None
+        gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes)) if sampling.temperature else None
+        own = c.temperatures if state.length else (1.0, 1.0)  # what comes from nothing takes all of its chance
+        samplings = [replace(sampling, temperature=sampling.temperature * factor) for factor in own]
+        ids = self.draw(inputs, label, samplings, gumbel, state.guided and not state.length)
+        frame = self.tokenizer.decode_frame(inputs.before, ids)
+        past = torch.cat([repeat_rows(state.past, futures)[:, 1:], frame[:, None]], dim=1)
+        return 2 * frame[:, None] - 1, state._replace(past=past, length=min(state.length + 1, c.context_frames))
+
+    def draw(
+        self,
+        inputs: Inputs,
+        label: Tensor | None,
+        samplings: Sequence[Sampling],
+        gumbel: Tensor | None,
+        guided: bool = False,
+    ) -> Tensor:
+        """Draws a frame's codes (F, h, w, G), exactly as one by one, by fixed-point iteration (arXiv 2002.09928).
+
+        samplings: of motion and of residual codes.
+
+        The noise of a position is drawn once, so that its code is a function of those before it. Some positions are
+        computed at once, from guesses of those before them. All up to the first that changes are final, and the next
+        round begins after it. Each future goes on at its own pace, and mostly several codes a round are final.
+        """
+        c, t, futures = self.config, self.config.tokenizer, len(inputs.before)
+        ids = torch.zeros(futures, c.cells, len(t.sizes), dtype=torch.int64, device=inputs.before.device)
+        ids[..., 0] = inputs.guess.flatten(1)
+        places = torch.arange(c.cells, device=ids.device).expand(futures, -1)
+        copied = self.tokenizer.copied_cells(inputs.before, ids[..., 0], places)
+        labels = [label, 0 * label] if guided and label is not None else [label]
+        caches = [inputs.features.new_zeros(c.depth, 2, futures, c.heads, c.cells, c.dim // c.heads) for _ in labels]
+        draft = Draft(ids.clone(), self.line(self.tokens(ids, copied)), inputs, gumbel, labels, caches)
+        rows, start = torch.arange(futures, device=ids.device), torch.zeros_like(places[:, 0])
+        while len(rows):
+            at = (start[:, None] + torch.arange(LOOKAHEAD, device=ids.device)).clamp(max=c.cells - 1)  # (F, n)
+            changed = self._redraw(draft, at, samplings)
+            first = torch.where(changed.any(dim=1), 1 + changed.int().argmax(dim=1), LOOKAHEAD)
+            start = (start + first).clamp(max=c.cells)
+            going = start < c.cells
+            if not going.all():
+                ids[rows[~going]] = draft.ids[~going]
+                rows, start, draft = rows[going], start[going], draft.take(going)
+        return ids.unflatten(1, (t.grid, t.grid))
+
+    def _redraw(self, draft: Draft, at: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+        """Draws the codes of positions `at` (F, n), each given those before it; writes them into `draft`.
+
+        Returns whether each one is another than before (F, n).
+        """
+        inputs, rows = draft.inputs, torch.arange(len(at), device=at.device)[:, None]
+        embedded, pointers = self.embedded(inputs, draft.line, draft.ids[..., 0], at)
+        features = []
+        for label, cache in zip(draft.labels, draft.caches, strict=True):
+            x = embedded
+            for block, kv in zip(self.blocks, cache, strict=True):
+                x = block.some(x, block.shifts(label), kv, at)
+            features.append(self.norm(x, self.norm.shift(label)))
+        sizes = self.config.tokenizer.sizes
+        noises = draft.gumbel[rows, at].split(sizes, dim=-1) if draft.gumbel is not None else None
+
+        def sampled(group: int, head: nn.Module, *others: Tensor) -> Tensor:
+            logits, *free = (head(h, *others).float() for h in features)
+            if free:
+                logits = free[0] + self.config.guidance * (logits - free[0])
+            return sample_logits(logits, samplings[min(group, 1)], logits if noises is None else noises[group])
+
+        codes = [sampled(0, self.motion, pointers, inputs.evidence[rows, at])]
+        copied = pixels = self.tokenizer.copied_cells(inputs.before, codes[0], at)
+        for stage, head in enumerate(self.residuals):
+            code = sampled(1 + stage, head, pixels)
+            codes.append(code * (codes[1] > 0) if stage else code)
+            pixels = pixels + F.embedding(codes[-1], self.tokenizer.vectors(stage))
+        ids = torch.stack(codes, dim=-1)
+        changed = (ids != draft.ids[rows, at]).any(dim=-1)
+        draft.ids[rows, at] = ids
+        draft.line[rows, at + self.config.tokenizer.grid + 1] = self.tokens(ids, copied)
+        return changed

@@ -1,0 +1,161 @@
+"""MotionVQ, a motion-compensated codec, and MotionGPT over its codes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import stt
+from stt.api import Batch, Condition, Sampling
+from stt.models import motion_gpt
+from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
+from stt.motion_codes import MotionVQ, MotionVQConfig
+from stt.request import label_space
+from stt.sampler import SeededNoise, predict
+from tests.conftest import TINY_MOTION_GPT, TINY_MOTION_VQ, lively
+
+
+def moving_square(frames: int = 5, step: tuple[int, int] = (1, -2)) -> torch.Tensor:
+    """A square with random pixels on black, (1, T, 1, 32, 32) on [0, 1], that moves by `step` a frame."""
+    texture = torch.rand(10, 10, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.2
+    video = torch.zeros(1, frames, 1, 32, 32)
+    for t in range(frames):
+        y, x = 4 + t * step[0], 16 + t * step[1]
+        video[0, t, 0, y : y + 10, x : x + 10] = texture
+    return video
+
+
+def classed(size: int = 16) -> MotionGPT:
+    config = TINY_MOTION_GPT.to_dict() | {"classes": 10, "labels": 2, "guidance": 2.0, "drop_labels": 0.0}
+    config |= {"image_size": size, "tokenizer": TINY_MOTION_VQ.to_dict() | {"image_size": size}}
+    return lively(MotionGPT(MotionGPTConfig.from_dict(config))).eval()
+
+
+def test_what_moves_by_whole_pixels_is_copied_without_residuals_and_stays_exact():
+    codec, video = lively(MotionVQ(MotionVQConfig(image_size=32, threshold=0.01))).eval(), moving_square()
+    for t in range(1, 5):
+        ids = codec.encode_frame(video[:, t - 1], video[:, t])
+        assert not ids[..., 1:].any()
+        assert torch.equal(codec.decode_frame(video[:, t - 1], ids), video[:, t])
+        moved = codec.shifts[ids[ids[..., 0] < codec.config.motions - 1][:, 0]]
+        assert (moved == torch.tensor([1, -2])).all(dim=-1).any()
+
+
+def test_what_is_not_in_the_frame_before_is_coded_as_a_residual_on_black():
+    codec, video = MotionVQ(MotionVQConfig(image_size=32, threshold=0.01)), moving_square(1)
+    ids = codec.encode_frame(torch.zeros_like(video[:, 0]), video[:, 0])
+    inked = video[:, 0, 0].unflatten(1, (4, 8)).unflatten(3, (4, 8)).amax(dim=(2, 4)) > 0
+    assert torch.equal(ids[..., 1] > 0, inked)
+
+
+def test_ids_and_decoded_frames_belong_together_frame_after_frame():
+    codec = MotionVQ(TINY_MOTION_VQ).eval()
+    video = torch.rand(2, 4, 1, 16, 16) * 2 - 1
+    ids, decoded = codec.closed_loop((video + 1) / 2)
+    assert torch.equal(codec.encode(video).ids, ids)
+    torch.testing.assert_close(codec.decode(ids.float()), 2 * decoded - 1)
+    assert all((ids[..., group] < size).all() for group, size in enumerate(codec.sizes))
+
+
+def test_a_corrupted_context_is_repaired_by_the_codes_of_the_frame_after_it():
+    codec, frames = lively(MotionVQ(MotionVQConfig(image_size=32, reach=2))).eval(), moving_square(3)
+    clean, (ids, decoded) = codec.closed_loop(frames)[1], codec.closed_loop(frames, corruption=0.5)
+    assert not torch.equal(decoded[:, 1], clean[:, 1])
+    assert torch.equal(codec.encode_frame(decoded[:, 1], frames[:, 2]), ids[:, 2])
+
+
+def test_the_codebooks_follow_the_residuals_they_are_trained_on():
+    codec, video = MotionVQ(TINY_MOTION_VQ).train(), torch.rand(2, 6, 1, 16, 16) * 2 - 1
+    losses = [float(codec.loss(Batch(video)).parts["mse"]) for _ in range(30)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize(("labels", "lookahead"), [((), 16), ((1, 3), 16), ((), 3), ((1, 3), 2)])
+def test_drawing_several_codes_a_round_equals_drawing_them_one_by_one(labels, lookahead, monkeypatch):
+    model, noise, seeds = classed(32), SeededNoise([0, 1, 2]), 3
+    with torch.inference_mode():
+        state = model.start(torch.rand(1, 4, 1, 32, 32) * 2 - 1, Condition(labels=labels))
+        inputs = model.inputs(state.past, torch.tensor([state.length]))
+        inputs = Inputs(*(part.expand(seeds, *part.shape[1:]) for part in inputs))
+        label = state.label.expand(seeds, -1, -1)
+        gumbel = noise.gumbel(model.config.cells, sum(model.config.tokenizer.sizes))
+        drawn = []
+        for number in (1, lookahead):
+            monkeypatch.setattr(motion_gpt, "LOOKAHEAD", number)
+            drawn.append(model.draw(inputs, label, [Sampling()] * 2, gumbel, state.guided))
+    assert torch.equal(*drawn)
+
+
+def test_codes_drawn_with_the_cache_are_the_likeliest_without_it():
+    model = classed()
+    past = torch.rand(1, 4, 1, 16, 16)
+    with torch.inference_mode():
+        inputs, label, count = model.inputs(past, torch.tensor([4])), model.label(None), torch.tensor([4])
+        ids = model.draw(inputs, label, [Sampling(temperature=0)] * 2, None)
+        for j in range(model.config.cells):
+            y, x = divmod(j, model.config.tokenizer.grid)
+            nats = []
+            for motion in range(model.config.tokenizer.motions):
+                other = ids.clone()
+                other[0, y, x, 0] = motion
+                nats.append(float(model.nats(past, count, other, label)[0, 0, j]))
+            assert min(range(len(nats)), key=nats.__getitem__) == ids[0, y, x, 0]
+
+
+def test_temperatures_of_codes_multiply_the_one_that_is_asked_for():
+    model, context = lively(MotionGPT(TINY_MOTION_GPT)).eval(), torch.rand(3, 1, 16, 16) * 2 - 1
+    cooler = MotionGPT(replace(TINY_MOTION_GPT, temperatures=(0.5, 0.5))).eval()
+    cooler.load_state_dict(model.state_dict())
+    assert torch.equal(predict(cooler, context, 3), predict(model, context, 3, Sampling(temperature=0.5)))
+    residual = MotionGPT(replace(TINY_MOTION_GPT, temperatures=(1.0, 0.01))).eval()
+    residual.load_state_dict(model.state_dict())
+    assert not torch.equal(predict(residual, context, 3), predict(model, context, 3))
+    with pytest.raises(ValueError, match="temperatures are"):
+        replace(TINY_MOTION_GPT, temperatures=(1.0, 0.0))
+
+
+def test_a_clip_from_labels_ignores_the_prompt_and_shows_the_labels_in_its_first_frame():
+    model = classed()
+    prompts = torch.rand(2, 3, 1, 16, 16) * 2 - 1
+    clips = [stt.predict(model, prompt, 3, condition=Condition(labels=(1, 3))) for prompt in prompts]
+    assert torch.equal(*clips)
+    other = stt.predict(model, prompts[0], 3, condition=Condition(labels=(2, 4)))
+    assert not torch.equal(clips[0][:, 0], other[:, 0])
+    with pytest.raises(ValueError, match="labels are"):
+        stt.predict(model, prompts[0], 3, condition=Condition(labels=(10,)))
+
+
+def test_without_labels_to_ask_for_a_model_of_classes_only_continues_clips():
+    model = MotionGPT(replace(classed().config, labels=0)).eval()
+    assert "labels" not in model.knobs and label_space(model) == (0, 0)
+    with pytest.raises(ValueError, match="labels are"):
+        model.start(torch.rand(1, 4, 1, 16, 16) * 2 - 1, Condition(labels=(3,)))
+
+
+def test_a_context_of_a_random_length_hides_the_frames_before_it():
+    model, video = classed(), torch.rand(1, 6, 1, 16, 16)
+    model.length = 2
+    past, count = model._pasts(video)
+    assert count.tolist() == [0, 1, 2, 2, 2, 2]
+    assert not past[5, :2].any() and torch.equal(past[5, 2:], video[0, 3:5])
+
+
+def test_the_loss_is_the_mean_of_the_bits_that_a_surprise_names():
+    model = lively(MotionGPT(TINY_MOTION_GPT)).eval()
+    video = torch.rand(1, 4, 1, 16, 16) * 2 - 1
+    whole = model.loss(Batch(video)).parts["bits_per_dim"] * 4
+    first = model.loss(Batch(video[:, :1])).parts["bits_per_dim"]
+    torch.testing.assert_close(whole - first, model.surprise(video).bits.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="64 is not a multiple of patch 7"):
+        MotionVQConfig(patch=7)
+    with pytest.raises(ValueError, match="patch is 2, must be a multiple of 4"):
+        MotionGPTConfig(tokenizer=MotionVQConfig(patch=2))
+    with pytest.raises(ValueError, match="its tokenizer's is 64"):
+        MotionGPTConfig(image_size=32)
+    with pytest.raises(ValueError, match="chunk_frames is 2"):
+        MotionGPTConfig(chunk_frames=2)
