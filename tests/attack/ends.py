@@ -26,7 +26,7 @@ from tests.attack.application import (
 from tests.attack.outcome import Outcome
 
 
-def signals(model: str = "digits-transframer", numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)) -> Outcome:
+def signals(model: str = "digits-videogpt", numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)) -> Outcome:
     """The app ends with 0 within 10 seconds while a prediction runs."""
     outcome, took = Outcome(), []
     for number in numbers:
