@@ -33,15 +33,13 @@ from stt.api import (
     Video,
 )
 from stt.gpt import Block, Norm, repeat_rows
-from stt.layers import ResBlock, patchify
 from stt.metrics import unit
-from stt.motion_codes import LENGTH, MotionVQ, MotionVQConfig, summed, window_sums
+from stt.motion_codes import MotionVQ, MotionVQConfig
+from stt.motion_networks import FINE, MotionHead, Past, ResidualHead, extrapolate
 from stt.sampler import sample_logits
 
 LOOKAHEAD = 16  # positions that are drawn at once
-FINE = 4  # pixels a side of the patches of the context's network
 NONE = 1.3  # first logit of no residual, as a multiple of the logarithm of the number of codes
-MISSES = 2.0  # weight of ink that did not move on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,56 +95,6 @@ class MotionGPTState(NamedTuple):
     guided: bool = False  # whether there is a class to guide to
 
 
-class Past(nn.Module):
-    """What the last frames say about each cell of the next one, (B, P, C, H, W) on [0, 1] -> (B, cells, dim).
-
-    Inputs: the frames, the frame that results if everything moves on (`extrapolate`), and for every displacement how
-    much ink arrives in the cell that moved so before, and how much that did not.
-    """
-
-    def __init__(self, c: MotionGPTConfig) -> None:
-        super().__init__()
-        frames, steps = c.context_frames, c.tokenizer.patch // FINE
-        shifts = c.tokenizer.motions - 1
-        self.stem = nn.Conv2d((frames + 1) * c.channels * FINE**2, c.width, 3, padding=1)
-        self.fine = ResBlock(c.width)
-        self.down = nn.Conv2d(c.width, c.dim, steps, stride=steps)
-        self.evidence = nn.Conv2d(2 * shifts, c.dim, 3, padding=1)
-        self.counts = nn.Parameter(0.02 * torch.randn(frames + 1, c.dim))  # frames that there were
-        self.block = ResBlock(c.dim)
-
-    def forward(self, past: Tensor, count: Tensor, motion: Motion) -> Tensor:
-        """count (B,): the frames of the context that there were."""
-        pixels = torch.cat([past, motion.extrapolated[:, None]], dim=1).flatten(1, 2)
-        h = self.down(self.fine(self.stem(patchify(2 * pixels - 1, FINE))))
-        h = h + self.evidence(motion.evidence.flatten(1, 2)) + self.counts[count][:, :, None, None]
-        return rearrange(self.block(h), "b d h w -> b (h w) d")
-
-
-class Motion(NamedTuple):
-    evidence: Tensor  # (B, 2, S, h, w) of each displacement: square roots of the ink that moved on, and that did not
-    extrapolated: Tensor  # (B, C, H, W) the next frame if everything moves on
-    likeliest: Tensor  # (B, h, w) motion codes of the ink that arrives
-
-
-@torch.no_grad()
-def extrapolate(tokenizer: MotionVQ, past: Tensor) -> Motion:
-    """Block matching of the last two of frames (B, P, C, H, W): every displacement, where it leads to next."""
-    parts = [_extrapolate(tokenizer, *pair) for pair in zip(past[:, -1].split(1), past[:, -2].split(1), strict=True)]
-    return Motion(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> Motion:
-    patch, shifts = tokenizer.config.patch, tokenizer.shifts
-    moved, twice = tokenizer.candidates(last), tokenizer.candidates(before, scale=2)
-    steady = window_sums(summed(torch.minimum(moved, twice)), patch, patch // 2)  # ink that moved on
-    ink = window_sums(summed(twice.add_(moved)), patch, patch // 2)
-    evidence = torch.stack([steady, ink - 2 * steady], dim=1)  # |a - b| = a + b - 2 min(a, b)
-    arrives = evidence[:, 0] - MISSES * evidence[:, 1] - LENGTH * shifts.abs().sum(dim=1)[:, None, None]
-    likeliest = arrives.argmax(dim=1)
-    return Motion(evidence.clamp(min=0).sqrt() / patch, tokenizer.copied(last, likeliest), likeliest)
-
-
 class Inputs(NamedTuple):
     """What the positions of a frame take from the frames before it."""
 
@@ -181,42 +129,6 @@ class Embedded(NamedTuple):
     pointers: Tensor  # (B, n, 3) motion codes of the cells to the left and above, and of what moves on
 
 
-class MotionHead(nn.Module):
-    """Logits of a position's motion, (B, n, motions).
-
-    Beside those of a linear layer, it points (arXiv 1506.03134) at the motions of the cells to the left and above, at
-    what moves on, and at the evidence, each with a weight that depends on the features.
-    """
-
-    def __init__(self, dim: int, motions: int) -> None:
-        super().__init__()
-        self.out, self.weights = nn.Linear(dim, motions), nn.Linear(dim, 5)
-        nn.init.normal_(self.out.weight, std=0.02)
-        nn.init.zeros_(self.weights.weight)
-        nn.init.ones_(self.weights.bias)
-
-    def forward(self, h: Tensor, pointers: Tensor, evidence: Tensor) -> Tensor:
-        """pointers (B, n, 3) motion codes, evidence (B, n, motions - 1, 2)."""
-        logits, weights = self.out(h).float(), self.weights(h).float()
-        logits = logits.scatter_add(-1, pointers, weights[..., :3])
-        return logits + F.pad(
-            (evidence @ (weights[..., 3:, None] * weights.new_tensor([[1.0], [-1.0]])))[..., 0], (0, 1)
-        )
-
-
-class ResidualHead(nn.Module):
-    """Logits of a stage of the residual from a position's features and its pixels up to there."""
-
-    def __init__(self, dim: int, pixels: int, codes: int) -> None:
-        super().__init__()
-        self.features, self.pixels = nn.Linear(dim, dim), nn.Linear(pixels, dim, bias=False)
-        self.out = nn.Linear(dim, codes)
-        nn.init.normal_(self.out.weight, std=0.02)
-
-    def forward(self, h: Tensor, pixels: Tensor) -> Tensor:
-        return self.out(F.gelu(self.features(h) + self.pixels(pixels), approximate="tanh"))
-
-
 class MotionGPT(Predictor):
     family: ClassVar[str] = "motion_gpt"
 
@@ -226,7 +138,7 @@ class MotionGPT(Predictor):
         self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes and c.labels else set()))
         self.tokenizer = MotionVQ(c.tokenizer).requires_grad_(False)
         side, pixels, half = c.tokenizer.grid, c.tokenizer.pixels, c.dim // 2
-        self.past = Past(c)
+        self.past = Past(c.context_frames, c.width, c.dim, c.tokenizer)
         self.rows = nn.Parameter(0.02 * torch.randn(side, 1, c.dim))
         self.columns = nn.Parameter(0.02 * torch.randn(side, c.dim))
         self.codes = nn.ModuleList(nn.Embedding(size, half) for size in c.tokenizer.sizes)
