@@ -3,7 +3,7 @@
 // front of this one, in the same function.
 
 const SPEEDS = [0.25, 0.5, 1, 2];
-const VISIT = "stt-visit", SHOWN = "stt-shown"; // ids of this visit's results and of that on the stage, in the tab's own memory
+const [VISIT, SHOWN, KEPT] = ["stt-visit", "stt-shown", "stt-kept"]; // in the tab's own memory: ids of this visit's results, of that on the stage, [id, future] of what is kept
 const MAX_RESULTS = 12;
 const PHONE = 860; // pixels of the window's width; below, one column
 const root = () => (window.gradio_config?.root || location.origin + location.pathname).replace(/\/$/, "");
@@ -177,6 +177,7 @@ const scrollToStage = () => window.innerWidth <= PHONE && home.scrollIntoView({ 
 function rebuild() {
   home.dataset.state = current?.state || "empty";
   memorize(SHOWN, finished(current) && !current.precomputed ? current.id : "");
+  memorize(KEPT, JSON.stringify(pinned.filter((one) => one.kept).map(({ result, future }) => [result.id, future])));
   panels.replaceChildren();
   cells = [];
   enlarged = -1;
@@ -353,7 +354,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   action();
 });
-const reloads = performance.getEntriesByType("navigation")[0]?.type === "reload", onStage = reloads && recall(SHOWN);
+const reloads = performance.getEntriesByType("navigation")[0]?.type === "reload", [onStage, kept] = reloads ? [recall(SHOWN), JSON.parse(recall(KEPT) || "[]")] : ["", []];
 watch("value", () => show(props.value));
 show(props.value);
-loadVisit(onStage);
+loadVisit(onStage).then(() => keepAgain(kept));

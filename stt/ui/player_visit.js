@@ -78,6 +78,14 @@ async function loadVisit(onStage) { // after a reload of the page, the latest fi
   }
 }
 
+async function keepAgain(kept) { // what was kept before a reload: [id, future]
+  for (const [id, future] of kept) {
+    const known = results.get(id) || (current?.id === id && current), value = known || (await load(id));
+    if (value) pinned.push({ result: known || prepared(value), future, kept: true });
+  }
+  if (pinned.length) rebuild();
+}
+
 async function copyLink() {
   const address = new URL(location.href);
   const settings = Object.entries(current.settings).filter(([, value]) => value !== "" && !(Array.isArray(value) && !value.length));
