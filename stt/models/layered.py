@@ -49,9 +49,7 @@ class LayeredConfig(PredictorConfig):
         super().__post_init__()
         if self.image_size % 8:
             raise ValueError(f"image_size is {self.image_size}, must be a multiple of 8")
-        for name in ("pose_noise", "agent_noise", "hide_action"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        self.check_shares("pose_noise", "agent_noise", "hide_action")
 
     @property
     def action_dim(self) -> int:

@@ -67,9 +67,7 @@ class MotionGPTConfig(PredictorConfig):
             raise ValueError(f"chunk_frames is {self.chunk_frames}, must be 1")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise ValueError(f"guidance is {self.guidance}, must be at least 1, which is no guidance")
-        for name in ("drop_context", "drop_labels", "short_context", "closed_loop", "corruption"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        self.check_shares("drop_context", "drop_labels", "short_context", "closed_loop", "corruption")
         if len(self.temperatures) != 2 or not all(0 < t <= 1 for t in self.temperatures):
             raise ValueError(f"temperatures are {self.temperatures}, must be two above 0, up to 1")
         if self.tokenizer.patch % FINE:

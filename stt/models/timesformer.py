@@ -42,8 +42,7 @@ class TimeSformerConfig(PredictorConfig):
         super().__post_init__()
         if self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
-        if not 0 <= self.short_context <= 1:
-            raise ValueError(f"short_context is {self.short_context}, must be between 0 and 1")
+        self.check_shares("short_context")
         oldest = max(self.source_frames, default=1)
         if oldest > self.context_frames:
             raise ValueError(f"source_frames names frame {oldest} from the end, a context has {self.context_frames}")

@@ -96,9 +96,7 @@ class TransframerConfig(PredictorConfig):
                 raise ValueError(f"{name} is {value}, must be a multiple of 16")
         if not 1 <= self.max_triples <= self.dct.longest:
             raise ValueError(f"max_triples is {self.max_triples}, must be 1 to {self.dct.longest}, all of a frame")
-        for name in ("backward", "interpolate", "residual_share", "corrupt_context", "corruption", "map_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        self.check_shares("backward", "interpolate", "residual_share", "corrupt_context", "corruption", "map_share")
         if self.threshold < 0:
             raise ValueError(f"threshold is {self.threshold}, must be 0 or more")
 

@@ -72,9 +72,7 @@ class VideoGPTConfig(PredictorConfig):
             raise ValueError(f"widths are {self.widths}, its tokenizer has {len(self.tokenizer.widths)} resolutions")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise ValueError(f"guidance is {self.guidance}, must be at least 1, which is no guidance")
-        for name in ("drop_context", "drop_labels", "short_context", "reconstruct_context"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
+        self.check_shares("drop_context", "drop_labels", "short_context", "reconstruct_context")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")

@@ -8,10 +8,10 @@ const served = (path) => `${root}/gradio_api/file=${path.split("/").map(encodeUR
 const local = new Map(); // path on the server -> address of the same file in this browser
 let current = null; // path of the clip
 let asked = null; // path of the clip whose preview is on its way
+const OPENING = "The page opens …"; // said until it has
 
 // What a visitor does with the clip, one after another: each act waits until the page shows what came before it, at first
 // what the page opens with. Of those that wait only the latest is done. So no answer comes late, onto another clip.
-const OPENING = "The page opens …";
 const PATIENCE = 30_000; // milliseconds, until an answer counts as lost
 let busy = 0, waiting = null, lost = null;
 const turns = (window.sttTurns = {
