@@ -59,6 +59,16 @@ def test_the_minutes_of_a_command_cover_its_tokenizer_too(tmp_path, monkeypatch)
     assert flags["minutes"] == schedules["run"]  # so that a resumed run goes on with what is left
 
 
+def test_a_tokenizer_is_trained_on_the_clips_of_its_predictor(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(tokenizer, "main", lambda words, alone: given.append(cli.parse(tokenizer.parser(), words)))
+    words = ["--preset", "robot/motion_gpt/cpu", "--data", str(tmp_path), "--partial", "--out", str(tmp_path / "run")]
+    args = cli.parse(predictor.parser(), words)
+    predictor.train_tokenizer(args, PRESETS[args.preset])
+    (flags,) = given
+    assert (flags.preset, flags.data, flags.partial, flags.flip) == ("robot/motion_vq/cpu", tmp_path, True, None)
+
+
 def test_the_minutes_of_a_command_cover_the_reading_of_its_clips(monkeypatch):
     for minutes, resume, seconds, left in ((6.0, False, 60, 5.0), (6.0, True, 60, 6.0), (None, False, 60, None)):
         args = SimpleNamespace(minutes=minutes, resume=resume)

@@ -115,7 +115,8 @@ def train_tokenizer(args: argparse.Namespace, preset: Preset) -> None:
         words = [f"--{name}={value}" for name, value in values.items() if value not in (None, "")]
         for name in ("float_range", "int_range"):
             words += [f"--{name.replace('_', '-')}", *map(str, getattr(args, name))] if getattr(args, name) else []
-        words = ["--preset", preset.tokenizer_preset, *words, *(["--flip"] if args.flip else [])]
+        words += [f"--{name}" for name in ("flip", "partial") if getattr(args, name)]
+        words = ["--preset", preset.tokenizer_preset, *words]
     tokenizer.main(["--out", str(out), *words], alone=False)
     args.tokenizer = str(out)
     if share:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from stt.api import Config
+from stt.dct import DCTConfig
 from stt.models.layered import LayeredConfig
 from stt.models.motion_gpt import MotionGPTConfig
 from stt.models.stt import STTConfig
@@ -105,6 +106,11 @@ robot_stt_cpu = STTConfig(
     context_frames=12,
     scheduled_sampling=0.25,
 )
+
+robot_timesformer_cpu = TimeSformerConfig(channels=3, context_frames=5, source_frames=(1, 1, 2, 4), reach=5)
+robot_motion_vq_cpu = MotionVQConfig(channels=3, threshold=0.3)
+robot_motion_gpt_cpu = MotionGPTConfig(channels=3, tokenizer=robot_motion_vq_cpu)
+robot_transframer_cpu = TransframerConfig(channels=3, dct=DCTConfig(channels=3, block=4, quality=25), maps=())
 
 scenes_stt_cpu = STTConfig(
     image_size=256, channels=3, regions=8, whole_frames=True, dim=64, depth=3, gaussian_grid=(0,) * 3, context_frames=10
@@ -233,6 +239,27 @@ PRESETS: dict[str, Preset] = {
         "after 10 frames of recorded actions.",
         model=robot_stt_cpu, data=RobotDataConfig(frames=8),
         training=replace(cpu_predictor, minutes=32, lr=1.5e-3, final_lr=0.3, muon=False),
+    ),
+    "robot/timesformer/cpu": Preset(
+        summary="TimeSformer on the robot, 5 -> 10. One CPU core, 30 minutes; not measured.",
+        model=robot_timesformer_cpu, data=RobotDataConfig(frames=15),
+        training=replace(cpu_predictor, minutes=30, batch=2, lr=3e-3),
+    ),
+    "robot/motion_vq/cpu": Preset(
+        summary="MotionVQ tokenizer on the robot. One CPU core, 5 minutes; not measured.",
+        model=robot_motion_vq_cpu, data=RobotDataConfig(frames=10),
+        training=replace(cpu_tokenizer, minutes=5, batch=4),
+    ),
+    "robot/motion_gpt/cpu": Preset(
+        summary="MotionGPT on the robot. One CPU core, 25 minutes; not measured.",
+        model=robot_motion_gpt_cpu, data=RobotDataConfig(frames=12),
+        training=replace(cpu_predictor, minutes=25, batch=3, lr=2e-3),
+        tokenizer_preset="robot/motion_vq/cpu",
+    ),
+    "robot/transframer/cpu": Preset(
+        summary="Transframer on the robot. One CPU core, 30 minutes; not measured.",
+        model=robot_transframer_cpu, data=RobotDataConfig(frames=8),
+        training=replace(cpu_predictor, minutes=30, lr=1.5e-3),
     ),
     "scenes/stt/cpu": Preset(
         summary="STT with regions on generated scenes and on your own videos beside them, for clips of any kind. "
