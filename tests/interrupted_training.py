@@ -51,7 +51,7 @@ def train(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = STT(TINY)
-    settings = {"steps": steps, "batch": 1, "log_every": 1, "save_every": 0.0, "muon": True, "precision": "no"}
+    settings = {"steps": steps, "batch": 1, "log_every": 1, "save_every": 1e-9, "muon": True, "precision": "no"}
     run = run_class(model, TrainerConfig(**settings | more), out, make_accelerator("cpu"), {})
     if resume:
         run.resume()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,21 @@ def test_a_shipped_file_is_published_again_with_the_same_weights_and_new_scores_
         best = {"best_of": {"protocol": "new", "mean": {"psnr best": 12.35}}}
         assert new == old | {"scores": old["scores"] | best}
         assert weights_hash(out) == weights_hash(path) and tensor_bytes(out) == tensor_bytes(path)
+
+
+def test_what_a_card_says_of_clips_that_a_model_knows_is_measured_on_what_ships(tmp_path, monkeypatch):
+    model, checked = built(TINY_CONFIGS["motion_gpt"]), []
+
+    def self_check(request, model):
+        checked.append((request.clip, model.config.temperatures, model.training))
+        yield SimpleNamespace(error=0.1 * len(checked))
+
+    monkeypatch.setattr(publish, "self_check", self_check)
+    stt.save(model, tmp_path / "model.safetensors")
+    words = ["--set", "temperatures=0.5,0.25", "--check", "a.mp4", "b.mp4", "--out", str(tmp_path / "out.safetensors")]
+    publish.main(["--model", str(tmp_path), *words])
+    assert checked == [(Path(name), (0.5, 0.25), False) for name in ("a.mp4", "b.mp4")]
+    assert read_header(tmp_path / "out.safetensors")["card"]["self_check"]["error"] == 0.2
 
 
 def tensor_bytes(path):

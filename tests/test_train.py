@@ -255,6 +255,18 @@ def test_a_run_is_scored_now_and_then_and_at_its_end(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 3] and all(row["held_out_mse"] == 1 for row in rows)
 
 
+def test_what_is_due_every_0_minutes_comes_at_the_end_alone(tmp_path):
+    seen = []
+    run = run_of(STT(TINY), tmp_path, batch=1, save_every=0.0, sheet_every=0.0, score_every=0.0)
+    run.fit(
+        batches(run.model),
+        lambda model: seen.append("sheet") or torch.zeros(4, 4, 3).byte().numpy(),
+        lambda model: seen.append("score") or {},
+    )
+    assert sorted(seen) == ["score", "sheet"]
+    assert [path.name for path in tmp_path.glob("checkpoint*.pt")] == ["checkpoint-00000003.pt"]
+
+
 # ---- presets and commands ----------------------------------------------------------------------------
 
 

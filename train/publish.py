@@ -131,8 +131,6 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
     if about := {name: getattr(args, name) for name in ("world", "knows", "example") if getattr(args, name)}:
         card["about"] = {**card.get("about", {}), **about}
     trained = load_any(args.model)
-    if args.check:
-        card["self_check"] = usual_check(trained, args.check)
     model = build(family_of(trained), with_overrides(trained.config, args.set))
     try:
         model.load_state_dict(trained.state_dict())
@@ -141,6 +139,8 @@ def model_to_ship(args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
     if args.decoder:
         model = with_decoder(model, args.decoder)
         card["decoder"] = read_header(find(args.decoder))["card"]
+    if args.check:
+        card["self_check"] = usual_check(model.eval(), args.check)
     return model, portable_card(card)
 
 

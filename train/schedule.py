@@ -29,9 +29,9 @@ class TrainerConfig:
     ema: float = described(0.999, "decay of the averaged weights, which are the ones saved")
     seed: int = described(0, "of the first weights, the data and the noise")
     log_every: int = described(20, "steps between two rows of the log")
-    save_every: float = described(5.0, "minutes between two checkpoints")
-    sheet_every: float = described(10.0, "minutes between two pictures of predictions")
-    score_every: float = described(5.0, "minutes between two scores on held-out clips")
+    save_every: float = described(5.0, "minutes between two checkpoints; 0: one at the end")
+    sheet_every: float = described(10.0, "minutes between two pictures of predictions; 0: one at the end")
+    score_every: float = described(5.0, "minutes between two scores on held-out clips; 0: at the end")
     compile: bool = described(False, "use torch.compile")
     precision: str = described("auto", "no (float32), bf16, or auto: bf16 where the hardware is fast at it")
 

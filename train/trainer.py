@@ -337,7 +337,7 @@ class Trainer:
                 bar.set_postfix_str(f"step {self.step} loss {loss:.4f} {speed}", refresh=self.step == first)
             bar.update(min(1.0, c.progress(self.step, self.elapsed)) - bar.n)
             for i, (minutes, call) in enumerate(periodic):
-                if self.elapsed - last_call[i] > 60 * minutes and not signal:
+                if 0 < 60 * minutes < self.elapsed - last_call[i] and not signal:
                     last_call[i] = self.elapsed
                     call()
         for _, call in periodic[:1] if signal else periodic:
