@@ -127,7 +127,7 @@ def test_a_new_clip_is_shown_and_the_future_starts_at_its_end(page):
         assert answer.player["truth_frames"] == 0 and answer.start["visible"] == movable
         marker = answer.start["value"]
         assert (marker["start"], marker["count"], marker["last"], marker["gap"]) == (frames, frames, frames, 0)
-        assert answer.controls == {"prompt_frames": frames, "frames": 4}
+        assert answer.controls == {"prompt_frames": 0, "frames": 4}
     answer = page.choose(None)
     assert answer.player == EMPTY and answer.controls == {}
     (page.uploads / "bad.mp4").write_text("no video " * 50)
@@ -148,14 +148,14 @@ def test_a_file_that_is_no_video_leaves_the_last_clip_in_place(page, notices):
 
 
 def test_a_pending_start_holds_for_its_own_clip_as_far_as_the_clip_goes(page):
-    for start, expected in ((2, 2), (12, 12), (40, 12)):
+    for start, expected, shown in ((2, 2, 2), (12, 0, 6), (40, 0, 6)):  # 0: the clip's end
         answer = page.choose(page.upload(), {"prompt_frames": start}, stride=1)
         assert answer.controls["prompt_frames"] == expected
-        assert answer.player["context_frames"] == min(expected, 6)
+        assert answer.player["context_frames"] == shown
     first, second = page.examples
     pending = page.choose(first, {"prompt_frames": 2}, stride=1).pending
     assert pending == {"clip": str(first), "shown": True}
-    assert page.choose(second, {"prompt_frames": 2, "clip": str(first)}, stride=1).controls["prompt_frames"] == 12
+    assert page.choose(second, {"prompt_frames": 2, "clip": str(first)}, stride=1).controls["prompt_frames"] == 0
 
 
 def test_another_start_updates_the_preview(page):
@@ -163,6 +163,19 @@ def test_another_start_updates_the_preview(page):
     assert (player["context_frames"], player["truth_frames"], start["value"]["last"]) == (5, 1, 6)
     assert page.callbacks.preview(ME, *values(page.upload(), prompt_frames=11))[1]["value"]["start"] == 6
     assert page.callbacks.preview(ME, *values(None))[0] == EMPTY
+
+
+def test_a_start_at_the_clips_end_stays_there_at_another_rate_and_one_that_must_move_says_so(page, notices):
+    clip = page.upload(frames=12)
+
+    def starts(**settings):
+        player, start, *controls = page.callbacks.preview(ME, *values(clip, **settings))
+        return start["value"]["start"], changes_of(controls)["prompt_frames"]
+
+    assert starts(stride=1, prompt_frames=0) == (12, 0) and starts(stride=2, prompt_frames=0) == (6, 0)
+    assert starts(stride=1, prompt_frames=5) == (5, 5) and not notices
+    assert starts(stride=4, prompt_frames=5) == (3, 0)
+    assert notices == ["The future starts after frame 3 now, not after 5."]
 
 
 SHIPPED = {"model": "tiny", "frames": 3, "futures": 3, "seed": 7, "temperature": 1.0, "prompt_frames": 5}

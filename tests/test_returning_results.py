@@ -149,7 +149,8 @@ def test_a_future_becomes_the_next_clip_and_goes_on_from_its_end(page):
         frames = to_uint8(read_clip(clip, size=16, channels=1).video).astype(int)
         assert frames.shape == expected.shape == (4 + 3, 16, 16, 3) and np.abs(frames - expected).max() <= 4
         answer = page.choose(Path(clip), pending, stride=1)
-        assert answer.controls["prompt_frames"] == 4 + 3 and set(answer.controls) == {"prompt_frames", "frames"}
+        assert answer.controls["prompt_frames"] == 0 and set(answer.controls) == {"prompt_frames", "frames"}
+        assert answer.start["value"]["start"] == 4 + 3
         paths.add(clip)
     assert len(paths) == 3
     longer = page.predict(Path(clip), stride=1, prompt_frames=7)

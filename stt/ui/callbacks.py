@@ -162,6 +162,8 @@ class Callbacks:
         request = fit_to_clip(original, model, len(clip.video))
         if request.frames != original.frames:
             gr.Info(f"A gap in this clip has {request.frames} frames at most, not {original.frames}.")
+        elif original.prompt_frames > request.prompt_frames:
+            gr.Info(f"The future starts after frame {request.prompt_frames} now, not after {original.prompt_frames}.")
         if not has_chance(model, request.action, request.temperature):
             request = replace(request, futures=1)
         prompt = split_clip(clip, request, model)
@@ -171,7 +173,8 @@ class Callbacks:
         return self._stage(prompt, request, result)
 
     def _stage(self, prompt: Prompt, request: Request, result: Result | None) -> tuple[Any, ...]:
-        settings = {"prompt_frames": prompt.start, "frames": request.frames}
+        at_end = prompt.start == len(prompt.clip.video)  # and stays there under another model or stride
+        settings = {"prompt_frames": 0 if at_end else prompt.start, "frames": request.frames}
         if result is None:
             return prompt_value(prompt, request), start_value(prompt, request), *updates(settings)
         shown = SHOWN if result.report["stochastic"] else ("frames",)  # else the next model would draw one future

@@ -22,6 +22,9 @@ marker.addEventListener("input", () => {
   marker.value = Math.min(Math.max(Number(marker.value), 1), props.value.last);
   paint();
 });
-marker.addEventListener("change", () => trigger("move", { start: Number(marker.value) }));
+marker.addEventListener("change", () => {
+  const start = Number(marker.value);
+  trigger("move", { start: start === props.value.count ? 0 : start });
+});
 watch("value", show);
 show();

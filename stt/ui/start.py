@@ -22,7 +22,7 @@ TEMPLATE = """<div class="start"><p><b>Start of the future</b> <output></output>
 
 
 def start_marker() -> gr.HTML:
-    """Event: move, with "start", the number of frames before the future."""
+    """Event: move, with "start", the number of frames before the future; 0 for all of them."""
     script = Path(__file__).with_suffix(".js").read_text()
     return gr.HTML(
         None, html_template=TEMPLATE, js_on_load=script, apply_default_css=False, elem_id="start", visible="hidden"
