@@ -127,12 +127,12 @@ class SplatHead(nn.Module):
         means = 8 * normals[0] + 4 * ahead * normals[1]  # pixels: a displacement and a velocity
         stds = 3 * normals[2].clamp(-3, 1.8).exp()
         start = c.patch * torch.arange(c.grid, device=device)
-        edge = torch.arange(c.image_size + 1, device=device)[:, None] - torch.arange(c.patch, device=device) - 0.5
+        edge = torch.arange(1 - c.patch, c.image_size + 1, device=device) - 0.5
         matrices = []
         for mean, std, first in zip(means, stds, (start.repeat_interleave(c.grid), start.repeat(c.grid)), strict=True):
-            position = (mean + first.repeat(len(c.source_frames)))[..., None, None]
-            cdf = 0.5 * torch.erf((edge - position) * (2**-0.5 / std[..., None, None]))  # (B, T, K h w, S + 1, p)
-            matrices.append(cdf.diff(dim=-2))
+            position = (mean + first.repeat(len(c.source_frames)))[..., None]
+            cdf = 0.5 * torch.erf((edge - position) * (2**-0.5 / std[..., None]))  # (B, T, K h w, S + p)
+            matrices.append(cdf.diff(dim=-1).unfold(-1, c.patch, 1).flip(-1))
         return matrices
 
 
