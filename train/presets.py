@@ -109,8 +109,10 @@ robot_stt_cpu = STTConfig(
 
 robot_timesformer_cpu = TimeSformerConfig(channels=3, context_frames=5, source_frames=(1, 1, 2, 4), reach=5)
 robot_motion_vq_cpu = MotionVQConfig(channels=3, threshold=0.3)
-robot_motion_gpt_cpu = MotionGPTConfig(channels=3, tokenizer=robot_motion_vq_cpu)
-robot_transframer_cpu = TransframerConfig(channels=3, dct=DCTConfig(channels=3, block=4, quality=25), maps=())
+robot_motion_gpt_cpu = MotionGPTConfig(
+    channels=3, tokenizer=robot_motion_vq_cpu, dim=112, heads=4, width=32, temperatures=(1.0, 0.5)
+)
+robot_transframer_cpu = TransframerConfig(channels=3, dct=DCTConfig(channels=3, block=4, quality=25))
 
 scenes_stt_cpu = STTConfig(
     image_size=256, channels=3, regions=8, whole_frames=True, dim=64, depth=3, gaussian_grid=(0,) * 3, context_frames=10
@@ -241,9 +243,10 @@ PRESETS: dict[str, Preset] = {
         training=replace(cpu_predictor, minutes=32, lr=1.5e-3, final_lr=0.3, muon=False),
     ),
     "robot/timesformer/cpu": Preset(
-        summary="TimeSformer on the robot, 5 -> 10. One CPU core, 30 minutes; not measured.",
+        summary="TimeSformer on the robot or on videos of --data, 5 -> 10. One CPU core, 25 minutes. Measured: "
+        "PSNR 19.5 dB at frame 10 (copy: 17.0).",
         model=robot_timesformer_cpu, data=RobotDataConfig(frames=15),
-        training=replace(cpu_predictor, minutes=30, batch=2, lr=3e-3),
+        training=replace(cpu_predictor, minutes=25, batch=2, lr=3e-3),
     ),
     "robot/motion_vq/cpu": Preset(
         summary="MotionVQ tokenizer on the robot. One CPU core, 5 minutes; not measured.",
@@ -257,9 +260,10 @@ PRESETS: dict[str, Preset] = {
         tokenizer_preset="robot/motion_vq/cpu",
     ),
     "robot/transframer/cpu": Preset(
-        summary="Transframer on the robot. One CPU core, 30 minutes; not measured.",
+        summary="Transframer on the robot. One CPU core, 25 minutes. Measured: normalised energy "
+        "distance 0.37 at frame 20; what moves leaves ghosts.",
         model=robot_transframer_cpu, data=RobotDataConfig(frames=8),
-        training=replace(cpu_predictor, minutes=30, lr=1.5e-3),
+        training=replace(cpu_predictor, minutes=25, lr=1.5e-3),
     ),
     "scenes/stt/cpu": Preset(
         summary="STT with regions on generated scenes and on your own videos beside them, for clips of any kind. "
