@@ -61,6 +61,7 @@ WEIGHTS: dict[str, dict[str, str]] = {
         r"(segmenter|compositor)\.unet\.up\.": r"\1.unet.ups.0.1.",
         r"(segmenter|compositor)\.unet\.decoder\.": r"\1.unet.decoders.0.",
     },
+    "timesformer": {r"(embed|embed_matches|head)\.": r"tokens.\1."},
 }
 
 # Scores of earlier files: names of protocols; patterns in names of figures and in descriptions, the new names

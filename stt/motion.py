@@ -68,6 +68,16 @@ def leaky_clamp(frame: Tensor) -> Tensor:
     return frame - 0.9 * F.relu(frame - 1)
 
 
+def splat_matrix(position: Tensor, std: Tensor, length: int, size: int) -> Tensor:
+    """Where a line of `length` pixels comes to lie among `size` pixels: shares (..., size, length) of each in each.
+
+    Its first pixel is at a whole number: a normal distribution (...) of this mean and standard deviation, rounded.
+    """
+    edges = torch.arange(1 - length, size + 1, device=position.device) - 0.5
+    cdf = 0.5 * torch.erf((edges - position[..., None]) * (2**-0.5 / std[..., None]))  # (..., size + length)
+    return cdf.diff(dim=-1).unfold(-1, length, 1).flip(-1)  # the share at displacement y - p: a Toeplitz matrix
+
+
 class Match(NamedTuple):
     """Displacements of layers from one frame to the next."""
 

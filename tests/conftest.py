@@ -77,6 +77,9 @@ TINY_CONFIGS = {
     "layered": TINY_LAYERED,
     "layered, steered": LayeredConfig.from_dict(TINY_LAYERED.to_dict() | {"channels": 3, "actions": ("push",)}),
     "timesformer": TINY_TIMESFORMER,
+    "timesformer, layers": TimeSformerConfig.from_dict(
+        TINY_TIMESFORMER.to_dict() | {"source_frames": [], "layers": 2, "segmenter_width": 16}
+    ),
     "videogpt": TINY_VIDEOGPT,
     "videogpt, unconditional": VideoGPTConfig.from_dict(
         TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}

@@ -18,7 +18,7 @@ RANKS = {
     "stt.gpt": 2, "stt.motion_codes": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,
     "stt.layer_motion": 3, "stt.layer_levels": 3, "stt.layer_tasks": 3.5,
     "stt.motion_tokens": 3, "stt.code_tokens": 3, "stt.flow_tokens": 3, "stt.region_tokens": 3,
-    "stt.motion_networks": 3, "stt.sprite_networks": 3, "stt.models": 4,
+    "stt.patch_tokens": 3, "stt.layer_tokens": 3.5, "stt.motion_networks": 3, "stt.sprite_networks": 3, "stt.models": 4,
     "stt.migrations": 4, "stt.registry": 5, "stt.model_card": 5, "stt.hub": 5, "stt.checkpoint": 6,
     "stt.request": 7, "stt": 7, "stt.prompt": 8, "stt.results": 8, "stt.report": 9, "stt.self_check": 9,
     "stt.prediction": 10, "stt.live": 11, "stt.__main__": 12, "stt.ui": 12,

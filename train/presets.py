@@ -69,7 +69,7 @@ video_vq_gpu = VideoVQConfig(blocks=2)
 videogpt_cpu = VideoGPTConfig(tokenizer=video_vq_cpu, classes=10, drop_context=0.25, guidance=3.0)
 videogpt_gpu = replace(videogpt_cpu, tokenizer=video_vq_gpu, dim=224, depth=5, heads=7, widths=(64, 96), labels=2)
 
-timesformer_cpu = TimeSformerConfig(source_frames=(1, 1, 4, 8), reach=5)
+timesformer_cpu = TimeSformerConfig(layers=2, reach=5)
 timesformer_gpu = replace(timesformer_cpu, dim=256, depth=5, heads=8)
 
 transframer_cpu = TransframerConfig(maps=("digits",))
@@ -153,7 +153,7 @@ PRESETS: dict[str, Preset] = {
     "moving_mnist/timesformer/cpu": Preset(
         summary="TimeSformer on Moving MNIST, 10 -> 10. Two CPU cores, 60 minutes; not measured. Measured: "
         "digits-timesformer, 86 minutes of one core in four runs: MSE 79.3, SSIM (OpenSTL) 0.761.",
-        model=timesformer_cpu, data=deterministic_digits, training=replace(cpu_predictor, batch=2, lr=3e-3),
+        model=timesformer_cpu, data=deterministic_digits, training=replace(cpu_predictor, batch=16, lr=3e-3),
     ),
     "moving_mnist/timesformer/gpu": Preset(
         summary="TimeSformer on Moving MNIST, 10 -> 10, 8M parameters. One GPU, 20 minutes; not measured.",
