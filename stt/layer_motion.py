@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stt.api import Sampling
-from stt.motion import FREQUENCIES, PRESENT, Layers, Match, Shape, features_size, match, shape_of
+from stt.motion import FREQUENCIES, PRESENT, Layers, Match, Shape, features_size, match, shape_of, shift
 from stt.motion import Motion as ShapeFeatures
 from stt.sampler import sample_logits
-from stt.segmenter import Filtered
+from stt.segmenter import Filtered, Segmenter
 from stt.triple_decoder import Block, cross_entropy
 
 BEYOND = 2  # most frames beyond the target
@@ -74,6 +74,15 @@ def tracks_of(
     )
 
 
+def batch_tracks(
+    layers: Layers, steps: Tensor, num_steps: int, reach: int, beyond: Sequence[Tensor] = (), times: Sequence[int] = (),
+    backward: bool = False,
+) -> Tracks:  # fmt: skip
+    """Tracks of layers, of which all of the batch have as many steps and the same direction; see `tracks_of`."""
+    count, turned = (torch.full((len(steps),), value, device=steps.device) for value in (num_steps, backward))
+    return tracks_of(layers, steps, count, turned, beyond, times, reach)
+
+
 def joined(tracks: Sequence[Tracks]) -> Tracks:
     """One batch of several."""
     shape = Shape(*(torch.cat(parts) for parts in zip(*(t.shape for t in tracks), strict=True)))
@@ -86,6 +95,33 @@ def chosen(matched: Match, last: Tensor, ink: Tensor) -> Tensor:
     index = (last[..., 0] + reach) * (2 * reach + 1) + last[..., 1] + reach
     excess = errors.gather(2, index[..., None])[..., 0] - errors.amin(dim=-1)
     return torch.where(((excess < TOLERANCE) | (ink < PRESENT))[..., None], last, matched.displacement)
+
+
+def last_steps(filtered: Filtered, size: int, gaps: Sequence[int] = ()) -> Tensor:
+    """Displacements (B, size, K, 2) before the last frame, the latest first, 0 where there were none.
+
+    gaps: frames from each to the next.
+    """
+    b, k = filtered.layers.colour.shape[:2]
+    none = [torch.zeros(b, k, 2, dtype=torch.long, device=filtered.layers.colour.device)] * size
+    moved = [m.displacement for m in filtered.matches]
+    if any(gap > 1 for gap in gaps):
+        moved = [(d / gap).round().long() for d, gap in zip(moved, gaps, strict=True)]
+    return torch.stack([*moved[::-1], *none][:size], dim=1)
+
+
+def mended(
+    segmenter: Segmenter, layers: Layers, displacement: Tensor, before: Tensor, frame: Tensor, changed: Tensor
+) -> Layers:
+    """Moved layers, segmented anew at the pixels `changed` (B, 1, H, W) of the frame; elsewhere they stay exact.
+
+    before, frame (B, C, H, W) on [0, 1]: the layers were moved by `displacement` (B, K, 2) from one to the other.
+    """
+    count = displacement.shape[1]
+    previous = shift(before.repeat_interleave(count, dim=0), displacement.flatten(0, 1)).unflatten(0, (-1, count))
+    new = segmenter(frame, layers, previous)
+    masks = changed, changed[:, None], changed[:, None]
+    return Layers(*(torch.where(mask, *pair) for mask, *pair in zip(masks, new, layers, strict=True)))
 
 
 class Steps(NamedTuple):

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from stt.api import Video
 from stt.metrics import unit
 from stt.motion import COORDINATES, FREQUENCIES, Layers, Motion, composite, features_size, leaky_clamp, splat_matrix
-from stt.motion_tokens import split_penalty
 from stt.segmenter import Filtered, Segmenter
 
 ROUNDING = 0.6  # pixels that whole positions on a straight line are off it, at most
-SPLIT_WEIGHT = 0.003  # of `split_penalty` beside mean squared errors
 CERTAIN = 2.5  # a velocity is multiplied by tanh(CERTAIN + output) / tanh(CERTAIN): about -1 to 1, at first 1
 
 
@@ -90,18 +88,10 @@ class LayerTokens(nn.Module):
             self.displacement.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0, -1.0]))
 
     def scene(self, context: Video) -> Scene:
-        frozen = not any(p.requires_grad for p in self.segmenter.parameters())
-        with torch.no_grad() if frozen else nullcontext():
+        with torch.no_grad() if self.segmenter.frozen else nullcontext():
             filtered = self.segmenter.filter(unit(context), self.reach)
         motion = Motion.of(filtered.shapes, filtered.matches)
         return Scene(filtered, motion, course_of(motion.displacement[:, 1:].transpose(1, 2)))
-
-    def loss(self, scene: Scene) -> Tensor:
-        """What the segmenter learns from: layers that show each frame, before and after they move to it."""
-        mse = torch.stack([scene.filtered.mismatch, *(r.square().mean() for r in scene.filtered.residuals)])
-        return (
-            mse[:1].sum() + mse[1:].sum() / max(len(mse) - 1, 1) + SPLIT_WEIGHT * split_penalty(scene.filtered.layers)
-        )
 
     def context(self, scene: Scene) -> Tensor:
         """Tokens of the context, (B, T, K, D)."""

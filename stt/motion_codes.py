@@ -95,6 +95,11 @@ class MotionVQ(Tokenizer):
     def sizes(self) -> tuple[int, ...]:
         return self.config.sizes
 
+    @property
+    def still(self) -> int:
+        """The motion code of no displacement."""
+        return len(self.shifts) // 2
+
     # ---- one frame given the one before ------------------------------------------------------------------
 
     def candidates(self, frame: Tensor, scale: int = 1) -> Tensor:
@@ -106,6 +111,9 @@ class MotionVQ(Tokenizer):
 
     def match(self, before: Tensor, frame: Tensor) -> Tensor:
         """Motion codes (B, h, w) of frames given those before, by the least squared error of a cell and around it."""
+        if not before.any():  # all displacements of nothing are as good
+            grid = self.config.grid
+            return torch.full((len(frame), grid, grid), self.still, device=frame.device)
         pairs = zip(before.split(1), frame.split(1), strict=True)  # one by one they stay in the processor's cache
         return torch.cat([self._match(*pair) for pair in pairs])
 
@@ -169,6 +177,12 @@ class MotionVQ(Tokenizer):
     def blocks(self, before: Tensor, ids: Tensor) -> Blocks:
         copied = self.copied(before, ids[..., 0])
         return Blocks((copied + self.residual(ids[..., 1:])).clamp(0, 1), copied)
+
+    def changed(self, ids: Tensor) -> Tensor:
+        """Pixels (B, 1, H, W) that ids (B, h, w, 1 + stages) do not leave as they were in the frame before."""
+        cells = (ids[..., 1] > 0) | (ids[..., 0] != self.still)
+        pixels = cells[:, None].repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
+        return F.max_pool2d(pixels.float(), 5, stride=1, padding=2).bool()  # with those of the deblocking filter
 
     def filtered(self, frame: Tensor, ids: Tensor) -> Tensor:
         """The deblocking filter, which changes cells with a residual and two pixels around them; not clamped."""

@@ -20,16 +20,16 @@ class Past(nn.Module):
     """What the last frames say about each cell of the next one, (B, P, C, H, W) on [0, 1] -> (B, cells, dim).
 
     Inputs: the frames, the frame that results if everything moves on (`extrapolate`), and for every displacement how
-    much ink arrives in the cell that moved so before, and how much that did not.
+    much ink arrives in the cell that moved so before, and how much that did not, unless layers tell (`still`).
     """
 
-    def __init__(self, frames: int, width: int, dim: int, codec: MotionVQConfig) -> None:
+    def __init__(self, frames: int, width: int, dim: int, codec: MotionVQConfig, evidence: bool = True) -> None:
         super().__init__()
         steps, shifts = codec.patch // FINE, codec.motions - 1
         self.stem = nn.Conv2d((frames + 1) * codec.channels * FINE**2, width, 3, padding=1)
         self.fine = ResBlock(width)
         self.down = nn.Conv2d(width, dim, steps, stride=steps)
-        self.evidence = nn.Conv2d(2 * shifts, dim, 3, padding=1)
+        self.evidence = nn.Conv2d(2 * shifts, dim, 3, padding=1) if evidence else None
         self.counts = nn.Parameter(0.02 * torch.randn(frames + 1, dim))  # frames that there were
         self.block = ResBlock(dim)
 
@@ -37,7 +37,9 @@ class Past(nn.Module):
         """count (B,): the frames of the context that there were."""
         pixels = torch.cat([past, motion.extrapolated[:, None]], dim=1).flatten(1, 2)
         h = self.down(self.fine(self.stem(patchify(2 * pixels - 1, FINE))))
-        h = h + self.evidence(motion.evidence.flatten(1, 2)) + self.counts[count][:, :, None, None]
+        h = h + self.counts[count][:, :, None, None]
+        if self.evidence is not None:
+            h = h + self.evidence(motion.evidence.flatten(1, 2))
         return rearrange(self.block(h), "b d h w -> b (h w) d")
 
 
@@ -45,6 +47,13 @@ class Motion(NamedTuple):
     evidence: Tensor  # (B, 2, S, h, w) of each displacement: square roots of the ink that moved on, and that did not
     extrapolated: Tensor  # (B, C, H, W) the next frame if everything moves on
     likeliest: Tensor  # (B, h, w) motion codes of the ink that arrives
+
+
+def still(tokenizer: MotionVQ, before: Tensor) -> Motion:
+    """As `extrapolate` where the frame (B, C, H, W) to copy from is where everything has moved on to already."""
+    c, (b, _, height, width) = tokenizer.config, before.shape
+    evidence = before.new_zeros(b, 2, c.motions - 1, height // c.patch, width // c.patch)
+    return Motion(evidence, before, torch.full_like(evidence[:, 0, 0], tokenizer.still, dtype=torch.int64))
 
 
 @torch.no_grad()

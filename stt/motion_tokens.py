@@ -199,6 +199,14 @@ def split_penalty(layers: Layers) -> Tensor:
     return (((share + 1e-3).sqrt().sum(dim=1) - 1) * (ink.sum(dim=1) > 1)).mean()
 
 
+def segmentation_loss(filtered: Filtered) -> Tensor:
+    """What a segmenter learns from, in nats: layers that show each frame, before and after they move to it."""
+    mse = filtered.mismatch
+    if filtered.residuals:
+        mse = mse + torch.stack(filtered.residuals).square().mean()
+    return RECONSTRUCTION_WEIGHT * mse + SPLIT_WEIGHT * split_penalty(filtered.layers)
+
+
 def turns(matches: list[Match]) -> Tensor:
     """Whether each displacement differs from the one before, in T consecutive matches: (B, T - 1, K) bool."""
     displacement = torch.stack([m.displacement for m in matches], dim=1)

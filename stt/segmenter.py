@@ -71,6 +71,10 @@ class Segmenter(nn.Module):
             keep[:, 1:] * layers.alpha + take[:, 1:] * opaque,
         )
 
+    @property
+    def frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.parameters())
+
     def filter(self, video: Tensor, reach: int) -> Filtered:
         """Frames (B, T, C, H, W) on [0, 1], one after the other."""
         layers, previous = None, None

@@ -85,6 +85,7 @@ TINY_CONFIGS = {
         TINY_VIDEOGPT.to_dict() | {"frame_conditioning": False, "slices": 4}
     ),
     "motion_gpt": TINY_MOTION_GPT,
+    "motion_gpt, layers": MotionGPTConfig.from_dict(TINY_MOTION_GPT.to_dict() | {"layers": 2, "segmenter_width": 16}),
     "motion_gpt, colour": MotionGPTConfig.from_dict(
         TINY_MOTION_GPT.to_dict() | {"channels": 3, "tokenizer": TINY_MOTION_VQ.to_dict() | {"channels": 3}}
     ),

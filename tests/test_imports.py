@@ -16,7 +16,7 @@ RANKS = {
     "stt.motion": 1,
     "stt.tokenizer": 2, "stt.segmenter": 2, "stt.object_segmenter": 2, "stt.transformer": 2, "stt.mixture": 2,
     "stt.gpt": 2, "stt.motion_codes": 2, "stt.context_unet": 2, "stt.triple_decoder": 2,
-    "stt.layer_motion": 3, "stt.layer_levels": 3, "stt.layer_tasks": 3.5,
+    "stt.layer_motion": 3, "stt.layer_levels": 3, "stt.layer_tasks": 3.5, "stt.layer_prediction": 3.5,
     "stt.motion_tokens": 3, "stt.code_tokens": 3, "stt.flow_tokens": 3, "stt.region_tokens": 3,
     "stt.patch_tokens": 3, "stt.layer_tokens": 3.5, "stt.motion_networks": 3, "stt.sprite_networks": 3, "stt.models": 4,
     "stt.migrations": 4, "stt.registry": 5, "stt.model_card": 5, "stt.hub": 5, "stt.checkpoint": 6,

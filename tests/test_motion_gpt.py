@@ -100,7 +100,7 @@ def test_codes_drawn_with_the_cache_are_the_likeliest_without_it():
             for motion in range(model.config.tokenizer.motions):
                 other = ids.clone()
                 other[0, y, x, 0] = motion
-                nats.append(float(model.nats(past, count, other, label)[0, 0, j]))
+                nats.append(float(model.nats(model.inputs(past, count), other, label)[0, 0, j]))
             assert min(range(len(nats)), key=nats.__getitem__) == ids[0, y, x, 0]
 
 

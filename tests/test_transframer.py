@@ -15,8 +15,9 @@ from stt.api import Batch, Sampling
 from stt.context_unet import nearest
 from stt.dct import DCTConfig, Triples
 from stt.layer_levels import LEVELS, levels_of, painted
-from stt.layer_motion import Steps
+from stt.layer_motion import Steps, mended
 from stt.layer_tasks import Clip, Plan, corrupted, plan_of
+from stt.metrics import unit
 from stt.models.transframer import Transframer, TransframerConfig, score_parts
 from stt.motion import Layers
 from stt.sampler import SeededNoise, inwards, sample_logits
@@ -291,12 +292,13 @@ def test_layers_stay_exact_where_no_triple_corrects_them(model):
     dense = torch.zeros(1, 16, 4, 4, dtype=torch.long)
     dense[:, 0, 0, 3] = 5  # a cell apart from the square
     frame = model.codec.decode_residual(dense, predicted)
-    mended = model.mended(moved, displacement, square(2, 2)[None], frame, dense)
+    before, after = unit(square(2, 2)[None]), unit(frame)
+    new = mended(model.segmenter, moved, displacement, before, after, model.changed(dense))
     cell = (slice(None), slice(None), slice(None), slice(0, 4), slice(12, 16))
-    assert not torch.equal(mended.colour[cell], moved.colour[cell])
+    assert not torch.equal(new.colour[cell], moved.colour[cell])
     elsewhere = torch.ones(16, 16, dtype=torch.bool)
     elsewhere[0:4, 12:16] = False
-    assert torch.equal(mended.colour[..., elsewhere], moved.colour[..., elsewhere])
+    assert torch.equal(new.colour[..., elsewhere], moved.colour[..., elsewhere])
 
 
 def test_the_nearest_frames_come_first_before_and_after_in_turn():
@@ -360,11 +362,11 @@ def test_that_a_frame_has_no_triple_counts_as_much_as_that_one_has_many():
 
 def test_a_frozen_segmenter_stays_as_it_is_and_another_learns(model):
     model.train()
-    assert "mse of layers" in model.loss(Batch(clips(model))).parts
+    assert "segmentation" in model.loss(Batch(clips(model))).parts
     model.segmenter.requires_grad_(False)
     loss = model.loss(Batch(clips(model)))
     loss.total.backward()
-    assert "mse of layers" not in loss.parts and all(p.grad is None for p in model.segmenter.parameters())
+    assert "segmentation" not in loss.parts and all(p.grad is None for p in model.segmenter.parameters())
 
 
 # ---- maps ------------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 A GPT draws each frame's codes one after the other: which block of the frame before moves here, then what is added to
 it. It takes the last frames and what they say about motion as inputs of each position, so that no code has to repeat
-them. Where we differ from VideoGPT: the tokenizer codes a frame given the one before; attention stays within a frame;
-without a context, classes guide the first frame only, for later ones show it.
+them. With motion layers, things first move as wholes, by displacements that are drawn too (`stt.layer_prediction`), and
+codes correct that frame. Where we differ from VideoGPT: the tokenizer codes a frame given the one before; attention
+stays within a frame; without a context, classes guide the first frame only, for later ones show it.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from stt.api import (
     Video,
 )
 from stt.gpt import Block, Norm, repeat_rows
+from stt.layer_prediction import LayerPrediction, LayerState
 from stt.metrics import unit
 from stt.motion_codes import MotionVQ, MotionVQConfig
-from stt.motion_networks import FINE, MotionHead, Past, ResidualHead, extrapolate
+from stt.motion_networks import FINE, MotionHead, Past, ResidualHead, extrapolate, still
 from stt.sampler import sample_logits
 
 LOOKAHEAD = 16  # positions that are drawn at once
+FIRST = 5  # of so many frames of a clip one is learned as a first frame
 NONE = 1.3  # first logit of no residual, as a multiple of the logarithm of the number of codes
 
 
@@ -53,13 +56,15 @@ class MotionGPTConfig(PredictorConfig):
     width: int = 48  # channels of the context's network at 4x4 pixels
     classes: int = 0  # 0 for none
     labels: int = 0  # most classes of a clip that can be asked for; 0: the model only continues clips
-    drop_labels: float = 0.5  # share of the labels that are hidden
+    drop_labels: float = 0.5  # share of the clips whose labels are hidden
     temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
     drop_context: float = 0.12  # share of training steps without a context
     short_context: float = 0.2  # share of training steps whose context has a random length
     closed_loop: float = 0.5  # share of training steps whose context went through the tokenizer
     corruption: float = 0.02  # share of the cells of such a context that moved at random
+    layers: int = 0  # motion layers, which move as wholes before cells are coded; 0 for none
+    segmenter_width: int = 32  # channels of their segmenter at its finest scale
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +77,8 @@ class MotionGPTConfig(PredictorConfig):
             raise ValueError(f"temperatures are {self.temperatures}, must be two above 0, up to 1")
         if self.tokenizer.patch % FINE:
             raise ValueError(f"patch is {self.tokenizer.patch}, must be a multiple of {FINE}")
+        if self.layers and self.image_size % 8:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of 8, as the layers' segmenter needs")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -91,6 +98,7 @@ class MotionGPTState(NamedTuple):
     length: int  # frames of it that there were
     label: Tensor | None  # (1 or B, 1, classes) how often each class is there
     guided: bool = False  # whether there is a class to guide to
+    layers: LayerState | None = None  # of the last frame, if there was one
 
 
 class Inputs(NamedTuple):
@@ -136,7 +144,7 @@ class MotionGPT(Predictor):
         self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes and c.labels else set()))
         self.tokenizer = MotionVQ(c.tokenizer).requires_grad_(False)
         side, pixels, half = c.tokenizer.grid, c.tokenizer.pixels, c.dim // 2
-        self.past = Past(c.context_frames, c.width, c.dim, c.tokenizer)
+        self.past = Past(c.context_frames, c.width, c.dim, c.tokenizer, evidence=not c.layers)
         self.rows = nn.Parameter(0.02 * torch.randn(side, 1, c.dim))
         self.columns = nn.Parameter(0.02 * torch.randn(side, c.dim))
         self.codes = nn.ModuleList(nn.Embedding(size, half) for size in c.tokenizer.sizes)
@@ -151,6 +159,12 @@ class MotionGPT(Predictor):
         self.residuals = nn.ModuleList(ResidualHead(c.dim, pixels, size) for _ in range(c.tokenizer.stages))
         with torch.no_grad():
             self.residuals[0].out.bias[0] = NONE * math.log(size)  # most cells have no residual
+        if c.layers:
+            self.layers = LayerPrediction(
+                c.layers, c.channels, c.tokenizer.reach, c.segmenter_width, num_steps=max(c.context_frames - 1, 1),
+                image_size=c.image_size, dim=c.dim, heads=c.heads, mlp_ratio=c.mlp_ratio,
+            )  # fmt: skip
+        self.frame = 0.5  # in [0, 1): which frame of a clip has codes in the next loss; of models with layers
         self.length = c.context_frames  # most frames of context in the next loss
         self.closed_loop = False  # whether they went through the tokenizer
 
@@ -170,13 +184,17 @@ class MotionGPT(Predictor):
             labels = torch.full((batch, 1), -1, device=self.begin.device)
         return F.one_hot(labels + 1, c.classes + 1)[..., 1:].sum(dim=1, keepdim=True).to(self.begin.dtype)
 
-    def inputs(self, past: Tensor, count: Tensor) -> Inputs:
-        """What the positions of the next frame take from the context; count (B,): the frames of it that there were."""
+    def inputs(self, past: Tensor, count: Tensor, predicted: Tensor | None = None) -> Inputs:
+        """What the positions of the next frame take from the context; count (B,): the frames of it that there were.
+
+        predicted (B, C, H, W): the frame that layers predict, which stands for the last one of the context.
+        """
         with torch.autocast(past.device.type, enabled=False):
-            motion = extrapolate(self.tokenizer, past)
+            motion = extrapolate(self.tokenizer, past) if predicted is None else still(self.tokenizer, predicted)
         features = self.past(past, count, motion) + (self.rows + self.columns).flatten(0, 1)
         evidence = rearrange(motion.evidence, "b two s h w -> b (h w) s two")
-        return Inputs(features, past[:, -1], motion.likeliest, evidence)
+        before = past[:, -1] if predicted is None else predicted
+        return Inputs(features, before, motion.likeliest, evidence)
 
     def tokens(self, ids: Tensor, copied: Tensor) -> Tensor:
         """Codes of cells (B, n, G) and what they copy (B, n, pixels) -> tokens (B, n, dim / 2)."""
@@ -206,9 +224,9 @@ class MotionGPT(Predictor):
         x = self.neighbours(torch.cat(near, dim=-1)) + self.moved_on(torch.cat(moved, dim=-1))
         return Embedded(inputs.features[rows, at] + x, torch.stack(pointers, dim=-1))
 
-    def nats(self, past: Tensor, count: Tensor, ids: Tensor, label: Tensor | None) -> Tensor:
+    def nats(self, inputs: Inputs, ids: Tensor, label: Tensor | None) -> Tensor:
         """Negative log-likelihood of a frame's codes (B, h, w, G), of motions and of residuals, (2, B, cells)."""
-        inputs, codes = self.inputs(past, count), ids.flatten(1, 2)
+        codes = ids.flatten(1, 2)
         at = torch.arange(self.config.cells, device=ids.device).expand(len(ids), -1)
         pixels = self.tokenizer.copied_cells(inputs.before, codes[..., 0], at)
         x, pointers = self.embedded(inputs, self.line(self.tokens(codes, pixels)), codes[..., 0], at)
@@ -234,12 +252,18 @@ class MotionGPT(Predictor):
         dropped, short = rng.random() < c.drop_context, rng.random() < c.short_context
         self.length = 0 if dropped else rng.randint(1, c.context_frames) if short else c.context_frames
         self.closed_loop = rng.random() < c.closed_loop and not dropped
+        self.frame = rng.random()
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the codes of all frames, each given those before it, in nats a cell."""
         c, frames = self.config, unit(batch.video)
         b, t = frames.shape[:2]
         labels = batch.labels if c.classes else None
+        if labels is not None:
+            labels = labels.masked_fill(torch.rand(b, 1, device=labels.device) < c.drop_labels, -1)
+        label = self.label(labels, b)
+        if c.layers:
+            return self._layer_loss(frames, label)
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             if self.closed_loop:
                 codes, before = self.tokenizer.closed_loop(frames, c.corruption)
@@ -249,15 +273,42 @@ class MotionGPT(Predictor):
             past, count = self._pasts(before)
             if not self.closed_loop:
                 ids = self.tokenizer.encode_frame(past[:, -1], frames.flatten(0, 1))
-        if labels is not None:
-            labels = labels.masked_fill(torch.rand(labels.shape, device=labels.device) < c.drop_labels, -1)
-        label = self.label(labels, b)
         if label is not None:
             label = label.repeat_interleave(t, dim=0)
-        motion, residual = self.nats(past, count, ids, label).mean(dim=(1, 2))
+        motion, residual = self.nats(self.inputs(past, count), ids, label).mean(dim=(1, 2))
         total = motion + residual
         parts = {"motion": motion.detach(), "residual": residual.detach()}
         return Loss(total, parts | {"bits_per_dim": total.detach() * self._bits_per_dim})
+
+    def _layer_loss(self, frames: Tensor, label: Tensor | None) -> Loss:
+        """With layers: of the displacements of all frames in nats a layer, and of one frame's codes.
+
+        Without a context, of the codes of every FIRST-th frame, each as if it were the first.
+        """
+        c, (b, t) = self.config, frames.shape[:2]
+        parts: dict[str, Tensor] = {}
+        if self.length and t > 1:
+            scored, k = self.layers.score(frames), 1 + int(self.frame * (t - 1))
+            past, count = (part.unflatten(0, (b, t))[:, k] for part in self._pasts(frames))
+            predicted, target = scored.frames[:, k - 1], frames[:, k]
+            parts = {"layers": scored.nats.mean()}
+            if not self.layers.segmenter.frozen:
+                parts["segmentation"] = scored.segmentation
+        else:
+            chosen = frames[:, int(self.frame * min(FIRST, t)) :: FIRST]
+            target, predicted = chosen.flatten(0, 1), torch.zeros_like(chosen.flatten(0, 1))
+            past = torch.zeros_like(target)[:, None].repeat_interleave(c.context_frames, dim=1)
+            count = torch.zeros(len(target), dtype=torch.int64, device=frames.device)
+            label = label.repeat_interleave(chosen.shape[1], dim=0) if label is not None else None
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
+            ids = self.tokenizer.encode_frame(predicted, target)
+        motion, residual = self.nats(self.inputs(past, count, predicted), ids, label).mean(dim=(1, 2))
+        parts |= {"motion": motion, "residual": residual}
+        bits = (motion + residual).detach() * self._bits_per_dim
+        if "layers" in parts:
+            bits = bits + parts["layers"].detach() * c.layers / (math.log(2) * frames[0, 0].numel())
+        total = torch.stack(list(parts.values())).sum()
+        return Loss(total, {name: part.detach() for name, part in parts.items()} | {"bits_per_dim": bits})
 
     def _pasts(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Clips (B, T, C, H, W) -> each frame's context (B T, P, C, H, W) and the count of its frames (B T,)."""
@@ -278,17 +329,23 @@ class MotionGPT(Predictor):
 
     @torch.inference_mode()
     def surprise(self, video: Video) -> Surprise:
-        """Bits of each frame's codes, given the frames before it: exact for codes, not for pixels."""
+        """Bits of each frame's codes, given the frames before it: exact for codes, not for pixels.
+
+        Those of the layers' displacements are spread evenly over all cells.
+        """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         c, frames = self.config, unit(video)
         p, (b, t) = c.context_frames, frames.shape[:2]
         padded, bits = F.pad(frames, (0,) * 6 + (p, 0)), []
+        scored = self.layers.score(frames) if c.layers else None
         for k in range(1, t):
-            past = padded[:, k : k + p]
-            ids = self.tokenizer.encode_frame(past[:, -1], frames[:, k])
-            count = torch.full((b,), min(k, p), device=video.device)
-            nats = self.nats(past, count, ids, self.label(None, b)).sum(dim=0)
+            past, predicted = padded[:, k : k + p], scored.frames[:, k - 1] if scored else None
+            inputs = self.inputs(past, torch.full((b,), min(k, p), device=video.device), predicted)
+            ids = self.tokenizer.encode_frame(inputs.before, frames[:, k])
+            nats = self.nats(inputs, ids, self.label(None, b)).sum(dim=0)
+            if scored:
+                nats = nats + scored.nats[:, k - 1].sum(dim=1, keepdim=True) / c.cells
             bits.append(nats.unflatten(1, (c.tokenizer.grid, -1)) * self._bits_per_dim)
         cells = torch.stack(bits, dim=1)
         return Surprise(cells.mean(dim=(-2, -1)), cells)
@@ -304,20 +361,34 @@ class MotionGPT(Predictor):
         frames = unit(context[:, max(0, context.shape[1] - c.context_frames) :])[:, : 0 if labels else None]
         past = F.pad(frames, (0,) * 6 + (c.context_frames - frames.shape[1], 0))
         guided = c.guidance > 1 and max(labels, default=-1) >= 0
-        return MotionGPTState(past, frames.shape[1], label, guided)
+        layers = self.layers.start(frames) if c.layers and frames.shape[1] else None
+        return MotionGPTState(past, frames.shape[1], label, guided, layers)
 
     def step(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, MotionGPTState]:
-        c, futures = self.config, noise.futures
-        count = torch.full((len(state.past),), state.length, device=state.past.device)
-        inputs = Inputs(*(repeat_rows(part, futures) for part in self.inputs(state.past, count)))
+        c, futures, hot = self.config, noise.futures, sampling.temperature > 0
+        moved, predicted, past = None, None, state.past
+        if c.layers:
+            past = repeat_rows(past, futures)
+            predicted = torch.zeros_like(past[:, 0])
+            if state.layers is not None:
+                layers = state.layers.expand(futures)
+                gumbel = noise.gumbel(*self.layers.choices) if hot else None
+                moved, predicted = self.layers.draw(layers, sampling, gumbel)
+        count = torch.full((len(past),), state.length, device=past.device)
+        inputs = Inputs(*(repeat_rows(part, futures) for part in self.inputs(past, count, predicted)))
         label = repeat_rows(state.label, futures) if state.label is not None else None
-        gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes)) if sampling.temperature else None
+        gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes)) if hot else None
         own = c.temperatures if state.length else (1.0, 1.0)  # what comes from nothing takes all of its chance
         samplings = [replace(sampling, temperature=sampling.temperature * factor) for factor in own]
         ids = self.draw(inputs, label, samplings, gumbel, state.guided and not state.length)
         frame = self.tokenizer.decode_frame(inputs.before, ids)
-        past = torch.cat([repeat_rows(state.past, futures)[:, 1:], frame[:, None]], dim=1)
-        return 2 * frame[:, None] - 1, state._replace(past=past, length=min(state.length + 1, c.context_frames))
+        state = state._replace(length=min(state.length + 1, c.context_frames))
+        if moved is not None:
+            state = state._replace(layers=self.layers.correct(moved, frame, self.tokenizer.changed(ids)))
+        elif c.layers:
+            state = state._replace(layers=self.layers.start(frame[:, None]))
+        past = torch.cat([repeat_rows(past, futures)[:, 1:], frame[:, None]], dim=1)
+        return 2 * frame[:, None] - 1, state._replace(past=past)
 
     def draw(
         self,

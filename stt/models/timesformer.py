@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stt.api import NO_CONDITION, Batch, Condition, Loss, Noise, Predictor, PredictorConfig, Sampling, Video
 from stt.layer_tokens import LayerTokens
 from stt.layers import Angles, Attention, ConvMLP, rotary, rotary_grid
+from stt.motion_tokens import RECONSTRUCTION_WEIGHT, segmentation_loss
 from stt.patch_tokens import PatchTokens
 
 
@@ -152,8 +153,8 @@ class TimeSformer(Predictor):
         context, truth = video[:, :-count][:, -self.num_context :], video[:, -count:]
         scene: Any = self.tokens.scene(context)
         total = mse = F.mse_loss(self._predict(scene, context.shape[1], count).float(), truth)
-        if isinstance(self.tokens, LayerTokens):
-            total = mse + self.tokens.loss(scene)
+        if isinstance(self.tokens, LayerTokens) and not self.tokens.segmenter.frozen:
+            total = mse + segmentation_loss(scene.filtered) / RECONSTRUCTION_WEIGHT
         return Loss(total, {"mse": mse.detach() * truth[0, 0].numel() / 4})
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> TimeSformerState:

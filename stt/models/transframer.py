@@ -42,12 +42,12 @@ from stt.api import (
 from stt.context_unet import Context, ContextUNet, nearest
 from stt.dct import DCTConfig, FrameDCT
 from stt.layer_levels import LEVELS, LevelDecoder, levels_of, painted
-from stt.layer_motion import MotionDecoder, Tracks, chosen, steps_of, tracks_of
+from stt.layer_motion import MotionDecoder, Tracks, batch_tracks, chosen, last_steps, mended, steps_of
 from stt.layer_tasks import Clip, Plan, corrupted, plan_of
 from stt.layers import patchify
 from stt.metrics import unit
-from stt.motion import Layers, composite, match, shift
-from stt.motion_tokens import RECONSTRUCTION_WEIGHT, SPLIT_WEIGHT, split_penalty
+from stt.motion import Layers, composite, match
+from stt.motion_tokens import segmentation_loss
 from stt.segmenter import Filtered, Segmenter
 from stt.triple_decoder import Scene, Scores, TripleDecoder
 
@@ -188,8 +188,7 @@ class Transframer(Predictor):
         self.check(batch)
         video, maps, turned = batch.video, batch.maps, self.plan.backward
         video, maps = video.flip(1) if turned else video, maps.flip(2) if turned and maps is not None else maps
-        frozen = not any(p.requires_grad for p in self.segmenter.parameters())
-        with torch.no_grad() if frozen else nullcontext():
+        with torch.no_grad() if self.segmenter.frozen else nullcontext():
             filtered = self.segmenter.filter(unit(video), self.config.reach)
         history = [Layers(*(part.detach() for part in layers)) for layers in filtered.history]
         clip = Clip(video, history, steps_of(filtered, self.num_steps), self.plan, self.config.reach)
@@ -205,11 +204,9 @@ class Transframer(Predictor):
         scores = self.target_scores(clip, maps)
         parts |= score_parts(scores)
         total = torch.stack(list(parts.values())).sum()
-        if not frozen:
-            mse = filtered.mismatch + torch.stack(filtered.residuals).square().mean()
-            penalty = split_penalty(filtered.layers)
-            total = total + RECONSTRUCTION_WEIGHT * mse + SPLIT_WEIGHT * penalty
-            parts |= {"mse of layers": mse * video[0, 0].numel(), "split": penalty}
+        if not self.segmenter.frozen:
+            parts["segmentation"] = segmentation_loss(filtered)
+            total = total + parts["segmentation"]
         bits = scores.nats.sum(dim=1).mean() + parts["motion"] * self.config.layers
         parts["bits_per_dim"] = bits / (math.log(2) * video[0, 0].numel())
         return Loss(total, {name: part.detach() for name, part in parts.items()})
@@ -267,7 +264,7 @@ class Transframer(Predictor):
     def frame_nats(self, shown: Video, target: Tensor) -> tuple[Tensor, Scores]:
         """Nats of the frame (B, C, H, W) after those shown: of its motion (B, K), and of its DCT triples."""
         state = self.start(shown)
-        tracks = self.tracks(state.layers, state.steps, state.num_steps)
+        tracks = batch_tracks(state.layers, state.steps, state.num_steps, self.config.reach)
         matched = match(state.layers, unit(target), self.config.reach)
         displacement = chosen(matched, state.steps[:, 0], tracks.shape.ink)
         layers, predicted = self.moved(state.layers, displacement)
@@ -281,28 +278,14 @@ class Transframer(Predictor):
         shown = context[:, -self.config.context_frames :]
         filtered = self.segmenter.filter(unit(shown), self.config.reach)
         return TransframerState(
-            shown[:, -self.config.near_frames :], filtered.layers, self.steps(filtered), len(filtered.matches)
+            shown[:, -self.config.near_frames :],
+            filtered.layers,
+            last_steps(filtered, self.num_steps),
+            len(filtered.matches),
         )
 
-    def tracks(
-        self, layers: Layers, steps: Tensor, num_steps: int, frames: Sequence[Tensor] = (), times: Sequence[int] = (),
-        backward: bool = False,
-    ) -> Tracks:  # fmt: skip
-        """Tracks of layers, the same for all of the batch but for their displacements; see `tracks_of`."""
-        count, turned = (torch.full((len(steps),), value, device=steps.device) for value in (num_steps, backward))
-        return tracks_of(layers, steps, count, turned, frames, times, self.config.reach)
-
-    def steps(self, filtered: Filtered, gaps: Sequence[int] = ()) -> Tensor:
-        """Displacements (B, P, K, 2) before the last frame, the latest first; gaps: frames from each to the next."""
-        b, k = filtered.layers.colour.shape[:2]
-        steps = [torch.zeros(b, k, 2, dtype=torch.long, device=filtered.layers.colour.device)] * self.num_steps
-        moved = [m.displacement for m in filtered.matches]
-        if any(gap > 1 for gap in gaps):
-            moved = [(d / gap).round().long() for d, gap in zip(moved, gaps, strict=True)]
-        return torch.stack([*moved[::-1], *steps][: self.num_steps], dim=1)
-
     def step(self, state: TransframerState, sampling: Sampling, noise: Noise) -> tuple[Video, TransframerState]:
-        tracks = self.tracks(state.layers, state.steps, state.num_steps).expand(noise.futures)
+        tracks = batch_tracks(state.layers, state.steps, state.num_steps, self.config.reach).expand(noise.futures)
         state = TransframerState(
             state.recent.expand(noise.futures, -1, -1, -1, -1), state.layers.expand(noise.futures),
             state.steps.expand(noise.futures, -1, -1, -1), state.num_steps,
@@ -313,20 +296,17 @@ class Transframer(Predictor):
         dense = self.decoder.draw(self.scene(context, layers, predicted), sampling, noise)
         frame = self.codec.decode_residual(dense, predicted)
         if dense.any():
-            layers = self.mended(layers, displacement, state.recent[:, -1], frame, dense)
+            before, after = unit(state.recent[:, -1]), unit(frame)
+            layers = mended(self.segmenter, layers, displacement, before, after, self.changed(dense))
         steps = torch.cat([displacement[:, None], state.steps], dim=1)[:, : self.num_steps]
         recent = torch.cat([state.recent, frame[:, None]], dim=1)[:, -self.config.near_frames :]
         return frame[:, None], TransframerState(recent, layers, steps, min(state.num_steps + 1, self.num_steps))
 
-    def mended(self, layers: Layers, displacement: Tensor, before: Tensor, frame: Tensor, dense: Tensor) -> Layers:
-        """Moved layers, segmented anew where the frame differs from their prediction; elsewhere they stay exact."""
-        copies = unit(before).repeat_interleave(self.config.layers, dim=0)
-        previous = shift(copies, displacement.flatten(0, 1)).unflatten(0, (-1, self.config.layers))
-        new, c = self.segmenter(unit(frame), layers, previous), self.config.dct
+    def changed(self, dense: Tensor) -> Tensor:
+        """Pixels (B, 1, H, W) of cells that have DCT triples."""
+        c = self.config.dct
         cells = F.max_pool2d(dense.ne(0).any(dim=1)[:, None].float(), c.spacing).bool()
-        pixels = cells.repeat_interleave(c.block * c.spacing, 2).repeat_interleave(c.block * c.spacing, 3)
-        masks = pixels, pixels[:, None], pixels[:, None]
-        return Layers(*(torch.where(mask, *pair) for mask, *pair in zip(masks, new, layers, strict=True)))
+        return cells.repeat_interleave(c.block * c.spacing, 2).repeat_interleave(c.block * c.spacing, 3)
 
     def draw_motion(self, tracks: Tracks, sampling: Sampling, noise: Noise) -> Tensor:
         size = self.config.layers, (2 * self.config.reach + 1) ** 2
@@ -363,7 +343,7 @@ class Transframer(Predictor):
         gaps = [abs(b - a) for a, b in zip(times, times[1:], strict=False)]
         video = torch.stack([frames[time] for time in times], dim=1)
         filtered = self.segmenter.filter(unit(video), self.config.reach * max(gaps, default=1))
-        return filtered, self.steps(filtered, gaps)
+        return filtered, last_steps(filtered, self.num_steps, gaps)
 
     def draw_frame(self, frames: dict[int, Tensor], sampling: Sampling, noise: Noise) -> Tensor:
         """The frame (F, C, H, W) at time 0, given others, one of which is next to it."""
@@ -371,7 +351,7 @@ class Transframer(Predictor):
         filtered, steps = self.filtered(frames, near)
         times = [abs(near[-1]) + abs(time) for time in beyond]
         others = [unit(frames[time]) for time in beyond]
-        tracks = self.tracks(filtered.layers, steps, len(near) - 1, others, times, near[-1] > 0)
+        tracks = batch_tracks(filtered.layers, steps, len(near) - 1, self.config.reach, others, times, near[-1] > 0)
         made = self.moved(filtered.layers, self.draw_motion(tracks, sampling, noise))
         return self.corrected(frames, 0, *made, sampling, noise)
 
