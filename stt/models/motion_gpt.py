@@ -59,7 +59,7 @@ class MotionGPTConfig(PredictorConfig):
     drop_labels: float = 0.5  # share of the clips whose labels are hidden
     temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
-    drop_context: float = 0.12  # share of training steps without a context
+    drop_context: float = 0.12  # share of training steps without a context; with layers, of a step's clips
     short_context: float = 0.2  # share of training steps whose context has a random length
     closed_loop: float = 0.5  # share of training steps whose context went through the tokenizer
     corruption: float = 0.02  # share of the cells of such a context that moved at random
@@ -164,7 +164,7 @@ class MotionGPT(Predictor):
                 c.layers, c.channels, c.tokenizer.reach, c.segmenter_width, num_steps=max(c.context_frames - 1, 1),
                 image_size=c.image_size, dim=c.dim, heads=c.heads, mlp_ratio=c.mlp_ratio,
             )  # fmt: skip
-        self.frame = 0.5  # in [0, 1): which frame of a clip has codes in the next loss; of models with layers
+        self.frame = 0.5  # in [0, 1): with layers, which frame of a clip has codes in the next loss
         self.length = c.context_frames  # most frames of context in the next loss
         self.closed_loop = False  # whether they went through the tokenizer
 
@@ -249,7 +249,7 @@ class MotionGPT(Predictor):
 
     def begin_step(self, step: int) -> None:
         c, rng = self.config, random.Random(step)
-        dropped, short = rng.random() < c.drop_context, rng.random() < c.short_context
+        dropped, short = rng.random() < c.drop_context and not c.layers, rng.random() < c.short_context
         self.length = 0 if dropped else rng.randint(1, c.context_frames) if short else c.context_frames
         self.closed_loop = rng.random() < c.closed_loop and not dropped
         self.frame = rng.random()
@@ -281,34 +281,41 @@ class MotionGPT(Predictor):
         return Loss(total, parts | {"bits_per_dim": total.detach() * self._bits_per_dim})
 
     def _layer_loss(self, frames: Tensor, label: Tensor | None) -> Loss:
-        """With layers: of the displacements of all frames in nats a layer, and of one frame's codes.
+        """With layers: of the displacements of all frames in nats a layer, and of the codes of some in nats a cell.
 
-        Without a context, of the codes of every FIRST-th frame, each as if it were the first.
+        A share `drop_context` of the clips has codes of every FIRST-th frame, each as if it were the first. Of the
+        others one frame has codes, as a correction of the one that the layers predict.
         """
         c, (b, t) = self.config, frames.shape[:2]
-        parts: dict[str, Tensor] = {}
-        if self.length and t > 1:
-            scored, k = self.layers.score(frames), 1 + int(self.frame * (t - 1))
-            past, count = (part.unflatten(0, (b, t))[:, k] for part in self._pasts(frames))
-            predicted, target = scored.frames[:, k - 1], frames[:, k]
-            parts = {"layers": scored.nats.mean()}
+        count = max(round((1 - c.drop_context) * b), 1) if t > 1 else 0  # clips with a context
+        first = frames[min(count, b - 1) :, int(self.frame * min(FIRST, t)) :: FIRST]
+        n = first.shape[1]
+        target, predicted = first.flatten(0, 1), torch.zeros_like(first.flatten(0, 1))
+        past = predicted[:, None].repeat_interleave(c.context_frames, dim=1)
+        length = torch.zeros(len(target), dtype=torch.int64, device=frames.device)
+        labels = label[min(count, b - 1) :].repeat_interleave(n, dim=0) if label is not None else None
+        losses: dict[str, Tensor] = {}
+        if count:
+            scored, k = self.layers.score(frames[:count]), 1 + int(self.frame * (t - 1))
+            pasts, lengths = (part.unflatten(0, (count, t))[:, k] for part in self._pasts(frames[:count]))
+            past, length = torch.cat([past, pasts]), torch.cat([length, lengths])
+            predicted = torch.cat([predicted, scored.frames[:, k - 1]])
+            target = torch.cat([target, frames[:count, k]])
+            labels = torch.cat([labels, label[:count]]) if labels is not None and label is not None else None
+            losses = {"layers": scored.nats.mean()}
             if not self.layers.segmenter.frozen:
-                parts["segmentation"] = scored.segmentation
-        else:
-            chosen = frames[:, int(self.frame * min(FIRST, t)) :: FIRST]
-            target, predicted = chosen.flatten(0, 1), torch.zeros_like(chosen.flatten(0, 1))
-            past = torch.zeros_like(target)[:, None].repeat_interleave(c.context_frames, dim=1)
-            count = torch.zeros(len(target), dtype=torch.int64, device=frames.device)
-            label = label.repeat_interleave(chosen.shape[1], dim=0) if label is not None else None
+                losses["segmentation"] = scored.segmentation
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             ids = self.tokenizer.encode_frame(predicted, target)
-        motion, residual = self.nats(self.inputs(past, count, predicted), ids, label).mean(dim=(1, 2))
-        parts |= {"motion": motion, "residual": residual}
-        bits = (motion + residual).detach() * self._bits_per_dim
-        if "layers" in parts:
-            bits = bits + parts["layers"].detach() * c.layers / (math.log(2) * frames[0, 0].numel())
-        total = torch.stack(list(parts.values())).sum()
-        return Loss(total, {name: part.detach() for name, part in parts.items()} | {"bits_per_dim": bits})
+        nats = self.nats(self.inputs(past, length, predicted), ids, labels).sum(dim=0)  # (frames, cells)
+        losses["first frame"] = nats[: first.shape[0] * n].mean()
+        if count:
+            losses["later frames"] = nats[first.shape[0] * n :].mean()
+        parts = {name: part.detach() for name, part in losses.items()}
+        bits = parts["later frames" if count else "first frame"] * self._bits_per_dim
+        if count:
+            bits = bits + parts["layers"] * c.layers / (math.log(2) * frames[0, 0].numel())
+        return Loss(torch.stack(list(losses.values())).sum(), parts | {"bits_per_dim": bits})
 
     def _pasts(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Clips (B, T, C, H, W) -> each frame's context (B T, P, C, H, W) and the count of its frames (B T,)."""
