@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import stt
 from stt.checkpoint import CheckpointError
-from stt.migrations import migrated, migrated_scores
+from stt.migrations import migrated, migrated_scores, migrated_weights
 from tests.conftest import TINY
 
 OLD = {"objective": "stt", "worn_past": 0.1, "transport": False, "refine_depth": 0, "keep": False, "steps": 1}
@@ -57,6 +57,13 @@ def test_a_field_of_another_name_and_the_config_of_a_tokenizer_are_migrated_too(
     assert migrated("stt", old) == {"scheduled_sampling": 0.5, "tokenizer": {"patch": 4}}
     with pytest.raises(ValueError, match="reference is True, which this version of the family frame_vq no longer has"):
         migrated("stt", {"tokenizer": {"reference": True}})
+
+
+def test_weights_of_a_timesformer_whose_patches_had_no_room_of_their_own_are_found():
+    old = ["embed.weight", "embed_matches.bias", "head.opacity.weight", "units.0.mlp.up.weight"]
+    new = ["tokens.embed.weight", "tokens.embed_matches.bias", "tokens.head.opacity.weight", "units.0.mlp.up.weight"]
+    assert migrated_weights("timesformer", old) == dict(zip(old, new, strict=True))
+    assert migrated_weights("timesformer", new) == dict(zip(new, new, strict=True))
 
 
 def test_scores_of_earlier_files_get_todays_names():

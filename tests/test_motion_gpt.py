@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import stt
 from stt.api import Batch, Condition, Sampling
 from stt.models import motion_gpt
 from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
+from stt.motion import composite
 from stt.motion_codes import MotionVQ, MotionVQConfig
 from stt.request import label_space
 from stt.sampler import SeededNoise, predict
@@ -148,6 +150,89 @@ def test_the_loss_is_the_mean_of_the_bits_that_a_surprise_names():
     whole = model.loss(Batch(video)).parts["bits_per_dim"] * 4
     first = model.loss(Batch(video[:, :1])).parts["bits_per_dim"]
     torch.testing.assert_close(whole - first, model.surprise(video).bits.sum(), rtol=1e-4, atol=1e-4)
+
+
+# ---- layers ----------------------------------------------------------------------------------------------
+
+
+def layered(**fields) -> MotionGPT:
+    """With motion layers; its codes leave what they predict as it is."""
+    config = TINY_MOTION_GPT.to_dict() | {"layers": 2, "segmenter_width": 16, "classes": 10, "labels": 2} | fields
+    model = lively(MotionGPT(MotionGPTConfig.from_dict(config))).eval()
+    with torch.no_grad():
+        model.motion.out.bias[model.tokenizer.still] = 1e4
+        model.residuals[0].out.bias[0] = 1e4
+    return model
+
+
+@torch.inference_mode()
+def test_layers_that_no_code_corrects_move_exactly_however_long():
+    model, noise = layered(), SeededNoise([0, 1, 2])
+    state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1)
+    layers = state.layers.layers.expand(3)
+    for _ in range(4):
+        frame, state = model.step(state, Sampling(), noise)
+        layers = layers.moved(state.layers.steps[:, 0])
+        assert all(torch.equal(*parts) for parts in zip(layers, state.layers.layers, strict=True))
+        torch.testing.assert_close((frame[:, 0] + 1) / 2, state.layers.frame)
+        torch.testing.assert_close(state.layers.frame, composite(layers).clamp(0, 1))
+
+
+@torch.inference_mode()
+def test_a_corrected_cell_is_segmented_anew_and_the_rest_of_the_layers_stays():
+    layers = layered().layers
+    state = layers.start(torch.rand(1, 3, 1, 16, 16))
+    moved, predicted = layers.draw(state, Sampling(temperature=0), None)
+    changed = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    changed[..., :8, :8] = True
+    frame = torch.where(changed, torch.rand_like(predicted), predicted)
+    corrected = layers.correct(moved, frame, changed)
+    assert torch.equal(corrected.frame, frame) and corrected.num_steps == 3
+    for new, old in zip(corrected.layers, moved.layers, strict=True):
+        assert torch.equal(new[..., 8:, :], old[..., 8:, :]) and not torch.equal(new[..., :8, :8], old[..., :8, :8])
+
+
+@torch.inference_mode()
+def test_a_clip_from_labels_begins_from_nothing_and_its_first_frame_becomes_layers():
+    model = layered()
+    state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1, Condition(labels=(3,)))
+    assert state.layers is None
+    frame, state = model.step(state, Sampling(), SeededNoise([0]))
+    assert torch.equal(frame[:, 0], torch.full((1, 1, 16, 16), -1.0)) and state.layers.num_steps == 0
+    assert model.step(state, Sampling(), SeededNoise([0]))[1].layers.num_steps == 1
+
+
+@torch.inference_mode()
+def test_a_surprise_has_the_bits_of_displacements_and_of_codes():
+    model, video = layered(), torch.rand(1, 4, 1, 16, 16) * 2 - 1
+    scored = model.layers.score((video + 1) / 2)
+    assert scored.nats.shape == (1, 3, 2) and (scored.nats > 0).all()
+    whole, bits = model.surprise(video).bits.sum(), scored.nats.sum() / math.log(2) / 256
+    with torch.inference_mode():
+        model.layers.motion.head.bias += 1  # of all displacements alike: their probabilities stay
+    torch.testing.assert_close(model.surprise(video).bits.sum(), whole)
+    assert bits < whole
+
+
+def test_every_step_learns_first_frames_and_later_ones():
+    model = layered(drop_context=0.5).train()
+    labels = torch.tensor([[1, 2], [3, -1], [4, 5], [6, 7]])
+    parts = model.loss(Batch(torch.rand(4, 6, 1, 16, 16) * 2 - 1, labels=labels)).parts
+    assert {"layers", "segmentation", "first frame", "later frames"} <= set(parts)
+    model.layers.segmenter.requires_grad_(False)
+    assert "segmentation" not in model.loss(Batch(torch.rand(4, 6, 1, 16, 16) * 2 - 1, labels=labels)).parts
+
+
+def test_the_labels_of_a_clip_are_hidden_together(monkeypatch):
+    """So that one label that is asked for means one digit, and not one of two."""
+    seen = []
+    model = layered(drop_labels=0.5).train()
+    asked = model.label
+    monkeypatch.setattr(model, "label", lambda labels, *n: seen.append(labels) or asked(labels, *n))
+    torch.manual_seed(0)
+    model.loss(Batch(torch.rand(32, 2, 1, 16, 16) * 2 - 1, labels=torch.tensor([[1, 2]]).repeat(32, 1)))
+    hidden = seen[0] < 0
+    assert torch.equal(hidden[:, 0], hidden[:, 1]) and 8 <= hidden[:, 0].sum() <= 24
 
 
 def test_sizes_that_do_not_go_together_are_refused():

@@ -7,10 +7,13 @@ import torch
 
 import stt
 from stt.api import Batch, HasLikelihood, Sampling
+from stt.layer_tokens import Course, Scene, course_of
 from stt.layers import patchify, unpatchify
 from stt.models.timesformer import TimeSformer, TimeSformerConfig
+from stt.motion import Layers, Motion, shape_of
 from stt.patch_tokens import PatchTokens
 from stt.sampler import SeededNoise
+from stt.segmenter import Filtered
 from tests.conftest import TINY_TIMESFORMER, clips, lively
 
 
@@ -191,3 +194,85 @@ def test_a_config_that_makes_no_network_says_why(fields, message):
 def test_one_frame_is_too_few_to_train_on(model, frames):
     with pytest.raises(ValueError, match=f"clips have {frames} frames, training needs at least 2"):
         model.loss(Batch(clips(model, 1, frames)))
+
+
+# ---- tokens of motion layers -----------------------------------------------------------------------------
+
+
+def steps_of(*velocities: tuple[float, float]) -> torch.Tensor:
+    """Displacements (P, 2) of a thing at whole pixels, whose velocities between frames are given."""
+    places = torch.tensor([[0.0, 0.0], *velocities]).cumsum(dim=0).floor().long()
+    return places.diff(dim=0)
+
+
+def test_a_course_is_the_line_that_whole_positions_lie_on():
+    course = course_of(steps_of(*[(1.3, -0.4)] * 9))
+    torch.testing.assert_close(course.velocity, torch.tensor([1.3, -0.4]), atol=0.05, rtol=0)
+    assert (course.start.abs() < 0.6).all() and course.frames.tolist() == [10, 10]
+
+
+def test_a_course_begins_anew_where_a_wall_turned_one_axis():
+    course = course_of(steps_of(*[(2.0, 1.0)] * 5, *[(-2.0, 1.0)] * 4))
+    torch.testing.assert_close(course.velocity, torch.tensor([-2.0, 1.0]))
+    assert course.frames.tolist() == [5, 10]
+
+
+def test_a_layer_of_a_single_frame_has_no_velocity():
+    course = course_of(torch.zeros(3, 2, 0, 2, dtype=torch.int64))
+    assert course.velocity.shape == (3, 2, 2) and not course.velocity.any() and (course.frames == 1).all()
+
+
+def layered(**fields) -> TimeSformer:
+    return varied(source_frames=(), layers=2, segmenter_width=16, **fields)
+
+
+def scene_of(frame: torch.Tensor, velocity: tuple[float, float]) -> Scene:
+    """A frame (1, H, W) on [0, 1] as the first of two layers, which goes on at a velocity."""
+    colour = torch.stack([frame, torch.zeros_like(frame)])[None]
+    layers = Layers(torch.zeros_like(frame)[None], colour, torch.zeros_like(colour))
+    filtered = Filtered(layers, [layers], [shape_of(layers)], [], [], torch.zeros(()))
+    still = torch.zeros(1, 2, 2)
+    return Scene(filtered, Motion.of(filtered.shapes, []), Course(still, still + torch.tensor(velocity), still + 1))
+
+
+def test_a_layer_goes_on_along_its_course_in_whole_pixels_where_its_place_is_certain():
+    tokens = layered().tokens
+    with torch.no_grad():
+        tokens.displacement.weight.zero_()
+        tokens.displacement.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, -3.0, -3.0]))
+        frame = torch.zeros(1, 16, 16)
+        frame[:, 2:7, 3:8] = torch.rand(5, 5)
+        frames = tokens.decode(torch.randn(1, 2, 1, 2, 32), scene_of(frame, (1.0, 2.1)))
+    for t, predicted in enumerate(frames.unbind(dim=1), start=1):
+        moved = frame.roll((t, 2 * t), dims=(1, 2))
+        torch.testing.assert_close((predicted[0] + 1) / 2, moved, atol=0.05, rtol=0)
+
+
+def test_target_tokens_know_where_their_layer_goes_if_it_keeps_its_course():
+    tokens, frame = layered().tokens, torch.rand(1, 16, 16)
+    context = torch.randn(1, 3, 2, 32)
+    slow, fast = (tokens.targets(context, scene_of(frame, (v, 0.0)), 4) for v in (1.0, 2.0))
+    assert slow.shape == (1, 4, 2, 32) and ((slow - fast).abs().amax(dim=-1) > 1e-4).all()
+
+
+def test_a_segmenter_that_is_frozen_stays_as_it_is_and_another_learns():
+    for frozen in (True, False):
+        model = layered().train()
+        if frozen:
+            model.tokens.segmenter.requires_grad_(False)
+        model.loss(Batch(clips(model, 2, 10))).total.backward()
+        grads = [p.grad for p in model.tokens.segmenter.parameters()]
+        assert all(g is None for g in grads) if frozen else all(g is not None and g.any() for g in grads)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"source_frames": [1]}, r"source_frames are \(1,\), of patches; with 2 layers give none"),
+        ({"reach": 0}, "reach is 0, must be at least 1 with layers"),
+        ({"image_size": 20}, "image_size 20 is not a multiple of 8"),
+    ],
+)
+def test_a_config_of_layers_that_makes_no_network_says_why(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TimeSformerConfig.from_dict(TINY_TIMESFORMER.to_dict() | {"source_frames": [], "layers": 2} | fields)
