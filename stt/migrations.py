@@ -61,6 +61,10 @@ WEIGHTS: dict[str, dict[str, str]] = {
         r"(segmenter|compositor)\.unet\.up\.": r"\1.unet.ups.0.1.",
         r"(segmenter|compositor)\.unet\.decoder\.": r"\1.unet.decoders.0.",
     },
+    "motion_gpt": {
+        r"(tokenizer|past|codes|pixels|neighbours|moved_on|blocks|norm|motion|residuals)\.": r"gpt.\1.",
+        r"(rows|columns|begin)$": r"gpt.\1",
+    },
     "timesformer": {r"(embed|embed_matches|head)\.": r"tokens.\1."},
 }
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import stt
+from stt import frame_gpt
 from stt.api import Batch, Condition, Sampling
-from stt.models import motion_gpt
-from stt.models.motion_gpt import Inputs, MotionGPT, MotionGPTConfig
+from stt.frame_gpt import Inputs
+from stt.models.motion_gpt import MotionGPT, MotionGPTConfig
 from stt.motion import composite
 from stt.motion_codes import MotionVQ, MotionVQConfig
 from stt.request import label_space
@@ -79,14 +80,14 @@ def test_drawing_several_codes_a_round_equals_drawing_them_one_by_one(labels, lo
     model, noise, seeds = classed(32), SeededNoise([0, 1, 2]), 3
     with torch.inference_mode():
         state = model.start(torch.rand(1, 4, 1, 32, 32) * 2 - 1, Condition(labels=labels))
-        inputs = model.inputs(state.past, torch.tensor([state.length]))
+        inputs = model.gpt.inputs(state.past, torch.tensor([state.length]))
         inputs = Inputs(*(part.expand(seeds, *part.shape[1:]) for part in inputs))
         label = state.label.expand(seeds, -1, -1)
-        gumbel = noise.gumbel(model.config.cells, sum(model.config.tokenizer.sizes))
+        gumbel = noise.gumbel(model.gpt.cells, sum(model.config.tokenizer.sizes))
         drawn = []
         for number in (1, lookahead):
-            monkeypatch.setattr(motion_gpt, "LOOKAHEAD", number)
-            drawn.append(model.draw(inputs, label, [Sampling()] * 2, gumbel, state.guided))
+            monkeypatch.setattr(frame_gpt, "LOOKAHEAD", number)
+            drawn.append(model.gpt.draw(inputs, label, [Sampling()] * 2, gumbel, state.guided))
     assert torch.equal(*drawn)
 
 
@@ -94,15 +95,15 @@ def test_codes_drawn_with_the_cache_are_the_likeliest_without_it():
     model = classed()
     past = torch.rand(1, 4, 1, 16, 16)
     with torch.inference_mode():
-        inputs, label, count = model.inputs(past, torch.tensor([4])), model.label(None), torch.tensor([4])
-        ids = model.draw(inputs, label, [Sampling(temperature=0)] * 2, None)
-        for j in range(model.config.cells):
+        inputs, label, count = model.gpt.inputs(past, torch.tensor([4])), model.gpt.label(None), torch.tensor([4])
+        ids = model.gpt.draw(inputs, label, [Sampling(temperature=0)] * 2, None)
+        for j in range(model.gpt.cells):
             y, x = divmod(j, model.config.tokenizer.grid)
             nats = []
             for motion in range(model.config.tokenizer.motions):
                 other = ids.clone()
                 other[0, y, x, 0] = motion
-                nats.append(float(model.nats(model.inputs(past, count), other, label)[0, 0, j]))
+                nats.append(float(model.gpt.nats(model.gpt.inputs(past, count), other, label)[0, 0, j]))
             assert min(range(len(nats)), key=nats.__getitem__) == ids[0, y, x, 0]
 
 
@@ -160,8 +161,8 @@ def layered(**fields) -> MotionGPT:
     config = TINY_MOTION_GPT.to_dict() | {"layers": 2, "segmenter_width": 16, "classes": 10, "labels": 2} | fields
     model = lively(MotionGPT(MotionGPTConfig.from_dict(config))).eval()
     with torch.no_grad():
-        model.motion.out.bias[model.tokenizer.still] = 1e4
-        model.residuals[0].out.bias[0] = 1e4
+        model.gpt.motion.out.bias[model.tokenizer.still] = 1e4
+        model.gpt.residuals[0].out.bias[0] = 1e4
     return model
 
 
@@ -227,8 +228,8 @@ def test_the_labels_of_a_clip_are_hidden_together(monkeypatch):
     """So that one label that is asked for means one digit, and not one of two."""
     seen = []
     model = layered(drop_labels=0.5).train()
-    asked = model.label
-    monkeypatch.setattr(model, "label", lambda labels, *n: seen.append(labels) or asked(labels, *n))
+    asked = model.gpt.label
+    monkeypatch.setattr(model.gpt, "label", lambda labels, *n: seen.append(labels) or asked(labels, *n))
     torch.manual_seed(0)
     model.loss(Batch(torch.rand(32, 2, 1, 16, 16) * 2 - 1, labels=torch.tensor([[1, 2]]).repeat(32, 1)))
     hidden = seen[0] < 0

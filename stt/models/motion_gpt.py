@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from stt.api import (
     NO_CONDITION,
@@ -33,16 +31,14 @@ from stt.api import (
     Surprise,
     Video,
 )
-from stt.gpt import Block, Norm, repeat_rows
+from stt.frame_gpt import FrameGPT, Inputs
+from stt.gpt import repeat_rows
 from stt.layer_prediction import LayerPrediction, LayerState
 from stt.metrics import unit
 from stt.motion_codes import MotionVQ, MotionVQConfig
-from stt.motion_networks import FINE, MotionHead, Past, ResidualHead, extrapolate, still
-from stt.sampler import sample_logits
+from stt.motion_networks import FINE
 
-LOOKAHEAD = 16  # positions that are drawn at once
 FIRST = 5  # of so many frames of a clip one is learned as a first frame
-NONE = 1.3  # first logit of no residual, as a multiple of the logarithm of the number of codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +83,6 @@ class MotionGPTConfig(PredictorConfig):
     def nested(cls) -> dict[str, type[Config]]:
         return {"tokenizer": MotionVQConfig}
 
-    @property
-    def cells(self) -> int:
-        """Positions of a frame."""
-        return self.tokenizer.grid**2
-
 
 class MotionGPTState(NamedTuple):
     past: Tensor  # (B, context_frames, C, H, W) on [0, 1] the last frames, black where there were none
@@ -101,40 +92,6 @@ class MotionGPTState(NamedTuple):
     layers: LayerState | None = None  # of the last frame, if there was one
 
 
-class Inputs(NamedTuple):
-    """What the positions of a frame take from the frames before it."""
-
-    features: Tensor  # (B, cells, dim)
-    before: Tensor  # (B, C, H, W) on [0, 1] the last of them
-    guess: Tensor  # (B, h, w) motion codes if everything moves on
-    evidence: Tensor  # (B, cells, S, 2) of each displacement, see `Motion`
-
-    def take(self, rows: Tensor) -> Inputs:
-        return Inputs(*(part[rows] for part in self))
-
-
-class Draft(NamedTuple):
-    """Frames that are being drawn. Codes that are not final yet are guesses."""
-
-    ids: Tensor  # (F, cells, G)
-    line: Tensor  # (F, grid + 1 + cells, dim / 2) their tokens after those of the border
-    inputs: Inputs
-    gumbel: Tensor | None  # (F, cells, all codes)
-    labels: list[Tensor | None]  # (F, 1, classes); of two, the first guides away from the second
-    caches: list[Tensor]  # of each label, (depth, 2, F, heads, cells, d)
-
-    def take(self, rows: Tensor) -> Draft:
-        labels = [label[rows] if label is not None else None for label in self.labels]
-        gumbel = self.gumbel[rows] if self.gumbel is not None else None
-        caches = [cache[:, :, rows] for cache in self.caches]
-        return Draft(self.ids[rows], self.line[rows], self.inputs.take(rows), gumbel, labels, caches)
-
-
-class Embedded(NamedTuple):
-    x: Tensor  # (B, n, dim) inputs of the transformer
-    pointers: Tensor  # (B, n, 3) motion codes of the cells to the left and above, and of what moves on
-
-
 class MotionGPT(Predictor):
     family: ClassVar[str] = "motion_gpt"
 
@@ -142,23 +99,10 @@ class MotionGPT(Predictor):
         super().__init__()
         self.config = c = config
         self.knobs = frozenset({"temperature", "top_k", "top_p"} | ({"labels"} if c.classes and c.labels else set()))
-        self.tokenizer = MotionVQ(c.tokenizer).requires_grad_(False)
-        side, pixels, half = c.tokenizer.grid, c.tokenizer.pixels, c.dim // 2
-        self.past = Past(c.context_frames, c.width, c.dim, c.tokenizer, evidence=not c.layers)
-        self.rows = nn.Parameter(0.02 * torch.randn(side, 1, c.dim))
-        self.columns = nn.Parameter(0.02 * torch.randn(side, c.dim))
-        self.codes = nn.ModuleList(nn.Embedding(size, half) for size in c.tokenizer.sizes)
-        self.pixels = nn.Linear(pixels, half)  # of a decoded cell
-        self.begin = nn.Parameter(0.02 * torch.randn(half))  # stands for cells beyond the border
-        self.neighbours = nn.Linear(4 * half, c.dim)
-        self.moved_on = nn.Linear(2 * pixels, c.dim)  # the cell, if it moves as its neighbours
-        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio, c.classes, False) for _ in range(c.depth))
-        self.norm = Norm(c.dim, c.classes)
-        self.motion = MotionHead(c.dim, c.tokenizer.motions)
-        size = c.tokenizer.codebook_size
-        self.residuals = nn.ModuleList(ResidualHead(c.dim, pixels, size) for _ in range(c.tokenizer.stages))
-        with torch.no_grad():
-            self.residuals[0].out.bias[0] = NONE * math.log(size)  # most cells have no residual
+        tokenizer = MotionVQ(c.tokenizer).requires_grad_(False)
+        self.gpt = FrameGPT(
+            tokenizer, c.context_frames, c.width, c.dim, c.depth, c.heads, c.mlp_ratio, c.classes, evidence=not c.layers
+        )
         if c.layers:
             self.layers = LayerPrediction(
                 c.layers, c.channels, c.tokenizer.reach, c.segmenter_width, num_steps=max(c.context_frames - 1, 1),
@@ -168,82 +112,14 @@ class MotionGPT(Predictor):
         self.length = c.context_frames  # most frames of context in the next loss
         self.closed_loop = False  # whether they went through the tokenizer
 
+    @property
+    def tokenizer(self) -> MotionVQ:
+        return self.gpt.tokenizer
+
     def train(self, mode: bool = True) -> MotionGPT:
         super().train(mode)
         self.tokenizer.eval()  # frozen: its codebooks must not follow this network's data
         return self
-
-    # ---- network -------------------------------------------------------------------------------------
-
-    def label(self, labels: Tensor | None, batch: int = 1) -> Tensor | None:
-        """Classes (B, L), -1 for none -> counts of each (B, 1, classes); None if the model has no classes."""
-        c = self.config
-        if not c.classes:
-            return None
-        if labels is None:
-            labels = torch.full((batch, 1), -1, device=self.begin.device)
-        return F.one_hot(labels + 1, c.classes + 1)[..., 1:].sum(dim=1, keepdim=True).to(self.begin.dtype)
-
-    def inputs(self, past: Tensor, count: Tensor, predicted: Tensor | None = None) -> Inputs:
-        """What the positions of the next frame take from the context; count (B,): the frames of it that there were.
-
-        predicted (B, C, H, W): the frame that layers predict, which stands for the last one of the context.
-        """
-        with torch.autocast(past.device.type, enabled=False):
-            motion = extrapolate(self.tokenizer, past) if predicted is None else still(self.tokenizer, predicted)
-        features = self.past(past, count, motion) + (self.rows + self.columns).flatten(0, 1)
-        evidence = rearrange(motion.evidence, "b two s h w -> b (h w) s two")
-        before = past[:, -1] if predicted is None else predicted
-        return Inputs(features, before, motion.likeliest, evidence)
-
-    def tokens(self, ids: Tensor, copied: Tensor) -> Tensor:
-        """Codes of cells (B, n, G) and what they copy (B, n, pixels) -> tokens (B, n, dim / 2)."""
-        pixels = copied
-        for stage in range(self.config.tokenizer.stages):
-            pixels = pixels + F.embedding(ids[..., 1 + stage], self.tokenizer.vectors(stage))
-        tokens = self.pixels(pixels.clamp(0, 1))
-        for code, table in zip(ids.unbind(dim=-1), self.codes, strict=True):
-            tokens = tokens + table(code)
-        return tokens
-
-    def line(self, tokens: Tensor) -> Tensor:
-        """Tokens of all cells (B, cells, D) after those beyond the border: position j is at grid + 1 + j."""
-        border = self.begin.expand(len(tokens), self.config.tokenizer.grid + 1, -1)
-        return torch.cat([border.to(tokens.dtype), tokens], dim=1)
-
-    def embedded(self, inputs: Inputs, line: Tensor, motion: Tensor, at: Tensor) -> Embedded:
-        """The positions `at` (B, n), given the codes of the cells before each: their tokens in `line`, and motions.
-
-        motion (B, cells).
-        """
-        grid, rows = self.config.tokenizer.grid, torch.arange(len(at), device=at.device)[:, None]
-        near = [line[rows, at + offset] for offset in (grid, 2, 1, 0)]  # left, above on the right, above, on the left
-        motions = F.pad(motion, (grid, 0), value=self.config.tokenizer.motions - 1)  # black beyond the border
-        pointers = [motions[rows, at + grid - 1], motions[rows, at], inputs.guess.flatten(1)[rows, at]]
-        moved = [self.tokenizer.copied_cells(inputs.before, pointer, at) for pointer in pointers[:2]]
-        x = self.neighbours(torch.cat(near, dim=-1)) + self.moved_on(torch.cat(moved, dim=-1))
-        return Embedded(inputs.features[rows, at] + x, torch.stack(pointers, dim=-1))
-
-    def nats(self, inputs: Inputs, ids: Tensor, label: Tensor | None) -> Tensor:
-        """Negative log-likelihood of a frame's codes (B, h, w, G), of motions and of residuals, (2, B, cells)."""
-        codes = ids.flatten(1, 2)
-        at = torch.arange(self.config.cells, device=ids.device).expand(len(ids), -1)
-        pixels = self.tokenizer.copied_cells(inputs.before, codes[..., 0], at)
-        x, pointers = self.embedded(inputs, self.line(self.tokens(codes, pixels)), codes[..., 0], at)
-        for block in self.blocks:
-            x = block(x, None, block.shifts(label))[0]
-        h = self.norm(x, self.norm.shift(label))
-        logits = self.motion(h, pointers, inputs.evidence)
-        motion = F.cross_entropy(logits.mT, codes[..., 0], reduction="none")
-        residual = torch.zeros_like(motion)
-        for stage, head in enumerate(self.residuals):
-            code = codes[..., 1 + stage]
-            coded = codes[..., 1] > 0 if stage else torch.ones_like(code, dtype=torch.bool)
-            logits = head(h[coded], pixels[coded]).float()
-            nats = F.cross_entropy(logits, code[coded], reduction="none")
-            residual = residual.masked_scatter(coded, residual[coded] + nats)
-            pixels = pixels + F.embedding(code, self.tokenizer.vectors(stage))
-        return torch.stack([motion, residual])
 
     # ---- training ------------------------------------------------------------------------------------
 
@@ -261,7 +137,7 @@ class MotionGPT(Predictor):
         labels = batch.labels if c.classes else None
         if labels is not None:
             labels = labels.masked_fill(torch.rand(b, 1, device=labels.device) < c.drop_labels, -1)
-        label = self.label(labels, b)
+        label = self.gpt.label(labels, b)
         if c.layers:
             return self._layer_loss(frames, label)
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
@@ -275,7 +151,7 @@ class MotionGPT(Predictor):
                 ids = self.tokenizer.encode_frame(past[:, -1], frames.flatten(0, 1))
         if label is not None:
             label = label.repeat_interleave(t, dim=0)
-        motion, residual = self.nats(self.inputs(past, count), ids, label).mean(dim=(1, 2))
+        motion, residual = self.gpt.nats(self.gpt.inputs(past, count), ids, label).mean(dim=(1, 2))
         total = motion + residual
         parts = {"motion": motion.detach(), "residual": residual.detach()}
         return Loss(total, parts | {"bits_per_dim": total.detach() * self._bits_per_dim})
@@ -307,7 +183,7 @@ class MotionGPT(Predictor):
                 losses["segmentation"] = scored.segmentation
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             ids = self.tokenizer.encode_frame(predicted, target)
-        nats = self.nats(self.inputs(past, length, predicted), ids, labels).sum(dim=0)  # (frames, cells)
+        nats = self.gpt.nats(self.gpt.inputs(past, length, predicted), ids, labels).sum(dim=0)  # (frames, cells)
         losses["first frame"] = nats[: first.shape[0] * n].mean()
         if count:
             losses["later frames"] = nats[first.shape[0] * n :].mean()
@@ -348,11 +224,11 @@ class MotionGPT(Predictor):
         scored = self.layers.score(frames) if c.layers else None
         for k in range(1, t):
             past, predicted = padded[:, k : k + p], scored.frames[:, k - 1] if scored else None
-            inputs = self.inputs(past, torch.full((b,), min(k, p), device=video.device), predicted)
+            inputs = self.gpt.inputs(past, torch.full((b,), min(k, p), device=video.device), predicted)
             ids = self.tokenizer.encode_frame(inputs.before, frames[:, k])
-            nats = self.nats(inputs, ids, self.label(None, b)).sum(dim=0)
+            nats = self.gpt.nats(inputs, ids, self.gpt.label(None, b)).sum(dim=0)
             if scored:
-                nats = nats + scored.nats[:, k - 1].sum(dim=1, keepdim=True) / c.cells
+                nats = nats + scored.nats[:, k - 1].sum(dim=1, keepdim=True) / self.gpt.cells
             bits.append(nats.unflatten(1, (c.tokenizer.grid, -1)) * self._bits_per_dim)
         cells = torch.stack(bits, dim=1)
         return Surprise(cells.mean(dim=(-2, -1)), cells)
@@ -364,7 +240,7 @@ class MotionGPT(Predictor):
         c, labels = self.config, condition.labels
         if labels and (len(labels) > c.labels or max(labels) >= c.classes):
             raise ValueError(f"labels are {labels}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
-        label = self.label(torch.tensor([labels], device=self.begin.device) if labels else None)
+        label = self.gpt.label(torch.tensor([labels], device=self.gpt.begin.device) if labels else None)
         frames = unit(context[:, max(0, context.shape[1] - c.context_frames) :])[:, : 0 if labels else None]
         past = F.pad(frames, (0,) * 6 + (c.context_frames - frames.shape[1], 0))
         guided = c.guidance > 1 and max(labels, default=-1) >= 0
@@ -382,12 +258,12 @@ class MotionGPT(Predictor):
                 gumbel = noise.gumbel(*self.layers.choices) if hot else None
                 moved, predicted = self.layers.draw(layers, sampling, gumbel)
         count = torch.full((len(past),), state.length, device=past.device)
-        inputs = Inputs(*(repeat_rows(part, futures) for part in self.inputs(past, count, predicted)))
+        inputs = Inputs(*(repeat_rows(part, futures) for part in self.gpt.inputs(past, count, predicted)))
         label = repeat_rows(state.label, futures) if state.label is not None else None
-        gumbel = noise.gumbel(c.cells, sum(c.tokenizer.sizes)) if hot else None
+        gumbel = noise.gumbel(self.gpt.cells, sum(c.tokenizer.sizes)) if hot else None
         own = c.temperatures if state.length else (1.0, 1.0)  # what comes from nothing takes all of its chance
         samplings = [replace(sampling, temperature=sampling.temperature * factor) for factor in own]
-        ids = self.draw(inputs, label, samplings, gumbel, state.guided and not state.length)
+        ids = self.gpt.draw(inputs, label, samplings, gumbel, c.guidance if state.guided and not state.length else 1.0)
         frame = self.tokenizer.decode_frame(inputs.before, ids)
         state = state._replace(length=min(state.length + 1, c.context_frames))
         if moved is not None:
@@ -396,73 +272,3 @@ class MotionGPT(Predictor):
             state = state._replace(layers=self.layers.start(frame[:, None]))
         past = torch.cat([repeat_rows(past, futures)[:, 1:], frame[:, None]], dim=1)
         return 2 * frame[:, None] - 1, state._replace(past=past)
-
-    def draw(
-        self,
-        inputs: Inputs,
-        label: Tensor | None,
-        samplings: Sequence[Sampling],
-        gumbel: Tensor | None,
-        guided: bool = False,
-    ) -> Tensor:
-        """Draws a frame's codes (F, h, w, G), exactly as one by one, by fixed-point iteration (arXiv 2002.09928).
-
-        samplings: of motion and of residual codes.
-
-        The noise of a position is drawn once, so that its code is a function of those before it. Some positions are
-        computed at once, from guesses of those before them. All up to the first that changes are final, and the next
-        round begins after it. Each future goes on at its own pace, and mostly several codes a round are final.
-        """
-        c, t, futures = self.config, self.config.tokenizer, len(inputs.before)
-        ids = torch.zeros(futures, c.cells, len(t.sizes), dtype=torch.int64, device=inputs.before.device)
-        ids[..., 0] = inputs.guess.flatten(1)
-        places = torch.arange(c.cells, device=ids.device).expand(futures, -1)
-        copied = self.tokenizer.copied_cells(inputs.before, ids[..., 0], places)
-        labels = [label, 0 * label] if guided and label is not None else [label]
-        caches = [inputs.features.new_zeros(c.depth, 2, futures, c.heads, c.cells, c.dim // c.heads) for _ in labels]
-        draft = Draft(ids.clone(), self.line(self.tokens(ids, copied)), inputs, gumbel, labels, caches)
-        rows, start = torch.arange(futures, device=ids.device), torch.zeros_like(places[:, 0])
-        while len(rows):
-            at = (start[:, None] + torch.arange(LOOKAHEAD, device=ids.device)).clamp(max=c.cells - 1)  # (F, n)
-            changed = self._redraw(draft, at, samplings)
-            first = torch.where(changed.any(dim=1), 1 + changed.int().argmax(dim=1), LOOKAHEAD)
-            start = (start + first).clamp(max=c.cells)
-            going = start < c.cells
-            if not going.all():
-                ids[rows[~going]] = draft.ids[~going]
-                rows, start, draft = rows[going], start[going], draft.take(going)
-        return ids.unflatten(1, (t.grid, t.grid))
-
-    def _redraw(self, draft: Draft, at: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-        """Draws the codes of positions `at` (F, n), each given those before it; writes them into `draft`.
-
-        Returns whether each one is another than before (F, n).
-        """
-        inputs, rows = draft.inputs, torch.arange(len(at), device=at.device)[:, None]
-        embedded, pointers = self.embedded(inputs, draft.line, draft.ids[..., 0], at)
-        features = []
-        for label, cache in zip(draft.labels, draft.caches, strict=True):
-            x = embedded
-            for block, kv in zip(self.blocks, cache, strict=True):
-                x = block.some(x, block.shifts(label), kv, at)
-            features.append(self.norm(x, self.norm.shift(label)))
-        sizes = self.config.tokenizer.sizes
-        noises = draft.gumbel[rows, at].split(sizes, dim=-1) if draft.gumbel is not None else None
-
-        def sampled(group: int, head: nn.Module, *others: Tensor) -> Tensor:
-            logits, *free = (head(h, *others).float() for h in features)
-            if free:
-                logits = free[0] + self.config.guidance * (logits - free[0])
-            return sample_logits(logits, samplings[min(group, 1)], logits if noises is None else noises[group])
-
-        codes = [sampled(0, self.motion, pointers, inputs.evidence[rows, at])]
-        copied = pixels = self.tokenizer.copied_cells(inputs.before, codes[0], at)
-        for stage, head in enumerate(self.residuals):
-            code = sampled(1 + stage, head, pixels)
-            codes.append(code * (codes[1] > 0) if stage else code)
-            pixels = pixels + F.embedding(codes[-1], self.tokenizer.vectors(stage))
-        ids = torch.stack(codes, dim=-1)
-        changed = (ids != draft.ids[rows, at]).any(dim=-1)
-        draft.ids[rows, at] = ids
-        draft.line[rows, at + self.config.tokenizer.grid + 1] = self.tokens(ids, copied)
-        return changed
