@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stt.api import Sampling
@@ -78,9 +79,16 @@ class LayerPrediction(nn.Module):
 
     def start(self, frames: Tensor) -> LayerState:
         """(B, T, C, H, W), T at least 1."""
-        filtered = self.segmenter.filter(frames, self.reach)
+        filtered = self.segmenter.start(frames, self.reach)
         steps = last_steps(filtered, self.num_steps)
         return LayerState(frames[:, -1], filtered.layers, steps, min(len(filtered.matches), self.num_steps))
+
+    def of_frames(self, frames: Tensor) -> LayerState:
+        """A layer for each of up to `count` frames (B, L, C, H, W) of one thing each; their light adds up."""
+        colour = F.pad(frames, (0,) * 6 + (0, self.count - frames.shape[1]))
+        layers = Layers(torch.zeros_like(frames[:, 0]), colour, torch.zeros_like(colour[:, :, :1]))
+        steps = torch.zeros(len(frames), self.num_steps, self.count, 2, dtype=torch.int64, device=frames.device)
+        return LayerState(composite(layers).clamp(0, 1), layers, steps, 0)
 
     def draw(self, state: LayerState, sampling: Sampling, gumbel: Tensor | None) -> tuple[LayerState, Tensor]:
         """gumbel (F, *choices) for a state of F futures -> the state with moved layers, and the predicted frame."""

@@ -121,7 +121,7 @@ class MotionTokens(nn.Module):
     # ---- prediction ----------------------------------------------------------------------------------
 
     def start(self, context: Video, network: SpaceTimeTransformer, condition: Condition) -> MotionState:
-        filtered, cache = self.segmenter.filter(unit(context), self.reach), None
+        filtered, cache = self.segmenter.start(unit(context), self.reach), None
         motion = Motion.of(filtered.shapes, filtered.matches)
         if context.shape[1] > 1:
             cache = network(self.embed(motion.during(slice(-1))), draw_mean).cache

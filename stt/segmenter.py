@@ -22,6 +22,9 @@ class Filtered(NamedTuple):
     mismatch: Tensor  # scalar: mean squared error between each frame and the layers made of it
 
 
+OVERLAP = 0.3  # of the ink of one of two layers lies where the other has as much: they are one thing
+
+
 class Tracked(NamedTuple):
     """Fixed layers, followed through frames."""
 
@@ -92,6 +95,33 @@ class Segmenter(nn.Module):
             shapes.append(shape_of(layers))
             mismatch.append((leaky_clamp(composite(layers)) - frame).square().mean())
         return Filtered(layers, history, shapes, matches, residuals, torch.stack(mismatch).mean())
+
+    def start(self, prompt: Tensor, reach: int) -> Filtered:
+        """As `filter`, of a prompt to predict from. Where it has a single frame, see `merged`."""
+        filtered = self.filter(prompt, reach)
+        if prompt.shape[1] > 1:
+            return filtered
+        layers = merged(filtered.layers)
+        return filtered._replace(layers=layers, history=[layers], shapes=[shape_of(layers)])
+
+
+def merged(layers: Layers) -> Layers:
+    """Layers of which those that share their ink, pixel by pixel, are one. Composited they show the same frame.
+
+    A single frame has no motion that tells layers apart: each takes a share of the same thing, and moved apart they
+    would be two ghosts of it.
+    """
+    colour, alpha = list(layers.colour.unbind(dim=1)), list(layers.alpha.unbind(dim=1))
+    for front in range(1, len(colour)):
+        for back in range(front):
+            a, b = (colour[k].mean(dim=1).clamp(0, 1) for k in (back, front))  # (B, H, W)
+            ink = torch.minimum(a.sum(dim=(1, 2)), b.sum(dim=(1, 2))).clamp(min=1)
+            one = (torch.minimum(a, b).sum(dim=(1, 2)) > OVERLAP * ink)[:, None, None, None]
+            both = colour[front] + (1 - alpha[front]) * colour[back]
+            opaque = 1 - (1 - alpha[front]) * (1 - alpha[back])
+            colour[back], alpha[back] = torch.where(one, both, colour[back]), torch.where(one, opaque, alpha[back])
+            colour[front], alpha[front] = colour[front] * ~one, alpha[front] * ~one
+    return Layers(layers.background, torch.stack(colour, dim=1), torch.stack(alpha, dim=1))
 
 
 def up(coarse: int, fine: int) -> nn.Sequential:

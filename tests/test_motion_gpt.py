@@ -194,13 +194,19 @@ def test_a_corrected_cell_is_segmented_anew_and_the_rest_of_the_layers_stays():
 
 
 @torch.inference_mode()
-def test_a_clip_from_labels_begins_from_nothing_and_its_first_frame_becomes_layers():
+@pytest.mark.parametrize("labels", [(3,), (3, 3), (4, 7)])
+def test_every_label_that_is_asked_for_is_drawn_alone_and_moves_as_a_layer_of_its_own(labels):
     model = layered()
-    state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1, Condition(labels=(3,)))
+    with torch.no_grad():
+        model.gpt.residuals[0].out.bias[0] = 0
+    state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1, Condition(labels=labels))
     assert state.layers is None
-    frame, state = model.step(state, Sampling(), SeededNoise([0]))
-    assert torch.equal(frame[:, 0], torch.full((1, 1, 16, 16), -1.0)) and state.layers.num_steps == 0
-    assert model.step(state, Sampling(), SeededNoise([0]))[1].layers.num_steps == 1
+    frame, state = model.step(state, Sampling(), SeededNoise([0, 1]))
+    drawn = state.layers.layers.colour  # (2, 2, 1, 16, 16)
+    assert drawn[:, : len(labels)].flatten(2).any(dim=-1).all() and not drawn[:, len(labels) :].any()
+    torch.testing.assert_close((frame[:, 0] + 1) / 2, drawn.sum(dim=1).clamp(0, 1))
+    assert state.layers.num_steps == 0
+    assert model.step(state, Sampling(), SeededNoise([0, 1]))[1].layers.num_steps == 1
 
 
 @torch.inference_mode()
@@ -241,6 +247,8 @@ def test_sizes_that_do_not_go_together_are_refused():
         MotionVQConfig(patch=7)
     with pytest.raises(ValueError, match="patch is 2, must be a multiple of 4"):
         MotionGPTConfig(tokenizer=MotionVQConfig(patch=2))
+    with pytest.raises(ValueError, match="labels are up to 2, each is a layer, of which there are 1"):
+        MotionGPTConfig(classes=10, labels=2, layers=1)
     with pytest.raises(ValueError, match="its tokenizer's is 64"):
         MotionGPTConfig(image_size=32)
     with pytest.raises(ValueError, match="chunk_frames is 2"):

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import stt
 from stt.motion import Layers, composite
-from stt.segmenter import Segmenter, track
+from stt.segmenter import Segmenter, merged, track
+from stt.video import read_clip
 from train.data.moving_mnist import MovingMNIST, MovingMNISTConfig
+
+ASSETS = Path(__file__).parent.parent / "assets"
 
 
 @pytest.fixture
@@ -63,3 +69,32 @@ def test_layers_are_learned_from_motion_alone():
         ahead = torch.stack(track(filtered.layers, video[:, 5:], reach=5).residuals).square().mean()
     copied = (video[:, 5:] - video[:, 4:5]).square().mean()
     assert ahead < 0.1 * copied
+
+
+def ghosts(overlap: bool) -> Layers:
+    """A square of which each of two layers has half the light, or two squares, one in each."""
+    colour = torch.zeros(1, 2, 1, 16, 16)
+    if overlap:
+        colour[..., 4:9, 4:9] = 0.5
+    else:
+        colour[:, 0, :, 2:7, 2:7], colour[:, 1, :, 5:10, 6:11] = 0.9, 0.9
+    return Layers(torch.full((1, 1, 16, 16), 0.1), colour, 0.3 * colour)
+
+
+def test_layers_that_share_their_ink_become_one_and_show_the_same_frame():
+    one = merged(layers := ghosts(overlap=True))
+    torch.testing.assert_close(composite(one), composite(layers))
+    assert not one.colour[:, 1].any() and not one.alpha[:, 1].any()
+
+
+def test_layers_that_only_touch_stay_apart():
+    for before, after in zip(layers := ghosts(overlap=False), merged(layers), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("model", ["digits-stt", "digits-transframer"])
+def test_a_digit_of_a_prompt_of_a_single_frame_is_not_torn_apart(model):
+    prompt = read_clip(ASSETS / "prompts/four-falling.mp4", size=64, channels=1).video[:1]
+    futures = stt.predict(stt.load(ASSETS / f"models/{model}.safetensors"), prompt, 5, seeds=[0, 1, 2, 3])
+    light = ((futures + 1) / 2).square().sum(dim=(2, 3, 4)) / ((prompt + 1) / 2).square().sum()
+    assert ((light > 0.85) & (light < 1.1)).all()  # two halves of it, moved apart, have half of the squares

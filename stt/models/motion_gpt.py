@@ -73,6 +73,8 @@ class MotionGPTConfig(PredictorConfig):
             raise ValueError(f"temperatures are {self.temperatures}, must be two above 0, up to 1")
         if self.tokenizer.patch % FINE:
             raise ValueError(f"patch is {self.tokenizer.patch}, must be a multiple of {FINE}")
+        if self.layers and self.labels > self.layers:
+            raise ValueError(f"labels are up to {self.labels}, each is a layer, of which there are {self.layers}")
         if self.layers and self.image_size % 8:
             raise ValueError(f"image_size {self.image_size} is not a multiple of 8, as the layers' segmenter needs")
         for name in ("image_size", "channels"):
@@ -87,7 +89,8 @@ class MotionGPTConfig(PredictorConfig):
 class MotionGPTState(NamedTuple):
     past: Tensor  # (B, context_frames, C, H, W) on [0, 1] the last frames, black where there were none
     length: int  # frames of it that there were
-    label: Tensor | None  # (1 or B, 1, classes) how often each class is there
+    label: Tensor | None  # (1, 1, classes) how often each class is there
+    each: Tensor | None  # (L, 1, classes) the labels one by one
     guided: bool = False  # whether there is a class to guide to
     layers: LayerState | None = None  # of the last frame, if there was one
 
@@ -240,35 +243,50 @@ class MotionGPT(Predictor):
         c, labels = self.config, condition.labels
         if labels and (len(labels) > c.labels or max(labels) >= c.classes):
             raise ValueError(f"labels are {labels}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
-        label = self.gpt.label(torch.tensor([labels], device=self.gpt.begin.device) if labels else None)
+        asked = torch.tensor([labels] if labels else [[-1]], device=self.gpt.begin.device)
+        label, each = self.gpt.label(asked), self.gpt.label(asked.mT)
         frames = unit(context[:, max(0, context.shape[1] - c.context_frames) :])[:, : 0 if labels else None]
         past = F.pad(frames, (0,) * 6 + (c.context_frames - frames.shape[1], 0))
         guided = c.guidance > 1 and max(labels, default=-1) >= 0
         layers = self.layers.start(frames) if c.layers and frames.shape[1] else None
-        return MotionGPTState(past, frames.shape[1], label, guided, layers)
+        return MotionGPTState(past, frames.shape[1], label, each, guided, layers)
 
     def step(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, MotionGPTState]:
-        c, futures, hot = self.config, noise.futures, sampling.temperature > 0
-        moved, predicted, past = None, None, state.past
-        if c.layers:
+        c, futures = self.config, noise.futures
+        draw = self._first_of_layers if c.layers and state.layers is None else self._next
+        frame, layers = draw(state, sampling, noise)
+        past = torch.cat([repeat_rows(state.past, futures)[:, 1:], frame[:, None]], dim=1)
+        length = min(state.length + 1, c.context_frames)
+        return 2 * frame[:, None] - 1, state._replace(past=past, length=length, layers=layers)
+
+    def _next(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Tensor, LayerState | None]:
+        """A frame (F, C, H, W) on [0, 1], and the layers that it consists of if there are any."""
+        c, futures, moved, predicted, past = self.config, noise.futures, None, None, state.past
+        if state.layers is not None:
+            gumbel = noise.gumbel(*self.layers.choices) if sampling.temperature else None
+            moved, predicted = self.layers.draw(state.layers.expand(futures), sampling, gumbel)
             past = repeat_rows(past, futures)
-            predicted = torch.zeros_like(past[:, 0])
-            if state.layers is not None:
-                layers = state.layers.expand(futures)
-                gumbel = noise.gumbel(*self.layers.choices) if hot else None
-                moved, predicted = self.layers.draw(layers, sampling, gumbel)
         count = torch.full((len(past),), state.length, device=past.device)
         inputs = Inputs(*(repeat_rows(part, futures) for part in self.gpt.inputs(past, count, predicted)))
         label = repeat_rows(state.label, futures) if state.label is not None else None
-        gumbel = noise.gumbel(self.gpt.cells, sum(c.tokenizer.sizes)) if hot else None
+        gumbel = noise.gumbel(self.gpt.cells, sum(c.tokenizer.sizes)) if sampling.temperature else None
         own = c.temperatures if state.length else (1.0, 1.0)  # what comes from nothing takes all of its chance
         samplings = [replace(sampling, temperature=sampling.temperature * factor) for factor in own]
-        ids = self.gpt.draw(inputs, label, samplings, gumbel, c.guidance if state.guided and not state.length else 1.0)
+        ids = self.gpt.draw(inputs, label, samplings, gumbel, 1.0 if state.length or not state.guided else c.guidance)
         frame = self.tokenizer.decode_frame(inputs.before, ids)
-        state = state._replace(length=min(state.length + 1, c.context_frames))
-        if moved is not None:
-            state = state._replace(layers=self.layers.correct(moved, frame, self.tokenizer.changed(ids)))
-        elif c.layers:
-            state = state._replace(layers=self.layers.start(frame[:, None]))
-        past = torch.cat([repeat_rows(past, futures)[:, 1:], frame[:, None]], dim=1)
-        return 2 * frame[:, None] - 1, state._replace(past=past)
+        return frame, moved and self.layers.correct(moved, frame, self.tokenizer.changed(ids))
+
+    def _first_of_layers(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Tensor, LayerState]:
+        """A frame from nothing: every label that is asked for is drawn as a layer of its own."""
+        c, f, count = self.config, noise.futures, len(state.each) if state.each is not None else 1
+        past = state.past.new_zeros(1, *state.past.shape[1:])
+        inputs = self.gpt.inputs(past, torch.zeros(1, dtype=torch.int64, device=past.device), past[:, -1])
+        inputs = Inputs(*(repeat_rows(part, f * count) for part in inputs))
+        gumbel = None
+        if sampling.temperature:
+            gumbel = noise.gumbel(count, self.gpt.cells, sum(c.tokenizer.sizes)).flatten(0, 1)
+        label = state.each.repeat(f, 1, 1) if state.each is not None else None
+        ids = self.gpt.draw(inputs, label, [sampling] * 2, gumbel, c.guidance if state.guided else 1.0)
+        frames = self.tokenizer.decode_frame(inputs.before, ids).unflatten(0, (f, count))  # (F, L, C, H, W)
+        layers = self.layers.of_frames(frames)
+        return layers.frame, layers

@@ -276,7 +276,7 @@ class Transframer(Predictor):
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> TransframerState:
         shown = context[:, -self.config.context_frames :]
-        filtered = self.segmenter.filter(unit(shown), self.config.reach)
+        filtered = self.segmenter.start(unit(shown), self.config.reach)
         return TransframerState(
             shown[:, -self.config.near_frames :],
             filtered.layers,
@@ -342,7 +342,7 @@ class Transframer(Predictor):
         """Layers of frames (F, C, H, W) at these times, and the steps to the last of them."""
         gaps = [abs(b - a) for a, b in zip(times, times[1:], strict=False)]
         video = torch.stack([frames[time] for time in times], dim=1)
-        filtered = self.segmenter.filter(unit(video), self.config.reach * max(gaps, default=1))
+        filtered = self.segmenter.start(unit(video), self.config.reach * max(gaps, default=1))
         return filtered, last_steps(filtered, self.num_steps, gaps)
 
     def draw_frame(self, frames: dict[int, Tensor], sampling: Sampling, noise: Noise) -> Tensor:
