@@ -48,14 +48,14 @@ class Config:
             raise ValueError(f"dim is {dim}, must be a multiple of heads, which is {heads}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}, must be 1 (gray) or 3 (colour)")
+        if not 8 <= self.image_size <= 4096:
+            raise ValueError(f"image_size is {self.image_size}, must be 8 to 4096")
 
     def check_shares(self, *names: str) -> None:
         """Raises ValueError unless each of these fields is between 0 and 1."""
         for name in names:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be between 0 and 1")
-        if not 8 <= self.image_size <= 4096:
-            raise ValueError(f"image_size is {self.image_size}, must be 8 to 4096")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

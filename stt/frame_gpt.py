@@ -28,15 +28,21 @@ class Inputs(NamedTuple):
     """What the positions of a frame take from the frames before it."""
 
     features: Tensor  # (B, cells, dim)
-    before: Tensor  # (B, C, H, W) on [0, 1] the last of them
+    before: Tensor  # (B, C, H, W) on [0, 1] the frame that codes copy from: the last one, or what layers predict
     guess: Tensor  # (B, h, w) motion codes if everything moves on
-    evidence: Tensor  # (B, cells, S, 2) of each displacement, see `Motion`
+    evidence: Tensor | None  # (B, cells, S, 2) of each displacement, see `stt.motion_networks.Motion`
 
-    def take(self, rows: Tensor) -> Inputs:
-        return Inputs(*(part[rows] for part in self))
+    def take(self, rows: Tensor | tuple[Tensor, ...]) -> Inputs:
+        features, before, guess, evidence = (part[rows] if part is not None else None for part in self)
+        return Inputs(features, before, guess, evidence)  # type: ignore[arg-type]  # only the evidence may be None
+
+    def expand(self, batch: int) -> Inputs:
+        """Of one row, or of `batch` rows."""
+        rows = torch.arange(batch, device=self.before.device)
+        return self if len(self.before) == batch else self.take(rows.clamp(max=len(self.before) - 1))
 
 
-class Draft(NamedTuple):
+class FrameDraft(NamedTuple):
     """Frames that are being drawn. Codes that are not final yet are guesses."""
 
     ids: Tensor  # (F, cells, G)
@@ -46,11 +52,11 @@ class Draft(NamedTuple):
     labels: list[Tensor | None]  # (F, 1, classes); of two, the first guides away from the second
     caches: list[Tensor]  # of each label, (depth, 2, F, heads, cells, d)
 
-    def take(self, rows: Tensor) -> Draft:
+    def take(self, rows: Tensor) -> FrameDraft:
         labels = [label[rows] if label is not None else None for label in self.labels]
         gumbel = self.gumbel[rows] if self.gumbel is not None else None
         caches = [cache[:, :, rows] for cache in self.caches]
-        return Draft(self.ids[rows], self.line[rows], self.inputs.take(rows), gumbel, labels, caches)
+        return FrameDraft(self.ids[rows], self.line[rows], self.inputs.take(rows), gumbel, labels, caches)
 
 
 class Embedded(NamedTuple):
@@ -82,7 +88,7 @@ class FrameGPT(nn.Module):
         self.moved_on = nn.Linear(2 * pixels, dim)  # the cell, if it moves as its neighbours
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, classes, False) for _ in range(depth))
         self.norm = Norm(dim, classes)
-        self.motion = MotionHead(dim, codec.motions)
+        self.motion = MotionHead(dim, codec.motions, evidence)
         heads_of_stages = [ResidualHead(dim, pixels, codec.codebook_size) for _ in range(codec.stages)]
         with torch.no_grad():
             heads_of_stages[0].out.bias[0] = NONE * math.log(codec.codebook_size)  # most cells have no residual
@@ -109,7 +115,9 @@ class FrameGPT(nn.Module):
         with torch.autocast(past.device.type, enabled=False):
             motion = extrapolate(self.tokenizer, past) if predicted is None else still(self.tokenizer, predicted)
         features = self.past(past, count, motion) + (self.rows + self.columns).flatten(0, 1)
-        evidence = rearrange(motion.evidence, "b two s h w -> b (h w) s two")
+        evidence = motion.evidence
+        if evidence is not None:
+            evidence = rearrange(evidence, "b two s h w -> b (h w) s two")
         before = past[:, -1] if predicted is None else predicted
         return Inputs(features, before, motion.likeliest, evidence)
 
@@ -173,7 +181,8 @@ class FrameGPT(nn.Module):
     ) -> Tensor:
         """Draws a frame's codes (F, h, w, G), exactly as one by one, by fixed-point iteration (arXiv 2002.09928).
 
-        samplings: of motion and of residual codes. guidance: away from codes without labels, 1 is none.
+        samplings: of motion and of residual codes. guidance: the scale of classifier-free
+        guidance by labels (arXiv 2207.12598); 1 is none.
 
         The noise of a position is drawn once, so that its code is a function of those before it. Some positions are
         computed at once, from guesses of those before them. All up to the first that changes are final, and the next
@@ -187,7 +196,7 @@ class FrameGPT(nn.Module):
         labels: list[Tensor | None] = [label, 0 * label] if guidance > 1 and label is not None else [label]
         size = len(self.blocks), 2, futures, self.heads, cells, inputs.features.shape[-1] // self.heads
         caches = [inputs.features.new_zeros(size) for _ in labels]
-        draft = Draft(ids.clone(), self.line(self.tokens(ids, copied)), inputs, gumbel, labels, caches)
+        draft = FrameDraft(ids.clone(), self.line(self.tokens(ids, copied)), inputs, gumbel, labels, caches)
         rows, start = torch.arange(futures, device=ids.device), torch.zeros_like(places[:, 0])
         while len(rows):
             at = (start[:, None] + torch.arange(LOOKAHEAD, device=ids.device)).clamp(max=cells - 1)  # (F, n)
@@ -200,7 +209,7 @@ class FrameGPT(nn.Module):
                 rows, start, draft = rows[going], start[going], draft.take(going)
         return ids.unflatten(1, (t.grid, t.grid))
 
-    def _redraw(self, draft: Draft, at: Tensor, samplings: Sequence[Sampling], guidance: float) -> Tensor:
+    def _redraw(self, draft: FrameDraft, at: Tensor, samplings: Sequence[Sampling], guidance: float) -> Tensor:
         """Draws the codes of positions `at` (F, n), each given those before it; writes them into `draft`.
 
         Returns whether each one is another than before (F, n).
@@ -214,16 +223,19 @@ class FrameGPT(nn.Module):
                 assert isinstance(block, Block)
                 x = block.some(x, block.shifts(label), kv, at)
             features.append(self.norm(x, self.norm.shift(label)))
-        sizes = self.tokenizer.config.sizes
+        sizes, evidence = (
+            self.tokenizer.config.sizes,
+            inputs.evidence[rows, at] if inputs.evidence is not None else None,
+        )
         noises = draft.gumbel[rows, at].split(sizes, dim=-1) if draft.gumbel is not None else None
 
-        def sampled(group: int, head: nn.Module, *others: Tensor) -> Tensor:
+        def sampled(group: int, head: nn.Module, *others: Tensor | None) -> Tensor:
             logits, *free = (head(h, *others).float() for h in features)
             if free:
                 logits = free[0] + guidance * (logits - free[0])
             return sample_logits(logits, samplings[min(group, 1)], logits if noises is None else noises[group])
 
-        codes = [sampled(0, self.motion, pointers, inputs.evidence[rows, at])]
+        codes = [sampled(0, self.motion, pointers, evidence)]
         copied = pixels = self.tokenizer.copied_cells(inputs.before, codes[0], at)
         for stage, head in enumerate(self.residuals):
             code = sampled(1 + stage, head, pixels)

@@ -7,7 +7,6 @@ before it, and where they are in frames beyond the target.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stt.api import Sampling
-from stt.motion import FREQUENCIES, PRESENT, Layers, Match, Shape, features_size, match, shape_of, shift
+from stt.motion import FREQUENCIES, PRESENT, Layers, Match, Shape, features_size, match, shape_of, shift, sinusoids
 from stt.motion import Motion as ShapeFeatures
 from stt.sampler import sample_logits
 from stt.segmenter import Filtered, Segmenter
@@ -181,10 +180,8 @@ class MotionDecoder(nn.Module):
         gap = tracks.times.diff(dim=1, prepend=torch.zeros_like(tracks.times[:, :1]))
         onward = tracks.beyond.diff(dim=1, prepend=torch.zeros_like(tracks.beyond[:, :1]))
         onward = (onward / gap.clamp(min=1)[..., None, None]).round().long()
-        octaves = math.pi / 64 * 2.0 ** torch.arange(FREQUENCIES, device=there.device)
-        angles = (tracks.beyond[..., None] * octaves).flatten(-2)
         when = F.one_hot(tracks.times.clamp(0, FAR), FAR + 1)[:, :, None].expand(-1, -1, k, -1)
-        beyond = [when, angles.sin(), angles.cos(), tracks.beyond / 32, tracks.explained[..., None]]
+        beyond = [when, sinusoids(tracks.beyond / 64), tracks.beyond / 32, tracks.explained[..., None]]
         parts = [
             now.features(self.reach)[:, 0],
             by_layer(self.displacements(tracks.steps), has),

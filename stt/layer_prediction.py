@@ -1,11 +1,10 @@
 """Layer prediction: the next frame if every motion layer moves as a whole, its displacements drawn or scored.
 
-MotionGPT codes a frame as corrections of it; the Transframer has the same parts, and frames beyond a target besides.
+MotionGPT codes a frame as corrections of it.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -35,7 +34,7 @@ class LayerState(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Predictions of all frames of a clip but the first, by the displacements that match best."""
+    """Predictions of all frames of a clip but the first, by the displacements that code them (`chosen`)."""
 
     nats: Tensor  # (B, T - 1, K) negative log-likelihood of each displacement
     frames: Tensor  # (B, T - 1, C, H, W) on [0, 1]
@@ -61,15 +60,14 @@ class LayerPrediction(nn.Module):
 
     def score(self, frames: Tensor) -> Scored:
         """Clips (B, T, C, H, W) of two frames or more, each frame given those before it."""
-        with torch.no_grad() if self.segmenter.frozen else nullcontext():
-            filtered = self.segmenter.filter(frames, self.reach)
+        filtered = self.segmenter.filter(frames, self.reach)
         with torch.no_grad():
             steps = steps_of(filtered, self.num_steps)
             moved = [layers.moved(d) for layers, d in zip(filtered.history, steps.target.unbind(dim=1), strict=False)]
             predicted = torch.stack([composite(layers).clamp(0, 1) for layers in moved], dim=1)
             tracks = joined(
                 [
-                    batch_tracks(layers, steps.past[:, k], int(steps.num_past[0, k]), self.reach)
+                    batch_tracks(layers, steps.past[:, k], min(k, self.num_steps), self.reach)
                     for k, layers in enumerate(filtered.history[:-1])
                 ]
             )

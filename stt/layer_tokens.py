@@ -7,7 +7,6 @@ So attention over time follows a thing wherever it goes, where a patch stays in 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -16,14 +15,24 @@ from torch import Tensor, nn
 
 from stt.api import Video
 from stt.metrics import unit
-from stt.motion import COORDINATES, FREQUENCIES, Layers, Motion, composite, features_size, leaky_clamp, splat_matrix
+from stt.motion import (
+    COORDINATES,
+    FREQUENCIES,
+    Layers,
+    Motion,
+    composite,
+    features_size,
+    leaky_clamp,
+    sinusoids,
+    splat_matrix,
+)
 from stt.segmenter import Filtered, Segmenter
 
-ROUNDING = 0.6  # pixels that whole positions on a straight line are off it, at most
+ROUNDING = 0.6  # pixels that a position may lie off the line; 97 in 100 whole positions on a straight line do not
 CERTAIN = 2.5  # a velocity is multiplied by tanh(CERTAIN + output) / tanh(CERTAIN): about -1 to 1, at first 1
 
 
-class Course(NamedTuple):
+class LayerCourse(NamedTuple):
     """A line at constant velocity through a layer's last positions. Rows and columns apart, for a wall turns one."""
 
     start: Tensor  # (..., 2) pixels from the layer to the line in the last frame
@@ -31,7 +40,7 @@ class Course(NamedTuple):
     frames: Tensor  # (..., 2) how many positions lie on it
 
 
-def course_of(steps: Tensor) -> Course:
+def layer_course(steps: Tensor) -> LayerCourse:
     """Least-squares lines, each through as many of the last positions as lie within ROUNDING pixels of it.
 
     steps (..., P, 2): displacements in pixels from each frame to the next.
@@ -49,15 +58,15 @@ def course_of(steps: Tensor) -> Course:
         fits = error < ROUNDING
         start, velocity = torch.where(fits, begin, start), torch.where(fits, slope, velocity)
         frames = torch.where(fits, count, frames)
-    return Course(start, velocity, frames)
+    return LayerCourse(start, velocity, frames)
 
 
-class Scene(NamedTuple):
+class LayerScene(NamedTuple):
     """A context as layers."""
 
     filtered: Filtered
     motion: Motion  # of all its frames
-    course: Course  # (B, K, 2) of each layer
+    course: LayerCourse  # (B, K, 2) of each layer
 
     def displacement(self, count: int) -> Tensor:
         """Pixels (B, count, K, 2) from the last frame to each of those after it, if layers keep their courses."""
@@ -87,31 +96,28 @@ class LayerTokens(nn.Module):
         with torch.no_grad():
             self.displacement.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0, -1.0]))
 
-    def scene(self, context: Video) -> Scene:
-        with torch.no_grad() if self.segmenter.frozen else nullcontext():
-            filtered = self.segmenter.filter(unit(context), self.reach)
+    def scene(self, context: Video) -> LayerScene:
+        filtered = self.segmenter.filter(unit(context), self.reach)
         motion = Motion.of(filtered.shapes, filtered.matches)
-        return Scene(filtered, motion, course_of(motion.displacement[:, 1:].transpose(1, 2)))
+        return LayerScene(filtered, motion, layer_course(motion.displacement[:, 1:].transpose(1, 2)))
 
-    def context(self, scene: Scene) -> Tensor:
+    def context(self, scene: LayerScene) -> Tensor:
         """Tokens of the context, (B, T, K, D)."""
         with torch.autocast(scene.course.start.device.type, enabled=False):  # bfloat16 has too few digits for positions
             return self.embed(scene.motion.features(self.reach).float())
 
-    def targets(self, tokens: Tensor, scene: Scene, count: int) -> Tensor:
+    def targets(self, tokens: Tensor, scene: LayerScene, count: int) -> Tensor:
         """What target tokens begin as: the last frame's, and the course up to each one's time. (B, count, K, D)"""
         ahead, (height, width) = scene.displacement(count), scene.filtered.layers.colour.shape[-2:]
         last = scene.motion.during(slice(-1, None)).shape
         coordinates = last.moved(ahead, height, width).coordinates  # (B, count, K, 6)
-        octaves = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=ahead.device)
-        angles = (coordinates[..., None] * octaves).flatten(-2)
         start, velocity, frames = scene.course
         course = torch.cat([velocity / self.reach, frames / 10, start], dim=-1)[:, None].expand(-1, count, -1, -1)
-        features = torch.cat([coordinates, angles.sin(), angles.cos(), course, ahead / height], dim=-1)
+        features = torch.cat([coordinates, sinusoids(coordinates), course, ahead / height], dim=-1)
         with torch.autocast(ahead.device.type, enabled=False):
             return tokens[:, -1:] + self.embed_course(features.float())
 
-    def decode(self, tokens: Tensor, scene: Scene) -> Video:
+    def decode(self, tokens: Tensor, scene: LayerScene) -> Video:
         """Target tokens (B, T, 1, K, D) -> (B, T, C, H, W), not yet clamped."""
         tokens, layers = tokens.flatten(2, 3), Layers(*(part.detach().float() for part in scene.filtered.layers))
         with torch.autocast(tokens.device.type, enabled=False):

@@ -68,10 +68,17 @@ def leaky_clamp(frame: Tensor) -> Tensor:
     return frame - 0.9 * F.relu(frame - 1)
 
 
-def splat_matrix(position: Tensor, std: Tensor, length: int, size: int) -> Tensor:
-    """Where a line of `length` pixels comes to lie among `size` pixels: shares (..., size, length) of each in each.
+def sinusoids(x: Tensor) -> Tensor:
+    """Numbers (..., n) -> sines, then cosines (..., 2 n FREQUENCIES), of wavelength 2 and its octaves below."""
+    angles = (x[..., None] * (math.pi * 2.0 ** torch.arange(FREQUENCIES, device=x.device))).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
-    Its first pixel is at a whole number: a normal distribution (...) of this mean and standard deviation, rounded.
+
+def splat_matrix(position: Tensor, std: Tensor, length: int, size: int) -> Tensor:
+    """Moves a line of `length` pixels into one of `size` pixels: probabilities (..., size, length).
+
+    Its first pixel lands at a normal variable of mean `position` and standard deviation `std`, (...) each in pixels,
+    rounded. Entry [y, p] is the probability that pixel p lands at y.
     """
     edges = torch.arange(1 - length, size + 1, device=position.device) - 0.5
     cdf = 0.5 * torch.erf((edges - position[..., None]) * (2**-0.5 / std[..., None]))  # (..., size + length)
@@ -224,8 +231,6 @@ class Motion(NamedTuple):
 
     def features(self, reach: int) -> Tensor:
         """Inputs of layers' tokens (B, T, K, features_size(reach)): coordinates, their sinusoids, ink, displacement."""
-        octaves = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=self.shape.ink.device)
-        angles = (self.shape.coordinates[..., None] * octaves).flatten(-2)
         ink = self.shape.ink[..., None]
         has_previous = self.has_previous.to(ink.dtype).expand_as(ink)
         one_hot = F.one_hot(self.displacement + reach, 2 * reach + 1).flatten(-2)
@@ -233,7 +238,8 @@ class Motion(NamedTuple):
         present = (ink > PRESENT).to(ink.dtype)
         scaled = (ink / LARGE).clamp(max=2)
         return torch.cat(
-            [self.shape.coordinates, angles.sin(), angles.cos(), scaled, present, displacement, has_previous], dim=-1
+            [self.shape.coordinates, sinusoids(self.shape.coordinates), scaled, present, displacement, has_previous],
+            dim=-1,
         )
 
 

@@ -111,9 +111,6 @@ class MotionVQ(Tokenizer):
 
     def match(self, before: Tensor, frame: Tensor) -> Tensor:
         """Motion codes (B, h, w) of frames given those before, by the least squared error of a cell and around it."""
-        if not before.any():  # all displacements of nothing are as good
-            grid = self.config.grid
-            return torch.full((len(frame), grid, grid), self.still, device=frame.device)
         pairs = zip(before.split(1), frame.split(1), strict=True)  # one by one they stay in the processor's cache
         return torch.cat([self._match(*pair) for pair in pairs])
 
@@ -122,7 +119,9 @@ class MotionVQ(Tokenizer):
         moved = torch.cat([self.candidates(before), torch.zeros_like(before)[:, None]], dim=1)
         error = summed(moved.sub_(frame[:, None]).square_())
         cost = window_sums(error, patch, 0) + SURROUNDINGS * window_sums(error, patch, patch // 2)
-        length = torch.cat([self.shifts.abs().sum(dim=1) * LENGTH, cost.new_tensor([BLACK])])
+        length = torch.cat(
+            [self.shifts.abs().sum(dim=1) * LENGTH, torch.full_like(self.shifts[:1, 0], BLACK, dtype=cost.dtype)]
+        )
         return (cost + length[:, None, None]).argmin(dim=1)
 
     def copied(self, before: Tensor, motion: Tensor) -> Tensor:

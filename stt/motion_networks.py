@@ -23,7 +23,7 @@ class Past(nn.Module):
     much ink arrives in the cell that moved so before, and how much that did not, unless layers tell (`still`).
     """
 
-    def __init__(self, frames: int, width: int, dim: int, codec: MotionVQConfig, evidence: bool = True) -> None:
+    def __init__(self, frames: int, width: int, dim: int, codec: MotionVQConfig, evidence: bool) -> None:
         super().__init__()
         steps, shifts = codec.patch // FINE, codec.motions - 1
         self.stem = nn.Conv2d((frames + 1) * codec.channels * FINE**2, width, 3, padding=1)
@@ -38,32 +38,32 @@ class Past(nn.Module):
         pixels = torch.cat([past, motion.extrapolated[:, None]], dim=1).flatten(1, 2)
         h = self.down(self.fine(self.stem(patchify(2 * pixels - 1, FINE))))
         h = h + self.counts[count][:, :, None, None]
-        if self.evidence is not None:
+        if self.evidence is not None and motion.evidence is not None:
             h = h + self.evidence(motion.evidence.flatten(1, 2))
         return rearrange(self.block(h), "b d h w -> b (h w) d")
 
 
 class Motion(NamedTuple):
-    evidence: Tensor  # (B, 2, S, h, w) of each displacement: square roots of the ink that moved on, and that did not
+    evidence: Tensor | None  # (B, 2, S, h, w) of each displacement: square roots of the ink that moved on, or did not
     extrapolated: Tensor  # (B, C, H, W) the next frame if everything moves on
     likeliest: Tensor  # (B, h, w) motion codes of the ink that arrives
 
 
 def still(tokenizer: MotionVQ, before: Tensor) -> Motion:
     """As `extrapolate` where the frame (B, C, H, W) to copy from is where everything has moved on to already."""
-    c, (b, _, height, width) = tokenizer.config, before.shape
-    evidence = before.new_zeros(b, 2, c.motions - 1, height // c.patch, width // c.patch)
-    return Motion(evidence, before, torch.full_like(evidence[:, 0, 0], tokenizer.still, dtype=torch.int64))
+    grid = tokenizer.config.grid
+    return Motion(None, before, torch.full((len(before), grid, grid), tokenizer.still, device=before.device))
 
 
 @torch.no_grad()
 def extrapolate(tokenizer: MotionVQ, past: Tensor) -> Motion:
     """Block matching of the last two of frames (B, P, C, H, W): every displacement, where it leads to next."""
     parts = [_extrapolate(tokenizer, *pair) for pair in zip(past[:, -1].split(1), past[:, -2].split(1), strict=True)]
-    return Motion(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    evidence, extrapolated, likeliest = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Motion(evidence, extrapolated, likeliest)
 
 
-def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> Motion:
+def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     patch, shifts = tokenizer.config.patch, tokenizer.shifts
     moved, twice = tokenizer.candidates(last), tokenizer.candidates(before, scale=2)
     steady = window_sums(summed(torch.minimum(moved, twice)), patch, patch // 2)  # ink that moved on
@@ -71,30 +71,31 @@ def _extrapolate(tokenizer: MotionVQ, last: Tensor, before: Tensor) -> Motion:
     evidence = torch.stack([steady, ink - 2 * steady], dim=1)  # |a - b| = a + b - 2 min(a, b)
     arrives = evidence[:, 0] - MISSES * evidence[:, 1] - LENGTH * shifts.abs().sum(dim=1)[:, None, None]
     likeliest = arrives.argmax(dim=1)
-    return Motion(evidence.clamp(min=0).sqrt() / patch, tokenizer.copied(last, likeliest), likeliest)
+    return evidence.clamp(min=0).sqrt() / patch, tokenizer.copied(last, likeliest), likeliest
 
 
 class MotionHead(nn.Module):
     """Logits of a position's motion, (B, n, motions).
 
     Beside those of a linear layer, it points (arXiv 1506.03134) at the motions of the cells to the left and above, at
-    what moves on, and at the evidence, each with a weight that depends on the features.
+    what moves on, and at the evidence if there is any, each with a weight that depends on the features.
     """
 
-    def __init__(self, dim: int, motions: int) -> None:
+    def __init__(self, dim: int, motions: int, evidence: bool) -> None:
         super().__init__()
-        self.out, self.weights = nn.Linear(dim, motions), nn.Linear(dim, 5)
+        self.out, self.weights = nn.Linear(dim, motions), nn.Linear(dim, 5 if evidence else 3)
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.weights.weight)
         nn.init.ones_(self.weights.bias)
 
-    def forward(self, h: Tensor, pointers: Tensor, evidence: Tensor) -> Tensor:
+    def forward(self, h: Tensor, pointers: Tensor, evidence: Tensor | None) -> Tensor:
         """pointers (B, n, 3) motion codes, evidence (B, n, motions - 1, 2)."""
         logits, weights = self.out(h).float(), self.weights(h).float()
         logits = logits.scatter_add(-1, pointers, weights[..., :3])
-        return logits + F.pad(
-            (evidence @ (weights[..., 3:, None] * weights.new_tensor([[1.0], [-1.0]])))[..., 0], (0, 1)
-        )
+        if evidence is not None:
+            moved_on, stayed = evidence.unbind(dim=-1)
+            logits = logits + F.pad(moved_on * weights[..., 3, None] - stayed * weights[..., 4, None], (0, 1))
+        return logits
 
 
 class ResidualHead(nn.Module):

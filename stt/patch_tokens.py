@@ -21,11 +21,9 @@ class PatchTokens(nn.Module):
     matching, in pixels an axis; 0 for none.
     """
 
-    def __init__(
-        self, image_size: int, channels: int, patch: int, source_frames: tuple[int, ...], reach: int, dim: int
-    ) -> None:
+    def __init__(self, channels: int, patch: int, source_frames: tuple[int, ...], reach: int, dim: int) -> None:
         super().__init__()
-        self.patch, self.reach, self.side = patch, reach, image_size // patch
+        self.patch, self.reach = patch, reach
         pixels = patch**2 * channels
         self.embed = nn.Linear(pixels, dim)
         if reach:

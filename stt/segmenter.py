@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 
 from stt.layers import AttentionBlock, ResBlock, UNet, group_norm
 from stt.motion import Layers, Match, Shape, composite, leaky_clamp, match, shape_of, shift
+
+OVERLAP = 0.3  # share of the fainter of two layers' ink that both show; above it they are one thing
 
 
 class Filtered(NamedTuple):
@@ -20,9 +24,6 @@ class Filtered(NamedTuple):
     matches: list[Match]  # from every frame to the next, (T - 1)
     residuals: list[Tensor]  # (B, C, H, W) of every frame but the first: the frame that the moved layers show, minus it
     mismatch: Tensor  # scalar: mean squared error between each frame and the layers made of it
-
-
-OVERLAP = 0.3  # of the ink of one of two layers lies where the other has as much: they are one thing
 
 
 class Tracked(NamedTuple):
@@ -79,7 +80,11 @@ class Segmenter(nn.Module):
         return not any(p.requires_grad for p in self.parameters())
 
     def filter(self, video: Tensor, reach: int) -> Filtered:
-        """Frames (B, T, C, H, W) on [0, 1], one after the other."""
+        """Frames (B, T, C, H, W) on [0, 1], one after the other. Without gradients where it is frozen."""
+        with torch.no_grad() if self.frozen else nullcontext():
+            return self._filter(video, reach)
+
+    def _filter(self, video: Tensor, reach: int) -> Filtered:
         layers, previous = None, None
         history, shapes, matches, residuals, mismatch = [], [], [], [], []
         for t, frame in enumerate(video.unbind(dim=1)):
@@ -97,7 +102,7 @@ class Segmenter(nn.Module):
         return Filtered(layers, history, shapes, matches, residuals, torch.stack(mismatch).mean())
 
     def start(self, prompt: Tensor, reach: int) -> Filtered:
-        """As `filter`, of a prompt to predict from. Where it has a single frame, see `merged`."""
+        """As `filter`, of a prompt to predict from; layers of a single frame are `merged`."""
         filtered = self.filter(prompt, reach)
         if prompt.shape[1] > 1:
             return filtered
@@ -106,22 +111,31 @@ class Segmenter(nn.Module):
 
 
 def merged(layers: Layers) -> Layers:
-    """Layers of which those that share their ink, pixel by pixel, are one. Composited they show the same frame.
+    """Layers of which neighbours that share their ink, pixel by pixel, are one. Composited they show the same frame.
 
     A single frame has no motion that tells layers apart: each takes a share of the same thing, and moved apart they
     would be two ghosts of it.
     """
     colour, alpha = list(layers.colour.unbind(dim=1)), list(layers.alpha.unbind(dim=1))
-    for front in range(1, len(colour)):
-        for back in range(front):
-            a, b = (colour[k].mean(dim=1).clamp(0, 1) for k in (back, front))  # (B, H, W)
-            ink = torch.minimum(a.sum(dim=(1, 2)), b.sum(dim=(1, 2))).clamp(min=1)
-            one = (torch.minimum(a, b).sum(dim=(1, 2)) > OVERLAP * ink)[:, None, None, None]
-            both = colour[front] + (1 - alpha[front]) * colour[back]
-            opaque = 1 - (1 - alpha[front]) * (1 - alpha[back])
-            colour[back], alpha[back] = torch.where(one, both, colour[back]), torch.where(one, opaque, alpha[back])
-            colour[front], alpha[front] = colour[front] * ~one, alpha[front] * ~one
+    for back, front in reversed(list(pairwise(range(len(colour))))):
+        a, b = (colour[k].mean(dim=1).clamp(0, 1) for k in (back, front))  # (B, H, W)
+        ink = torch.minimum(a.sum(dim=(1, 2)), b.sum(dim=(1, 2))).clamp(min=1)
+        one = (torch.minimum(a, b).sum(dim=(1, 2)) > OVERLAP * ink)[:, None, None, None]
+        both = colour[front] + (1 - alpha[front]) * colour[back]
+        opaque = 1 - (1 - alpha[front]) * (1 - alpha[back])
+        colour[back], alpha[back] = torch.where(one, both, colour[back]), torch.where(one, opaque, alpha[back])
+        colour[front], alpha[front] = colour[front] * ~one, alpha[front] * ~one
     return Layers(layers.background, torch.stack(colour, dim=1), torch.stack(alpha, dim=1))
+
+
+def check_segmenter(image_size: int, width: int, reach: int) -> None:
+    """Raises ValueError for sizes of frames, channels and displacements that a segmenter does not take."""
+    if image_size % 8:
+        raise ValueError(f"image_size {image_size} is not a multiple of 8, as the layers' segmenter needs")
+    if width < 16 or width % 16:
+        raise ValueError(f"segmenter_width is {width}, must be a multiple of 16")
+    if reach < 1:
+        raise ValueError(f"reach is {reach}, must be at least 1 with layers")
 
 
 def up(coarse: int, fine: int) -> nn.Sequential:

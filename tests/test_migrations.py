@@ -66,6 +66,14 @@ def test_weights_of_a_timesformer_whose_patches_had_no_room_of_their_own_are_fou
     assert migrated_weights("timesformer", new) == dict(zip(new, new, strict=True))
 
 
+def test_weights_of_a_motion_gpt_whose_network_had_no_room_of_its_own_are_found():
+    old = ["tokenizer.books.0.codebook", "rows", "begin", "blocks.0.up.weight", "motion.out.bias"]
+    new = [f"gpt.{name}" for name in old]
+    assert migrated_weights("motion_gpt", old) == dict(zip(old, new, strict=True))
+    kept = [*new, "layer_prediction.motion.head.bias", "layer_prediction.segmenter.unet.head.bias"]
+    assert migrated_weights("motion_gpt", kept) == dict(zip(kept, kept, strict=True))
+
+
 def test_scores_of_earlier_files_get_todays_names():
     old = {"truth": {"protocol": "the judge names `told`", "per_horizon": {"psnr told": [1.0], "world": [2.0]}}}
     new = {

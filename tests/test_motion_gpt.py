@@ -11,7 +11,7 @@ import torch
 import stt
 from stt import frame_gpt
 from stt.api import Batch, Condition, Sampling
-from stt.frame_gpt import Inputs
+from stt.layer_motion import batch_tracks, steps_of
 from stt.models.motion_gpt import MotionGPT, MotionGPTConfig
 from stt.motion import composite
 from stt.motion_codes import MotionVQ, MotionVQConfig
@@ -81,13 +81,13 @@ def test_drawing_several_codes_a_round_equals_drawing_them_one_by_one(labels, lo
     with torch.inference_mode():
         state = model.start(torch.rand(1, 4, 1, 32, 32) * 2 - 1, Condition(labels=labels))
         inputs = model.gpt.inputs(state.past, torch.tensor([state.length]))
-        inputs = Inputs(*(part.expand(seeds, *part.shape[1:]) for part in inputs))
+        inputs = inputs.expand(seeds)
         label = state.label.expand(seeds, -1, -1)
         gumbel = noise.gumbel(model.gpt.cells, sum(model.config.tokenizer.sizes))
         drawn = []
         for number in (1, lookahead):
             monkeypatch.setattr(frame_gpt, "LOOKAHEAD", number)
-            drawn.append(model.gpt.draw(inputs, label, [Sampling()] * 2, gumbel, state.guided))
+            drawn.append(model.gpt.draw(inputs, label, [Sampling()] * 2, gumbel, 2.0 if state.guided else 1.0))
     assert torch.equal(*drawn)
 
 
@@ -170,18 +170,18 @@ def layered(**fields) -> MotionGPT:
 def test_layers_that_no_code_corrects_move_exactly_however_long():
     model, noise = layered(), SeededNoise([0, 1, 2])
     state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1)
-    layers = state.layers.layers.expand(3)
+    layers = state.layer_state.layers.expand(3)
     for _ in range(4):
         frame, state = model.step(state, Sampling(), noise)
-        layers = layers.moved(state.layers.steps[:, 0])
-        assert all(torch.equal(*parts) for parts in zip(layers, state.layers.layers, strict=True))
-        torch.testing.assert_close((frame[:, 0] + 1) / 2, state.layers.frame)
-        torch.testing.assert_close(state.layers.frame, composite(layers).clamp(0, 1))
+        layers = layers.moved(state.layer_state.steps[:, 0])
+        assert all(torch.equal(*parts) for parts in zip(layers, state.layer_state.layers, strict=True))
+        torch.testing.assert_close((frame[:, 0] + 1) / 2, state.layer_state.frame)
+        torch.testing.assert_close(state.layer_state.frame, composite(layers).clamp(0, 1))
 
 
 @torch.inference_mode()
 def test_a_corrected_cell_is_segmented_anew_and_the_rest_of_the_layers_stays():
-    layers = layered().layers
+    layers = layered().layer_prediction
     state = layers.start(torch.rand(1, 3, 1, 16, 16))
     moved, predicted = layers.draw(state, Sampling(temperature=0), None)
     changed = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
@@ -200,25 +200,90 @@ def test_every_label_that_is_asked_for_is_drawn_alone_and_moves_as_a_layer_of_it
     with torch.no_grad():
         model.gpt.residuals[0].out.bias[0] = 0
     state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1, Condition(labels=labels))
-    assert state.layers is None
+    assert state.layer_state is None
     frame, state = model.step(state, Sampling(), SeededNoise([0, 1]))
-    drawn = state.layers.layers.colour  # (2, 2, 1, 16, 16)
+    drawn = state.layer_state.layers.colour  # (2, 2, 1, 16, 16)
     assert drawn[:, : len(labels)].flatten(2).any(dim=-1).all() and not drawn[:, len(labels) :].any()
     torch.testing.assert_close((frame[:, 0] + 1) / 2, drawn.sum(dim=1).clamp(0, 1))
-    assert state.layers.num_steps == 0
-    assert model.step(state, Sampling(), SeededNoise([0, 1]))[1].layers.num_steps == 1
+    assert state.layer_state.num_steps == 0
+    assert model.step(state, Sampling(), SeededNoise([0, 1]))[1].layer_state.num_steps == 1
 
 
 @torch.inference_mode()
-def test_a_surprise_has_the_bits_of_displacements_and_of_codes():
+def test_a_surprise_is_the_nats_of_displacements_and_of_codes():
     model, video = layered(), torch.rand(1, 4, 1, 16, 16) * 2 - 1
-    scored = model.layers.score((video + 1) / 2)
-    assert scored.nats.shape == (1, 3, 2) and (scored.nats > 0).all()
-    whole, bits = model.surprise(video).bits.sum(), scored.nats.sum() / math.log(2) / 256
-    with torch.inference_mode():
-        model.layers.motion.head.bias += 1  # of all displacements alike: their probabilities stay
-    torch.testing.assert_close(model.surprise(video).bits.sum(), whole)
-    assert bits < whole
+    frames = (video + 1) / 2
+    scored, label = model.layer_prediction.score(frames), model.gpt.label(None)
+    past, count = model._pasts(frames)
+    surprise = model.surprise(video)
+    for k in range(1, 4):
+        predicted = scored.frames[:, k - 1]
+        inputs = model.gpt.inputs(past[k, None], count[k, None], predicted)
+        codes = model.gpt.nats(inputs, model.tokenizer.encode_frame(predicted, frames[:, k]), label).sum()
+        whole = (codes + scored.nats[:, k - 1].sum()) / math.log(2) / 256
+        torch.testing.assert_close(surprise.bits[0, k - 1], whole)
+
+
+@torch.inference_mode()
+def test_layers_are_scored_with_the_displacements_before_and_move_by_what_codes_the_frame():
+    prediction, video = layered().layer_prediction, moving_square(5)
+    scored = prediction.score(video)
+    filtered = prediction.segmenter.filter(video, prediction.reach)
+    steps = steps_of(filtered, prediction.num_steps)
+    for k in range(4):
+        moved = filtered.history[k].moved(steps.target[:, k])
+        assert torch.equal(scored.frames[:, k], composite(moved).clamp(0, 1))
+        tracks = batch_tracks(filtered.history[k], steps.past[:, k], min(k, prediction.num_steps), prediction.reach)
+        torch.testing.assert_close(scored.nats[:, k], prediction.motion.nats(tracks, steps.target[:, k]))
+
+
+@torch.inference_mode()
+def test_a_layer_is_that_of_its_label_whatever_else_is_asked_for():
+    model = layered(guidance=2.0)
+    with torch.no_grad():
+        model.gpt.residuals[0].out.bias[0] = 0
+
+    def drawn(*labels: int, seed: int = 0, temperature: float = 0.0) -> torch.Tensor:
+        state = model.start(torch.zeros(1, 1, 1, 16, 16), Condition(labels=labels))
+        noise = SeededNoise([seed])
+        return model.step(state, Sampling(temperature=temperature), noise)[1].layer_state.layers.colour[0]
+
+    torch.testing.assert_close(drawn(3, 7), torch.stack([drawn(3)[0], drawn(7)[0]]))
+    assert not torch.allclose(drawn(3)[0], drawn(7)[0])
+    plain = layered(guidance=1.0)
+    plain.load_state_dict(model.state_dict())
+    model, guided = plain, drawn(3)
+    assert not torch.allclose(drawn(3), guided)
+
+
+@torch.inference_mode()
+def test_any_class_is_one_that_is_drawn():
+    model, seen = layered(), []
+    asked = model.gpt.label
+    model.gpt.label = lambda labels, *n: seen.append(labels) or asked(labels, *n)
+    state = model.start(torch.zeros(1, 1, 1, 16, 16), Condition(labels=(-1, 5)))
+    model.step(state, Sampling(), SeededNoise(range(20)))
+    first, second = seen[1].unflatten(0, (20, 2))[..., 0].unbind(dim=1)
+    assert (first >= 0).all() and len(first.unique()) > 3 and (second == 5).all()
+
+
+def test_first_frames_are_coded_from_nothing_and_later_ones_from_what_layers_predict(monkeypatch):
+    model, rows = layered(drop_context=0.5).train(), []
+    coded, scored = MotionVQ.encode_frame, model.gpt.nats
+    monkeypatch.setattr(MotionVQ, "encode_frame", lambda self, *pair: rows.append(pair) or coded(self, *pair))
+    monkeypatch.setattr(model.gpt, "nats", lambda inputs, ids, label: rows.append(label) or scored(inputs, ids, label))
+    model.frame, video, labels = 0.5, torch.rand(4, 6, 1, 16, 16), torch.tensor([[1, 1], [2, 2], [3, 3], [4, 4]])
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.ones(*size))  # no label is hidden
+    model.loss(Batch(2 * video - 1, labels=labels))
+    (predicted, target), label = rows
+    assert torch.equal(target, torch.cat([video[2:, 2], video[:2, 3]]))
+    assert not predicted[:2].any() and torch.equal(predicted[2:], model.layer_prediction.score(video[:2]).frames[:, 2])
+    assert (label[:, 0].argmax(dim=-1) == torch.tensor([3, 4, 1, 2])).all()
+
+
+def test_clips_of_one_frame_have_nothing_that_layers_could_learn():
+    with pytest.raises(ValueError, match="clips have 1 frame, training with layers needs at least 2"):
+        layered().loss(Batch(torch.rand(2, 1, 1, 16, 16)))
 
 
 def test_every_step_learns_first_frames_and_later_ones():
@@ -226,7 +291,7 @@ def test_every_step_learns_first_frames_and_later_ones():
     labels = torch.tensor([[1, 2], [3, -1], [4, 5], [6, 7]])
     parts = model.loss(Batch(torch.rand(4, 6, 1, 16, 16) * 2 - 1, labels=labels)).parts
     assert {"layers", "segmentation", "first frame", "later frames"} <= set(parts)
-    model.layers.segmenter.requires_grad_(False)
+    model.layer_prediction.segmenter.requires_grad_(False)
     assert "segmentation" not in model.loss(Batch(torch.rand(4, 6, 1, 16, 16) * 2 - 1, labels=labels)).parts
 
 
@@ -247,6 +312,12 @@ def test_sizes_that_do_not_go_together_are_refused():
         MotionVQConfig(patch=7)
     with pytest.raises(ValueError, match="patch is 2, must be a multiple of 4"):
         MotionGPTConfig(tokenizer=MotionVQConfig(patch=2))
+    with pytest.raises(ValueError, match="reach is 0, must be at least 1 with layers"):
+        MotionGPTConfig(layers=2, tokenizer=MotionVQConfig(reach=0))
+    with pytest.raises(ValueError, match="segmenter_width is 24, must be a multiple of 16"):
+        MotionGPTConfig(layers=2, segmenter_width=24)
+    with pytest.raises(ValueError, match="context_frames is 1, must be at least 2 without layers"):
+        MotionGPTConfig(context_frames=1)
     with pytest.raises(ValueError, match="labels are up to 2, each is a layer, of which there are 1"):
         MotionGPTConfig(classes=10, labels=2, layers=1)
     with pytest.raises(ValueError, match="its tokenizer's is 64"):

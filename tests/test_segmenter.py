@@ -92,6 +92,17 @@ def test_layers_that_only_touch_stay_apart():
         assert torch.equal(before, after)
 
 
+def test_a_clip_is_merged_alone_and_in_front_of_others():
+    apart, together = ghosts(overlap=False), ghosts(overlap=True)
+    batch = Layers(*(torch.cat(parts) for parts in zip(apart, together, strict=True)))
+    third = torch.zeros(2, 1, 1, 16, 16)
+    third[..., 12:15, 8:15] = 0.7
+    layers = Layers(batch.background, torch.cat([third, batch.colour], 1), torch.cat([third, batch.alpha], 1))
+    one = merged(layers)
+    torch.testing.assert_close(composite(one), composite(layers))
+    assert torch.equal(one.colour[0], layers.colour[0]) and not one.colour[1, 2].any()
+
+
 @pytest.mark.parametrize("model", ["digits-stt", "digits-transframer"])
 def test_a_digit_of_a_prompt_of_a_single_frame_is_not_torn_apart(model):
     prompt = read_clip(ASSETS / "prompts/four-falling.mp4", size=64, channels=1).video[:1]

@@ -7,7 +7,7 @@ import torch
 
 import stt
 from stt.api import Batch, HasLikelihood, Sampling
-from stt.layer_tokens import Course, Scene, course_of
+from stt.layer_tokens import LayerCourse, LayerScene, layer_course
 from stt.layers import patchify, unpatchify
 from stt.models.timesformer import TimeSformer, TimeSformerConfig
 from stt.motion import Layers, Motion, shape_of
@@ -206,19 +206,19 @@ def steps_of(*velocities: tuple[float, float]) -> torch.Tensor:
 
 
 def test_a_course_is_the_line_that_whole_positions_lie_on():
-    course = course_of(steps_of(*[(1.3, -0.4)] * 9))
+    course = layer_course(steps_of(*[(1.3, -0.4)] * 9))
     torch.testing.assert_close(course.velocity, torch.tensor([1.3, -0.4]), atol=0.05, rtol=0)
     assert (course.start.abs() < 0.6).all() and course.frames.tolist() == [10, 10]
 
 
 def test_a_course_begins_anew_where_a_wall_turned_one_axis():
-    course = course_of(steps_of(*[(2.0, 1.0)] * 5, *[(-2.0, 1.0)] * 4))
+    course = layer_course(steps_of(*[(2.0, 1.0)] * 5, *[(-2.0, 1.0)] * 4))
     torch.testing.assert_close(course.velocity, torch.tensor([-2.0, 1.0]))
     assert course.frames.tolist() == [5, 10]
 
 
 def test_a_layer_of_a_single_frame_has_no_velocity():
-    course = course_of(torch.zeros(3, 2, 0, 2, dtype=torch.int64))
+    course = layer_course(torch.zeros(3, 2, 0, 2, dtype=torch.int64))
     assert course.velocity.shape == (3, 2, 2) and not course.velocity.any() and (course.frames == 1).all()
 
 
@@ -226,13 +226,15 @@ def layered(**fields) -> TimeSformer:
     return varied(source_frames=(), layers=2, segmenter_width=16, **fields)
 
 
-def scene_of(frame: torch.Tensor, velocity: tuple[float, float]) -> Scene:
+def scene_of(frame: torch.Tensor, velocity: tuple[float, float]) -> LayerScene:
     """A frame (1, H, W) on [0, 1] as the first of two layers, which goes on at a velocity."""
     colour = torch.stack([frame, torch.zeros_like(frame)])[None]
     layers = Layers(torch.zeros_like(frame)[None], colour, torch.zeros_like(colour))
     filtered = Filtered(layers, [layers], [shape_of(layers)], [], [], torch.zeros(()))
     still = torch.zeros(1, 2, 2)
-    return Scene(filtered, Motion.of(filtered.shapes, []), Course(still, still + torch.tensor(velocity), still + 1))
+    return LayerScene(
+        filtered, Motion.of(filtered.shapes, []), LayerCourse(still, still + torch.tensor(velocity), still + 1)
+    )
 
 
 def test_a_layer_goes_on_along_its_course_in_whole_pixels_where_its_place_is_certain():
@@ -248,10 +250,27 @@ def test_a_layer_goes_on_along_its_course_in_whole_pixels_where_its_place_is_cer
         torch.testing.assert_close((predicted[0] + 1) / 2, moved, atol=0.05, rtol=0)
 
 
+@torch.no_grad()
+def test_a_token_turns_its_layer_back_and_says_how_sure_it_is():
+    tokens, frame = layered().tokens, torch.zeros(1, 16, 16)
+    frame[:, 6:9, 6:9] = 1.0
+    tokens.displacement.weight.zero_()
+    back = torch.tensor([0.0, 0.0, -5.0, -5.0, -3.0, -3.0])
+    tokens.displacement.bias.copy_(back)  # the velocity times tanh(2.5 - 5) / tanh(2.5) = -1
+    turned = tokens.decode(torch.randn(1, 2, 1, 2, 32), scene_of(frame, (2.0, 1.0)))
+    torch.testing.assert_close((turned[0, 1] + 1) / 2, frame.roll((-4, -2), dims=(1, 2)), atol=0.05, rtol=0)
+    tokens.displacement.weight[4:] = 0.1
+    sure, unsure = (tokens.decode(torch.full((1, 1, 1, 2, 32), v), scene_of(frame, (0.0, 0.0))) for v in (-1.0, 1.0))
+    assert sure.max() > unsure.max() + 0.1
+
+
 def test_target_tokens_know_where_their_layer_goes_if_it_keeps_its_course():
     tokens, frame = layered().tokens, torch.rand(1, 16, 16)
     context = torch.randn(1, 3, 2, 32)
     slow, fast = (tokens.targets(context, scene_of(frame, (v, 0.0)), 4) for v in (1.0, 2.0))
+    same = scene_of(frame, (1.0, 0.0))
+    longer = same._replace(course=same.course._replace(frames=same.course.frames + 5))
+    assert not torch.equal(tokens.targets(context, longer, 4), slow)
     assert slow.shape == (1, 4, 2, 32) and ((slow - fast).abs().amax(dim=-1) > 1e-4).all()
 
 

@@ -31,12 +31,13 @@ from stt.api import (
     Surprise,
     Video,
 )
-from stt.frame_gpt import FrameGPT, Inputs
+from stt.frame_gpt import FrameGPT
 from stt.gpt import repeat_rows
 from stt.layer_prediction import LayerPrediction, LayerState
 from stt.metrics import unit
 from stt.motion_codes import MotionVQ, MotionVQConfig
 from stt.motion_networks import FINE
+from stt.segmenter import check_segmenter
 
 FIRST = 5  # of so many frames of a clip one is learned as a first frame
 
@@ -53,11 +54,14 @@ class MotionGPTConfig(PredictorConfig):
     classes: int = 0  # 0 for none
     labels: int = 0  # most classes of a clip that can be asked for; 0: the model only continues clips
     drop_labels: float = 0.5  # share of the clips whose labels are hidden
-    temperatures: tuple[float, float] = (1.0, 1.0)  # of motion and residual codes, times what is asked
+    temperatures: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # of motion and residual codes after the first frame, times what is asked
     guidance: float = 1.0  # classifier-free guidance by labels (arXiv 2207.12598); 1 is none
-    drop_context: float = 0.12  # share of training steps without a context; with layers, of a step's clips
+    drop_context: float = 0.12  # share of training steps without a context; with layers, of the clips of each
     short_context: float = 0.2  # share of training steps whose context has a random length
-    closed_loop: float = 0.5  # share of training steps whose context went through the tokenizer
+    closed_loop: float = 0.5  # share of training steps whose context went through the tokenizer; not with layers
     corruption: float = 0.02  # share of the cells of such a context that moved at random
     layers: int = 0  # motion layers, which move as wholes before cells are coded; 0 for none
     segmenter_width: int = 32  # channels of their segmenter at its finest scale
@@ -73,10 +77,12 @@ class MotionGPTConfig(PredictorConfig):
             raise ValueError(f"temperatures are {self.temperatures}, must be two above 0, up to 1")
         if self.tokenizer.patch % FINE:
             raise ValueError(f"patch is {self.tokenizer.patch}, must be a multiple of {FINE}")
-        if self.layers and self.labels > self.layers:
-            raise ValueError(f"labels are up to {self.labels}, each is a layer, of which there are {self.layers}")
-        if self.layers and self.image_size % 8:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of 8, as the layers' segmenter needs")
+        if self.layers:
+            check_segmenter(self.image_size, self.segmenter_width, self.tokenizer.reach)
+            if self.labels > self.layers:
+                raise ValueError(f"labels are up to {self.labels}, each is a layer, of which there are {self.layers}")
+        elif self.context_frames < 2:
+            raise ValueError("context_frames is 1, must be at least 2 without layers")
         for name in ("image_size", "channels"):
             if getattr(self, name) != getattr(self.tokenizer, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, its tokenizer's is {getattr(self.tokenizer, name)}")
@@ -89,10 +95,10 @@ class MotionGPTConfig(PredictorConfig):
 class MotionGPTState(NamedTuple):
     past: Tensor  # (B, context_frames, C, H, W) on [0, 1] the last frames, black where there were none
     length: int  # frames of it that there were
-    label: Tensor | None  # (1, 1, classes) how often each class is there
-    each: Tensor | None  # (L, 1, classes) the labels one by one
+    labels: Tensor  # (1, L) int64 classes that are asked for, -1 for any
+    label: Tensor | None  # (1 or F, 1, classes) how often each class is there
     guided: bool = False  # whether there is a class to guide to
-    layers: LayerState | None = None  # of the last frame, if there was one
+    layer_state: LayerState | None = None  # of the last frame, if there was one
 
 
 class MotionGPT(Predictor):
@@ -107,7 +113,7 @@ class MotionGPT(Predictor):
             tokenizer, c.context_frames, c.width, c.dim, c.depth, c.heads, c.mlp_ratio, c.classes, evidence=not c.layers
         )
         if c.layers:
-            self.layers = LayerPrediction(
+            self.layer_prediction = LayerPrediction(
                 c.layers, c.channels, c.tokenizer.reach, c.segmenter_width, num_steps=max(c.context_frames - 1, 1),
                 image_size=c.image_size, dim=c.dim, heads=c.heads, mlp_ratio=c.mlp_ratio,
             )  # fmt: skip
@@ -134,7 +140,7 @@ class MotionGPT(Predictor):
         self.frame = rng.random()
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the codes of all frames, each given those before it, in nats a cell."""
+        """Cross-entropy of the codes of all frames, each given those before it, in nats a cell; see `_layer_loss`."""
         c, frames = self.config, unit(batch.video)
         b, t = frames.shape[:2]
         labels = batch.labels if c.classes else None
@@ -162,38 +168,33 @@ class MotionGPT(Predictor):
     def _layer_loss(self, frames: Tensor, label: Tensor | None) -> Loss:
         """With layers: of the displacements of all frames in nats a layer, and of the codes of some in nats a cell.
 
-        A share `drop_context` of the clips has codes of every FIRST-th frame, each as if it were the first. Of the
-        others one frame has codes, as a correction of the one that the layers predict.
+        The first clips have a context: their displacements are learned, and the codes of one frame, as a correction of
+        the one that layers predict. Of the others every FIRST-th frame has codes, each as if it were the first. Each
+        kind has one clip at least, so a batch of one is both.
         """
         c, (b, t) = self.config, frames.shape[:2]
-        count = max(round((1 - c.drop_context) * b), 1) if t > 1 else 0  # clips with a context
-        first = frames[min(count, b - 1) :, int(self.frame * min(FIRST, t)) :: FIRST]
-        n = first.shape[1]
-        target, predicted = first.flatten(0, 1), torch.zeros_like(first.flatten(0, 1))
-        past = predicted[:, None].repeat_interleave(c.context_frames, dim=1)
-        length = torch.zeros(len(target), dtype=torch.int64, device=frames.device)
-        labels = label[min(count, b - 1) :].repeat_interleave(n, dim=0) if label is not None else None
-        losses: dict[str, Tensor] = {}
-        if count:
-            scored, k = self.layers.score(frames[:count]), 1 + int(self.frame * (t - 1))
-            pasts, lengths = (part.unflatten(0, (count, t))[:, k] for part in self._pasts(frames[:count]))
-            past, length = torch.cat([past, pasts]), torch.cat([length, lengths])
-            predicted = torch.cat([predicted, scored.frames[:, k - 1]])
-            target = torch.cat([target, frames[:count, k]])
-            labels = torch.cat([labels, label[:count]]) if labels is not None and label is not None else None
-            losses = {"layers": scored.nats.mean()}
-            if not self.layers.segmenter.frozen:
-                losses["segmentation"] = scored.segmentation
+        if t < 2:
+            raise ValueError(f"clips have {t} frame, training with layers needs at least 2")
+        with_context = min(max(round((1 - c.drop_context) * b), 1), max(b - 1, 1))
+        first = frames[with_context if b > 1 else 0 :, int(self.frame * min(FIRST, t)) :: FIRST]
+        scored, k = self.layer_prediction.score(frames[:with_context]), 1 + int(self.frame * (t - 1))
+        later, lengths = (part.unflatten(0, (with_context, t))[:, k] for part in self._pasts(frames[:with_context]))
+        n, target = first.shape[0] * first.shape[1], torch.cat([first.flatten(0, 1), frames[:with_context, k]])
+        predicted = torch.cat([torch.zeros_like(target[:n]), scored.frames[:, k - 1]])
+        past = torch.cat([torch.zeros_like(later[:1]).expand(n, *later.shape[1:]), later])
+        length = torch.cat([torch.zeros_like(lengths[:1]).expand(n), lengths])
+        if label is not None:
+            of_first = label[with_context if b > 1 else 0 :].repeat_interleave(first.shape[1], dim=0)
+            label = torch.cat([of_first, label[:with_context]])
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             ids = self.tokenizer.encode_frame(predicted, target)
-        nats = self.gpt.nats(self.gpt.inputs(past, length, predicted), ids, labels).sum(dim=0)  # (frames, cells)
-        losses["first frame"] = nats[: first.shape[0] * n].mean()
-        if count:
-            losses["later frames"] = nats[first.shape[0] * n :].mean()
+        nats = self.gpt.nats(self.gpt.inputs(past, length, predicted), ids, label).sum(dim=0)  # (frames, cells)
+        losses = {"layers": scored.nats.mean(), "first frame": nats[:n].mean(), "later frames": nats[n:].mean()}
+        if not self.layer_prediction.segmenter.frozen:
+            losses["segmentation"] = scored.segmentation
         parts = {name: part.detach() for name, part in losses.items()}
-        bits = parts["later frames" if count else "first frame"] * self._bits_per_dim
-        if count:
-            bits = bits + parts["layers"] * c.layers / (math.log(2) * frames[0, 0].numel())
+        bits = parts["later frames"] * self._bits_per_dim
+        bits = bits + parts["layers"] * c.layers / (math.log(2) * frames[0, 0].numel())
         return Loss(torch.stack(list(losses.values())).sum(), parts | {"bits_per_dim": bits})
 
     def _pasts(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,14 +218,14 @@ class MotionGPT(Predictor):
     def surprise(self, video: Video) -> Surprise:
         """Bits of each frame's codes, given the frames before it: exact for codes, not for pixels.
 
-        Those of the layers' displacements are spread evenly over all cells.
+        Those of the layers' displacements are spread evenly over all cells; layers are made of all frames before.
         """
         if video.shape[1] < 2:
             raise ValueError(f"clips have {video.shape[1]} frames, a surprise needs at least 2")
         c, frames = self.config, unit(video)
         p, (b, t) = c.context_frames, frames.shape[:2]
         padded, bits = F.pad(frames, (0,) * 6 + (p, 0)), []
-        scored = self.layers.score(frames) if c.layers else None
+        scored = self.layer_prediction.score(frames) if c.layers else None
         for k in range(1, t):
             past, predicted = padded[:, k : k + p], scored.frames[:, k - 1] if scored else None
             inputs = self.gpt.inputs(past, torch.full((b,), min(k, p), device=video.device), predicted)
@@ -239,54 +240,58 @@ class MotionGPT(Predictor):
     # ---- prediction ----------------------------------------------------------------------------------
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> MotionGPTState:
-        """With labels a clip is generated from nothing: the context has no part in it."""
+        """With labels a clip is generated from nothing: the context has no part in it. -1 is any class."""
         c, labels = self.config, condition.labels
         if labels and (len(labels) > c.labels or max(labels) >= c.classes):
             raise ValueError(f"labels are {labels}, the model takes up to {c.labels} of 0 to {c.classes - 1}")
-        asked = torch.tensor([labels] if labels else [[-1]], device=self.gpt.begin.device)
-        label, each = self.gpt.label(asked), self.gpt.label(asked.mT)
+        rows = torch.tensor([labels] if labels else [[-1]]).to(context.device, non_blocking=True)
         frames = unit(context[:, max(0, context.shape[1] - c.context_frames) :])[:, : 0 if labels else None]
         past = F.pad(frames, (0,) * 6 + (c.context_frames - frames.shape[1], 0))
         guided = c.guidance > 1 and max(labels, default=-1) >= 0
-        layers = self.layers.start(frames) if c.layers and frames.shape[1] else None
-        return MotionGPTState(past, frames.shape[1], label, each, guided, layers)
+        layers = self.layer_prediction.start(frames) if c.layers and frames.shape[1] else None
+        return MotionGPTState(past, frames.shape[1], rows, self.gpt.label(rows), guided, layers)
 
     def step(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Video, MotionGPTState]:
         c, futures = self.config, noise.futures
-        draw = self._first_of_layers if c.layers and state.layers is None else self._next
-        frame, layers = draw(state, sampling, noise)
+        draw = self._first_of_layers if c.layers and state.layer_state is None else self._next
+        frame, state = draw(state, sampling, noise)
         past = torch.cat([repeat_rows(state.past, futures)[:, 1:], frame[:, None]], dim=1)
-        length = min(state.length + 1, c.context_frames)
-        return 2 * frame[:, None] - 1, state._replace(past=past, length=length, layers=layers)
+        return 2 * frame[:, None] - 1, state._replace(past=past, length=min(state.length + 1, c.context_frames))
 
-    def _next(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Tensor, LayerState | None]:
-        """A frame (F, C, H, W) on [0, 1], and the layers that it consists of if there are any."""
+    def _next(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Tensor, MotionGPTState]:
+        """A frame (F, C, H, W) on [0, 1], and the state with its layers if there are any."""
         c, futures, moved, predicted, past = self.config, noise.futures, None, None, state.past
-        if state.layers is not None:
-            gumbel = noise.gumbel(*self.layers.choices) if sampling.temperature else None
-            moved, predicted = self.layers.draw(state.layers.expand(futures), sampling, gumbel)
+        if state.layer_state is not None:
+            gumbel = noise.gumbel(*self.layer_prediction.choices) if sampling.temperature else None
+            moved, predicted = self.layer_prediction.draw(state.layer_state.expand(futures), sampling, gumbel)
             past = repeat_rows(past, futures)
         count = torch.full((len(past),), state.length, device=past.device)
-        inputs = Inputs(*(repeat_rows(part, futures) for part in self.gpt.inputs(past, count, predicted)))
+        inputs = self.gpt.inputs(past, count, predicted).expand(futures)
         label = repeat_rows(state.label, futures) if state.label is not None else None
         gumbel = noise.gumbel(self.gpt.cells, sum(c.tokenizer.sizes)) if sampling.temperature else None
         own = c.temperatures if state.length else (1.0, 1.0)  # what comes from nothing takes all of its chance
         samplings = [replace(sampling, temperature=sampling.temperature * factor) for factor in own]
         ids = self.gpt.draw(inputs, label, samplings, gumbel, 1.0 if state.length or not state.guided else c.guidance)
         frame = self.tokenizer.decode_frame(inputs.before, ids)
-        return frame, moved and self.layers.correct(moved, frame, self.tokenizer.changed(ids))
+        if moved is None:
+            return frame, state
+        changed = self.tokenizer.changed(ids)
+        return frame, state._replace(layer_state=self.layer_prediction.correct(moved, frame, changed))
 
-    def _first_of_layers(self, state: MotionGPTState, sampling: Sampling, noise: Noise) -> tuple[Tensor, LayerState]:
-        """A frame from nothing: every label that is asked for is drawn as a layer of its own."""
-        c, f, count = self.config, noise.futures, len(state.each) if state.each is not None else 1
-        past = state.past.new_zeros(1, *state.past.shape[1:])
-        inputs = self.gpt.inputs(past, torch.zeros(1, dtype=torch.int64, device=past.device), past[:, -1])
-        inputs = Inputs(*(repeat_rows(part, f * count) for part in inputs))
-        gumbel = None
+    def _first_of_layers(
+        self, state: MotionGPTState, sampling: Sampling, noise: Noise
+    ) -> tuple[Tensor, MotionGPTState]:
+        """A frame from nothing: every label is drawn as a layer of its own. Of any class, one is drawn first."""
+        c, f, count = self.config, noise.futures, state.labels.shape[1]
+        labels, gumbel = state.labels, None
         if sampling.temperature:
+            any_class = noise.gumbel(count, c.classes).argmax(dim=-1)  # (F, L)
+            labels = torch.where(labels < 0, any_class, labels)
             gumbel = noise.gumbel(count, self.gpt.cells, sum(c.tokenizer.sizes)).flatten(0, 1)
-        label = state.each.repeat(f, 1, 1) if state.each is not None else None
-        ids = self.gpt.draw(inputs, label, [sampling] * 2, gumbel, c.guidance if state.guided else 1.0)
+        labels = labels.clamp(min=0).expand(f, -1)
+        past = state.past.new_zeros(1, *state.past.shape[1:])
+        inputs = self.gpt.inputs(past, torch.zeros_like(labels[0, :1]), past[:, -1]).expand(f * count)
+        ids = self.gpt.draw(inputs, self.gpt.label(labels.reshape(-1, 1)), [sampling] * 2, gumbel, c.guidance)
         frames = self.tokenizer.decode_frame(inputs.before, ids).unflatten(0, (f, count))  # (F, L, C, H, W)
-        layers = self.layers.of_frames(frames)
-        return layers.frame, layers
+        layers = self.layer_prediction.of_frames(frames)
+        return layers.frame, state._replace(label=self.gpt.label(labels), layer_state=layers)

@@ -24,6 +24,7 @@ from stt.layer_tokens import LayerTokens
 from stt.layers import Angles, Attention, ConvMLP, rotary, rotary_grid
 from stt.motion_tokens import RECONSTRUCTION_WEIGHT, segmentation_loss
 from stt.patch_tokens import PatchTokens
+from stt.segmenter import check_segmenter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class TimeSformerConfig(PredictorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % self.patch:
+        if not self.layers and self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
         self.check_shares("short_context")
         oldest = max(self.source_frames, default=1)
@@ -52,10 +53,8 @@ class TimeSformerConfig(PredictorConfig):
             raise ValueError(f"source_frames names frame {oldest} from the end, a context has {self.context_frames}")
         if self.layers and self.source_frames:
             raise ValueError(f"source_frames are {self.source_frames}, of patches; with {self.layers} layers give none")
-        if self.layers and self.reach < 1:
-            raise ValueError(f"reach is {self.reach}, must be at least 1 with layers")
-        if self.layers and self.image_size % 8:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of 8, as the layers' segmenter needs")
+        if self.layers:
+            check_segmenter(self.image_size, self.segmenter_width, self.reach)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -100,9 +99,11 @@ class TimeSformer(Predictor):
         super().__init__()
         self.config = c = config
         if c.layers:
-            self.tokens: Any = LayerTokens(c.layers, c.channels, c.reach, c.segmenter_width, c.dim)
+            self.tokens: Any = LayerTokens(  # a scene is what it makes of a context
+                c.layers, c.channels, c.reach, c.segmenter_width, c.dim
+            )
         else:
-            self.tokens = PatchTokens(c.image_size, c.channels, c.patch, c.source_frames, c.reach, c.dim)
+            self.tokens = PatchTokens(c.channels, c.patch, c.source_frames, c.reach, c.dim)
         rows, columns = c.grid
         self.places = nn.Parameter(0.02 * torch.randn(1, rows * columns, c.dim))
         self.times = nn.Parameter(0.02 * torch.randn(c.context_frames, 1, c.dim))  # the last is the latest frame's
@@ -153,9 +154,11 @@ class TimeSformer(Predictor):
         context, truth = video[:, :-count][:, -self.num_context :], video[:, -count:]
         scene: Any = self.tokens.scene(context)
         total = mse = F.mse_loss(self._predict(scene, context.shape[1], count).float(), truth)
+        parts = {"mse": mse.detach() * truth[0, 0].numel() / 4}
         if isinstance(self.tokens, LayerTokens) and not self.tokens.segmenter.frozen:
-            total = mse + segmentation_loss(scene.filtered) / RECONSTRUCTION_WEIGHT
-        return Loss(total, {"mse": mse.detach() * truth[0, 0].numel() / 4})
+            segmentation = segmentation_loss(scene.filtered)
+            total, parts["segmentation"] = mse + segmentation / RECONSTRUCTION_WEIGHT, segmentation.detach()
+        return Loss(total, parts)
 
     def start(self, context: Video, condition: Condition = NO_CONDITION) -> TimeSformerState:
         return TimeSformerState(context)

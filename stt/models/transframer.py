@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -188,8 +187,7 @@ class Transframer(Predictor):
         self.check(batch)
         video, maps, turned = batch.video, batch.maps, self.plan.backward
         video, maps = video.flip(1) if turned else video, maps.flip(2) if turned and maps is not None else maps
-        with torch.no_grad() if self.segmenter.frozen else nullcontext():
-            filtered = self.segmenter.filter(unit(video), self.config.reach)
+        filtered = self.segmenter.filter(unit(video), self.config.reach)
         history = [Layers(*(part.detach() for part in layers)) for layers in filtered.history]
         clip = Clip(video, history, steps_of(filtered, self.num_steps), self.plan, self.config.reach)
 
