@@ -63,12 +63,13 @@ def contact_sheet(
 ) -> np.ndarray:
     """Rows of each clip: the true one, futures of seeds 0 to 2, and one of seed 0 under each of its conditions.
 
-    Shows every so many frames.
+    Of a model without chance there is one future. Shows every so many frames.
     """
     rows = []
     for k, clip in enumerate(clips):
         rows.append(clip)
-        for condition, seeds in [(NO_CONDITION, [0, 1, 2]), *((c, [0]) for c in (conditions[k] if conditions else ()))]:
+        free = [0, 1, 2] if model.knobs else [0]
+        for condition, seeds in [(NO_CONDITION, free), *((c, [0]) for c in (conditions[k] if conditions else ()))]:
             futures = predict(model, clip[:context], len(clip) - context, sampling, seeds, condition)
             rows += [torch.cat([clip[:context], future]) for future in futures]
     return rows_of_frames([row[::every] for row in rows])
