@@ -88,7 +88,7 @@ def test_an_app_keeps_its_size_and_ends_its_prediction_and_itself_at_a_signal(ap
     outcome = memory.predictions(app, 20, growth=4, warm_up=4, windows=5)
     if outcome.failures:  # a step of the allocator comes once, a leak each time
         outcome = memory.predictions(app, 20, growth=4, warm_up=4, windows=5)
-    ends.end_while_running(app, "digits-videogpt", signal.SIGTERM, outcome, [])
+    ends.end_while_running(app, "robot-stt", signal.SIGTERM, outcome, [])
     assert not outcome.failures
 
 

@@ -24,7 +24,6 @@ PROMPTS = {  # by model: the example clip whose first frames it continues
     "digits-stt": "four-falling",
     "digits-timesformer": "pair-crossing",
     "digits-transframer": "four-falling",
-    "digits-videogpt": "four-falling",
     "motion-stt": "turning-a-brick",
     "robot-stt": "crowded-tray",
     "tabletop-layered": "turning-a-brick",

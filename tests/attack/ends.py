@@ -26,7 +26,7 @@ from tests.attack.application import (
 from tests.attack.outcome import Outcome
 
 
-def signals(model: str = "digits-videogpt", numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)) -> Outcome:
+def signals(model: str = "robot-stt", numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)) -> Outcome:
     """The app ends with 0 within 10 seconds while a prediction runs."""
     outcome, took = Outcome(), []
     for number in numbers:
@@ -37,7 +37,7 @@ def signals(model: str = "digits-videogpt", numbers: tuple[int, ...] = (signal.S
 
 
 def end_while_running(app: Application, model: str, number: int, outcome: Outcome, took: list[float]) -> None:
-    values, texts = arguments(example(app.url), model=model, frames=40, futures=4), []
+    values, texts = arguments(example(app.url), model=model, frames=40, futures=8), []
 
     def ask() -> None:
         with visitor() as client, suppress(httpx.HTTPError):
