@@ -170,8 +170,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "moving_mnist/motion_gpt/cpu": Preset(
         summary="MotionGPT with motion layers on Stochastic Moving MNIST, given frames or classes. One CPU core, 60 "
-        "minutes; not measured. Measured: digits-motiongpt, 92 minutes with --segmenter digits-stt, from an earlier network: "
-        "both digits are named at frame 10 in 0.92 of the futures, in 0.93 of the imagined clips.",
+        "minutes; not measured. Measured: digits-motiongpt, 92 minutes with --segmenter digits-stt: "
+        "both digits are named at frame 10 in 0.92 of the futures, in 0.93 of the imagined clips. It began as a "
+        "network without layers of 174 minutes.",
         model=motion_gpt, data=replace(two_digits_or_one, frames=15),
         training=replace(cpu_predictor, batch=32, lr=2e-3),
         tokenizer_preset="moving_mnist/motion_vq/cpu",
