@@ -297,6 +297,7 @@ def test_digits_are_imagined_without_a_clip_and_their_settings_travel(page, runn
     assert all("3" in name for name in names(page)) and "imagined" in facts(page)
     assert result(page)["settings"]["labels"] == [3]
     assert page.locator(".player .clip .name").inner_text() == "no clip"
+    assert not page.locator('.player .panel[data-kind="ended"]').count()  # no recording ends
     address = page.url
     page.goto(address)
     page.wait_for_selector("#predict")

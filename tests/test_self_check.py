@@ -23,7 +23,7 @@ from tests.ui_fixtures import any_clip_model, moving_dot
 from tests.video_fixtures import PLAIN, make
 
 ASSETS = Path(__file__).parent.parent / "assets"
-DIGITS, TABLETOP = ("digits-stt", "digits-timesformer"), ("tabletop-layered",)
+DIGITS, TABLETOP = ("digits-stt", "digits-timesformer", "digits-motiongpt"), ("tabletop-layered",)
 
 
 @pytest.fixture(scope="module")

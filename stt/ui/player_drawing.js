@@ -89,7 +89,7 @@ function pictureOf(result, future, frame) { // [image, x, y, kind]; imagined fut
     if (after < result.truth_frames) return [result.images.truth, ...at(after), result.imagined ? "beside" : "truth"];
     const more = (result.first ?? 0) + result.context_frames + result.truth_frames < (result.clip_frames ?? 0); // which nothing is compared with
     if (result.truth_frames) return [result.images.truth, ...at(result.truth_frames - 1), more ? "held" : "ended"];
-    return [result.images.context, ...at(result.context_frames - 1), more ? "held" : "ended"];
+    return [result.images.context, ...at(result.context_frames - 1), more || !result.clip ? "held" : "ended"];
   }
   after = Math.min(after, done(result) - 1);
   for (const part of result.strips) {
