@@ -77,10 +77,10 @@ class LayerScene(NamedTuple):
 class LayerTokens(nn.Module):
     """Layers of frames (B, T, C, H, W) in [-1, 1] as tokens (B, T, K, D), and target tokens as frames.
 
-    A target token begins with where its layer is if it keeps its course, and says where it will be: a normal
-    distribution, independent in rows and columns, rounded to whole pixels. The decoded picture is the expected one,
-    which a squared error asks for: every layer is moved by a product of three matrices, rows, picture, columns, and
-    they are composited, all as `splat_matrix` and `composite` say. It is sharp where the place is certain.
+    A target token begins with the place that its layer reaches if it keeps its course. It says where the layer will be:
+    a normal distribution, independent in rows and columns, rounded to whole pixels. The decoded frame is the expected
+    one, since a squared error asks for that: each layer is a product of three matrices (rows, picture, columns; see
+    `splat_matrix`), and the layers are composited. It is sharp where the place is certain.
     """
 
     def __init__(self, count: int, channels: int, reach: int, segmenter_width: int, dim: int) -> None:
@@ -97,6 +97,7 @@ class LayerTokens(nn.Module):
             self.displacement.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0, -1.0]))
 
     def scene(self, context: Video) -> LayerScene:
+        """Segments a context (B, T, C, H, W), follows its layers and fits their courses."""
         filtered = self.segmenter.filter(unit(context), self.reach)
         motion = Motion.of(filtered.shapes, filtered.matches)
         return LayerScene(filtered, motion, layer_course(motion.displacement[:, 1:].transpose(1, 2)))
