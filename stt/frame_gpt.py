@@ -181,8 +181,8 @@ class FrameGPT(nn.Module):
     ) -> Tensor:
         """Draws a frame's codes (F, h, w, G), exactly as one by one, by fixed-point iteration (arXiv 2002.09928).
 
-        samplings: of motion and of residual codes. guidance: the scale of classifier-free
-        guidance by labels (arXiv 2207.12598); 1 is none.
+        samplings: of motion and of residual codes. guidance: the scale of classifier-free guidance by labels (arXiv
+        2207.12598); 1 is none.
 
         The noise of a position is drawn once, so that its code is a function of those before it. Some positions are
         computed at once, from guesses of those before them. All up to the first that changes are final, and the next
@@ -223,14 +223,11 @@ class FrameGPT(nn.Module):
                 assert isinstance(block, Block)
                 x = block.some(x, block.shifts(label), kv, at)
             features.append(self.norm(x, self.norm.shift(label)))
-        sizes, evidence = (
-            self.tokenizer.config.sizes,
-            inputs.evidence[rows, at] if inputs.evidence is not None else None,
-        )
-        noises = draft.gumbel[rows, at].split(sizes, dim=-1) if draft.gumbel is not None else None
+        evidence = inputs.evidence[rows, at] if inputs.evidence is not None else None
+        noises = draft.gumbel[rows, at].split(self.tokenizer.config.sizes, dim=-1) if draft.gumbel is not None else None
 
-        def sampled(group: int, head: nn.Module, *others: Tensor | None) -> Tensor:
-            logits, *free = (head(h, *others).float() for h in features)
+        def sampled(group: int, head: nn.Module, *pixels_or_motion: Tensor | None) -> Tensor:
+            logits, *free = (head(h, *pixels_or_motion).float() for h in features)
             if free:
                 logits = free[0] + guidance * (logits - free[0])
             return sample_logits(logits, samplings[min(group, 1)], logits if noises is None else noises[group])

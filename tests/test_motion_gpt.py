@@ -202,9 +202,9 @@ def test_every_label_that_is_asked_for_is_drawn_alone_and_moves_as_a_layer_of_it
     state = model.start(torch.rand(1, 3, 1, 16, 16) * 2 - 1, Condition(labels=labels))
     assert state.layer_state is None
     frame, state = model.step(state, Sampling(), SeededNoise([0, 1]))
-    drawn = state.layer_state.layers.colour  # (2, 2, 1, 16, 16)
-    assert drawn[:, : len(labels)].flatten(2).any(dim=-1).all() and not drawn[:, len(labels) :].any()
-    torch.testing.assert_close((frame[:, 0] + 1) / 2, drawn.sum(dim=1).clamp(0, 1))
+    colour = state.layer_state.layers.colour  # (2, 2, 1, 16, 16)
+    assert colour[:, : len(labels)].flatten(2).any(dim=-1).all() and not colour[:, len(labels) :].any()
+    torch.testing.assert_close((frame[:, 0] + 1) / 2, colour.sum(dim=1).clamp(0, 1))
     assert state.layer_state.num_steps == 0
     assert model.step(state, Sampling(), SeededNoise([0, 1]))[1].layer_state.num_steps == 1
 
@@ -243,27 +243,27 @@ def test_a_layer_is_that_of_its_label_whatever_else_is_asked_for():
     with torch.no_grad():
         model.gpt.residuals[0].out.bias[0] = 0
 
-    def drawn(*labels: int, seed: int = 0, temperature: float = 0.0) -> torch.Tensor:
+    def first_layers(*labels: int, seed: int = 0, temperature: float = 0.0) -> torch.Tensor:
         state = model.start(torch.zeros(1, 1, 1, 16, 16), Condition(labels=labels))
         noise = SeededNoise([seed])
         return model.step(state, Sampling(temperature=temperature), noise)[1].layer_state.layers.colour[0]
 
-    torch.testing.assert_close(drawn(3, 7), torch.stack([drawn(3)[0], drawn(7)[0]]))
-    assert not torch.allclose(drawn(3)[0], drawn(7)[0])
+    torch.testing.assert_close(first_layers(3, 7), torch.stack([first_layers(3)[0], first_layers(7)[0]]))
+    assert not torch.allclose(first_layers(3)[0], first_layers(7)[0])
     plain = layered(guidance=1.0)
     plain.load_state_dict(model.state_dict())
-    model, guided = plain, drawn(3)
-    assert not torch.allclose(drawn(3), guided)
+    model, guided = plain, first_layers(3)
+    assert not torch.allclose(first_layers(3), guided)
 
 
 @torch.inference_mode()
 def test_any_class_is_one_that_is_drawn():
-    model, seen = layered(), []
-    asked = model.gpt.label
-    model.gpt.label = lambda labels, *n: seen.append(labels) or asked(labels, *n)
+    model, label_rows = layered(), []
+    counts = model.gpt.label
+    model.gpt.label = lambda labels, *n: label_rows.append(labels) or counts(labels, *n)
     state = model.start(torch.zeros(1, 1, 1, 16, 16), Condition(labels=(-1, 5)))
     model.step(state, Sampling(), SeededNoise(range(20)))
-    first, second = seen[1].unflatten(0, (20, 2))[..., 0].unbind(dim=1)
+    first, second = label_rows[1].unflatten(0, (20, 2))[..., 0].unbind(dim=1)
     assert (first >= 0).all() and len(first.unique()) > 3 and (second == 5).all()
 
 
@@ -297,13 +297,13 @@ def test_every_step_learns_first_frames_and_later_ones():
 
 def test_the_labels_of_a_clip_are_hidden_together(monkeypatch):
     """So that one label that is asked for means one digit, and not one of two."""
-    seen = []
+    label_rows = []
     model = layered(drop_labels=0.5).train()
-    asked = model.gpt.label
-    monkeypatch.setattr(model.gpt, "label", lambda labels, *n: seen.append(labels) or asked(labels, *n))
+    counts = model.gpt.label
+    monkeypatch.setattr(model.gpt, "label", lambda labels, *n: label_rows.append(labels) or counts(labels, *n))
     torch.manual_seed(0)
     model.loss(Batch(torch.rand(32, 2, 1, 16, 16) * 2 - 1, labels=torch.tensor([[1, 2]]).repeat(32, 1)))
-    hidden = seen[0] < 0
+    hidden = label_rows[0] < 0
     assert torch.equal(hidden[:, 0], hidden[:, 1]) and 8 <= hidden[:, 0].sum() <= 24
 
 

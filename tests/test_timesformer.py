@@ -165,8 +165,8 @@ def test_the_loss_names_the_error_as_moving_mnist_reports_it(model):
 
 def test_a_share_of_the_steps_trains_with_shorter_contexts(monkeypatch):
     lengths = []
-    asked = PatchTokens.context
-    monkeypatch.setattr(PatchTokens, "context", lambda self, c: lengths.append(c.shape[1]) or asked(self, c))
+    original = PatchTokens.context
+    monkeypatch.setattr(PatchTokens, "context", lambda self, c: lengths.append(c.shape[1]) or original(self, c))
     model = varied(short_context=0.5)
     torch.manual_seed(0)
     with torch.no_grad():

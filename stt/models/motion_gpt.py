@@ -176,7 +176,8 @@ class MotionGPT(Predictor):
         if t < 2:
             raise ValueError(f"clips have {t} frame, training with layers needs at least 2")
         with_context = min(max(round((1 - c.drop_context) * b), 1), max(b - 1, 1))
-        first = frames[with_context if b > 1 else 0 :, int(self.frame * min(FIRST, t)) :: FIRST]
+        rest = slice(with_context if b > 1 else 0, None)
+        first = frames[rest, int(self.frame * min(FIRST, t)) :: FIRST]
         scored, k = self.layer_prediction.score(frames[:with_context]), 1 + int(self.frame * (t - 1))
         later, lengths = (part.unflatten(0, (with_context, t))[:, k] for part in self._pasts(frames[:with_context]))
         n, target = first.shape[0] * first.shape[1], torch.cat([first.flatten(0, 1), frames[:with_context, k]])
@@ -184,7 +185,7 @@ class MotionGPT(Predictor):
         past = torch.cat([torch.zeros_like(later[:1]).expand(n, *later.shape[1:]), later])
         length = torch.cat([torch.zeros_like(lengths[:1]).expand(n), lengths])
         if label is not None:
-            of_first = label[with_context if b > 1 else 0 :].repeat_interleave(first.shape[1], dim=0)
+            of_first = label[rest].repeat_interleave(first.shape[1], dim=0)
             label = torch.cat([of_first, label[:with_context]])
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             ids = self.tokenizer.encode_frame(predicted, target)
